@@ -1,0 +1,24 @@
+"""`step` is the only clock: is something due at this step, and how many steps is a training long."""
+
+
+def is_due(step: int, every: int | None, last: int) -> bool:
+    """True at every `every`-th step and at the last one; `every=None` is never due."""
+    return every is not None and (step % every == 0 or step == last)
+
+
+def num_steps(max_steps: int | None, max_epochs: int | None, steps_per_epoch: int) -> int:
+    """The length of a training in steps: whichever of the two limits comes first; 20 epochs where neither is set."""
+    if max_steps is None and max_epochs is None:
+        max_epochs = 20
+    limits = [max_steps, None if max_epochs is None else max_epochs * steps_per_epoch]
+    return min(limit for limit in limits if limit is not None)
+
+
+def evaluation_period(eval_every: int | None, steps_per_epoch: int, at_least: int = 50) -> int:
+    """Steps from one validation to the next: `eval_every`, or the whole epochs that make `at_least` steps.
+
+    Without the floor a training whose epoch is one full batch would validate at every step.
+    """
+    if eval_every is not None:
+        return eval_every
+    return steps_per_epoch * -(-at_least // steps_per_epoch)

@@ -1,0 +1,1 @@
+"""The data sources: one a file, and what turns their samples into batches."""

@@ -1,0 +1,107 @@
+"""Images fitted to the model: grey or colour, size, scale, normalisation; and their random augmentation."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# ITU-R BT.601 luma, what Pillow's `convert("L")` uses.
+LUMA = (0.299, 0.587, 0.114)
+
+
+def to_channels(images: Tensor, channels: int) -> Tensor:
+    """`[N, c, H, W]` float to `[N, channels, H, W]`: grey is repeated, colour becomes its luma."""
+    if images.shape[1] == channels:
+        return images
+    if images.shape[1] == 1:
+        return images.expand(-1, channels, -1, -1)
+    luma = torch.tensor(LUMA, dtype=images.dtype, device=images.device).view(1, 3, 1, 1)
+    return (images * luma).sum(1, keepdim=True).expand(-1, channels, -1, -1)
+
+
+@dataclass
+class ImageTransform:
+    """uint8 `[N, c, h, w]` to what the model wants: `[N, channels, size, size]` in `dtype`, normalised.
+
+    Args:
+        scale: divides the grey levels so that they span 0..1.
+        mean, std: per channel, of the training split in 0..1; None leaves 0..1.
+    """
+
+    channels: int
+    image_size: tuple[int, int]
+    scale: float
+    dtype: torch.dtype
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def __call__(self, images: Tensor) -> Tensor:
+        images = to_channels(images.to(self.dtype) / self.scale, self.channels)
+        if tuple(images.shape[-2:]) != self.image_size:
+            # Anti-aliased, or else shrinking drops pixels instead of averaging them.
+            images = F.interpolate(images, self.image_size, mode="bilinear", antialias=True)
+        if self.mean is not None and self.std is not None:
+            mean, std = (
+                torch.tensor(numbers, dtype=self.dtype, device=images.device).view(1, -1, 1, 1)
+                for numbers in (self.mean, self.std)
+            )
+            images = (images - mean) / std
+        return images.contiguous()
+
+
+def channel_statistics(images: Tensor, channels: int, scale: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel in 0..1 of uint8 `[N, c, H, W]`, over all pixels, in float64."""
+    total = torch.zeros(channels, dtype=torch.float64)
+    squares = torch.zeros(channels, dtype=torch.float64)
+    count = 0
+    for part in images.split(1024):
+        pixels = to_channels(part.double() / scale, channels)
+        total += pixels.sum((0, 2, 3))
+        squares += pixels.square().sum((0, 2, 3))
+        count += pixels.numel() // channels
+    mean = total / count
+    std = (squares / count - mean.square()).clamp_min(0).sqrt()
+    std = torch.where(std > 0, std, torch.ones_like(std))  # a constant channel stays 0 instead of becoming NaN
+    return tuple(mean.tolist()), tuple(std.tolist())
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of training images, each image its own draw. Zeros (the mean colour, once normalised) fill in.
+
+    Args:
+        crop_padding: pixels of padding around the image before a crop of the old size at a random place.
+        horizontal_flip: mirrors half of the images.
+        rotation: degrees; the angle is uniform in -rotation..rotation, bilinear.
+    """
+
+    crop_padding: int = 0
+    horizontal_flip: bool = False
+    rotation: float = 0.0
+
+    def __bool__(self) -> bool:
+        return bool(self.crop_padding or self.horizontal_flip or self.rotation)
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """`[N, C, H, W]` to the same shape. `generator` lives on the CPU, so all devices draw the same numbers."""
+        n, _, height, width = images.shape
+        device = images.device
+        if self.rotation:
+            angle = torch.deg2rad((torch.rand(n, generator=generator) * 2 - 1) * self.rotation).to(device, images.dtype)
+            cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+            matrix = torch.stack([cos, -sin * height / width, zero, sin * width / height, cos, zero], 1).view(n, 2, 3)
+            grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+            images = F.grid_sample(images, grid, align_corners=False)
+        if self.horizontal_flip:
+            flip = (torch.rand(n, generator=generator) < 0.5).to(device)
+            images = torch.where(flip.view(n, 1, 1, 1), images.flip(3), images)
+        if self.crop_padding:
+            offsets = torch.randint(0, 2 * self.crop_padding + 1, (2, n, 1), generator=generator).to(device)
+            rows = offsets[0] + torch.arange(height, device=device)
+            columns = offsets[1] + torch.arange(width, device=device)
+            padded = F.pad(images, [self.crop_padding] * 4)
+            samples = torch.arange(n, device=device).view(n, 1, 1)
+            # Advanced indices around the channel slice put the channels last.
+            images = padded[samples, :, rows.unsqueeze(2), columns.unsqueeze(1)].movedim(3, 1).contiguous()
+        return images

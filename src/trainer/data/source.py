@@ -1,0 +1,138 @@
+"""What a data source gives: three splits of samples, and what a model must know of them to be sized."""
+
+import itertools
+from collections.abc import Sized
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from trainer.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A split that fits in memory.
+
+    Shapes:
+        inputs: `[N, C, H, W]` uint8 (images, 0..255) or `[N, ...]` float32 (anything else).
+        targets: `[N]` int64 (class indices) or `[N, D]` float32 (regression).
+    """
+
+    inputs: Tensor
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+
+class ImageFiles(Dataset[tuple[Tensor, int]], Sized):
+    """A split that stays on disk: item `i` is `(uint8 [channels, image_size, image_size], class index)`.
+
+    `channels` (1 or 3) and `image_size` are set before the first item is read, so that workers resize.
+    """
+
+    channels: int
+    image_size: int
+    targets: Tensor  # [N] int64, known without opening an image
+
+
+@dataclass(frozen=True)
+class Data:
+    """What every data source gives.
+
+    Args:
+        train, val, test: the three splits.
+        description: one line that says what this is, where from and how much.
+        num_classes: None for regression.
+        class_names: a name per class, or empty.
+        scale: what uint8 images are divided by to reach 0..1 (digits have 16 grey levels: 16).
+    """
+
+    train: Samples | ImageFiles
+    val: Samples | ImageFiles
+    test: Samples | ImageFiles
+    description: str
+    num_classes: int | None = None
+    class_names: tuple[str, ...] = ()
+    scale: float = 255.0
+    num_workers: int = 0  # for ImageFiles: worker processes of the DataLoader
+
+    @property
+    def task(self) -> Literal["classification", "regression"]:
+        return "regression" if self.num_classes is None else "classification"
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Of one input as the source has it; image files have none before they are read."""
+        return () if isinstance(self.train, ImageFiles) else tuple(self.train.inputs.shape[1:])
+
+    @property
+    def is_images(self) -> bool:
+        return isinstance(self.train, ImageFiles) or self.train.inputs.dtype == torch.uint8
+
+
+def split_indices(num_samples: int, fractions: tuple[float, ...], seed: int) -> tuple[Tensor, ...]:
+    """Disjoint shuffled indices, a tensor per fraction and one more for the rest; the same for the same seed."""
+    order = torch.randperm(num_samples, generator=torch.Generator().manual_seed(seed))
+    bounds = [0]
+    for fraction in fractions:
+        bounds.append(bounds[-1] + round(fraction * num_samples))
+    bounds.append(num_samples)
+    return tuple(order[a:b] for a, b in itertools.pairwise(bounds))
+
+
+def split_off(num_samples: int, split_seed: int, **fractions: float) -> dict[str, Tensor]:
+    """Disjoint shuffled indices per split: `train` is what the named splits leave.
+
+    Args:
+        fractions: the part of the samples that each other split gets: `val=0.1` from the key `data.val_fraction`.
+
+    Raises:
+        UserError: a fraction or the seed is out of range, or a split would be empty.
+    """
+    for split, fraction in fractions.items():
+        if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction < 1:
+            raise UserError(
+                f"data.{split}_fraction={fraction}: a part of the samples is a number above 0 and below 1. "
+                f"Try data.{split}_fraction=0.1."
+            )
+    if isinstance(split_seed, bool) or not isinstance(split_seed, int) or not 0 <= split_seed < 2**63:
+        raise UserError(f"data.split_seed={split_seed}: a seed is a whole number from 0 on. Try data.split_seed=0.")
+    given = " ".join(f"data.{split}_fraction={fraction}" for split, fraction in fractions.items())
+    if sum(fractions.values()) >= 1:
+        raise UserError(f"{given}: nothing is left to train on; together they must stay below 1. Try 0.1 for each.")
+    *parts, rest = split_indices(num_samples, tuple(fractions.values()), split_seed)
+    splits = dict(zip(("train", *fractions), (rest, *parts), strict=True))
+    if not all(map(len, splits.values())):
+        sizes = ", ".join(f"{split} {len(rows)}" for split, rows in splits.items())
+        raise UserError(
+            f"{given}: {num_samples} samples are too few to split ({sizes}); each split needs at least one. "
+            f"Give more samples or other fractions."
+        )
+    return splits
+
+
+def existing_path(key: str, value: object) -> Path:
+    """The absolute path that the user gave under `key`.
+
+    Raises:
+        UserError: nothing is there, or it may not be looked at.
+    """
+    if value is None or value == "":
+        raise UserError(f"{key}={value}: no path was given. Type {key}=<where it lies>.")
+    try:
+        path = Path(str(value)).expanduser().absolute()
+        path.stat()
+        return path
+    except FileNotFoundError:
+        pass
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: no home folder; ValueError: a null byte
+        raise UserError(f"{key}={value}: {getattr(error, 'strerror', None) or error}. Give another path.") from error
+    if not path.parent.is_dir():
+        raise UserError(f"{key}={value}: there is no folder {path.parent}. Give the path of something that exists.")
+    hint = nearest(path.name, (neighbour.name for neighbour in path.parent.iterdir()))
+    raise UserError(f"{key}={value}: there is no {path}.{hint or ' Give the path of something that exists.'}")

@@ -1,0 +1,40 @@
+"""What the user did wrong, and what stopped a run: exceptions that carry their exit code and print as one line."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake of the user's or of the environment's: one line on stderr, no traceback, exit code 2.
+
+    The message says where, what was found, what is accepted and what to type:
+    ``data.batch_size=0: a batch needs at least one sample. Try batch_size=64.``
+    """
+
+    exit_code = 2
+
+
+class RunStopped(Exception):
+    """A rule ended the run before its last step, as a non-finite loss does: exit code 3."""
+
+    exit_code = 3
+
+
+def nearest(word: str, accepted: Iterable[str], cutoff: float = 0.5) -> str:
+    """``" Did you mean lenet?"`` for the nearest of the accepted words, or an empty string where none is near."""
+    found = difflib.get_close_matches(word, list(accepted), n=1, cutoff=cutoff)
+    return f" Did you mean {found[0]}?" if found else ""
+
+
+def one_of(words: Iterable[str]) -> str:
+    """``a, b or c``."""
+    *rest, last = words
+    return f"{', '.join(rest)} or {last}" if rest else last
+
+
+class Interrupted(Exception):
+    """A signal ended the run after a whole step, and it was saved: exit code 128 + signal number."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number

@@ -1,0 +1,63 @@
+"""One pass over a split, to a dict of numbers."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from trainer.data.batches import Batches
+from trainer.losses import LossFunction
+from trainer.state import random_state, set_random_state
+
+
+@contextmanager
+def evaluating(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Evaluation mode without gradients; leaves the mode of every module and the random state as they were."""
+    modes = {module: module.training for module in model.modules()}
+    random = random_state(device)
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, was_training in modes.items():
+            module.training = was_training
+        set_random_state(random)
+
+
+def num_correct(outputs: Tensor, targets: Tensor) -> Tensor:
+    """How many class labels `[N]` the largest of the outputs `[N, K]` hits; for one logit `[N, 1]`: its sign."""
+    predicted = (outputs > 0).squeeze(1) if outputs.shape[1] == 1 else outputs.argmax(1)
+    return (predicted == targets).sum()
+
+
+def evaluate(
+    model: nn.Module,
+    loss_fn: LossFunction,
+    batches: Batches,
+    device: torch.device,
+    precision: Callable[[], AbstractContextManager[object]],
+) -> dict[str, float]:
+    """The loss over all samples of a split, its terms, and the accuracy where the targets are class labels.
+
+    A short last batch weighs what it should: every sample counts once. One wait for the device, at the end.
+
+    Returns:
+        `loss`, `loss/<term>`, `accuracy` (0..1).
+    """
+    sums: dict[str, Tensor] = {}
+    is_classified = any(term.num_classes is not None for term in loss_fn.terms.values())
+    with evaluating(model, device):
+        for inputs, targets in batches.in_order():
+            with precision():
+                outputs = model(inputs)
+                losses = loss_fn(outputs, targets)
+            share = loss_fn.share(len(inputs), len(batches))
+            numbers = {"loss": losses.total * share}
+            numbers |= {f"loss/{name}": term * share for name, term in losses.terms.items()}
+            if is_classified:
+                numbers["accuracy"] = num_correct(outputs, targets) / len(batches)
+            for name, number in numbers.items():
+                sums[name] = sums[name] + number if name in sums else number
+    return dict(zip(sums, torch.stack([s.double() for s in sums.values()]).tolist(), strict=True))

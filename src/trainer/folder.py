@@ -1,0 +1,113 @@
+"""The folder of a run: where it lies, what it holds, and whether a run in it may go on with another config."""
+
+import json
+import secrets
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from trainer.checkpoint import write_text
+from trainer.errors import UserError
+from trainer.schema import leaves, shown
+
+# What may change when a run goes on: it changes neither the numbers so far nor what they mean.
+FREE = (
+    "max_steps",
+    "max_epochs",
+    "eval_every",
+    "device",
+    "compile",
+    "deterministic",
+    "threads",
+    "name",
+    "run_dir",
+    "resume",
+    "trust",
+    "monitor",
+    "checkpoint",
+    "console",
+)
+
+
+def is_free(key: str) -> bool:
+    """Whether a key may change when a run goes on."""
+    return key.split(".")[0] in FREE
+
+
+def locate(config: Mapping[str, Any], label: str) -> Path:
+    """The folder that the config names, or a new one's name that no other run has. Makes nothing."""
+    if config["resume"] not in (None, "auto"):
+        return Path(config["resume"])
+    if config["run_dir"] is not None:
+        return Path(config["run_dir"])
+    if config["name"] is not None:
+        return Path("runs", config["name"])
+    return Path("runs", label, f"{datetime.now():%Y-%m-%d_%H%M%S}-{secrets.token_hex(2)}")
+
+
+def read_config(folder: Path) -> dict[str, Any] | None:
+    """The config of the run in this folder, None where there is no run. Foreign text: nothing in it is trusted.
+
+    Raises:
+        UserError: the folder is no folder, holds something else, or its config can't be read.
+    """
+    path = folder / "config.yaml"
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file; a run needs a folder. Type another name=.")
+    if not path.exists():
+        if folder.exists() and any(folder.iterdir()):
+            raise UserError(
+                f"{folder}: is not empty and holds no run (no config.yaml). Type another name= or run_dir=."
+            )
+        return None
+    try:
+        stored = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, ValueError, OmegaConfBaseException, YAMLError) as error:
+        raise UserError(f"{path}: can't be read: {str(error).splitlines()[0]}.") from error
+    if not isinstance(stored, dict):
+        raise UserError(f"{path}: holds no config.")
+    return {str(key): value for key, value in stored.items()}
+
+
+def refuse_changes(folder: Path, stored: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Refuses to go on with another model, data, loss or update than the run was started with.
+
+    Raises:
+        UserError: lists each key that differs, with both values.
+    """
+    old, new = dict(leaves(stored)), dict(leaves(config))
+    differing = [
+        f"{key}={shown(new.get(key))} (was {shown(old.get(key))})"
+        for key in {**old, **new}
+        if not is_free(key) and old.get(key) != new.get(key)
+    ]
+    if differing:
+        raise UserError(
+            f"{folder} holds a run that was started differently: {', '.join(differing)}. "
+            "Type the old values to go on, or another name= for a new run."
+        )
+
+
+def write_config(folder: Path, config: Mapping[str, Any], overrides: list[str]) -> None:
+    """`config.yaml`, all of it, and `overrides.yaml`, what was typed."""
+    write_text(folder / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(overrides)))
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """`result.json`, None where the run has not ended."""
+    try:
+        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return result if isinstance(result, dict) else None
+
+
+def write_result(folder: Path, result: Mapping[str, Any]) -> None:
+    """`result.json`: one flat object."""
+    write_text(folder / "result.json", json.dumps(result, indent=2) + "\n")

@@ -1,0 +1,150 @@
+"""The model's graph for TensorBoard's GRAPHS tab: the operations that one forward pass really ran, in their modules.
+
+Every operation that reaches a kernel passes a `TorchDispatchMode`, with the tensors it reads and those it returns;
+module hooks say in whose `forward` it ran. Nothing is compiled, so whatever runs can be drawn: hand-written autograd
+Functions, loops over data, and code outside of torch, which becomes one node with its module's name.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from tensorboard.compat.proto.attr_value_pb2 import AttrValue
+from tensorboard.compat.proto.graph_pb2 import GraphDef
+from tensorboard.compat.proto.node_def_pb2 import NodeDef
+from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+from tensorboard.compat.proto.versions_pb2 import VersionDef
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+def model_graph(model: nn.Module, inputs: Tensor) -> tuple[GraphDef | None, str]:
+    """The graph of `model(inputs)` in eval mode, and an empty string; or None and why there is none.
+
+    The modes of all modules, the buffers and the random state are afterwards what they were.
+
+    Args:
+        inputs: a batch as the model sees it; one or two samples are enough.
+    """
+    with _undisturbed(model, inputs):
+        try:
+            recorder = _Recorder(model, inputs)
+            with recorder.hooks(), torch.no_grad(), recorder:
+                outputs = model(inputs)
+            for i, tensor in enumerate(_tensors(outputs)):
+                recorder.add(f"output/{i}" if i else "output", "Output", [tensor], [])
+        except Exception as error:  # a picture is no reason to end a run
+            return None, f"{type(error).__name__}: {error}".splitlines()[0]
+    return GraphDef(node=recorder.nodes, versions=VersionDef(producer=22)), ""
+
+
+@contextmanager
+def _undisturbed(model: nn.Module, inputs: Tensor) -> Iterator[None]:
+    is_training = {module: module.training for module in model.modules()}
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    devices = [inputs.device] if inputs.is_cuda else []
+    model.eval()
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        for (
+            module,
+            mode,
+        ) in is_training.items():  # one by one: frozen parts may be in eval mode
+            module.training = mode
+        with torch.no_grad():
+            for buffer, saved in buffers:
+                buffer.copy_(saved)
+
+
+# Operations that hand on what they are given, and one that makes what nobody has filled yet: no nodes of their own.
+_ALIASES = {"detach", "alias", "lift_fresh"}
+_NO_NODES = _ALIASES | {"empty"}
+
+
+class _Recorder(TorchDispatchMode):
+    """Turns what runs into nodes. A node's name says where it ran: `LeNet/conv1/convolution`."""
+
+    def __init__(self, model: nn.Module, inputs: Tensor) -> None:
+        super().__init__()
+        self.nodes: list[NodeDef] = []
+        self._root = type(model).__name__
+        self._scopes = {module: self._scope(name) for name, module in model.named_modules()}
+        self._stored = {id(tensor): name for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
+        self._open: list[tuple[str, int]] = []  # scopes of the modules we are in; how many nodes there were before each
+        self._num_called: Counter[str] = Counter()
+        self._makers: dict[int, str] = {}  # id of a tensor: the node that made it, or that last wrote into it
+        self._kept: list[Tensor] = []  # an id is a tensor's own only for as long as it lives
+        self.add("input", "Input", [], [inputs])
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # torch's default wraps __torch_dispatch__ so that its first call imports torch._dynamo (0.9 s)
+
+    @contextmanager
+    def hooks(self) -> Iterator[None]:
+        """While open, every module says when its forward begins and ends."""
+        with ExitStack() as handles:
+            for module in self._scopes:
+                handles.callback(module.register_forward_pre_hook(self._enter).remove)
+                handles.callback(module.register_forward_hook(self._leave).remove)
+            yield
+
+    def add(self, name: str, operation: str, inputs: list[Tensor], outputs: list[Tensor]) -> None:
+        """A node, and one for each parameter and buffer that it is the first to read."""
+        for tensor in inputs:
+            if id(tensor) not in self._makers and id(tensor) in self._stored:
+                path = self._stored[id(tensor)]
+                self.add(self._scope(path), "Parameter" if isinstance(tensor, nn.Parameter) else "Buffer", [], [tensor])
+        self._num_called[name] += 1
+        if (count := self._num_called[name]) > 1:
+            name = f"{name}_{count - 1}"
+        shapes = [TensorShapeProto(dim=[{"size": size} for size in tensor.shape]) for tensor in outputs]
+        node = NodeDef(
+            name=name,
+            op=operation,
+            input=[self._makers[id(tensor)] for tensor in inputs if id(tensor) in self._makers],
+            attr={"_output_shapes": AttrValue(list=AttrValue.ListValue(shape=shapes))},
+        )
+        self.nodes.append(node)
+        for i, tensor in enumerate(outputs):
+            self._makers[id(tensor)] = f"{name}:{i}" if i else name
+        self._kept += outputs
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        outputs = func(*args, **kwargs)
+        operation = func.overloadpacket.__name__
+        read, made = _tensors((args, kwargs)), _tensors(outputs)
+        if operation not in _NO_NODES:
+            self.add(f"{self._open[-1][0] if self._open else self._root}/{operation}", operation, read, made)
+        elif operation in _ALIASES and id(read[0]) in self._makers:
+            self._makers[id(made[0])] = self._makers[id(read[0])]
+            self._kept += made
+        return outputs
+
+    def _scope(self, path: str) -> str:
+        return "/".join([self._root, *path.split(".")]).rstrip("/")
+
+    def _enter(self, module: nn.Module, args: Any) -> None:
+        self._open.append((self._scopes[module], len(self.nodes)))
+
+    def _leave(self, module: nn.Module, args: Any, outputs: Any) -> Any:
+        scope, num_nodes = self._open.pop()
+        is_silent = len(self.nodes) == num_nodes  # dropout in eval mode, an identity
+        made = _tensors(outputs)
+        if is_silent and isinstance(outputs, Tensor):
+            # What comes out may be what went in: as a tensor object of its own, it is told apart by who reads it.
+            made = [outputs := outputs.detach()]
+        if is_silent or any(id(tensor) not in self._makers for tensor in made):  # or it left torch on the way
+            name = type(module).__name__
+            self.add(f"{scope}/{name}", name, [*_tensors(args), *module.parameters(recurse=False)], made)
+        return outputs
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]

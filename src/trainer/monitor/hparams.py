@@ -1,0 +1,60 @@
+"""What fills the HPARAMS tab: the start and the end of a run, in the run's own event file.
+
+No `Experiment` message is written. TensorBoard takes one of any run for all of them, so that the keys of the others are
+lost; without one it gathers all keys, finds each number's range and each word's choices, and offers every scalar as a
+metric (`tensorboard/plugins/hparams/backend_context.py`).
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Literal
+
+from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+from tensorboard.compat.proto.types_pb2 import DT_FLOAT
+from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, STATUS_SUCCESS
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
+
+from trainer.monitor.events import HPARAMS_PREFIX
+
+
+def session_start(hparams: Mapping[str, object], group_name: str) -> Summary:
+    """The hyperparameters of a run.
+
+    Args:
+        hparams: a flat dict. Booleans stay booleans, numbers become floats, None is shown as `null`, and lists as JSON.
+        group_name: the tab averages the metrics of runs that have this name in common, and shows the hyperparameters
+            of the first: name a group after everything but the seed, and leave the seed out of `hparams`.
+    """
+    start = SessionStartInfo(group_name=group_name, start_time_secs=time.time())
+    for key, value in hparams.items():
+        if isinstance(value, bool):
+            start.hparams[key].bool_value = value
+        elif isinstance(value, int | float):
+            start.hparams[key].number_value = value
+        else:
+            start.hparams[key].string_value = value if isinstance(value, str) else json.dumps(value, default=str)
+    return _summary("session_start_info", HParamsPluginData(session_start_info=start))
+
+
+def session_end(status: Literal["success", "failure"]) -> Summary:
+    """How a run ended."""
+    code = {"success": STATUS_SUCCESS, "failure": STATUS_FAILURE}[status]
+    end = SessionEndInfo(status=code, end_time_secs=time.time())
+    return _summary("session_end_info", HParamsPluginData(session_end_info=end))
+
+
+def _summary(tag: str, data: HParamsPluginData) -> Summary:
+    """The tab reads the plugin's data and no value; the empty tensor is there because a summary must have one."""
+    plugin_data = SummaryMetadata.PluginData(plugin_name="hparams", content=data.SerializeToString())
+    return Summary(
+        value=[
+            Summary.Value(
+                tag=HPARAMS_PREFIX + tag,
+                metadata=SummaryMetadata(plugin_data=plugin_data),
+                tensor=TensorProto(dtype=DT_FLOAT, tensor_shape=TensorShapeProto(dim=[{"size": 0}])),
+            )
+        ]
+    )

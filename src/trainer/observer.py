@@ -1,0 +1,124 @@
+"""What happens at the steps that are due: statistics, validation, checkpoints."""
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainer.cadence import is_due
+from trainer.checkpoint import Checkpoints
+from trainer.data.batches import Batches
+from trainer.evaluate import evaluate
+from trainer.losses import Losses, LossFunction
+from trainer.monitor.journal import Journal
+from trainer.monitor.statistics import Statistics, histograms
+from trainer.state import TrainingState
+
+
+class RunObserver:
+    """Watches one run; see `trainer.loop.Observer` for when it is called.
+
+    Args:
+        log_every: steps from one record of numbers to the next; what else is shown is written nowhere.
+        statistics: of every parameter's gradient and weight, or None.
+        histogram_every: steps from one histogram of every parameter to the next, or None.
+        metric: the validation tag that decides which checkpoint is best.
+        samples_per_step: of a whole batch.
+    """
+
+    def __init__(
+        self,
+        state: TrainingState,
+        loss_fn: LossFunction,
+        val: Batches,
+        journal: Journal,
+        checkpoints: Checkpoints,
+        precision: Callable[[], AbstractContextManager[object]],
+        *,
+        max_steps: int,
+        log_every: int | None,
+        samples_per_step: int,
+        metric: str,
+        statistics: Statistics | None,
+        histogram_every: int | None,
+    ) -> None:
+        self.state, self.loss_fn, self.val, self.journal = state, loss_fn, val, journal
+        self.checkpoints, self.precision = checkpoints, precision
+        self.max_steps, self.log_every = max_steps, log_every
+        self.samples_per_step, self.metric = samples_per_step, metric
+        self.statistics, self.histogram_every = statistics, histogram_every
+        self.tick = journal.display.tick
+        self._numbers: dict[str, float] = {}
+        self._before: Tensor | None = None
+        self._saved_step: int | None = None
+        self.started = time.perf_counter()
+        self._logged_at, self._logged_step = self.started, state.step
+
+    def before_update(self, step: int, losses: Losses) -> None:
+        values = torch.stack([losses.total, *losses.terms.values()]).tolist()  # the wait for the device
+        self._numbers = dict(zip(["train/loss", *(f"train/loss/{name}" for name in losses.terms)], values, strict=True))
+        rates = [group["lr"] for group in self.state.optimizer.param_groups]
+        self._numbers |= {"lr": rates[0]} if len(rates) == 1 else {f"lr/{i}": rate for i, rate in enumerate(rates)}
+        if not is_due(step, self.log_every, self.max_steps):
+            return
+        if self.statistics is not None:
+            # After the update neither is there any more, and the ratio of the update needs both ends of it.
+            self._before, self._gradients = self.state.store.values.clone(), self.state.store.grads.clone()
+        if self.journal.events is not None and is_due(step, self.histogram_every, self.max_steps):
+            store = self.state.store
+            for kind, buffer in (("gradients", store.grads), ("weights", store.values)):
+                drawn = histograms(buffer[0], store.bounds)
+                tags = [f"{kind}/{name}" for name in store.names]
+                self.journal.events.histograms(step, dict(zip(tags, drawn, strict=True)))
+
+    def after_update(self, step: int) -> None:
+        if not is_due(step, self.log_every, self.max_steps):
+            self.journal.display.update(step, self._numbers)
+            return
+        per_parameter: dict[str, float] = {}
+        if self.statistics is not None and self._before is not None:
+            values = self.statistics(self._before, self._gradients, self.state.store.values)[0].tolist()
+            per_parameter = dict(zip(self.statistics.tags, values, strict=True))
+            self._numbers["grad_norm"] = per_parameter.pop("grad_norm")
+        now = time.perf_counter()
+        seconds, steps = now - self._logged_at, step - self._logged_step
+        self._logged_at, self._logged_step = now, step
+        self._numbers["time/step_ms"] = 1000 * seconds / steps
+        self._numbers["time/samples_per_second"] = self.samples_per_step * steps / seconds
+        self.journal.write(step, self._numbers, per_parameter)
+
+    @contextmanager
+    def _off_the_clock(self) -> Any:
+        """What is no training does not count in the time of a step."""
+        start = time.perf_counter()
+        yield
+        self._logged_at += time.perf_counter() - start
+
+    def evaluate(self, step: int) -> tuple[float, bool]:
+        with self._off_the_clock():
+            device = self.state.store.values.device
+            numbers = evaluate(self.state.model, self.loss_fn, self.val, device, self.precision)
+            numbers = {f"val/{name}": number for name, number in numbers.items()}
+            self.journal.write(step, numbers)
+            value = numbers.get(self.metric, math.nan)
+            sign = 1 if "accuracy" in self.metric else -1
+            best = self.state.best
+            is_best = math.isfinite(value) and (best is None or sign * value > sign * best)
+            if is_best:
+                self.state.best = value
+            return numbers["val/loss"], is_best
+
+    def seconds(self) -> float:
+        """Spent in this run, earlier processes included."""
+        return self.state.seconds + time.perf_counter() - self.started
+
+    def save(self, step: int, is_best: bool = False) -> None:
+        if step == self._saved_step and not is_best:
+            return
+        self._saved_step = step
+        with self._off_the_clock():
+            self.checkpoints.save({**self.state.state_dict(), "seconds": self.seconds()}, is_best)

@@ -1,0 +1,70 @@
+"""What `torch.optim.lr_scheduler` lacks: cosine after a warm-up; and when a scheduler is stepped."""
+
+import math
+from typing import Any, Literal
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
+
+
+def warmup_cosine(optimizer: Optimizer, warmup_steps: int, total_steps: int, min_factor: float = 0.0) -> LambdaLR:
+    """From 1/warmup_steps of the learning rate linearly up to all of it, then along half a cosine down to `min_factor`.
+
+    Source: I. Loshchilov, F. Hutter, "SGDR", 2017, eq. 5, one period; warm-up: P. Goyal et al., "Accurate, Large
+    Minibatch SGD", 2017, section 2.2.
+
+    Raises:
+        ValueError: the warm-up is as long as the run, or longer.
+    """
+    if not 0 <= warmup_steps < total_steps:
+        raise ValueError(
+            f"warmup_steps={warmup_steps}: the run has {total_steps} steps; the warm-up takes 0 to {total_steps - 1}"
+        )
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        done = min(1.0, (step - warmup_steps) / (total_steps - warmup_steps))
+        return min_factor + (1 - min_factor) * (1 + math.cos(math.pi * done)) / 2
+
+    return LambdaLR(optimizer, factor)
+
+
+class Schedule:
+    """Steps a torch scheduler when its interval is over; with `scheduler=None` the learning rate is constant.
+
+    Args:
+        scheduler: of `torch.optim.lr_scheduler`, or None.
+        interval: `step`: after every update; `epoch`: after every epoch; `evaluation`: after every validation, with its
+            loss (ReduceLROnPlateau).
+        steps_per_epoch: updates in an epoch.
+    """
+
+    def __init__(
+        self,
+        scheduler: LRScheduler | None,
+        interval: Literal["step", "epoch", "evaluation"] = "step",
+        steps_per_epoch: int = 1,
+    ) -> None:
+        self.scheduler = scheduler
+        self.every = {"step": 1, "epoch": steps_per_epoch, "evaluation": None}[interval]
+
+    def step(self, step: int) -> None:
+        """After the update of `step` (from 1)."""
+        if self.scheduler is not None and self.every is not None and step % self.every == 0:
+            self.scheduler.step()
+
+    def evaluated(self, loss: float) -> None:
+        """After a validation."""
+        if self.scheduler is not None and self.every is None:
+            if isinstance(self.scheduler, ReduceLROnPlateau):
+                self.scheduler.step(loss)
+            else:
+                self.scheduler.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self.scheduler is None else self.scheduler.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state)

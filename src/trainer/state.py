@@ -1,0 +1,112 @@
+"""What a checkpoint must hold so that a run goes on exactly; and the parameters as one flat buffer."""
+
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.optim import Optimizer
+
+from trainer.schedulers import Schedule
+
+
+class Store:
+    """All trainable parameters of a model as views into one buffer, their gradients as views into another.
+
+    A module does not notice: its parameters keep names, shapes and identity. What runs over all of them (an update, the
+    statistics, clipping) then is one operation on `values` and `grads`, `[num_runs, num_parameters]` with
+    `num_runs = 1`. Parameters of which no gradient is asked stay where they are.
+
+    Args:
+        model: already on its device and in its dtype.
+
+    Raises:
+        ValueError: no parameter is trainable, or they are of several dtypes or devices.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        if not named:
+            raise ValueError("the model has no trainable parameter")
+        kinds = {(p.dtype, p.device) for _, p in named}
+        if len(kinds) > 1:
+            raise ValueError(f"the trainable parameters are of several kinds: {sorted(map(str, kinds))}; one is needed")
+        self.names = [name for name, _ in named]
+        self.parameters = [p for _, p in named]
+        # Where each parameter begins in a row, and the last one ends.
+        self.bounds = [0, *accumulate(p.numel() for p in self.parameters)]
+        self.values = torch.cat([p.detach().reshape(-1) for p in self.parameters]).unsqueeze(0)
+        self.grads = torch.zeros_like(self.values)
+        for p, (start, end) in zip(self.parameters, pairwise(self.bounds), strict=True):
+            p.data = self.values[0, start:end].view(p.shape)
+            p.grad = self.grads[0, start:end].view(p.shape)
+        # The same memory as one parameter, for optimizers whose update is elementwise.
+        self.flat = nn.Parameter(self.values[0])
+        self.flat.grad = self.grads[0]
+
+    def zero_grad(self) -> None:
+        """Sets the gradients to 0 in place: setting them to None would cut them loose from the buffer."""
+        self.grads.zero_()
+
+    def clip(self, norm: float | None, value: float | None) -> None:
+        """Clips the gradients, by value and then by their norm over all parameters; waits for no device."""
+        if value is not None:
+            self.grads.clamp_(-value, value)
+        if norm is not None:
+            # 1e-6 as in torch.nn.utils.clip_grad_norm_
+            self.grads.mul_((norm / (self.grads.norm() + 1e-6)).clamp_max(1.0))
+
+
+@dataclass
+class TrainingState:
+    """Everything that a step changes."""
+
+    model: nn.Module
+    store: Store
+    optimizer: Optimizer
+    schedule: Schedule
+    scaler: GradScaler
+    step: int = 0
+    best: float | None = None  # the best value of `checkpoint.metric` so far
+    seconds: float = 0.0  # spent in training before this process
+    last: dict[str, float] = field(default_factory=dict)  # the last value of every tag
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values alone, so that `torch.load(weights_only=True)` reads it."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "random": random_state(self.store.values.device),
+            "step": self.step,
+            "best": self.best,
+            "seconds": self.seconds,
+            "last": self.last,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])  # copies into the views of the store
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
+        self.last = state["last"]
+        set_random_state(state["random"])
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """What the model's own draws (dropout) depend on: the generators of the CPU and of the run's device."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_random_state(state: dict[str, Tensor]) -> None:
+    """Puts back what `random_state` gave; a generator of a device that is not here is left out."""
+    torch.set_rng_state(state["cpu"].cpu())
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].cpu())
