@@ -353,7 +353,7 @@ def archive(*more: tuple[tarfile.TarInfo, bytes], leave_out: tuple[str, ...] = (
     proper = [(member(FOLDER, tarfile.DIRTYPE), b""), (member(f"{FOLDER}/readme.html"), b"<html>")]
     proper += [(member(f"{FOLDER}/{name}"), data) for name, data in BATCHES.items() if name not in leave_out]
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz", format=tarfile.GNU_FORMAT) as tar:
+    with tarfile.open(fileobj=buffer, mode="w:gz", format=tarfile.PAX_FORMAT) as tar:
         for info, data in [*more, *proper] if first else [*proper, *more]:
             info.size = info.size or len(data)
             tar.addfile(info, io.BytesIO(data))
@@ -410,47 +410,55 @@ def link(kind: bytes, name: str, to: str) -> tuple[tarfile.TarInfo, bytes]:
 
 
 BATCH = BATCHES["test_batch.bin"]
+SPARSE_PAX = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "12292"}
+SPARSE_MAP = b"1\n0\n12292\n".ljust(512, b"\0")
+OTHER, KIND, TWICE, SIZE = "no part of CIFAR-10", "not a plain file", "there twice", "bytes long; it must be a multiple"
 HOSTILE = {
-    "parent": [(member("../outside"), BATCH)],
-    "parent inside": [(member(f"{FOLDER}/../../outside"), BATCH)],
-    "parent as a batch": [(member(f"{FOLDER}/../{FOLDER}/test_batch.bin"), BATCH)],
-    "absolute": [(member("/tmp/outside"), BATCH)],
-    "another name": [(member(f"{FOLDER}/more.bin"), BATCH)],
-    "deeper": [(member(f"{FOLDER}/{FOLDER}/test_batch.bin"), BATCH)],
-    "beside": [(member("test_batch.bin"), BATCH)],
-    "backslash": [(member(f"{FOLDER}\\test_batch.bin"), BATCH)],
-    "symlink": [link(tarfile.SYMTYPE, f"{FOLDER}/test_batch.bin", "/etc/hostname")],
-    "symlink as folder": [link(tarfile.SYMTYPE, FOLDER, "..")],
-    "hard link": [link(tarfile.LNKTYPE, f"{FOLDER}/test_batch.bin", f"{FOLDER}/data_batch_1.bin")],
-    "hard link out": [link(tarfile.LNKTYPE, f"{FOLDER}/test_batch.bin", "/etc/hostname")],
-    "device": [(member(f"{FOLDER}/test_batch.bin", tarfile.CHRTYPE, devmajor=1, devminor=5), b"")],
-    "block device": [(member(f"{FOLDER}/test_batch.bin", tarfile.BLKTYPE), b"")],
-    "pipe": [(member(f"{FOLDER}/test_batch.bin", tarfile.FIFOTYPE), b"")],
-    "folder as a batch": [(member(f"{FOLDER}/test_batch.bin", tarfile.DIRTYPE), b"")],
-    "sparse": [(member(f"{FOLDER}/test_batch.bin", tarfile.GNUTYPE_SPARSE), BATCH)],
-    "twice": [(member(f"{FOLDER}/test_batch.bin"), BATCH), (member(f"{FOLDER}/test_batch.bin"), BATCH)],
-    "twice a page": [(member(f"{FOLDER}/readme.html"), b"again"), (member(f"{FOLDER}/test_batch.bin"), BATCH)],
-    "no whole record": [(member(f"{FOLDER}/test_batch.bin"), BATCH[:-1])],
-    "empty": [(member(f"{FOLDER}/test_batch.bin"), b"")],
-    "a record too many": [(member(f"{FOLDER}/test_batch.bin"), bytes(30_730_000 + 3073))],
-    "a large page": [
-        (member(f"{FOLDER}/batches.meta.txt"), bytes(30_730_001)),
-        (member(f"{FOLDER}/test_batch.bin"), BATCH),
-    ],
+    "parent": (OTHER, [(member("../outside"), BATCH)]),
+    "parent inside": (OTHER, [(member(f"{FOLDER}/../../outside"), BATCH)]),
+    "parent as a batch": (OTHER, [(member(f"{FOLDER}/../{FOLDER}/test_batch.bin"), BATCH)]),
+    "absolute": (OTHER, [(member("/tmp/outside"), BATCH)]),
+    "another name": (OTHER, [(member(f"{FOLDER}/more.bin"), BATCH)]),
+    "deeper": (OTHER, [(member(f"{FOLDER}/{FOLDER}/test_batch.bin"), BATCH)]),
+    "beside": (OTHER, [(member("test_batch.bin"), BATCH)]),
+    "backslash": (OTHER, [(member(f"{FOLDER}\\test_batch.bin"), BATCH)]),
+    "symlink": (KIND, [link(tarfile.SYMTYPE, f"{FOLDER}/test_batch.bin", "/etc/hostname")]),
+    "symlink as folder": (OTHER, [link(tarfile.SYMTYPE, FOLDER, "..")]),
+    "hard link": (KIND, [link(tarfile.LNKTYPE, f"{FOLDER}/test_batch.bin", f"{FOLDER}/data_batch_1.bin")]),
+    "hard link out": (KIND, [link(tarfile.LNKTYPE, f"{FOLDER}/test_batch.bin", "/etc/hostname")]),
+    "device": (KIND, [(member(f"{FOLDER}/test_batch.bin", tarfile.CHRTYPE, devmajor=1, devminor=5), b"")]),
+    "block device": (KIND, [(member(f"{FOLDER}/test_batch.bin", tarfile.BLKTYPE), b"")]),
+    "pipe": (KIND, [(member(f"{FOLDER}/test_batch.bin", tarfile.FIFOTYPE), b"")]),
+    "folder as a batch": (KIND, [(member(f"{FOLDER}/test_batch.bin", tarfile.DIRTYPE), b"")]),
+    "sparse": (KIND, [(member(f"{FOLDER}/test_batch.bin", tarfile.GNUTYPE_SPARSE), BATCH)]),
+    "sparse otherwise": (KIND, [(member(f"{FOLDER}/test_batch.bin", pax_headers=SPARSE_PAX), SPARSE_MAP + BATCH)]),
+    "twice": (TWICE, [(member(f"{FOLDER}/test_batch.bin"), BATCH), (member(f"{FOLDER}/test_batch.bin"), BATCH)]),
+    "twice a page": (TWICE, [(member(f"{FOLDER}/readme.html"), b"again")]),
+    "no whole record": (SIZE, [(member(f"{FOLDER}/test_batch.bin"), BATCH[:-1])]),
+    "empty": (SIZE, [(member(f"{FOLDER}/test_batch.bin"), b"")]),
+    "a record too many": (SIZE, [(member(f"{FOLDER}/test_batch.bin"), bytes(30_730_000 + 3073))]),
+    "a large page": (SIZE, [(member(f"{FOLDER}/batches.meta.txt"), bytes(30_730_001))]),
 }
 
 
 @pytest.mark.parametrize("first", [False, True], ids=["last", "first"])
-@pytest.mark.parametrize("members", HOSTILE.values(), ids=HOSTILE.keys())
+@pytest.mark.parametrize(("what", "members"), HOSTILE.values(), ids=HOSTILE.keys())
 def test_hostile_member_is_named_and_nothing_is_written(
-    tmp_path: Path, members: list[tuple[tarfile.TarInfo, bytes]], first: bool
+    tmp_path: Path, what: str, members: list[tuple[tarfile.TarInfo, bytes]], first: bool
 ) -> None:
     root = tmp_path / "deep" / "root"
     write(root, {cifar10.ARCHIVE: archive(*members, leave_out=("test_batch.bin",), first=first)})
     before = sorted(tmp_path.rglob("*"))
-    says(partial(load_cifar10, root), f"data.root={root}: {cifar10.ARCHIVE}: its member '")
+    says(partial(load_cifar10, root), f"data.root={root}: {cifar10.ARCHIVE}: its member '", what)
     assert sorted(tmp_path.rglob("*")) == before
     assert not Path("/tmp/outside").exists()
+
+
+def test_cifar10_archive_that_cannot_be_unpacked_leaves_nothing_half(tmp_path: Path) -> None:
+    write(tmp_path, {cifar10.ARCHIVE: archive()})
+    (tmp_path / FOLDER / "data_batch_1.bin").mkdir(parents=True)  # in the way
+    says(partial(load_cifar10, tmp_path), f"{cifar10.ARCHIVE}: it cannot be unpacked here (Is a directory)")
+    assert os.listdir(tmp_path / FOLDER) == ["data_batch_1.bin"]
 
 
 def test_a_member_that_says_it_is_huge_is_refused_before_it_is_read(tmp_path: Path) -> None:
@@ -575,11 +583,11 @@ def test_standardized_by_the_training_split_alone(tmp_path: Path) -> None:
 
 
 def test_a_column_that_is_constant_in_training_is_zero_everywhere(tmp_path: Path) -> None:
-    x = np.ones((20, 2)) * [0.1, 3.0]
-    data = arrays.load(npz(tmp_path, inputs=x, targets=CLASSES[:20], test_inputs=x + 7, test_targets=CLASSES[:20]))
-    for split in (data.train, data.val, data.test):
+    x = np.ones((50, 20)) * RNG.normal(size=20)  # which float32 has to round
+    data = arrays.load(npz(tmp_path, inputs=x, targets=CLASSES, test_inputs=x + 7, test_targets=CLASSES))
+    for split, count in ((data.train, 45), (data.val, 5), (data.test, 50)):
         assert isinstance(split, Samples)
-        assert torch.equal(split.inputs, torch.zeros(len(split), 2))
+        assert torch.equal(split.inputs, torch.zeros(count, 20))
 
 
 def test_inputs_of_more_dimensions_share_mean_and_spread(tmp_path: Path) -> None:
@@ -1095,6 +1103,8 @@ def test_damaged_image_is_named(tmp_path: Path) -> None:
     for name, content in damaged(tmp_path).items():
         (tmp_path / name).write_bytes(content)
         says(one, f"data.root: {tmp_path / name} is not a whole image (", path=tmp_path / name)
+    # EPS is a program: Pillow would start another one to run it, so it must not even be recognised.
+    says(one, "cannot identify image file", path=tmp_path / "script.png")
     says(one, f"{tmp_path / 'gone.png'} is not a whole image", "No such file", path=tmp_path / "gone.png")
     Image.new("F", (9, 9), 0.5).save(tmp_path / "floats.tif")
     says(one, "grey levels of 32 bits", path=tmp_path / "floats.tif")

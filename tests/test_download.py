@@ -266,7 +266,9 @@ def test_a_trickling_server_is_given_up(server: Server, tmp_path: Path) -> None:
             time.sleep(0.05)
 
     server["/file"] = trickle
+    start = time.monotonic()
     assert "too slow" in refused([f"{server.url}/file"], tmp_path / "file", timeout=0.3)
+    assert time.monotonic() - start < 10  # the whole trickle takes 20 s
 
 
 def test_what_is_no_http_is_refused(tmp_path: Path) -> None:

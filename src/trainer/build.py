@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
@@ -82,6 +82,8 @@ def resolved(config: Config) -> Config:
     """
     try:
         container = OmegaConf.to_container(OmegaConf.create(config), resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise UserError(f"{error.full_key}=???: is missing. Type {error.full_key}=...") from error
     except OmegaConfBaseException as error:
         raise UserError(f"{getattr(error, 'full_key', None) or 'config'}: {str(error).splitlines()[0]}.") from error
     assert isinstance(container, dict)
@@ -110,6 +112,8 @@ class Built:
         torch.manual_seed(config["seed"])
         self.model = self._model()
         self.loss_fn = self._loss()
+        if config["compile"]:
+            compile_in_place(self.model)
         try:
             store = Store(self.model)
         except ValueError as error:
@@ -271,6 +275,14 @@ def set_up_torch(config: Config) -> None:
     if config["deterministic"]:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is not deterministic without
     torch.use_deterministic_algorithms(config["deterministic"])
+
+
+def compile_in_place(model: nn.Module) -> None:
+    """Has torch.compile take the model over at its first call; what it can't compile runs as it is."""
+    import torch._dynamo  # a second of import that other runs need not wait for
+
+    torch._dynamo.config.suppress_errors = True
+    model.compile()
 
 
 def find_device(wanted: str) -> torch.device:

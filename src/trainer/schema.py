@@ -24,9 +24,9 @@ class Number:
 
     @property
     def accepts(self) -> str:
-        text = "a whole number" if self.whole else "a number"
         bounds = [(">=", self.at_least), (">", self.above), ("<=", self.at_most), ("<", self.below)]
-        text += "".join(f" {sign} {bound}" for sign, bound in bounds if bound is not None)
+        text = "a whole number " if self.whole else "a number "
+        text += " and ".join(f"{sign} {bound}" for sign, bound in bounds if bound is not None)
         return one_of([text, *self.words, *(["null"] if self.optional else [])])
 
     def allows(self, value: Any) -> bool:
@@ -84,6 +84,8 @@ class Text:
     def allows(self, value: Any) -> bool:
         if value is None:
             return self.optional
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)  # name=7
         return isinstance(value, str) and re.fullmatch(self.pattern, value) is not None
 
 

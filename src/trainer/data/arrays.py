@@ -397,11 +397,12 @@ def _to_targets(
 
 def _standardized(splits: Mapping[str, Samples]) -> dict[str, Samples]:
     """Inputs with mean 0 and standard deviation 1 in the training split, and the same change in the others."""
-    train = splits["train"].inputs.double()  # float32 loses the spread of a column such as 1e6 + noise
+    # In float64 the sum of equal float32 numbers is exact, so that a constant column has a spread of exactly 0; and a
+    # column such as 1e6 + noise keeps its spread.
+    train = splits["train"].inputs.double()
     columns = train if train.ndim == 2 else train.reshape(-1, 1)
     mean, std = columns.mean(0), columns.std(0, correction=0)
-    # Rounding gives a constant column a tiny spread; an infinite one keeps it at 0 in every split.
-    std = torch.where(columns.amax(0) == columns.amin(0), torch.inf, std)
+    std[std == 0] = torch.inf  # what was constant in training is 0 in every split
     return {
         split: Samples(((samples.inputs.double() - mean) / std).float(), samples.targets)
         for split, samples in splits.items()

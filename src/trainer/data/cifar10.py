@@ -120,7 +120,7 @@ def unpack(archive: Path) -> None:
             for name in (*TRAIN_FILES, TEST_FILE):
                 stream = tar.extractfile(members[name])
                 assert stream is not None  # a regular file
-                temporary = folder / f".{name}.{os.getpid()}-{secrets.token_hex(4)}.part"
+                temporary = folder / f".{name}.{secrets.token_hex(8)}.part"
                 try:
                     temporary.write_bytes(stream.read())
                     os.replace(temporary, folder / name)

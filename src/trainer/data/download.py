@@ -110,7 +110,7 @@ def fetch(urls: Sequence[str], target: Path, checksum: str, *, max_bytes: int, t
 
 
 def _fetch_one(url: str, target: Path, checksum: str, max_bytes: int, timeout: float) -> None:
-    temporary = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.part")
     with _open(url, timeout) as response:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -95,7 +95,7 @@ def split_off(num_samples: int, split_seed: int, **fractions: float) -> dict[str
         UserError: a fraction or the seed is out of range, or a split would be empty.
     """
     for split, fraction in fractions.items():
-        if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction < 1:
+        if not isinstance(fraction, int | float) or not 0 < fraction < 1:
             raise UserError(
                 f"data.{split}_fraction={fraction}: a part of the samples is a number above 0 and below 1. "
                 f"Try data.{split}_fraction=0.1."

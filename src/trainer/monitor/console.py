@@ -259,7 +259,7 @@ class Terminal:
             lines = [self._progress(inner), self._status(inner)]
             free = height - 4 - 2 - len(lines)  # without some lines of what stands above, and without the frame
             layers = _layers(self._numbers)
-            num_bars = min(len(layers), max(0, (free - 7) // 2))
+            num_bars = min(len(layers), max(0, (free - 6) // 2))
             lines += self._curve_and_numbers(inner, min(15, free - (num_bars + 2 if num_bars else 0)))
             if num_bars:
                 lines += [Text(), *_bars(layers, num_bars, inner, self._is_ascii)]

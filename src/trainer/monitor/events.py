@@ -206,9 +206,7 @@ def _encode_histograms(histograms: dict[str, Histogram]) -> bytes:
 
 
 def _encode_text(tag: str, markdown: str) -> bytes:
-    tensor = TensorProto(
-        dtype=DT_STRING, tensor_shape=TensorShapeProto(dim=[{"size": 1}]), string_val=[markdown.encode()]
-    )
+    tensor = TensorProto(dtype=DT_STRING, tensor_shape=TensorShapeProto(), string_val=[markdown.encode()])
     metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
     return Summary(value=[Summary.Value(tag=tag, metadata=metadata, tensor=tensor)]).SerializeToString()
 

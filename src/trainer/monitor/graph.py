@@ -34,8 +34,8 @@ def model_graph(model: nn.Module, inputs: Tensor) -> tuple[GraphDef | None, str]
             recorder = _Recorder(model, inputs)
             with recorder.hooks(), torch.no_grad(), recorder:
                 outputs = model(inputs)
-            for i, tensor in enumerate(_tensors(outputs)):
-                recorder.add(f"output/{i}" if i else "output", "Output", [tensor], [])
+            for tensor in _tensors(outputs):
+                recorder.add("output", "Output", [tensor], [])
         except Exception as error:  # a picture is no reason to end a run
             return None, f"{type(error).__name__}: {error}".splitlines()[0]
     return GraphDef(node=recorder.nodes, versions=VersionDef(producer=22)), ""
@@ -67,15 +67,14 @@ _NO_NODES = _ALIASES | {"empty"}
 
 
 class _Recorder(TorchDispatchMode):
-    """Turns what runs into nodes. A node's name says where it ran: `LeNet/conv1/convolution`."""
+    """Turns what runs into nodes, named after the place where it ran: `layer1/0/conv1/convolution`."""
 
     def __init__(self, model: nn.Module, inputs: Tensor) -> None:
         super().__init__()
         self.nodes: list[NodeDef] = []
-        self._root = type(model).__name__
-        self._scopes = {module: self._scope(name) for name, module in model.named_modules()}
+        self._paths = {module: path for path, module in model.named_modules()}
         self._stored = {id(tensor): name for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
-        self._open: list[tuple[str, int]] = []  # scopes of the modules we are in; how many nodes there were before each
+        self._open = [("", 0)]  # paths of the modules we are in, and how many nodes there were before each
         self._num_called: Counter[str] = Counter()
         self._makers: dict[int, str] = {}  # id of a tensor: the node that made it, or that last wrote into it
         self._kept: list[Tensor] = []  # an id is a tensor's own only for as long as it lives
@@ -89,17 +88,18 @@ class _Recorder(TorchDispatchMode):
     def hooks(self) -> Iterator[None]:
         """While open, every module says when its forward begins and ends."""
         with ExitStack() as handles:
-            for module in self._scopes:
+            for module in self._paths:
                 handles.callback(module.register_forward_pre_hook(self._enter).remove)
                 handles.callback(module.register_forward_hook(self._leave).remove)
             yield
 
-    def add(self, name: str, operation: str, inputs: list[Tensor], outputs: list[Tensor]) -> None:
+    def add(self, path: str, operation: str, inputs: list[Tensor], outputs: list[Tensor]) -> None:
         """A node, and one for each parameter and buffer that it is the first to read."""
         for tensor in inputs:
             if id(tensor) not in self._makers and id(tensor) in self._stored:
-                path = self._stored[id(tensor)]
-                self.add(self._scope(path), "Parameter" if isinstance(tensor, nn.Parameter) else "Buffer", [], [tensor])
+                kind = "Parameter" if isinstance(tensor, nn.Parameter) else "Buffer"
+                self.add(self._stored[id(tensor)], kind, [], [tensor])
+        name = path.strip(".").replace(".", "/")
         self._num_called[name] += 1
         if (count := self._num_called[name]) > 1:
             name = f"{name}_{count - 1}"
@@ -121,28 +121,26 @@ class _Recorder(TorchDispatchMode):
         operation = func.overloadpacket.__name__
         read, made = _tensors((args, kwargs)), _tensors(outputs)
         if operation not in _NO_NODES:
-            self.add(f"{self._open[-1][0] if self._open else self._root}/{operation}", operation, read, made)
+            self.add(f"{self._open[-1][0]}.{operation.strip('_')}", operation, read, made)
         elif operation in _ALIASES and id(read[0]) in self._makers:
             self._makers[id(made[0])] = self._makers[id(read[0])]
             self._kept += made
         return outputs
 
-    def _scope(self, path: str) -> str:
-        return "/".join([self._root, *path.split(".")]).rstrip("/")
-
     def _enter(self, module: nn.Module, args: Any) -> None:
-        self._open.append((self._scopes[module], len(self.nodes)))
+        self._open.append((self._paths[module], len(self.nodes)))
 
     def _leave(self, module: nn.Module, args: Any, outputs: Any) -> Any:
-        scope, num_nodes = self._open.pop()
+        path, num_nodes = self._open.pop()
         is_silent = len(self.nodes) == num_nodes  # dropout in eval mode, an identity
         made = _tensors(outputs)
         if is_silent and isinstance(outputs, Tensor):
             # What comes out may be what went in: as a tensor object of its own, it is told apart by who reads it.
             made = [outputs := outputs.detach()]
-        if is_silent or any(id(tensor) not in self._makers for tensor in made):  # or it left torch on the way
+        made = [tensor for tensor in made if is_silent or id(tensor) not in self._makers]
+        if made:  # by nothing that we saw: also what left torch on its way
             name = type(module).__name__
-            self.add(f"{scope}/{name}", name, [*_tensors(args), *module.parameters(recurse=False)], made)
+            self.add(f"{path}.{name}", name, [*_tensors(args), *module.parameters(recurse=False)], made)
         return outputs
 
 

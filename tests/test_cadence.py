@@ -1,0 +1,44 @@
+"""The clock: what is due at a step, and how long a training is."""
+
+import pytest
+
+from trainer.cadence import evaluation_period, is_due, num_steps
+
+
+@pytest.mark.parametrize(
+    ("every", "last", "due"),
+    [
+        (1, 4, [1, 2, 3, 4]),
+        (3, 7, [3, 6, 7]),
+        (3, 6, [3, 6]),
+        (10, 4, [4]),
+        (None, 4, []),
+    ],
+)
+def test_every_so_many_steps_and_the_last_one_are_due(every, last, due):
+    assert [step for step in range(1, last + 1) if is_due(step, every, last)] == due
+
+
+@pytest.mark.parametrize("steps_per_epoch", [1, 7])
+@pytest.mark.parametrize("max_epochs", [None, 1, 3])
+@pytest.mark.parametrize("max_steps", [None, 1, 10, 1000])
+def test_a_training_ends_where_counting_its_steps_ends(max_steps, max_epochs, steps_per_epoch):
+    is_unlimited = max_steps is None and max_epochs is None
+    step = 0
+    while True:
+        epochs = step / steps_per_epoch
+        if step == max_steps or epochs == (20 if is_unlimited else max_epochs):
+            break
+        step += 1
+    assert num_steps(max_steps, max_epochs, steps_per_epoch) == step
+
+
+@pytest.mark.parametrize("steps_per_epoch", [1, 3, 49, 50, 51, 1000])
+def test_a_validation_comes_after_the_fewest_whole_epochs_that_make_50_steps(steps_per_epoch):
+    period = evaluation_period(None, steps_per_epoch)
+    assert period % steps_per_epoch == 0
+    assert period - steps_per_epoch < 50 <= period
+
+
+def test_a_validation_period_that_is_given_is_kept():
+    assert evaluation_period(7, 1000) == 7

@@ -1,0 +1,155 @@
+"""Evaluation: uneven batches give what one full batch gives, and nobody notices that it happened."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trainer.data import batches
+from trainer.data.batches import ResidentBatches
+from trainer.evaluate import evaluate, evaluating
+from trainer.losses import Composite, L1Penalty, L2Penalty, LossFunction, SumSquaredError
+
+NAMES = {"loss": "chosen", "model": "net", "data": "numbers"}
+CPU = torch.device("cpu")
+NUM_SAMPLES = 23
+
+
+class Net(nn.Module):
+    def __init__(self, num_outputs: int, gives: str = "logits") -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.gives = gives
+        self.linear, self.norm, self.dropout = nn.Linear(4, num_outputs), nn.BatchNorm1d(num_outputs), nn.Dropout(0.5)
+        self.double()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs = self.dropout(self.norm(self.linear(inputs)))
+        return outputs.sigmoid() if self.gives == "probabilities" else outputs
+
+
+def inputs() -> Tensor:
+    return torch.randn(NUM_SAMPLES, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def targets(num_classes: int | None) -> Tensor:
+    if num_classes is not None:
+        return torch.arange(NUM_SAMPLES) * 5 % num_classes
+    return torch.randn(NUM_SAMPLES, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+
+def evaluated(model: nn.Module, criterion: nn.Module, num_classes: int | None) -> dict[str, float]:
+    loss_fn = LossFunction(criterion, model, num_classes, NAMES).double()
+    return evaluate(model, loss_fn, ResidentBatches(inputs(), targets(num_classes)), CPU, nullcontext)
+
+
+CRITERIA = [
+    pytest.param(lambda: nn.CrossEntropyLoss(), 3, id="mean of classes"),
+    pytest.param(lambda: nn.CrossEntropyLoss(reduction="sum"), 3, id="sum of classes"),
+    pytest.param(lambda: nn.MSELoss(), None, id="mean"),
+    pytest.param(lambda: SumSquaredError(), None, id="sum"),
+    pytest.param(
+        lambda: Composite(
+            {"a": {"weight": 2, "criterion": nn.MSELoss()}, "l2": {"weight": 0.5, "criterion": L2Penalty()}}
+        ),
+        None,
+        id="mean and penalty",
+    ),
+    pytest.param(
+        lambda: Composite(
+            {"a": {"weight": 2, "criterion": SumSquaredError()}, "l1": {"weight": 0.5, "criterion": L1Penalty()}}
+        ),
+        None,
+        id="sum and penalty",
+    ),
+    pytest.param(
+        lambda: Composite(
+            {"a": {"weight": 2, "criterion": SumSquaredError()}, "b": {"weight": 0.5, "criterion": nn.L1Loss()}}
+        ),
+        3,
+        id="sum and mean",
+    ),
+]
+
+
+@pytest.mark.parametrize("size", [1, 7, 22, NUM_SAMPLES, 512])
+@pytest.mark.parametrize(("criterion", "num_classes"), CRITERIA)
+def test_uneven_batches_give_what_one_batch_gives(criterion, num_classes, size, monkeypatch):
+    monkeypatch.setattr(batches, "EVALUATION_BATCH", size)
+    model = Net(3)
+    numbers = evaluated(model, criterion(), num_classes)
+    outputs = model.eval()(inputs())
+    losses = LossFunction(criterion(), model, num_classes, NAMES).double()(outputs, targets(num_classes))
+    expected = {"loss": losses.total.item()} | {f"loss/{name}": term.item() for name, term in losses.terms.items()}
+    if num_classes is not None:
+        predicted = [row.index(max(row)) for row in outputs.tolist()]
+        hits = [p == t for p, t in zip(predicted, targets(num_classes).tolist(), strict=True)]
+        assert 0 < sum(hits) < NUM_SAMPLES
+        expected["accuracy"] = sum(hits) / NUM_SAMPLES
+    assert numbers == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("num_samples", [1000, 10_000, 60_000])
+def test_accuracy_is_hits_over_samples_to_the_last_bit(num_samples):
+    """60,000 samples are 118 batches: parts of them added up in float32 came to more than 1."""
+    labels = torch.arange(num_samples) % 10
+    scores = F.one_hot(labels, 10).float()
+    scores[:3] = -scores[:3]
+    loss_fn = LossFunction(nn.CrossEntropyLoss(), nn.Identity(), 10, NAMES)
+    numbers = evaluate(nn.Identity(), loss_fn, ResidentBatches(scores, labels), CPU, nullcontext)
+    assert numbers["accuracy"] == (num_samples - 3) / num_samples
+
+
+@pytest.mark.parametrize(
+    ("criterion", "gives", "middle"),
+    [(nn.BCEWithLogitsLoss, "logits", 0.0), (nn.BCELoss, "probabilities", 0.5), (nn.MSELoss, "logits", 0.5)],
+    ids=["logits", "probabilities", "values"],
+)
+def test_one_output_of_two_classes_is_class_1_above_the_middle_of_what_it_stands_for(criterion, gives, middle):
+    model = Net(1, gives)
+    outputs = model.eval()(inputs())[:, 0]
+    labels = (outputs > middle).long()
+    assert len({((outputs > other) == labels).all().item() for other in (0.0, 0.5)}) == 2
+    loss_fn = LossFunction(criterion(), model, 2, NAMES).double()
+    assert evaluate(model, loss_fn, ResidentBatches(inputs(), labels), CPU, nullcontext)["accuracy"] == 1.0
+
+
+def test_regression_has_no_accuracy():
+    assert evaluated(Net(3), nn.MSELoss(), None).keys() == {"loss"}
+
+
+class Random(nn.Module):
+    """Draws in evaluation mode too."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return F.dropout(inputs, 0.5, training=True)
+
+
+def test_leaves_modes_random_numbers_weights_and_gradients_as_they_were():
+    model = nn.Sequential(Net(4), Net(3), Random()).train()
+    model[0].norm.eval()  # as a frozen norm layer is while the rest trains
+    modes = [module.training for module in model.modules()]
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    torch.manual_seed(3)
+    expected = torch.rand(5)
+    torch.manual_seed(3)
+    evaluated(model, nn.MSELoss(), None)
+    assert torch.rand(5).equal(expected)
+    assert [module.training for module in model.modules()] == modes
+    assert all(tensor.equal(before[name]) for name, tensor in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_leaves_them_so_when_the_model_fails():
+    model = Net(3).train()
+    random = torch.get_rng_state()
+    with pytest.raises(RuntimeError, match="shapes"), evaluating(model, CPU):
+        torch.rand(1)
+        assert not model.training
+        assert not torch.is_grad_enabled()
+        model(torch.zeros(2, 9).double())
+    assert model.training
+    assert torch.is_grad_enabled()
+    assert torch.get_rng_state().equal(random)

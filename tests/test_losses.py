@@ -1,0 +1,286 @@
+"""Losses: torch's own numbers from targets in any form, weighted sums as by hand, and refusals before the first step."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from trainer.errors import UserError
+from trainer.losses import INSTEAD, WANTS, Composite, L1Penalty, L2Penalty, LossFunction, SumSquaredError, Term
+
+NAMES = {"loss": "chosen", "model": "net", "data": "numbers"}
+# What the choices that messages name stand for.
+CHOICES = {
+    "loss=bce": nn.BCELoss,
+    "loss=bce_with_logits": nn.BCEWithLogitsLoss,
+    "loss=cross_entropy": nn.CrossEntropyLoss,
+    "loss=nll": nn.NLLLoss,
+}
+MSE = {"weight": 1, "criterion": nn.MSELoss()}
+FORMS = ("logits", "probabilities", "log_probabilities")
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def labels(num_classes: int, num_samples: int = 9) -> Tensor:
+    return torch.arange(num_samples) * 7 % num_classes
+
+
+class Net(nn.Module):
+    """Weights, biases, a norm layer and a frozen layer: what penalties tell apart."""
+
+    def __init__(self, gives: str = "logits") -> None:
+        super().__init__()
+        self.gives = gives
+        self.first, self.norm, self.second = nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)
+        self.frozen = nn.Linear(5, 5).requires_grad_(False)
+        self.double()
+
+
+def loss_function(criterion: nn.Module, num_classes: int | None = None, model: nn.Module | None = None) -> LossFunction:
+    return LossFunction(criterion, model or Net(), num_classes, NAMES).double()
+
+
+class TestSumSquaredError:
+    def test_is_the_sum_over_all_numbers(self):
+        outputs, targets = drawn(5, 3), drawn(5, 3, seed=1)
+        by_hand = sum((outputs[i, j] - targets[i, j]) ** 2 for i in range(5) for j in range(3))
+        assert_close(SumSquaredError()(outputs, targets), by_hand, rtol=1e-12, atol=0)
+        assert_close(SumSquaredError()(outputs, targets), nn.MSELoss(reduction="sum")(outputs, targets))
+
+
+class TestPenalties:
+    @pytest.mark.parametrize(
+        ("penalty", "of"),
+        [(L1Penalty(), lambda w: abs(w)), (L2Penalty(), lambda w: w * w / 2)],
+        ids=["l1", "l2"],
+    )
+    def test_is_over_trainable_weights_alone(self, penalty, of):
+        net = Net()
+        by_hand = sum(of(w) for layer in (net.first, net.second) for w in layer.weight.flatten().tolist())
+        assert penalty(net).item() == pytest.approx(by_hand, rel=1e-12)
+
+    def test_the_gradient_of_l2_is_the_weight_and_of_l1_its_sign(self):
+        net = Net()
+        for penalty, gradient in ((L2Penalty(), lambda w: w), (L1Penalty(), torch.sign)):
+            (grad,) = torch.autograd.grad(penalty(net), [net.first.weight])
+            assert_close(grad, gradient(net.first.weight.detach()), rtol=0, atol=0)
+
+
+class TestTargets:
+    """The same number from class labels through `Term` and from the form that torch documents."""
+
+    @pytest.mark.parametrize("criterion", [c for c, wants in WANTS.items() if wants.targets != "index"])
+    @pytest.mark.parametrize("num_classes", [2, 3, 10])
+    def test_labels_become_one_hot(self, criterion, num_classes):
+        form = WANTS[criterion].outputs[0]
+        outputs = drawn(9, num_classes).softmax(1) if form == "probabilities" else drawn(9, num_classes)
+        term = Term(criterion(), form, num_classes, NAMES).double()
+        expected = criterion()(outputs, F.one_hot(labels(num_classes), num_classes).double())
+        assert term(outputs, labels(num_classes)).equal(expected)
+
+    def test_two_classes_and_one_logit_are_a_softmax_over_zero_and_the_logit(self):
+        outputs = drawn(9, 1)
+        term = Term(nn.BCEWithLogitsLoss(), "logits", 2, NAMES).double()
+        pairs = torch.cat([torch.zeros(9, 1), outputs], 1)
+        assert_close(term(outputs, labels(2)), F.cross_entropy(pairs, labels(2)), rtol=1e-12, atol=0)
+
+    def test_index_criteria_get_the_labels(self):
+        outputs = drawn(9, 4)
+        term = Term(nn.CrossEntropyLoss(label_smoothing=0.1), "logits", 4, NAMES)
+        assert term(outputs, labels(4)).equal(F.cross_entropy(outputs, labels(4), label_smoothing=0.1))
+
+    def test_logits_log_probabilities_and_probabilities_have_one_likelihood(self):
+        logits = drawn(9, 4)
+        forms = {"logits": logits, "log_probabilities": logits.log_softmax(1), "probabilities": logits.softmax(1)}
+        ways = [
+            (nn.CrossEntropyLoss, "logits"),
+            (nn.CrossEntropyLoss, "log_probabilities"),
+            (nn.NLLLoss, "log_probabilities"),
+            (nn.NLLLoss, "probabilities"),
+        ]
+        likelihoods = [row.exp()[label] / row.exp().sum() for row, label in zip(logits, labels(4), strict=True)]
+        by_hand = -sum(math.log(likelihood) for likelihood in likelihoods) / len(likelihoods)
+        for criterion, form in ways:
+            loss = Term(criterion(), form, 4, NAMES)(forms[form], labels(4))
+            assert loss.item() == pytest.approx(by_hand, rel=1e-12)
+
+    def test_a_probability_of_zero_gives_finite_loss_and_gradient(self):
+        outputs = torch.tensor([[0.0, 1.0], [1e-45, 1.0]], requires_grad=True)
+        loss = Term(nn.NLLLoss(), "probabilities", 2, NAMES)(outputs, torch.tensor([0, 0]))
+        (grad,) = torch.autograd.grad(loss, outputs)
+        assert math.isfinite(loss.item())
+        assert grad.isfinite().all()
+
+    def test_regression_targets_and_the_users_own_criterion_get_what_the_data_has(self):
+        class Own(nn.Module):
+            def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+                self.got = targets
+                return outputs.sum()
+
+        own, floats = Own(), drawn(9, 4)
+        Term(own, "logits", 4, NAMES)(drawn(9, 4), labels(4))
+        assert own.got.equal(labels(4))
+        assert Term(nn.MSELoss(), "logits", None, NAMES)(drawn(9, 4, seed=1), floats).equal(
+            F.mse_loss(drawn(9, 4, seed=1), floats)
+        )
+
+
+class TestLossFunction:
+    def test_one_criterion_has_a_total_and_no_terms(self):
+        outputs = drawn(9, 4)
+        losses = loss_function(nn.CrossEntropyLoss(), 4)(outputs, labels(4))
+        assert losses.total.equal(F.cross_entropy(outputs, labels(4)))
+        assert losses.terms == {}
+
+    def test_a_composite_is_the_weighted_sum_by_hand_and_so_is_its_gradient(self):
+        net, outputs = Net(), drawn(9, 4).requires_grad_()
+        criterion = Composite(
+            {
+                "entropy": {"weight": 0.5, "criterion": nn.CrossEntropyLoss()},
+                "squares": {"weight": 2, "criterion": nn.MSELoss()},
+                "left_out": None,
+                "l1": {"weight": 0.25, "criterion": L1Penalty()},
+                "l2": {"weight": 3.0, "criterion": L2Penalty()},
+            }
+        )
+        losses = loss_function(criterion, 4, net)(outputs, labels(4))
+        by_hand = {
+            "entropy": F.cross_entropy(outputs, labels(4)),
+            "squares": F.mse_loss(outputs, F.one_hot(labels(4), 4).double()),
+            "l1": net.first.weight.abs().sum() + net.second.weight.abs().sum(),
+            "l2": (net.first.weight.square().sum() + net.second.weight.square().sum()) / 2,
+        }
+        total = 0.5 * by_hand["entropy"] + 2 * by_hand["squares"] + 0.25 * by_hand["l1"] + 3 * by_hand["l2"]
+        assert losses.terms.keys() == by_hand.keys()
+        for name, term in losses.terms.items():
+            assert not term.requires_grad
+            assert_close(term, by_hand[name].detach(), rtol=1e-12, atol=0)
+        wanted = [outputs, net.first.weight, net.second.weight]
+        assert_close(losses.total, total, rtol=1e-12, atol=0)
+        assert_close(
+            torch.autograd.grad(losses.total, wanted), torch.autograd.grad(total, wanted), rtol=1e-12, atol=1e-15
+        )
+
+    @pytest.mark.parametrize("name", ["values", "type", "squared.error", "loss"])
+    def test_a_term_may_have_any_name(self, name):
+        outputs, targets = drawn(9, 2), drawn(9, 2, seed=1)
+        losses = loss_function(Composite({name: {"weight": 2, "criterion": nn.MSELoss()}}))(outputs, targets)
+        assert losses.terms == {name: F.mse_loss(outputs, targets)}
+        assert losses.total == 2 * F.mse_loss(outputs, targets)
+
+    @pytest.mark.parametrize(
+        "terms",
+        [{}, {"a": None}, {"a": {"criterion": nn.MSELoss()}}, {"a": {"weight": 1.0}}, {"a": 3}],
+        ids=["empty", "all left out", "no weight", "no criterion", "a number"],
+    )
+    def test_terms_that_are_none_are_refused(self, terms):
+        with pytest.raises(ValueError, match="terms"):
+            Composite(terms)
+
+    def test_has_no_parameters_and_nothing_to_save(self):
+        loss_fn = loss_function(Composite({"l2": {"weight": 1, "criterion": L2Penalty()}, "mse": MSE}), 3)
+        assert not list(loss_fn.parameters())
+        assert not loss_fn.state_dict()
+
+    def test_follows_the_dtype_of_the_run(self):
+        outputs = drawn(9, 3)
+        exact = F.mse_loss(outputs, F.one_hot(labels(3), 3).double())
+        losses = loss_function(nn.MSELoss(), 3)(outputs, labels(3))
+        assert losses.total.dtype == torch.float64
+        assert losses.total.equal(exact)
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(("gives", "criterion"), INSTEAD, ids=lambda x: x if isinstance(x, str) else x.__name__)
+    def test_a_criterion_that_cannot_take_the_outputs_names_one_that_can(self, gives, criterion):
+        instead = INSTEAD[gives, criterion]
+        with pytest.raises(UserError, match=rf"^loss=chosen: .*model=net gives {gives}\. Type {instead}\.$"):
+            Term(criterion(), gives, 2, NAMES)
+        assert gives in WANTS[CHOICES[instead]].outputs
+
+    @pytest.mark.parametrize(
+        ("gives", "criterion"),
+        [(gives, criterion) for gives in FORMS for criterion in WANTS if (gives, criterion) not in INSTEAD],
+        ids=lambda x: x if isinstance(x, str) else x.__name__,
+    )
+    def test_what_is_not_refused_gives_a_finite_number(self, gives, criterion):
+        outputs = {"logits": drawn(9, 3), "probabilities": drawn(9, 3).softmax(1)}
+        outputs["log_probabilities"] = outputs["logits"].log_softmax(1)
+        assert Term(criterion(), gives, 3, NAMES).double()(outputs[gives], labels(3)).isfinite()
+
+    @pytest.mark.parametrize("criterion", [nn.CrossEntropyLoss, nn.NLLLoss])
+    def test_class_criteria_refuse_float_targets(self, criterion):
+        with pytest.raises(UserError, match=r"^loss=chosen: takes class labels, but data=numbers .*Type loss=mse\.$"):
+            Term(criterion(), "log_probabilities", None, NAMES)
+
+    @pytest.mark.parametrize(
+        ("criterion", "num_classes", "outputs", "targets"),
+        [
+            (nn.MSELoss, None, (4, 1), (4, 3)),
+            (nn.MSELoss, None, (4, 3), (4, 1)),
+            (nn.MSELoss, None, (4,), (4, 1)),
+            (nn.L1Loss, None, (1, 3), (4, 3)),
+            (SumSquaredError, None, (4, 2, 3), (4, 3)),
+            (nn.MSELoss, 3, (4, 1), None),
+            (nn.BCEWithLogitsLoss, 3, (4, 2), None),
+            (nn.BCEWithLogitsLoss, 2, (4,), None),
+            (nn.CrossEntropyLoss, 3, (4, 4), None),
+            (nn.CrossEntropyLoss, 3, (4, 2), None),
+            (nn.CrossEntropyLoss, 2, (4, 1), None),
+            (nn.CrossEntropyLoss, 3, (3,), None),
+            (nn.CrossEntropyLoss, 3, (4, 3, 5), None),
+        ],
+        ids=str,
+    )
+    def test_shapes_that_do_not_fit_are_refused_with_both_sides_named(self, criterion, num_classes, outputs, targets):
+        given = torch.arange(4) % num_classes if num_classes else torch.zeros(targets)
+        with pytest.raises(UserError, match=r"^model=net: .*data=numbers.*loss=chosen takes") as caught:
+            loss_function(criterion(), num_classes).check(torch.zeros(outputs), given)
+        assert str(list(outputs)) in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("criterion", "num_classes", "outputs", "targets"),
+        [
+            (nn.MSELoss, None, (4, 1), (4, 1)),
+            (SumSquaredError, None, (4, 2, 3), (4, 2, 3)),
+            (nn.MSELoss, 3, (4, 3), None),
+            (nn.MSELoss, 2, (4, 1), None),
+            (nn.BCEWithLogitsLoss, 2, (4, 1), None),
+            (nn.BCEWithLogitsLoss, 2, (4, 2), None),
+            (nn.CrossEntropyLoss, 3, (4, 3), None),
+        ],
+        ids=str,
+    )
+    def test_shapes_that_fit_pass_and_give_one_number(self, criterion, num_classes, outputs, targets):
+        given = torch.arange(4) % num_classes if num_classes else torch.zeros(targets)
+        loss_fn = LossFunction(criterion(), Net(), num_classes, NAMES)
+        loss_fn.check(torch.zeros(outputs), given)
+        assert loss_fn(torch.zeros(outputs), given).total.dim() == 0
+
+    @pytest.mark.parametrize("bad", [-0.1, 1.5])
+    def test_binary_cross_entropy_refuses_targets_outside_0_to_1(self, bad):
+        targets = torch.tensor([[0.0, 1.0], [0.5, bad]])
+        with pytest.raises(UserError, match=rf"^loss=chosen: takes targets from 0 to 1, but .*{bad}.*Type loss=mse\.$"):
+            loss_function(nn.BCEWithLogitsLoss()).check_targets(targets)
+        loss_function(nn.BCEWithLogitsLoss()).check_targets(targets.clamp(0, 1))
+        loss_function(nn.MSELoss()).check_targets(targets)
+
+    def test_a_composite_is_refused_for_any_of_its_terms(self):
+        terms = {"mse": MSE, "nll": {"weight": 1, "criterion": nn.NLLLoss()}}
+        with pytest.raises(UserError, match=r"Type loss=cross_entropy\.$"):
+            loss_function(Composite(terms), 2)
+
+    @pytest.mark.parametrize(
+        "criterion",
+        [L2Penalty(), Composite({"l1": {"weight": 1, "criterion": L1Penalty()}})],
+        ids=["a penalty", "a composite of penalties"],
+    )
+    def test_a_loss_that_looks_at_no_target_is_refused(self, criterion):
+        with pytest.raises(UserError, match="^loss=chosen: .*penalt"):
+            loss_function(criterion)
