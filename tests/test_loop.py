@@ -28,7 +28,9 @@ from trainer.state import Store, TrainingState
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 NAMES = {"loss": "chosen", "model": "net", "data": "numbers"}
 NUM_SAMPLES, BATCH_SIZE, NUM_CLASSES = 11, 4, 3
-PLAN = Plan(max_steps=10, part_size=BATCH_SIZE, log_every=1, eval_every=None, save_every=None, check_every=1)
+PLAN = Plan(
+    max_steps=10, part_size=BATCH_SIZE, log_every=1, show_every=None, eval_every=None, save_every=None, check_every=1
+)
 
 
 class Net(nn.Module):
@@ -223,7 +225,8 @@ class TestScaler:
     def test_a_step_whose_scaled_gradients_overflow_leaves_the_weights_and_halves_the_scale(self):
         state = built(Net(), scaler=GradScaler("cpu", init_scale=2.0**127))
         before = state.store.values.clone()
-        trained(state, replace(PLAN, max_steps=1))
+        thousandfold = Composite({"a": term(nn.CrossEntropyLoss(), 1000.0)})
+        trained(state, replace(PLAN, max_steps=1), thousandfold)
         assert state.store.values.equal(before)
         assert state.scaler.get_scale() == 2.0**126
         assert state.step == 1

@@ -163,7 +163,8 @@ class Built:
         if not config.get("_partial_") and not isinstance(built, KINDS[group]):
             wanted = KINDS[group]
             raise UserError(
-                f"{group}={self.names[group]}: made a {type(built).__name__}; a {wanted.__module__}.{wanted.__name__} is needed."
+                f"{group}={self.names[group]}: made a {type(built).__name__}; a "
+                f"{wanted.__module__}.{wanted.__name__} is needed."
             )
         return built
 
@@ -179,7 +180,8 @@ class Built:
         size, wanted = config.get("image_size"), model.get("image_size")
         if size and wanted and size != wanted:
             raise UserError(
-                f"data.image_size={size}: model={names['model']} wants images of {wanted}. Type model.image_size={size} too."
+                f"data.image_size={size}: model={names['model']} wants images of {wanted}. "
+                f"Type model.image_size={size} too."
             )
         if model.get("in_channels") and not data.is_images and len(data.sample_shape) != 3:
             raise UserError(

@@ -2,19 +2,23 @@
 
 import os
 import pickle
+import re
 import zipfile
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from trainer.errors import UserError
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Calls `write` with a temporary name in the same folder; `path` then holds all of it, or what it held before."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.unlink(missing_ok=True)  # of a process that was killed here
     try:
         write(temporary)
         with open(temporary, "rb") as file:
@@ -34,25 +38,57 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
+def write(path: Path, state: Any) -> None:
+    """A checkpoint file: tensors and plain values, and a checksum of every tensor."""
+    checksums = [checksum(tensor) for tensor in tensors(state)]
+    write_atomically(path, lambda temporary: torch.save({"state": state, "checksums": checksums}, temporary))
+
+
 def read(path: Path) -> dict[str, Any]:
     """The state in a checkpoint file, on the CPU.
 
+    Each record's CRC, which torch.save writes and torch.load never looks at, is checked first; then the checksum of
+    each tensor, since damage to the archive's own tables has torch read the wrong bytes.
+
     Raises:
-        UserError: the file is damaged (each record's CRC, which torch.save writes and torch.load never looks at), holds
-            something else, or wants to run code.
+        UserError: the file is damaged, holds something else, or wants to run code.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         if damaged is not None:
             raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{path}: not a whole checkpoint (it holds more than tensors and plain values).") from error
+    except Exception as error:  # what damage makes torch and zipfile raise is of every kind
+        reason = ascii(str(error).splitlines()[0])[1:-1] if str(error) else type(error).__name__
         raise UserError(f"{path}: not a whole checkpoint ({reason}).") from error
+    if not isinstance(content, dict) or content.keys() != {"state", "checksums"}:
+        raise UserError(f"{path}: not a checkpoint of train.")
+    state, checksums = content["state"], content["checksums"]
     if not isinstance(state, dict) or not {"model", "optimizer", "step"} <= state.keys():
         raise UserError(f"{path}: not a checkpoint of train: it lacks model, optimizer or step.")
+    if [checksum(tensor) for tensor in tensors(state)] != checksums:
+        raise UserError(f"{path}: not a whole checkpoint (the checksum of a tensor is wrong).")
     return state
+
+
+def tensors(state: Any) -> Iterator[Tensor]:
+    """Every tensor in nested dicts and lists, in their order."""
+    if isinstance(state, Tensor):
+        yield state
+    elif isinstance(state, Mapping):
+        for value in state.values():
+            yield from tensors(value)
+    elif isinstance(state, list | tuple):
+        for value in state:
+            yield from tensors(value)
+
+
+def checksum(tensor: Tensor) -> int:
+    """The CRC-32 of a tensor's bytes."""
+    return zlib.crc32(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
 
 
 class Checkpoints:
@@ -70,12 +106,16 @@ class Checkpoints:
         """Writes the state; the old files go only after the new one is there."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"step_{state['step']:08d}.pt"
-        write_atomically(path, lambda temporary: torch.save(state, temporary))
+        write(path, state)
         self._link(path, "last.pt")
         if is_best:
             self._link(path, "best.pt")
-        for old in self.files()[self.keep :]:
-            old.unlink()
+        files = self.files()
+        # A run goes on from the newest whole file: what bears a later step than the one just written is damaged.
+        kept = files[files.index(path) :][: self.keep]
+        for other in files:
+            if other not in kept:
+                other.unlink()
 
     def _link(self, path: Path, name: str) -> None:
         """A second name for the same bytes: no second copy on disk, and retention can't take it away."""
@@ -83,7 +123,9 @@ class Checkpoints:
 
     def files(self) -> list[Path]:
         """`step_<n>.pt`, the newest first."""
-        return sorted(self.folder.glob("step_*.pt"), reverse=True)
+        found = {path: re.fullmatch(r"step_(\d+)\.pt", path.name) for path in self.folder.glob("step_*.pt")}
+        steps = {path: int(match[1]) for path, match in found.items() if match}
+        return sorted(steps, key=lambda path: steps[path], reverse=True)
 
     def newest(self, warn: Callable[[str], None]) -> dict[str, Any] | None:
         """The newest whole state, or None where there is no file.

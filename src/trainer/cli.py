@@ -167,8 +167,8 @@ def help_text(folders: list[Path]) -> str:
         lines += [f"    {option:<20} {about}" for option, about in groups.get(group, {}).items()]
     lines += [
         "",
-        "Keys: device=auto|cpu|cuda|cuda:1|mps precision=float32|bfloat16|float16 max_epochs= max_steps= batch_size= seed=",
-        "name= resume= ...; train --cfg job shows them all, and those of the choices (train model=lenet --cfg job).",
+        "Keys: device=auto|cpu|cuda|cuda:1|mps precision=float32|bfloat16|float16 max_epochs= max_steps= batch_size=",
+        "seed= name= resume= ...; train --cfg job shows them all, and those of the choices (train model=lenet --cfg job).",
         "",
         "Examples:",
         EXAMPLES,

@@ -26,9 +26,9 @@ def evaluating(model: nn.Module, device: torch.device) -> Iterator[None]:
         set_random_state(random)
 
 
-def num_correct(outputs: Tensor, targets: Tensor) -> Tensor:
-    """How many class labels `[N]` the largest of the outputs `[N, K]` hits; for one logit `[N, 1]`: its sign."""
-    predicted = (outputs > 0).squeeze(1) if outputs.shape[1] == 1 else outputs.argmax(1)
+def num_correct(outputs: Tensor, targets: Tensor, threshold: float) -> Tensor:
+    """How many class labels `[N]` the largest of the outputs `[N, K]` hits; one output `[N, 1]` is compared."""
+    predicted = (outputs > threshold).squeeze(1) if outputs.shape[1] == 1 else outputs.argmax(1)
     return (predicted == targets).sum()
 
 
@@ -47,17 +47,17 @@ def evaluate(
         `loss`, `loss/<term>`, `accuracy` (0..1).
     """
     sums: dict[str, Tensor] = {}
-    is_classified = any(term.num_classes is not None for term in loss_fn.terms.values())
     with evaluating(model, device):
         for inputs, targets in batches.in_order():
             with precision():
                 outputs = model(inputs)
-                losses = loss_fn(outputs, targets)
-            share = loss_fn.share(len(inputs), len(batches))
-            numbers = {"loss": losses.total * share}
-            numbers |= {f"loss/{name}": term * share for name, term in losses.terms.items()}
-            if is_classified:
-                numbers["accuracy"] = num_correct(outputs, targets) / len(batches)
+                losses = loss_fn(outputs, targets, of=len(batches))
+            numbers = {"loss": losses.total} | {f"loss/{name}": term for name, term in losses.terms.items()}
+            if loss_fn.num_classes is not None:
+                numbers["accuracy"] = num_correct(outputs, targets, loss_fn.threshold)
             for name, number in numbers.items():
                 sums[name] = sums[name] + number if name in sums else number
-    return dict(zip(sums, torch.stack([s.double() for s in sums.values()]).tolist(), strict=True))
+    results: dict[str, float] = dict(zip(sums, torch.stack([s.double() for s in sums.values()]).tolist(), strict=True))
+    if "accuracy" in results:
+        results["accuracy"] /= len(batches)  # after whole numbers were added up: exact
+    return results

@@ -103,6 +103,8 @@ def fit(
             loss, is_best = observer.evaluate(step)
             state.schedule.evaluated(loss)
         if is_saved or is_best:
+            if not bool(store.values.isfinite().all()):
+                raise RunStopped(f"a weight is not finite after step {step}, though the loss is")
             observer.save(step, is_best)
         observer.tick(step)
         if is_stop_requested():
@@ -117,7 +119,7 @@ def forward_backward(
     precision: Callable[[], AbstractContextManager[object]],
     scaler: GradScaler,
 ) -> Losses:
-    """The losses of a batch, detached, its gradients added to those of the parameters; in parts where it is too large."""
+    """The losses of a batch, detached; its gradients are added to those of the parameters. A large one goes in parts."""
     if len(batch.inputs) <= part_size:
         with precision():
             losses = loss_fn(model(batch.inputs), batch.targets)
@@ -126,10 +128,9 @@ def forward_backward(
     sums: list[Tensor] = []
     for part in batch.parts(part_size):
         with precision():
-            losses = loss_fn(model(part.inputs), part.targets)
-        share = loss_fn.share(len(part.inputs), len(batch.inputs))
-        scaler.scale(losses.total * share).backward()
-        numbers = [losses.total.detach() * share, *(term * share for term in losses.terms.values())]
+            losses = loss_fn(model(part.inputs), part.targets, of=len(batch.inputs))
+        scaler.scale(losses.total).backward()
+        numbers = [losses.total.detach(), *losses.terms.values()]
         sums = [a + b for a, b in zip(sums, numbers, strict=True)] if sums else numbers
     return Losses(sums[0], dict(zip(losses.terms, sums[1:], strict=True)))
 

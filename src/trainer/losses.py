@@ -1,4 +1,4 @@
-"""What `torch.nn` lacks: the sum of squares, named terms with weights, and targets brought to the form a criterion wants."""
+"""What `torch.nn` lacks: the sum of squares, named terms with weights, and targets in the form a criterion wants."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class SumSquaredError(nn.Module):
 
 
 class L1Penalty(nn.Module):
-    """Sum of the absolute values of the trainable weights (not of biases and norm layers: those with 2 dims or more)."""
+    """Sum of the absolute values of the trainable weights (those with 2 dims or more: no biases, no norms)."""
 
     is_penalty = True
 
@@ -64,8 +64,12 @@ class Composite(nn.Module):
         kept = {name: term for name, term in terms.items() if term is not None}
         if not kept:
             raise ValueError("terms: a composite loss needs at least one term")
-        self.weights = {name: float(term["weight"]) for name, term in kept.items()}
-        self.criteria = nn.ModuleDict({name: term["criterion"] for name, term in kept.items()})
+        for name, term in kept.items():
+            if not isinstance(term, Mapping) or not {"weight", "criterion"} <= term.keys():
+                raise ValueError(f"terms.{name}: a term has a weight and a criterion, got {term}")
+        self.names = list(kept)
+        self.weights = [float(term["weight"]) for term in kept.values()]
+        self.criteria = nn.ModuleList(term["criterion"] for term in kept.values())
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,7 @@ class Term(nn.Module):
     def __init__(self, criterion: nn.Module, gives: str, num_classes: int | None, names: Mapping[str, str]) -> None:
         super().__init__()
         self.criterion, self.num_classes, self.names = criterion, num_classes, names
+        self.one_hot: Tensor
         self.wants = WANTS.get(type(criterion))
         self.is_log_needed = False
         if self.wants is None:  # the user's own, or one that we don't know: as they come
@@ -124,8 +129,8 @@ class Term(nn.Module):
         if gives not in self.wants.outputs:
             instead = INSTEAD.get((gives, type(criterion)), "another loss")
             raise UserError(
-                f"loss={names['loss']}: takes {' or '.join(self.wants.outputs)}, but model={names['model']} gives {gives}. "
-                f"Type {instead}."
+                f"loss={names['loss']}: takes {' or '.join(self.wants.outputs)}, but model={names['model']} "
+                f"gives {gives}. Type {instead}."
             )
         self.is_log_needed = isinstance(criterion, nn.NLLLoss) and gives == "probabilities"
         if num_classes is None and self.wants.targets == "index":
@@ -146,10 +151,10 @@ class Term(nn.Module):
         if self.wants is None:
             return
         if self.wants.targets == "index":
-            if outputs.dim() < 2 or outputs.shape[1] != self.num_classes:
+            if outputs.dim() != 2 or outputs.shape[1] != self.num_classes:
                 raise UserError(
-                    f"{model}: gives outputs of shape {list(outputs.shape)}, but {data} has {self.num_classes} classes. "
-                    f"{loss} takes [{len(outputs)}, {self.num_classes}]: an output per class."
+                    f"{model}: gives outputs of shape {list(outputs.shape)}, but {data} has "
+                    f"{self.num_classes} classes. {loss} takes [{len(outputs)}, {self.num_classes}]: an output per class."
                 )
             return
         wanted = self.targets(outputs, targets)
@@ -165,8 +170,8 @@ class Term(nn.Module):
             low, high = targets.min().item(), targets.max().item()
             if low < 0 or high > 1:
                 raise UserError(
-                    f"loss={self.names['loss']}: takes targets from 0 to 1, but those of data={self.names['data']} go from "
-                    f"{low:.4g} to {high:.4g}. Type loss=mse."
+                    f"loss={self.names['loss']}: takes targets from 0 to 1, but those of data={self.names['data']} "
+                    f"go from {low:.4g} to {high:.4g}. Type loss=mse."
                 )
 
     def targets(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -193,54 +198,69 @@ class LossFunction(nn.Module):
         model: gives `gives`, and is what penalties are of.
         num_classes: None for regression.
         names: see `Term`.
+
+    Raises:
+        UserError: a criterion can't take what the model gives; or nothing but penalties, which look at no target.
     """
 
     def __init__(
         self, criterion: nn.Module, model: nn.Module, num_classes: int | None, names: Mapping[str, str]
     ) -> None:
         super().__init__()
+        self.num_classes = num_classes
         gives = getattr(model, "gives", "logits")
-        parts = criterion.criteria if isinstance(criterion, Composite) else {"loss": criterion}
-        self.weights = criterion.weights if isinstance(criterion, Composite) else {}
-        self.terms = nn.ModuleDict(
-            {
-                name: Term(part, gives, num_classes, names)
-                for name, part in parts.items()
-                if not getattr(part, "is_penalty", False)
-            }
+        parts = [criterion]
+        self.names, self.weights = [""], [1.0]
+        if isinstance(criterion, Composite):
+            parts, self.names, self.weights = list(criterion.criteria), criterion.names, criterion.weights
+        is_penalty = [bool(getattr(part, "is_penalty", False)) for part in parts]
+        if all(is_penalty):
+            raise UserError(f"loss={names['loss']}: has penalties alone, which look at no target. Try loss=composite.")
+        self.parts = nn.ModuleList(
+            part if penalty else Term(part, gives, num_classes, names)
+            for part, penalty in zip(parts, is_penalty, strict=True)
         )
-        self.penalties = nn.ModuleDict({name: part for name, part in parts.items() if name not in self.terms})
         # Not a submodule: its weights are no weights of the loss.
         self._model = (model,)
 
+    @property
+    def terms(self) -> list[Term]:
+        """What looks at outputs and targets; the rest are penalties."""
+        return [part for part in self.parts if isinstance(part, Term)]
+
+    @property
+    def threshold(self) -> float:
+        """Above it a single output stands for class 1 of two: 0 for a logit, else 1/2."""
+        return 0.0 if any(isinstance(term.criterion, nn.BCEWithLogitsLoss) for term in self.terms) else 0.5
+
     def check(self, outputs: Tensor, targets: Tensor) -> None:
         """See `Term.check`."""
-        for term in self.terms.values():
-            term.check(outputs, targets)  # type: ignore[operator]
+        for term in self.terms:
+            term.check(outputs, targets)
 
     def check_targets(self, targets: Tensor) -> None:
         """See `Term.check_targets`."""
-        for term in self.terms.values():
-            term.check_targets(targets)  # type: ignore[operator]
+        for term in self.terms:
+            term.check_targets(targets)
 
-    @property
-    def is_sum(self) -> bool:
-        """Whether the loss of a batch is a sum over its samples; else it is their mean."""
-        reductions = {getattr(term.criterion, "reduction", "mean") for term in self.terms.values()}
-        return reductions == {"sum"}
+    def forward(self, outputs: Tensor, targets: Tensor, of: int | None = None) -> Losses:
+        """The losses of some samples.
 
-    def share(self, num_samples: int, of: int) -> float:
-        """What the loss of `num_samples` samples weighs in the loss of a batch `of` so many."""
-        return 1.0 if self.is_sum else num_samples / of
-
-    def forward(self, outputs: Tensor, targets: Tensor) -> Losses:
-        if not self.weights:
-            return Losses(self.terms["loss"](outputs, targets), {})
-        terms = {name: term(outputs, targets) for name, term in self.terms.items()}
-        terms |= {name: penalty(self._model[0]) for name, penalty in self.penalties.items()}
+        Args:
+            of: how many samples there are in all, where these are a part. The losses of the parts then add up to those
+                of the whole: means and penalties count by their share of the samples, sums as they are.
+        """
+        share = 1.0 if of is None else len(targets) / of
+        values: list[Tensor] = []
+        for part in self.parts:
+            is_term = isinstance(part, Term)
+            value = part(outputs, targets) if is_term else part(self._model[0])
+            is_sum = is_term and getattr(part.criterion, "reduction", "mean") == "sum"
+            values.append(value if is_sum or share == 1.0 else value * share)
+        if self.names == [""]:
+            return Losses(values[0], {})
         # Starts from the first term, not from 0: one addition less a step.
-        weighted = [terms[name] * weight for name, weight in self.weights.items()]
-        total = weighted[0]
-        for term in weighted[1:]:
-            total = total + term
-        return Losses(total, {name: term.detach() for name, term in terms.items()})
+        total = values[0] * self.weights[0]
+        for value, weight in zip(values[1:], self.weights[1:], strict=True):
+            total = total + value * weight
+        return Losses(total, {name: value.detach() for name, value in zip(self.names, values, strict=True)})

@@ -121,4 +121,6 @@ class RunObserver:
             return
         self._saved_step = step
         with self._off_the_clock():
+            if self.journal.events is not None:
+                self.journal.events.flush()  # what was logged up to a checkpoint is not lost with the process
             self.checkpoints.save({**self.state.state_dict(), "seconds": self.seconds()}, is_best)

@@ -152,7 +152,7 @@ class Training:
         return result
 
     def _make_folder(self) -> bool:
-        """Makes the run's folder, or cuts what is in it back to the step that the state has. Returns whether it is new."""
+        """Makes the run's folder, or cuts what is in it back to the state's step. Returns whether it is new."""
         is_new = not (self.folder / "config.yaml").exists()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -233,7 +233,8 @@ class Training:
         return [
             self.built.data.description,
             f"{self.built.names['model']}: {self._num_parameters():,} parameters, "
-            f"{self.state.store.values.shape[1]:,} train; {self.built.names['loss']}, {self.built.names['optimizer']}, {self.built.device}",
+            f"{self.state.store.values.shape[1]:,} train; {self.built.names['loss']}, {self.built.names['optimizer']}, "
+            f"{self.built.device}",
             f"{self.built.max_steps} steps of {self.built.samples_per_step} samples{going_on}, in {self.folder}",
         ]
 

@@ -46,6 +46,8 @@ class Schedule:
         interval: Literal["step", "epoch", "evaluation"] = "step",
         steps_per_epoch: int = 1,
     ) -> None:
+        if isinstance(scheduler, ReduceLROnPlateau) and interval != "evaluation":
+            raise ValueError(f"interval={interval}: a plateau is one of the validation loss; it takes evaluation")
         self.scheduler = scheduler
         self.every = {"step": 1, "epoch": steps_per_epoch, "evaluation": None}[interval]
 

@@ -259,7 +259,8 @@ def check(config: Mapping[str, Any]) -> None:
     for group in (*GROUPS, *SECTIONS):
         if not isinstance(config.get(group), Mapping):
             raise UserError(
-                f"{group}={shown(config.get(group))}: must be one of the {group} configs. Type train --help for their names."
+                f"{group}={shown(config.get(group))}: must be one of the {group} configs. "
+                "Type train --help for their names."
             )
     for key, value in leaves(config):
         rule = RULES.get(key)

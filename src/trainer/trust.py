@@ -47,7 +47,8 @@ def resolve(key: str, target: str, kind: type, own: tuple[str, ...]) -> Any:
     if not belongs(target, packages):
         package = target.split(".")[0]
         raise UserError(
-            f"{where}: is in none of the trusted packages {', '.join(packages)}. If it is yours, type trust=[{package}]."
+            f"{where}: is in none of the trusted packages {', '.join(packages)}. "
+            f"If it is yours, type trust=[{package}]."
         )
     if own and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a module beside the user, as with python -m

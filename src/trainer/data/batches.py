@@ -134,7 +134,7 @@ class LoadedBatches:
     def _load(self, rows: "Iterator[list[int]] | list[list[int]]") -> Iterator[Batch]:
         loader: DataLoader[tuple[Tensor, int]] = DataLoader(
             self.files,
-            batch_sampler=rows,  # type: ignore[arg-type]  # any iterable of lists serves
+            batch_sampler=rows,  # any iterable of lists serves
             num_workers=self.num_workers,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # or else the loader draws from the model's random numbers
