@@ -145,11 +145,17 @@ def test_leaves_modes_random_numbers_weights_and_gradients_as_they_were():
 def test_leaves_them_so_when_the_model_fails():
     model = Net(3).train()
     random = torch.get_rng_state()
-    with pytest.raises(RuntimeError, match="shapes"), evaluating(model, CPU):
-        torch.rand(1)
-        assert not model.training
-        assert not torch.is_grad_enabled()
-        model(torch.zeros(2, 9).double())
+    inside = []
+
+    def fail() -> None:
+        with evaluating(model, CPU):
+            torch.rand(1)
+            inside.append((model.training, torch.is_grad_enabled()))
+            model(torch.zeros(2, 9).double())
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        fail()
+    assert inside == [(False, False)]
     assert model.training
     assert torch.is_grad_enabled()
     assert torch.get_rng_state().equal(random)

@@ -120,7 +120,7 @@ def windows(image: Tensor, padding: int) -> list[Tensor]:
 
 def rotated(image: Tensor, angle: float) -> Tensor:
     """Around the middle, pixel by pixel, bilinear, zeros outside."""
-    channels, height, width = image.shape
+    _, height, width = image.shape
     result = torch.zeros_like(image)
     for i in range(height):
         for j in range(width):

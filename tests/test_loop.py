@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import ExponentialLR, OneCycleLR, ReduceLROnPlateau
 from torch.testing import assert_close
 
 from trainer.checkpoint import Checkpoints
@@ -162,6 +162,20 @@ class TestPlainLoop:
             assert tensor.dtype == other.dtype
             assert tensor.equal(other), name
 
+    def test_with_a_schedule_of_epochs_is_reproduced(self):
+        model, expected = Net(), Net()
+        trained(built(model, schedule=lambda optimizer: Schedule(ExponentialLR(optimizer, 0.5), "epoch", 3)))
+        optimizer = torch.optim.SGD(expected.parameters(), lr=0.1)
+        scheduler = ExponentialLR(optimizer, 0.5)
+        batches = ResidentBatches(*samples()).training(BATCH_SIZE, 0, 1)
+        for step, (inputs, targets) in zip(range(1, 11), batches, strict=False):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(expected(inputs), targets).backward()
+            optimizer.step()
+            if step % 3 == 0:
+                scheduler.step()
+        assert all(map(torch.equal, model.parameters(), expected.parameters()))
+
     def test_gradients_are_clipped_after_they_were_shown(self):
         model, expected = Net().double(), Net().double()
         watcher = trained(built(model), replace(PLAN, max_steps=1, clip_norm=0.05))
@@ -257,6 +271,12 @@ class TestOrder:
         assert watcher.weights[0].equal(first)
         assert watcher.weights[1].equal(first.add(watcher.gradients[0], alpha=-0.1))
         assert state.store.values[0].equal(watcher.weights[1].add(watcher.gradients[1], alpha=-0.1))
+
+    def test_the_loss_of_each_validation_goes_to_the_schedule(self):
+        state = built(Net(), schedule=SCHEDULES["plateau"])
+        losses = iter([3.0, 2.0, 2.5, 1.0, 1.0])
+        trained(state, replace(PLAN, eval_every=2), validate=lambda: next(losses))
+        assert state.optimizer.param_groups[0]["lr"] == 0.1 / 2 / 2  # two of the five were no better than the best
 
     def test_no_batch_is_drawn_that_is_not_used(self):
         drawn = []
@@ -380,7 +400,7 @@ def test_a_run_that_goes_on_from_its_checkpoint_ends_as_if_never_stopped(tmp_pat
         (whole.folder / path.name).hardlink_to(path)
         stored = whole.newest(pytest.fail)
         assert stored is not None
-        resumed = run(1, whole.folder, plan, stored)
+        resumed = run(1, whole.folder, replace(plan, save_every=None), stored)
         assert resumed.losses == unbroken.losses[stored["step"] :]
         assert resumed.state.store.values.equal(unbroken.state.store.values)
         assert_close(

@@ -1,4 +1,4 @@
-"""Losses: torch's own numbers from targets in any form, weighted sums as by hand, and refusals before the first step."""
+"""Losses: torch's own numbers from targets in any form, weighted sums as by hand, refusals before the first step."""
 
 import math
 
@@ -282,5 +282,5 @@ class TestRefusals:
         ids=["a penalty", "a composite of penalties"],
     )
     def test_a_loss_that_looks_at_no_target_is_refused(self, criterion):
-        with pytest.raises(UserError, match="^loss=chosen: .*penalt"):
+        with pytest.raises(UserError, match=r"^loss=chosen: .*penalt"):
             loss_function(criterion)

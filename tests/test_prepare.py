@@ -103,7 +103,7 @@ class TestPrepare:
     def test_channels_that_are_neither_grey_nor_colour_stay_or_are_refused(self):
         data = image_data(channels=2)
         assert prepare.prepare(data, CPU, torch.float32).input_shape == (2, 6, 8)
-        with pytest.raises(UserError, match="2 channels.*3"):
+        with pytest.raises(UserError, match=r"2 channels.*3"):
             prepare.prepare(data, CPU, torch.float32, channels=3)
 
     def test_training_images_alone_are_augmented(self):

@@ -65,7 +65,7 @@ TABLE: dict[str, tuple[list[Any], list[Any]]] = {
     "data.val_fraction": ([0.1, 0.999], [0, 1, 1.0, "10%"]),
     "loss.delta": ([0.5], [0, None]),
     "loss.label_smoothing": ([0, 0.1, 1], [-0.1, 1.1]),
-    "optimizer.lr": ([1e-6, 0.1, 3], [0, -0.1, INF, NAN, "0.1", None, True]),
+    "optimizer.lr": ([1e-6, 0.1, 3], [0, -0.1, INF, -INF, NAN, 10**400, "0.1", None, True]),
     **{f"optimizer.{k}": ([0, 0.9], [1, -0.1, None]) for k in ("momentum", "dampening", "alpha", "rho")},
     **{f"optimizer.{k}": ([0, 0.1, 2], [-0.1, INF]) for k in ("weight_decay", "eps", "lr_decay", "momentum_decay")},
     **{f"optimizer.{k}": ([True, False], [1, None]) for k in ("nesterov", "centered", "amsgrad")},

@@ -144,7 +144,7 @@ def training_state(seed: int, device: str = "cpu") -> TrainingState:
     store = Store(model)
     optimizer = torch.optim.Adam([store.flat], lr=0.1)
     schedule = Schedule(torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0), "evaluation")
-    return TrainingState(model, store, optimizer, schedule, GradScaler(device, init_scale=4.0))
+    return TrainingState(model, store, optimizer, schedule, GradScaler(device, init_scale=4.0, growth_interval=2))
 
 
 def train(state: TrainingState, num_steps: int) -> list[Tensor]:
@@ -177,6 +177,7 @@ class TestTrainingState:
         second.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
         assert (second.step, second.best, second.seconds, second.last) == (3, 0.25, 1.5, {"train/loss": 0.5})
         assert train(second, 3) == expected
+        assert second.scaler.get_scale() == first.scaler.get_scale() == 32.0  # doubled after every second step
         assert second.store.values.equal(first.store.values)
         for name, tensor in first.model.state_dict().items():
             assert tensor.equal(second.model.state_dict()[name]), name

@@ -59,78 +59,78 @@ def test_whatever_is_shipped_is_trusted_and_of_its_kind(group, target):
     assert f"{found.__module__}.{found.__qualname__}".split(".")[-1] == target.split(".")[-1]
 
 
-HOSTILE = """
-os.system
-posix.system
-subprocess.Popen
-builtins.eval
-builtins.exec
-eval
-importlib.import_module
-pickle.loads
-shutil.rmtree
-webbrowser.open
-numpy.load
-torch.load
-torch.hub.load
-torch.hub.load_state_dict_from_url
-torch.utils.cpp_extension.load
-torch.jit.load
-torch.distributed.rpc.remote
-hydra.utils.instantiate
-hydra.utils.get_object
-trainer.cli.main
-trainer.checkpoint.write_text
-torch.nnx.Linear
-torch.nn_evil.Linear
-trainer.models_evil.Net
-.torch.nn.Linear
-torch
-trainer
-""".split()
+HOSTILE = [
+    "os.system",
+    "posix.system",
+    "subprocess.Popen",
+    "builtins.eval",
+    "builtins.exec",
+    "eval",
+    "importlib.import_module",
+    "pickle.loads",
+    "shutil.rmtree",
+    "webbrowser.open",
+    "numpy.load",
+    "torch.load",
+    "torch.hub.load",
+    "torch.hub.load_state_dict_from_url",
+    "torch.utils.cpp_extension.load",
+    "torch.jit.load",
+    "torch.distributed.rpc.remote",
+    "hydra.utils.instantiate",
+    "hydra.utils.get_object",
+    "trainer.cli.main",
+    "trainer.checkpoint.write_text",
+    "torch.nnx.Linear",
+    "torch.nn_evil.Linear",
+    "trainer.models_evil.Net",
+    ".torch.nn.Linear",
+    "torch",
+    "trainer",
+]
 # Their names begin with a trusted package and lead out of it, or to something that makes no module.
-SNEAKY = """
-torch.nn
-torch.nn.modules
-torch.nn.modules.module.torch.load
-torch.nn.modules.module.torch.hub.load
-torch.nn.modules.module.torch.nn.Linear
-torch.nn.modules.module.functools.partial
-torch.nn.modules.module.warnings.warn
-torch.nn.modules.module.weakref.ref
-torch.nn.parallel.distributed.os.system
-torch.nn.parallel.distributed.sys.exit
-torch.nn.functional.importlib.import_module
-torch.nn.functional.relu
-torch.nn.functional.linear_cross_entropy
-torch.nn.init.normal_
-torch.nn.init.trunc_normal_
-torch.nn.utils.clip_grad_norm_
-torch.nn.Module.__class__
-torch.nn.Module.__base__
-torch.nn.Module.__init__
-torch.nn.Module.__init__.__globals__
-torch.nn.Module.__init__.__globals__.get
-torch.nn.Module.__subclasses__
-torch.nn.Module.__reduce__
-torch.nn.Module.__dict__
-torch.nn.Module.forward
-torch.nn.Module.load_state_dict
-torch.nn.ModuleDict.update
-torch.nn.Container.__new__
-torch.nn.Embedding.from_pretrained
-torch.nn.Parameter
-torch.nn.parameter.torch.load
-torch.nn..Linear
-torch.nn.Linear.
-torch.nn.
-trainer.models.resnet.torch.hub.load
-trainer.models.resnet.torch.load
-trainer.models.two_layer.math.sqrt
-trainer.models.two_layer.GRADIENTS
-trainer.models.two_layer.GRADIENTS.get
-trainer.models.initialise.initialise
-""".split()
+SNEAKY = [
+    "torch.nn",
+    "torch.nn.modules",
+    "torch.nn.modules.module.torch.load",
+    "torch.nn.modules.module.torch.hub.load",
+    "torch.nn.modules.module.torch.nn.Linear",
+    "torch.nn.modules.module.functools.partial",
+    "torch.nn.modules.module.warnings.warn",
+    "torch.nn.modules.module.weakref.ref",
+    "torch.nn.parallel.distributed.os.system",
+    "torch.nn.parallel.distributed.sys.exit",
+    "torch.nn.functional.importlib.import_module",
+    "torch.nn.functional.relu",
+    "torch.nn.functional.linear_cross_entropy",
+    "torch.nn.init.normal_",
+    "torch.nn.init.trunc_normal_",
+    "torch.nn.utils.clip_grad_norm_",
+    "torch.nn.Module.__class__",
+    "torch.nn.Module.__base__",
+    "torch.nn.Module.__init__",
+    "torch.nn.Module.__init__.__globals__",
+    "torch.nn.Module.__init__.__globals__.get",
+    "torch.nn.Module.__subclasses__",
+    "torch.nn.Module.__reduce__",
+    "torch.nn.Module.__dict__",
+    "torch.nn.Module.forward",
+    "torch.nn.Module.load_state_dict",
+    "torch.nn.ModuleDict.update",
+    "torch.nn.Container.__new__",
+    "torch.nn.Embedding.from_pretrained",
+    "torch.nn.Parameter",
+    "torch.nn.parameter.torch.load",
+    "torch.nn..Linear",
+    "torch.nn.Linear.",
+    "torch.nn.",
+    "trainer.models.resnet.torch.hub.load",
+    "trainer.models.resnet.torch.load",
+    "trainer.models.two_layer.math.sqrt",
+    "trainer.models.two_layer.GRADIENTS",
+    "trainer.models.two_layer.GRADIENTS.get",
+    "trainer.models.initialise.initialise",
+]
 
 
 @pytest.mark.parametrize("group", KINDS)
@@ -191,6 +191,7 @@ class TestOwn:
         (folder / "__init__.py").write_text(f"open({str(marker)!r}, 'w').close()\n" + PACKAGE)
         (folder / "layers.py").write_text("from torch import nn\nclass Layer(nn.Identity): pass\n")
         (folder / "broken.py").write_text("class Net(: pass\n")
+        (folder / "raising.py").write_text("raise ValueError('first\\nsecond')\n")
         (folder / "lacking.py").write_text("import own\n")  # a module that is not there, its name part of ours
         monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
         yield marker
@@ -239,6 +240,7 @@ class TestOwn:
             ("ownnet.Net.size.real", ""),
             ("ownnet.layer.Layer", "there is no"),
             ("ownnet.broken.Net", "importing ownnet.broken failed: SyntaxError"),
+            ("ownnet.raising.Net", "importing ownnet.raising failed: ValueError: first second"),
             ("ownnet.lacking.Net", "needs the module own"),
         ],
     )

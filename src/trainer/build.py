@@ -135,10 +135,6 @@ class Built:
         target = self.config[group].get("_target_")
         if target is None and group == "scheduler":
             return None
-        if not isinstance(target, str):
-            raise UserError(
-                f"{group}._target_={schema.shown(target)}: names no class. Type train --help for the choices."
-            )
         return trust.resolve(f"{group}._target_", target, KINDS[group], self.own)
 
     def _build(self, group: str, changes: Mapping[str, Any] | None = None) -> Any:

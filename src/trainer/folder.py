@@ -1,6 +1,7 @@
 """The folder of a run: where it lies, what it holds, and whether a run in it may go on with another config."""
 
 import json
+import math
 import secrets
 from collections.abc import Mapping
 from datetime import datetime
@@ -109,5 +110,6 @@ def read_result(folder: Path) -> dict[str, Any] | None:
 
 
 def write_result(folder: Path, result: Mapping[str, Any]) -> None:
-    """`result.json`: one flat object."""
-    write_text(folder / "result.json", json.dumps(result, indent=2) + "\n")
+    """`result.json`: one flat object; JSON has no NaN, so what is not finite is null."""
+    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in result.items()}
+    write_text(folder / "result.json", json.dumps(finite, indent=2) + "\n")

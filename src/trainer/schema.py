@@ -25,8 +25,8 @@ class Number:
     @property
     def accepts(self) -> str:
         bounds = [(">=", self.at_least), (">", self.above), ("<=", self.at_most), ("<", self.below)]
-        text = "a whole number " if self.whole else "a number "
-        text += " and ".join(f"{sign} {bound}" for sign, bound in bounds if bound is not None)
+        text = " and ".join(f"{sign} {bound}" for sign, bound in bounds if bound is not None)
+        text = f"a {'whole ' if self.whole else ''}number {text}".rstrip()
         return one_of([text, *self.words, *(["null"] if self.optional else [])])
 
     def allows(self, value: Any) -> bool:
@@ -35,6 +35,8 @@ class Number:
         if value is None:
             return self.optional
         if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
             return False
         return (
             math.isfinite(value)

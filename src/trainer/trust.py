@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, get_type_hints
 
 from trainer.errors import UserError, nearest
-from trainer.schema import unknown_key
+from trainer.schema import shown, unknown_key
 
 # What the shipped configs name, by group. torchvision is an extra; its models are backbones.
 TRUSTED = {
@@ -43,29 +43,42 @@ def resolve(key: str, target: str, kind: type, own: tuple[str, ...]) -> Any:
         UserError: not trusted (nothing has been imported then), not there, or not of the kind.
     """
     packages = (*TRUSTED[key.split(".")[0]], *own)
-    where = f"{key}={target}"
+    where = f"{key}={shown(target)}"
+    if not isinstance(target, str):
+        raise UserError(f"{where}: names no class. Type a dotted name such as mypackage.Net.")
     if not belongs(target, packages):
-        package = target.split(".")[0]
-        raise UserError(
-            f"{where}: is in none of the trusted packages {', '.join(packages)}. "
-            f"If it is yours, type trust=[{package}]."
-        )
+        raise UserError(f"{where}: is in none of the trusted packages {', '.join(packages)}.{_if_yours(target)}")
     if own and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a module beside the user, as with python -m
     found = _locate(where, target, packages)
     if inspect.isclass(found):
         makes: Any = found
-    elif isinstance(found, types.FunctionType):
-        makes = object if belongs(target, own) else get_type_hints(found).get("return", object)
+    elif isinstance(found, types.FunctionType) and "." not in found.__qualname__:
+        makes = object if belongs(target, own) else _annotated(found)
     else:
         raise UserError(f"{where}: is a {type(found).__name__}; a class or a function is needed.")
     if not belongs(found.__module__, packages):
-        package = found.__module__.split(".")[0]
-        raise UserError(f"{where}: comes from {found.__module__}. If you trust it, type trust=[{package}].")
+        raise UserError(f"{where}: comes from {found.__module__}.{_if_yours(found.__module__)}")
     is_wanted = inspect.isclass(makes) and issubclass(makes, kind)
     if not is_wanted and not (belongs(target, own) and not inspect.isclass(found)):
         raise UserError(f"{where}: does not make a {kind.__module__.split('.')[0]} {kind.__name__}, which {key} needs.")
     return found
+
+
+def _if_yours(name: str) -> str:
+    """What to type for a package that may be the user's; nothing for one that is nobody's own."""
+    package = name.split(".")[0]
+    if package in sys.stdlib_module_names or package in ("torch", "trainer", "hydra", "omegaconf", "numpy", ""):
+        return ""
+    return f" If it is yours, type trust=[{package}]."
+
+
+def _annotated(function: types.FunctionType) -> Any:
+    """What a function says that it returns."""
+    try:
+        return get_type_hints(function).get("return", object)
+    except Exception:  # an annotation that names something that is not there
+        return object
 
 
 def _locate(where: str, target: str, packages: tuple[str, ...]) -> Any:
@@ -81,14 +94,16 @@ def _locate(where: str, target: str, packages: tuple[str, ...]) -> Any:
                 try:
                     found = importlib.import_module(name)
                 except ModuleNotFoundError as error:
-                    if error.name is not None and not name.startswith(error.name):
+                    if error.name is not None and not belongs(name, [error.name]):
                         raise UserError(
                             f"{where}: needs the module {error.name}. Try pip install {error.name}."
                         ) from error
                     hint = "" if found is None else nearest(part, (n for n in dir(found) if not n.startswith("_")))
                     raise UserError(f"{where}: there is no {name}.{hint}") from error
                 except Exception as error:
-                    raise UserError(f"{where}: importing {name} failed: {type(error).__name__}: {error}.") from error
+                    raise UserError(
+                        f"{where}: importing {name} failed: {type(error).__name__}: {' '.join(str(error).split())}."
+                    ) from error
         else:
             if not hasattr(found, part):
                 raise UserError(f"{where}: {'.'.join(parts[:i])} has no {part}.")

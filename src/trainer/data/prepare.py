@@ -46,6 +46,11 @@ def check(data: Data, name: str) -> None:
         if len(samples) == 0:
             raise UserError(f"{where} is empty; it needs at least one sample.")
         targets = samples.targets
+        if isinstance(samples, Samples):
+            if samples.inputs.dtype == torch.uint8 and samples.inputs.dim() != 4:
+                raise UserError(
+                    f"{where} has images of shape {list(samples.inputs.shape[1:])}; they are uint8 [N, C, H, W]."
+                )
         if len(targets) != len(samples):
             raise UserError(f"{where} has {len(samples)} inputs but {len(targets)} targets.")
         if data.num_classes is not None:
@@ -70,6 +75,13 @@ def check(data: Data, name: str) -> None:
             if bool(bad.any()):
                 first = bad.nonzero()[0].tolist()
                 raise UserError(f"{where} has {int(bad.sum())} inputs that are NaN or infinite, the first at {first}.")
+        if isinstance(samples, Samples):
+            for part in ("inputs", "targets"):
+                shape, first = (list(getattr(s, part).shape[1:]) for s in (samples, data.train))
+                if shape != first:
+                    raise UserError(
+                        f"{where} has {part} of shape {shape}, the train split has {first}; they must be equal."
+                    )
 
 
 def limited(data: Data, limit: int | None) -> Data:
@@ -115,7 +127,12 @@ def prepare(
             files.image_size = image_size or files.image_size
         size = (data.train.image_size, data.train.image_size)
     else:
-        channels = channels or data.train.inputs.shape[1]
+        stored = data.train.inputs.shape[1]
+        if channels not in (None, stored) and stored not in (1, 3):
+            raise UserError(
+                f"model.in_channels={channels}: the images have {stored} channels; only 1 and 3 are converted."
+            )
+        channels = channels or stored
         size = (image_size, image_size) if image_size else tuple(data.train.inputs.shape[-2:])  # type: ignore[assignment]
     transform = ImageTransform(channels, size, data.scale, dtype)
     if normalize:
