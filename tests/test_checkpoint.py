@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -197,12 +198,14 @@ class TestDamage:
 
 def test_a_byte_that_is_wrong_is_seen_or_does_not_matter(tmp_path):
     """In the archive's tables, too: torch.load takes a record marked as a folder for whatever is in memory."""
-    path = tmp_path / "a.pt"
-    torch.save(state(1), path)
+    path = tmp_path / "step_00000001.pt"
+    Checkpoints(tmp_path, keep=1).save(state(1))
+    assert is_state(checkpoint.read(path), 1)
     whole = path.read_bytes()
-    tables = whole.index(b"PK\x01\x02")
-    places = [(i, 0xFF) for i in (*range(0, tables, 5), *range(tables, len(whole)))]
-    places += [(i, 0x08) for i in range(tables, len(whole))]  # the bit between "stored" and "deflated"
+    tables = [match.start() for match in re.finditer(b"PK\x01\x02", whole)]
+    numbers = whole.index(b"PK\x03\x04", 1)  # after the first record, which says what the numbers are of
+    places = [(i, 0xFF) for i in (*range(numbers), *range(numbers, tables[0], 5), *range(tables[0], len(whole)))]
+    places += [(entry + 10, 0x08) for entry in tables]  # from "stored" to "deflated"
     num_seen = 0
     for i, mask in places:
         path.write_bytes(whole[:i] + bytes([whole[i] ^ mask]) + whole[i + 1 :])

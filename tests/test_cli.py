@@ -26,7 +26,7 @@ MISTAKES = {
     "infinite": ("optimizer.lr=inf", "optimizer.lr=inf: must be a number > 0"),
     "empty batch": ("batch_size=0", "batch_size=0: must be a whole number >= 1 or full. Try batch_size=64."),
     "fraction": ("batch_size=1.5", "batch_size=1.5: must be a whole number"),
-    "betas": ("optimizer.betas=[1.5,0.9]", "optimizer.betas=[1.5,0.9]: must be a list of 2 times"),
+    "betas": ("optimizer.betas=[1.5,0.9]", "optimizer.betas=[1.5,0.9]: must be a list of 2, each"),
     "a value that is no choice": (
         "precision=bf16",
         "precision=bf16: must be float32, bfloat16 or float16. Did you mean",

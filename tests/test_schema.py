@@ -63,6 +63,7 @@ TABLE: dict[str, tuple[list[Any], list[Any]]] = {
     "data.num_workers": ([0, 2, 256], [-1, 257, None]),
     "data.download": ([True, False], ["maybe"]),
     "data.val_fraction": ([0.1, 0.999], [0, 1, 1.0, "10%"]),
+    "data.test_fraction": ([0.1, 0.999], [0, 1, 1.0, "10%"]),
     "loss.delta": ([0.5], [0, None]),
     "loss.label_smoothing": ([0, 0.1, 1], [-0.1, 1.1]),
     "optimizer.lr": ([1e-6, 0.1, 3], [0, -0.1, INF, -INF, NAN, 10**400, "0.1", None, True]),

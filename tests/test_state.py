@@ -185,5 +185,5 @@ class TestTrainingState:
     def test_the_next_draw_is_the_same(self, device):
         state = random_state(torch.device(device))
         drawn = [torch.rand(3), torch.rand(3, device=device)]
-        set_random_state(state)
+        set_random_state(state, torch.device(device))
         assert all(map(torch.equal, drawn, [torch.rand(3), torch.rand(3, device=device)]))

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from trainer import schema, trust
-from trainer.cadence import num_steps
+from trainer.cadence import evaluation_period, num_steps
 from trainer.data.images import Augmentation
 from trainer.data.prepare import Splits, check, limited, prepare
 from trainer.data.source import Data
@@ -184,6 +184,7 @@ class Built:
                 f"model={names['model']}: wants images, but data={names['data']} gives samples of shape "
                 f"{list(data.sample_shape)}. Try model=two_layer or model=sequential."
             )
+        trust.check_keys("data.augment", config.get("augment") or {}, Augmentation)
         augment = Augmentation(**(config.get("augment") or {}))
         if augment and not data.is_images:
             raise UserError(f"data.augment: data={names['data']} has no images to augment.")
@@ -230,7 +231,13 @@ class Built:
             if not isinstance(outputs, Tensor):
                 raise UserError(f"model={self.names['model']}: gives a {type(outputs).__name__}; a tensor is needed.")
             loss_fn.check(outputs, self.sample.targets)
-            total = loss_fn(outputs, self.sample.targets).total
+            try:
+                total = loss_fn(outputs, self.sample.targets).total
+            except (RuntimeError, ValueError, TypeError, IndexError) as error:
+                raise UserError(
+                    f"loss={self.names['loss']}: can't be taken of outputs {list(outputs.shape)} and targets "
+                    f"{list(self.sample.targets.shape)} with precision={self.config['precision']}: {first_line(error)}."
+                ) from error
         if total.dim():
             raise UserError(
                 f"loss={self.names['loss']}: gives a tensor of shape {list(total.shape)}; one number is needed."
@@ -239,6 +246,12 @@ class Built:
 
     def _optimizer(self, store: Store) -> Optimizer:
         found = self._found("optimizer")
+        closure = trust.parameters(found.step).get("closure")
+        if closure is not None and closure.default is closure.empty:
+            raise UserError(
+                f"optimizer={self.names['optimizer']}: evaluates the loss several times a step (a closure), which "
+                "the loop does not do. Try optimizer=adam."
+            )
         is_elementwise = trust.belongs(found.__module__, trust.TRUSTED["optimizer"]) and found.__name__ in ELEMENTWISE
         make = self._build("optimizer", {"_partial_": True})
         return self._made("optimizer", make, [store.flat] if is_elementwise else store.parameters)
@@ -248,11 +261,21 @@ class Built:
             return Schedule(None)
         config = self.config["scheduler"]
         interval = config.get("interval", "step")
-        length = self.max_steps if interval == "step" else -(-self.max_steps // self.steps_per_epoch)
+        every = {
+            "step": 1,
+            "epoch": self.steps_per_epoch,
+            "evaluation": evaluation_period(self.config["eval_every"], self.steps_per_epoch),
+        }[interval]
+        length = -(-self.max_steps // every)
         defaults = {"T_max": length, "total_steps": length, "max_lr": 10 * self.config["optimizer"].get("lr", 1.0)}
         missing = {k: v for k, v in defaults.items() if k in config and config[k] is None}
         make = self._build("scheduler", {**missing, "_partial_": True})
-        return Schedule(self._made("scheduler", make, optimizer), interval, self.steps_per_epoch)
+        is_laid_out = bool(missing.keys() & {"T_max", "total_steps"})
+        return self._made(
+            "scheduler",
+            lambda o: Schedule(make(o), interval, self.steps_per_epoch, length if is_laid_out else None),
+            optimizer,
+        )
 
     def _made(self, group: str, make: Callable[[Any], Any], argument: Any) -> Any:
         try:

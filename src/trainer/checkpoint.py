@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+import shutil
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -59,9 +60,10 @@ def read(path: Path) -> dict[str, Any]:
         if damaged is not None:
             raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
         content = torch.load(path, map_location="cpu", weights_only=True)
+        found = [checksum(tensor) for tensor in tensors(content)]
     except pickle.UnpicklingError as error:
         raise UserError(f"{path}: not a whole checkpoint (it holds more than tensors and plain values).") from error
-    except Exception as error:  # what damage makes torch and zipfile raise is of every kind
+    except Exception as error:  # damage makes torch and zipfile raise errors of every kind
         reason = ascii(str(error).splitlines()[0])[1:-1] if str(error) else type(error).__name__
         raise UserError(f"{path}: not a whole checkpoint ({reason}).") from error
     if not isinstance(content, dict) or content.keys() != {"state", "checksums"}:
@@ -69,7 +71,7 @@ def read(path: Path) -> dict[str, Any]:
     state, checksums = content["state"], content["checksums"]
     if not isinstance(state, dict) or not {"model", "optimizer", "step"} <= state.keys():
         raise UserError(f"{path}: not a checkpoint of train: it lacks model, optimizer or step.")
-    if [checksum(tensor) for tensor in tensors(state)] != checksums:
+    if found != checksums:
         raise UserError(f"{path}: not a whole checkpoint (the checksum of a tensor is wrong).")
     return state
 
@@ -103,10 +105,22 @@ class Checkpoints:
         self.folder, self.keep = folder, keep
 
     def save(self, state: dict[str, Any], is_best: bool = False) -> None:
-        """Writes the state; the old files go only after the new one is there."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Writes the state; the old files go only after the new one is there.
+
+        Raises:
+            UserError: it can't be written, as on a full disk; what was there is whole.
+        """
         path = self.folder / f"step_{state['step']:08d}.pt"
-        write(path, state)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write(path, state)
+        except (OSError, RuntimeError) as error:  # torch's own writer knows RuntimeErrors alone
+            free = shutil.disk_usage(self.folder if self.folder.exists() else ".").free
+            needed = sum(tensor.nbytes for tensor in tensors(state))
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"{path}: can't be written: {needed:,} bytes are needed, {free:,} are free ({reason})."
+            ) from error
         self._link(path, "last.pt")
         if is_best:
             self._link(path, "best.pt")
@@ -119,7 +133,14 @@ class Checkpoints:
 
     def _link(self, path: Path, name: str) -> None:
         """A second name for the same bytes: no second copy on disk, and retention can't take it away."""
-        write_atomically(self.folder / name, lambda temporary: os.link(path, temporary))
+
+        def link(temporary: Path) -> None:
+            try:
+                os.link(path, temporary)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(path, temporary)
+
+        write_atomically(self.folder / name, link)
 
     def files(self) -> list[Path]:
         """`step_<n>.pt`, the newest first."""

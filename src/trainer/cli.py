@@ -168,7 +168,7 @@ def help_text(folders: list[Path]) -> str:
     lines += [
         "",
         "Keys: device=auto|cpu|cuda|cuda:1|mps precision=float32|bfloat16|float16 max_epochs= max_steps= batch_size=",
-        "seed= name= resume= ...; train --cfg job shows them all, and those of the choices (train model=lenet --cfg job).",
+        "seed= name= resume= ...; train --cfg job shows them all, with those of what is chosen.",
         "",
         "Examples:",
         EXAMPLES,

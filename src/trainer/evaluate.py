@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from trainer.data.batches import Batches
+from trainer.draws import random_state, set_random_state
 from trainer.losses import LossFunction
-from trainer.state import random_state, set_random_state
 
 
 @contextmanager
@@ -23,13 +23,19 @@ def evaluating(model: nn.Module, device: torch.device) -> Iterator[None]:
     finally:
         for module, was_training in modes.items():
             module.training = was_training
-        set_random_state(random)
+        set_random_state(random, device)
 
 
 def num_correct(outputs: Tensor, targets: Tensor, threshold: float) -> Tensor:
     """How many class labels `[N]` the largest of the outputs `[N, K]` hits; one output `[N, 1]` is compared."""
     predicted = (outputs > threshold).squeeze(1) if outputs.shape[1] == 1 else outputs.argmax(1)
     return (predicted == targets).sum()
+
+
+def _to_host(numbers: list[Tensor]) -> list[float]:
+    """In one transfer; counts and losses as the widest type among them."""
+    values: list[float] = torch.stack([number.to(numbers[0].dtype) for number in numbers]).tolist()
+    return values
 
 
 def evaluate(
@@ -57,7 +63,7 @@ def evaluate(
                 numbers["accuracy"] = num_correct(outputs, targets, loss_fn.threshold)
             for name, number in numbers.items():
                 sums[name] = sums[name] + number if name in sums else number
-    results: dict[str, float] = dict(zip(sums, torch.stack([s.double() for s in sums.values()]).tolist(), strict=True))
+    results: dict[str, float] = dict(zip(sums, _to_host(list(sums.values())), strict=True))
     if "accuracy" in results:
         results["accuracy"] /= len(batches)  # after whole numbers were added up: exact
     return results

@@ -43,9 +43,9 @@ def is_free(key: str) -> bool:
 def locate(config: Mapping[str, Any], label: str) -> Path:
     """The folder that the config names, or a new one's name that no other run has. Makes nothing."""
     if config["resume"] not in (None, "auto"):
-        return Path(str(config["resume"]))
+        return Path(str(config["resume"])).expanduser()
     if config["run_dir"] is not None:
-        return Path(str(config["run_dir"]))
+        return Path(str(config["run_dir"])).expanduser()
     if config["name"] is not None:
         return Path("runs", str(config["name"]))
     return Path("runs", label, f"{datetime.now():%Y-%m-%d_%H%M%S}-{secrets.token_hex(2)}")

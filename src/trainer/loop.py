@@ -101,6 +101,8 @@ def fit(
         is_best = False
         if is_evaluated:
             loss, is_best = observer.evaluate(step)
+            if not math.isfinite(loss):
+                raise RunStopped(f"val/loss={loss} at step {step}: the validation loss is not finite")
             state.schedule.evaluated(loss)
         if is_saved or is_best:
             if not bool(store.values.isfinite().all()):
@@ -119,7 +121,7 @@ def forward_backward(
     precision: Callable[[], AbstractContextManager[object]],
     scaler: GradScaler,
 ) -> Losses:
-    """The losses of a batch, detached; its gradients are added to those of the parameters. A large one goes in parts."""
+    """The losses of a batch, detached; its gradients go to the parameters' own. A large batch goes in parts."""
     if len(batch.inputs) <= part_size:
         with precision():
             losses = loss_fn(model(batch.inputs), batch.targets)

@@ -65,7 +65,7 @@ class Composite(nn.Module):
         if not kept:
             raise ValueError("terms: a composite loss needs at least one term")
         for name, term in kept.items():
-            if not isinstance(term, Mapping) or not {"weight", "criterion"} <= term.keys():
+            if not isinstance(term, Mapping) or term.keys() != {"weight", "criterion"}:
                 raise ValueError(f"terms.{name}: a term has a weight and a criterion, got {term}")
         self.names = list(kept)
         self.weights = [float(term["weight"]) for term in kept.values()]
@@ -154,7 +154,7 @@ class Term(nn.Module):
             if outputs.dim() != 2 or outputs.shape[1] != self.num_classes:
                 raise UserError(
                     f"{model}: gives outputs of shape {list(outputs.shape)}, but {data} has "
-                    f"{self.num_classes} classes. {loss} takes [{len(outputs)}, {self.num_classes}]: an output per class."
+                    f"{self.num_classes} classes. {loss} takes one output per class: [N, {self.num_classes}]."
                 )
             return
         wanted = self.targets(outputs, targets)
@@ -208,7 +208,7 @@ class LossFunction(nn.Module):
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
-        gives = getattr(model, "gives", "logits")
+        self._gives = gives = getattr(model, "gives", "logits")
         parts = [criterion]
         self.names, self.weights = [""], [1.0]
         if isinstance(criterion, Composite):
@@ -231,7 +231,8 @@ class LossFunction(nn.Module):
     @property
     def threshold(self) -> float:
         """Above it a single output stands for class 1 of two: 0 for a logit, else 1/2."""
-        return 0.0 if any(isinstance(term.criterion, nn.BCEWithLogitsLoss) for term in self.terms) else 0.5
+        is_value = any(term.wants is not None and term.wants.targets == "values" for term in self.terms)
+        return 0.0 if self._gives == "logits" and not is_value else 0.5
 
     def check(self, outputs: Tensor, targets: Tensor) -> None:
         """See `Term.check`."""
@@ -248,7 +249,8 @@ class LossFunction(nn.Module):
 
         Args:
             of: how many samples there are in all, where these are a part. The losses of the parts then add up to those
-                of the whole: means and penalties count by their share of the samples, sums as they are.
+                of the whole: means and penalties count by their share of the samples, sums as they are. (Where samples
+                themselves have weights, as with `weight` or `ignore_index`, this is not exactly the mean of the whole.)
         """
         share = 1.0 if of is None else len(targets) / of
         values: list[Tensor] = []

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import math
 import signal
 import threading
 import warnings
@@ -131,6 +132,8 @@ class Training:
                 raise Interrupted(message, stop.signal_number)
             numbers = evaluate(built.model, built.loss_fn, built.splits.test, built.device, built.precision)
             journal.write(state.step, {f"test/{name}": number for name, number in numbers.items()})
+            if not math.isfinite(numbers["loss"]):
+                raise RunStopped(f"test/loss={numbers['loss']}: the loss on the test split is not finite")
             status = "finished"
         except RunStopped as error:
             status = "stopped"
@@ -155,7 +158,7 @@ class Training:
         """Makes the run's folder, or cuts what is in it back to the state's step. Returns whether it is new."""
         is_new = not (self.folder / "config.yaml").exists()
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=not is_new or self.folder.is_dir())
             if is_new:
                 stored = {**self.request.config, "choices": self.request.choices}
                 folders.write_config(self.folder, stored, self.request.overrides)

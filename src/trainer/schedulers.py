@@ -38,6 +38,7 @@ class Schedule:
         interval: `step`: after every update; `epoch`: after every epoch; `evaluation`: after every validation, with its
             loss (ReduceLROnPlateau).
         steps_per_epoch: updates in an epoch.
+        length: how many intervals the scheduler was laid out over, where that came from the length of the run.
     """
 
     def __init__(
@@ -45,10 +46,11 @@ class Schedule:
         scheduler: LRScheduler | None,
         interval: Literal["step", "epoch", "evaluation"] = "step",
         steps_per_epoch: int = 1,
+        length: int | None = None,
     ) -> None:
         if isinstance(scheduler, ReduceLROnPlateau) and interval != "evaluation":
             raise ValueError(f"interval={interval}: a plateau is one of the validation loss; it takes evaluation")
-        self.scheduler = scheduler
+        self.scheduler, self.length = scheduler, length
         self.every = {"step": 1, "epoch": steps_per_epoch, "evaluation": None}[interval]
 
     def step(self, step: int) -> None:
@@ -65,8 +67,11 @@ class Schedule:
                 self.scheduler.step()
 
     def state_dict(self) -> dict[str, Any]:
-        return {} if self.scheduler is None else self.scheduler.state_dict()
+        return {} if self.scheduler is None else {"scheduler": self.scheduler.state_dict(), "length": self.length}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises ValueError: the schedule was laid out over another length, and would go on along another curve."""
         if self.scheduler is not None:
-            self.scheduler.load_state_dict(state)
+            if state["length"] != self.length:
+                raise ValueError(f"its scheduler was laid out over {state['length']} intervals, not {self.length}")
+            self.scheduler.load_state_dict(state["scheduler"])

@@ -86,7 +86,7 @@ class Text:
     def allows(self, value: Any) -> bool:
         if value is None:
             return self.optional
-        if isinstance(value, int) and not isinstance(value, bool):
+        if isinstance(value, int | float) and not isinstance(value, bool):
             value = str(value)  # name=7
         return isinstance(value, str) and re.fullmatch(self.pattern, value) is not None
 
@@ -101,8 +101,7 @@ class ListOf:
 
     @property
     def accepts(self) -> str:
-        count = "" if self.length is None else f"{self.length} times "
-        return f"a list of {count}{self.item.accepts}"
+        return f"a list of {'' if self.length is None else f'{self.length}, each '}{self.item.accepts}"
 
     def allows(self, value: Any) -> bool:
         return (
@@ -184,6 +183,7 @@ RULES: dict[str, Rule] = {
     "data.num_workers": Number(at_least=0, at_most=256, whole=True),
     "data.download": _FLAG,
     "data.val_fraction": Number(above=0, below=1),
+    "data.test_fraction": Number(above=0, below=1),
     "loss.delta": _POSITIVE,
     "loss.label_smoothing": Number(at_least=0, at_most=1),
     "optimizer.lr": Number(above=0, example="optimizer.lr=0.01"),
@@ -261,8 +261,7 @@ def check(config: Mapping[str, Any]) -> None:
     for group in (*GROUPS, *SECTIONS):
         if not isinstance(config.get(group), Mapping):
             raise UserError(
-                f"{group}={shown(config.get(group))}: must be one of the {group} configs. "
-                "Type train --help for their names."
+                f"{group}={shown(config.get(group))}: holds keys of its own. Type train --cfg job to see them."
             )
     for key, value in leaves(config):
         rule = RULES.get(key)

@@ -5,10 +5,11 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
+from trainer.draws import random_state, set_random_state
 from trainer.schedulers import Schedule
 
 
@@ -17,7 +18,8 @@ class Store:
 
     A module does not notice: its parameters keep names, shapes and identity. What runs over all of them (an update, the
     statistics, clipping) then is one operation on `values` and `grads`, `[num_runs, num_parameters]` with
-    `num_runs = 1`. Parameters of which no gradient is asked stay where they are.
+    `num_runs = 1`. Parameters of which no gradient is asked stay where they are. A trainable parameter that no gradient
+    reaches has a gradient of 0, not None: weight decay moves it, where `torch.optim` on its own would leave it out.
 
     Args:
         model: already on its device and in its dtype.
@@ -94,23 +96,4 @@ class TrainingState:
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
         self.last = state["last"]
-        set_random_state(state["random"])
-
-
-def random_state(device: torch.device) -> dict[str, Tensor]:
-    """What the model's own draws (dropout) depend on: the generators of the CPU and of the run's device."""
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    elif device.type == "mps":
-        state["mps"] = torch.mps.get_rng_state()
-    return state
-
-
-def set_random_state(state: dict[str, Tensor]) -> None:
-    """Puts back what `random_state` gave; a generator of a device that is not here is left out."""
-    torch.set_rng_state(state["cpu"].cpu())
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"].cpu())
-    if "mps" in state and torch.backends.mps.is_available():
-        torch.mps.set_rng_state(state["mps"].cpu())
+        set_random_state(state["random"], self.store.values.device)

@@ -53,7 +53,7 @@ def resolve(key: str, target: str, kind: type, own: tuple[str, ...]) -> Any:
     found = _locate(where, target, packages)
     if inspect.isclass(found):
         makes: Any = found
-    elif isinstance(found, types.FunctionType) and "." not in found.__qualname__:
+    elif isinstance(found, types.FunctionType) and ("." not in found.__qualname__ or belongs(target, own)):
         makes = object if belongs(target, own) else _annotated(found)
     else:
         raise UserError(f"{where}: is a {type(found).__name__}; a class or a function is needed.")
@@ -118,7 +118,7 @@ def check_targets(key: str, config: Any, kind: type, own: tuple[str, ...]) -> No
     """Checks every `_target_` below `key` and the keys beside it against the signature of what they name.
 
     Raises:
-        UserError: see `resolve`; or a key that the class does not take, or one that it needs.
+        UserError: see `resolve`; or a key that the class does not take.
     """
     if isinstance(config, Mapping):
         if config.get("_target_") is not None:

@@ -1,4 +1,4 @@
-"""How long `train runs` takes over many runs, the start of Python included. Run: python tests/benchmarks/bench_runs.py"""
+"""How long `train runs` takes, the start of Python included. Run: python tests/benchmarks/bench_runs.py"""
 
 import contextlib
 import io
@@ -50,11 +50,9 @@ def main() -> None:
             make_runs(Path(str(count)), count)
             shutil.rmtree("real")
         spent = {count: [seconds(Path(str(count))) for _ in range(num_rounds)] for count in COUNTS}
-        for count in COUNTS:
-            limit = " (at most 1)" if count == 500 else ""
-            print(
-                f"{count:5} runs{limit:<14} {statistics.median(spent[count]):6.3f} s  (largest {max(spent[count]):.3f})"
-            )
+        for count, times in spent.items():
+            limit = " (at most 1 s)" if count == 500 else ""
+            print(f"{f'{count:,} runs{limit}':<58} {statistics.median(times):5.2f} s  (largest {max(times):.2f})")
         print(rounds.line("1,000 runs / 500 runs (at most 3)", spent[1000], spent[500]))
 
 

@@ -46,11 +46,9 @@ def check(data: Data, name: str) -> None:
         if len(samples) == 0:
             raise UserError(f"{where} is empty; it needs at least one sample.")
         targets = samples.targets
-        if isinstance(samples, Samples):
-            if samples.inputs.dtype == torch.uint8 and samples.inputs.dim() != 4:
-                raise UserError(
-                    f"{where} has images of shape {list(samples.inputs.shape[1:])}; they are uint8 [N, C, H, W]."
-                )
+        if isinstance(samples, Samples) and samples.inputs.dtype == torch.uint8 and samples.inputs.dim() != 4:
+            shape = list(samples.inputs.shape[1:])
+            raise UserError(f"{where} has images of shape {shape}; they are uint8 [N, C, H, W].")
         if len(targets) != len(samples):
             raise UserError(f"{where} has {len(samples)} inputs but {len(targets)} targets.")
         if data.num_classes is not None:

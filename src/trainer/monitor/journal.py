@@ -1,6 +1,7 @@
 """Where numbers about a run go: `metrics.jsonl`, the event file, the display."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -45,7 +46,8 @@ class Journal:
             per_parameter: by tag; statistics of single tensors, for the event file and the display alone.
         """
         self.last.update(numbers)
-        self._metrics.write(json.dumps({"step": step, **numbers}) + "\n")
+        finite = {tag: number if math.isfinite(number) else None for tag, number in numbers.items()}  # JSON has no NaN
+        self._metrics.write(json.dumps({"step": step, **finite}) + "\n")
         self._metrics.flush()
         everything = {**numbers, **(per_parameter or {})}
         if self.events is not None:
