@@ -1,4 +1,4 @@
-"""What several test files need: the command in this process and as one of its own, and a few samples of every source."""
+"""What several test files need: the command in this process and as one of its own, and samples of every source."""
 
 import gzip
 import io

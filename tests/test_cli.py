@@ -136,7 +136,8 @@ from trainer.data.source import Data, Samples
 class Net(nn.Module):
     def __init__(self, in_features, num_classes, width=4):
         super().__init__()
-        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(in_features, width), nn.Tanh(), nn.Linear(width, num_classes))
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(in_features, width), nn.Tanh(),
+                                    nn.Linear(width, num_classes))
     def forward(self, x):
         return self.layers(x)
 

@@ -89,4 +89,5 @@ def test_help_names_every_group_and_option_and_ten_examples() -> None:
         assert f"\n  {group}\n" in text
         for option in choices:
             assert f"\n    {option} " in text
-    assert sum(line.startswith("  train ") or line == "  train" for line in text.splitlines()) == 10
+    examples = text.split("Examples:\n")[1].split("\n\n")[0]
+    assert len(examples.splitlines()) == 10

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from trainer.errors import Interrupted, RunStopped, UserError, nearest
+from trainer.finished.verbs import HELP, VERBS, run_verb
 from trainer.schema import GROUPS, RULES, leaves, unknown_key
 
 # In a wheel the configs lie inside the package, in a checkout beside `src/`.
@@ -56,6 +57,8 @@ def run_command(argv: list[str]) -> int:
     if "--help" in argv or "-h" in argv or argv[:1] == ["help"]:
         print(help_text(config_folders(argv)))
         return 0
+    if argv and argv[0] in VERBS:
+        return run_verb(argv)
     flags, words = sorted_words(argv)
     return 1 if compose_and_run([*flags, *own_classes(words)]) else 0
 
@@ -173,6 +176,9 @@ def help_text(folders: list[Path]) -> str:
         "Examples:",
         EXAMPLES,
         "",
+        "Looking at finished runs:",
+        HELP,
+        "",
         'Tab completion: eval "$(train -sc install=bash)". More flags, Hydra\'s own: train --hydra-help.',
     ]
     return "\n".join(lines)
@@ -208,7 +214,7 @@ def sorted_words(argv: list[str]) -> tuple[list[str], list[str]]:
         elif flags and flags[-1] in _FLAGS_WITH_CHOICE:
             flags.append(word)
         else:
-            raise UserError(f"{word}: is neither KEY=VALUE nor a flag. Type train --help.")
+            raise UserError(f"{word}: is neither KEY=VALUE nor a flag.{nearest(word, VERBS)} Type train --help.")
     return flags, words
 
 

@@ -16,6 +16,7 @@ from trainer.evaluate import evaluate
 from trainer.losses import Losses, LossFunction
 from trainer.monitor.journal import Journal
 from trainer.monitor.statistics import Statistics, histograms
+from trainer.schema import is_larger_better
 from trainer.state import TrainingState
 
 
@@ -103,14 +104,20 @@ class RunObserver:
             device = self.state.store.values.device
             numbers = evaluate(self.state.model, self.loss_fn, self.val, device, self.precision)
             numbers = {f"val/{name}": number for name, number in numbers.items()}
+            is_best = self.metric in self._better(numbers)
             self.journal.write(step, numbers)
-            value = numbers.get(self.metric, math.nan)
-            sign = 1 if "accuracy" in self.metric else -1
-            best = self.state.best
-            is_best = math.isfinite(value) and (best is None or sign * value > sign * best)
-            if is_best:
-                self.state.best = value
             return numbers["val/loss"], is_best
+
+    def _better(self, numbers: dict[str, float]) -> list[str]:
+        """The tags whose number is better than it ever was; keeps it as `best/<tag>`."""
+        better = []
+        for tag, number in numbers.items():
+            sign = 1 if is_larger_better(tag) else -1
+            best = self.state.last.get(f"best/{tag}")
+            if math.isfinite(number) and (best is None or sign * number > sign * best):
+                self.state.last[f"best/{tag}"] = number
+                better.append(tag)
+        return better
 
     def seconds(self) -> float:
         """Spent in this run, earlier processes included."""

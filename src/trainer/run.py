@@ -128,7 +128,9 @@ class Training:
                 observer.save(state.step)
             if state.step < built.max_steps:
                 status = "interrupted"
-                message = f"stopped after step {state.step} and saved. To go on: train resume={self.folder}"
+                message = (
+                    f"stopped after step {state.step} and saved. To go on: train {schema.resume_word(self.folder)}"
+                )
                 raise Interrupted(message, stop.signal_number)
             numbers = evaluate(built.model, built.loss_fn, built.splits.test, built.device, built.precision)
             journal.write(state.step, {f"test/{name}": number for name, number in numbers.items()})
@@ -277,7 +279,7 @@ class Training:
             ("parameters", f"{result['num_parameters']:,}, {result['num_trainable']:,} of them trained"),
             ("time", f"{result['seconds']:.1f} s for {result['steps']} steps"),
             ("run folder", str(self.folder)),
-            ("look at it", f"tensorboard --logdir {self.folder}"),
+            ("look at it", f"tensorboard --logdir {self.folder}   or: train board {self.folder}"),
         ]
 
 

@@ -2,8 +2,10 @@
 
 import math
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from trainer.errors import UserError, nearest, one_of
@@ -235,6 +237,19 @@ def shown(value: Any) -> str:
     if isinstance(value, list):
         return f"[{','.join(map(shown, value))}]"
     return str(value)
+
+
+def is_larger_better(tag: str) -> bool:
+    """Of accuracies; of losses, and all else, the smaller is better."""
+    return "accuracy" in tag
+
+
+def resume_word(folder: Path) -> str:
+    """`resume=<folder>`, quoted for Hydra, whose grammar gives commas and equals signs a meaning, and for the shell."""
+    path = str(folder)
+    if not re.fullmatch(r"[\w./+-]+", path):
+        path = '"' + path.replace('"', '\\"') + '"'
+    return shlex.quote(f"resume={path}")
 
 
 def unknown_key(key: str, known: Iterable[str]) -> UserError:

@@ -71,9 +71,8 @@ class TrainingState:
     schedule: Schedule
     scaler: GradScaler
     step: int = 0
-    best: float | None = None  # the best value of `checkpoint.metric` so far
     seconds: float = 0.0  # spent in training before this process
-    last: dict[str, float] = field(default_factory=dict)  # the last value of every tag
+    last: dict[str, float] = field(default_factory=dict)  # of every tag; and the best validations, best/<tag>
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values alone, so that `torch.load(weights_only=True)` reads it."""
@@ -84,7 +83,6 @@ class TrainingState:
             "scaler": self.scaler.state_dict(),
             "random": random_state(self.store.values.device),
             "step": self.step,
-            "best": self.best,
             "seconds": self.seconds,
             "last": self.last,
         }
@@ -94,6 +92,7 @@ class TrainingState:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
-        self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
-        self.last = state["last"]
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.last.clear()
+        self.last.update(state["last"])
         set_random_state(state["random"], self.store.values.device)

@@ -1,0 +1,1 @@
+"""Words after `train`: what became of runs, in tables, curves and TensorBoard."""

@@ -1,0 +1,114 @@
+"""The curves of several runs over each other, in characters or as a picture."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.text import Text
+
+from trainer.errors import UserError
+
+Points = Sequence[tuple[int, float]]  # (step, number)
+
+SIGNS = "abcdefghijklmnop"  # a letter per run, where there is no colour
+COLOURS = ("yellow", "cyan", "magenta", "green", "red", "blue")
+_DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # of a braille sign, [row][column] (Unicode U+2800)
+_LABEL = 9  # columns for the numbers beside the chart, and a space
+
+
+def chart(title: str, curves: Sequence[Points], width: int, height: int, is_plain: bool) -> list[Text]:
+    """`height` lines of `width` columns: a title, the curves, the steps.
+
+    The scale is logarithmic where the numbers are positive and span more than a factor of 50. A column of dots shows
+    the mean of a curve's points that fall into it.
+
+    Args:
+        curves: one per run, in the order of `SIGNS` and `COLOURS`; finite numbers; not all of them empty.
+        is_plain: letters instead of dots, of which only the colour would say whose they are.
+    """
+    everything = [point for curve in curves for point in curve]
+    low, high = min(y for _, y in everything), max(y for _, y in everything)
+    first, last = min(x for x, _ in everything), max(x for x, _ in everything)
+    is_log = low > 0 and high / low > 50
+    bottom, top = (math.log(low), math.log(high)) if is_log else (low, high)
+    columns, rows = width - _LABEL, height - 2
+    across, down = (1, 1) if is_plain else (2, 4)  # dots in a character
+
+    cells: dict[tuple[int, int], tuple[int, int]] = {}  # row and column to the dots in it, and whose they are
+    for index, curve in enumerate(curves):
+        at: dict[int, list[float]] = {}
+        for step, number in curve:
+            at.setdefault(round((step - first) / max(1, last - first) * (columns * across - 1)), []).append(number)
+        previous: tuple[int, int] | None = None
+        for x, numbers in sorted(at.items()):
+            mean = sum(numbers) / len(numbers)
+            share = (top - (math.log(mean) if is_log else mean)) / ((top - bottom) or 1.0)
+            point = x, min(rows * down - 1, max(0, round(share * (rows * down - 1))))
+            for column, row in _line(previous or point, point):
+                place = row // down, column // across
+                bits, owner = cells.get(place, (0, index))
+                # Where curves lie on each other, each has its turn.
+                owner = index if place[1] % len(curves) == index else owner
+                cells[place] = bits | _DOTS[row % down][column % across], owner
+            previous = point
+
+    heading = Text(title + (", log scale:" if is_log else ":"), style="bold")
+    for index in (index for index, curve in enumerate(curves) if curve):
+        heading.append(f" {SIGNS[index]}", colour(index))
+    lines = [heading]
+    for row in range(rows):
+        label = f"{high:.3g}" if row == 0 else f"{low:.3g}" if row == rows - 1 else ""
+        line = Text(label.rjust(_LABEL - 1) + " ", style="dim")
+        for column in range(columns):
+            bits, index = cells.get((row, column), (0, 0))
+            sign = " " if not bits else SIGNS[index] if is_plain else chr(0x2800 + bits)
+            line.append(sign, f"not dim {colour(index)}")
+        lines.append(line)
+    steps = f"{first:,}" + f"{last:,}".rjust(columns - len(f"{first:,}"))
+    return [*lines, Text(" " * _LABEL + steps, style="dim")]
+
+
+def colour(index: int) -> str:
+    """Of the run with this number."""
+    return COLOURS[index % len(COLOURS)]
+
+
+def _line(start: tuple[int, int], end: tuple[int, int]) -> list[tuple[int, int]]:
+    """The dots from one point to another, both included."""
+    count = max(abs(end[0] - start[0]), abs(end[1] - start[1]), 1)
+    return [
+        (round(start[0] + (end[0] - start[0]) * i / count), round(start[1] + (end[1] - start[1]) * i / count))
+        for i in range(count + 1)
+    ]
+
+
+def draw_png(path: Path, names: Sequence[str], curves: Mapping[str, Sequence[Points]]) -> None:
+    """A picture with a panel per tag and a curve per run.
+
+    Args:
+        names: of the runs.
+        curves: tag to a curve per run, some of which may be empty.
+
+    Raises:
+        UserError: matplotlib is missing, or the file can't be written.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UserError(f"--png {path}: matplotlib draws it. Type pip install matplotlib.") from error
+    figure = Figure(figsize=(5.5 * len(curves), 4), layout="constrained")
+    for axes, (tag, of_runs) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
+        for index, points in enumerate(of_runs):
+            # Every run has its place in the cycle of colours, also where it has no such numbers.
+            axes.plot([x for x, _ in points], [y for _, y in points], color=f"C{index % 10}", label=names[index])
+        numbers = [y for points in of_runs for _, y in points]
+        if min(numbers) > 0 and max(numbers) / min(numbers) > 50:
+            axes.set_yscale("log")
+        axes.set(title=tag, xlabel="step")
+        axes.grid(alpha=0.3)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)), frameon=False)
+    try:
+        figure.savefig(path, format="png", dpi=120)
+    except OSError as error:
+        raise UserError(f"--png {path}: can't be written: {error.strerror}. Give another path.") from error

@@ -1,0 +1,90 @@
+"""`train compare`: what differs between some runs, their results side by side, their curves over each other."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from trainer.errors import UserError
+from trainer.finished.chart import COLOURS, SIGNS, chart, colour, draw_png
+from trainer.finished.read import Run, best, finite_points, is_finite, number, read_metrics, run_named
+from trainer.finished.runs import PLACE, cell, differing, spent
+from trainer.finished.table import Column, open_console, print_lines, table
+from trainer.schema import is_larger_better, shown
+
+_CURVES = ("train/loss", "val/loss", "val/accuracy")
+_METRICS = ("train/loss", "val/loss", "val/accuracy", "test/loss", "test/accuracy")
+
+Rows = list[tuple[str, list[str]]]  # what it is, and a text per run
+
+
+def compare(words: Sequence[str], png: str | None) -> int:
+    """Prints the comparison, and draws the curves where `png` names a file.
+
+    Raises:
+        UserError: a word names no run, there are too many, or the picture can't be drawn.
+    """
+    if len(words) > len(SIGNS):
+        raise UserError(f"train compare takes up to {len(SIGNS)} runs, not {len(words)}. train runs compares more.")
+    runs = [run_named(word) for word in words]
+    records = [read_metrics(run.folder) for run in runs]
+    steps = [{tag: step for tag, (_, step) in best(of_run).items()} for of_run in records]
+    curves = {tag: [finite_points(of_run, tag) for of_run in records] for tag in _CURVES}
+    curves = {tag: of_runs for tag, of_runs in curves.items() if any(of_runs)}
+    if png is not None:
+        if not curves:
+            raise UserError(f"--png {png}: none of these runs has a curve. Name runs that logged something.")
+        draw_png(Path(png), [f"{sign}  {run.name}" for sign, run in zip(SIGNS, runs, strict=False)], curves)
+
+    console = open_console()
+    heads = [Text(f"{SIGNS[i]}  {run.name}", style=colour(i)) for i, run in enumerate(runs)]
+    lines = [*heads, *_section("what differs", _differences(runs), console)]
+    lines += _section("results (* best)", _results(runs, steps), console)
+    # Dots have nothing but their colour to say whose they are.
+    has_colours = console.is_terminal and console.color_system is not None and not console.no_color
+    is_plain = not has_colours or console.options.ascii_only or len(runs) > len(COLOURS)
+    width = min(console.width, 100) if console.is_terminal else 80
+    for tag, of_runs in curves.items():
+        if tag.endswith("loss"):
+            lines += [Text(), *chart(tag, of_runs, width, 12, is_plain)]
+    print_lines(lines, console)
+    if png is not None:
+        print(f"drawn in {png}")
+    return 0
+
+
+def _section(title: str, rows: Rows, console: Console) -> list[Text]:
+    """A table with a row per key and a column per run."""
+    columns = [Column(title, [key for key, _ in rows])]
+    for i in range(len(rows[0][1])):
+        cells = [values[i] for _, values in rows]
+        styles = {row: "bold" for row, text in enumerate(cells) if text.startswith("*")}
+        columns.append(Column(SIGNS[i], cells, is_number=True, styles=styles, rank=0 if i < 2 else 1))
+    lines, left_out = table(columns, console)
+    no_room = [Text(f"no room for {', '.join(left_out)} in this terminal", style="dim")] if left_out else []
+    return [Text(), *lines, *no_room]
+
+
+def _differences(runs: Sequence[Run]) -> Rows:
+    return [
+        (key, [shown(run.config[key]) if key in run.config else "-" for run in runs]) for key in differing(runs, PLACE)
+    ] or [("nothing", ["-"] * len(runs))]
+
+
+def _results(runs: Sequence[Run], steps: Sequence[dict[str, int]]) -> Rows:
+    """The last and the best number of each metric, then what each run was and took."""
+    rows: Rows = []
+    for tag in (tag for metric in _METRICS for tag in (metric, f"best/{metric}")):
+        numbers = [number(run.result.get(tag)) for run in runs]
+        finite = [n for n in numbers if n is not None and is_finite(n)]
+        if not finite:
+            continue
+        top = (max if is_larger_better(tag) else min)(finite)
+        cells = [f"{'*' if n == top and min(finite) < max(finite) else ''}{cell(n)}" for n in numbers]
+        if tag.startswith("best/"):
+            at = [of_run.get(tag.removeprefix("best/")) for of_run in steps]
+            cells = [text if step is None else f"{text} at {step}" for text, step in zip(cells, at, strict=True)]
+        rows.append((tag, cells))
+    rows += [(tag, [cell(run.result.get(tag)) for run in runs]) for tag in ("steps", "num_parameters", "num_trainable")]
+    return [*rows, ("time", [spent(run) for run in runs]), ("status", [cell(run.result.get("status")) for run in runs])]

@@ -1,0 +1,285 @@
+"""The runs below a folder, read fast and whatever state they are in: going on, ended, killed, spoilt."""
+
+import json
+import math
+import os
+import re
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from yaml import YAMLError, load
+
+from trainer.errors import UserError, nearest
+from trainer.schema import GROUPS, is_larger_better, leaves
+
+try:
+    from yaml import CSafeLoader as SafeLoader
+except ImportError:  # PyYAML without libyaml
+    from yaml import SafeLoader
+
+Records = list[dict[str, Any]]  # the lines of metrics.jsonl, each with its `step`
+
+_FILES = {"config.yaml", "result.json", "metrics.jsonl"}  # one of them makes a folder a run's
+
+
+class Broken(Exception):
+    """A run's folder that can't be read; one line says why."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run's folder says. Foreign text: nothing in it is trusted.
+
+    Args:
+        name: of the folder, seen from where runs were looked for.
+        config: every choice by its group (`model: lenet`) and every key, dotted.
+        result: the last number of every tag, the best of every validation tag as `best/<tag>`, and `status` (finished,
+            interrupted, stopped, failed; running, killed), `steps` and `seconds`.
+        diagnosis: what was found wrong with the training.
+    """
+
+    folder: Path
+    name: str
+    config: dict[str, Any]
+    result: dict[str, Any]
+    diagnosis: list[Any]
+
+    @cached_property
+    def values(self) -> dict[str, Any]:
+        """All that can be asked for by name."""
+        return {**self.config, **self.result}
+
+
+def number(value: Any) -> float | None:
+    """The value where it is a number, which true and false are not."""
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def is_finite(value: Any) -> bool:
+    """Whether it is a number, and neither NaN nor infinite."""
+    return number(value) is not None and abs(value) < math.inf
+
+
+def existing_folder(word: str) -> Path:
+    """The folder that was typed.
+
+    Raises:
+        UserError: there is none.
+    """
+    folder = Path(word)
+    if not folder.is_dir():
+        raise UserError(f"{word}: there is no such folder. Type the one that holds the runs; a run makes runs/.")
+    return folder
+
+
+def runs_below(root: Path) -> tuple[list[Run], list[str]]:
+    """Every run in a folder, sorted by name, and a line for each that can't be read."""
+    runs, broken = [], []
+    for folder in run_folders(root):
+        name = folder.relative_to(root).as_posix()
+        try:
+            runs.append(read_run(folder, folder.resolve().name if name == "." else name))
+        except Broken as error:
+            broken.append(str(error))
+    return runs, broken
+
+
+def run_folders(root: Path) -> Iterator[Path]:
+    """The folders of runs, `root` itself among them where it is one; links and hidden folders are left out."""
+    folders = []
+    is_run = False
+    try:
+        with os.scandir(root) as entries:
+            for entry in entries:
+                if entry.name in _FILES:
+                    is_run = True
+                elif entry.is_dir(follow_symlinks=False) and entry.name[0] != "." and entry.name != "checkpoints":
+                    folders.append(entry.name)
+    except OSError:  # gone meanwhile, or not ours to read
+        return
+    if is_run:
+        yield root
+    for name in sorted(folders):
+        yield from run_folders(root / name)
+
+
+def run_named(word: str) -> Run:
+    """The run in the folder that was typed, or in the folder of that name below `runs/`.
+
+    Raises:
+        UserError: there is none, or it can't be read.
+    """
+    for folder in (Path(word), Path("runs", word)):
+        if any((folder / name).is_file() for name in _FILES):
+            try:
+                return read_run(folder, word)
+            except Broken as error:
+                raise UserError(f"{error}.") from error
+    known = [folder.as_posix() for folder in run_folders(Path("runs"))]
+    hint = nearest(word, [*known, *(name.removeprefix("runs/") for name in known)])
+    raise UserError(f"{word}: there is no run.{hint} train runs lists them.")
+
+
+def read_run(folder: Path, name: str) -> Run:
+    """One run.
+
+    Raises:
+        Broken: the config or the result is missing, torn or none of ours.
+    """
+    config = read_config(folder)
+    result = read_result(folder)
+    diagnosis = result.pop("diagnosis", None)
+    if not any(tag.startswith("best/") for tag in result):
+        # It has not ended, or nothing was validated.
+        records = read_metrics(folder)
+        if "status" not in result:
+            result = _so_far(records) | {"status": _running_or_killed(folder)}
+        result |= {f"best/{tag}": value for tag, (value, _) in best(records).items()}
+    return Run(folder, name, config, result, diagnosis if isinstance(diagnosis, list) else [])
+
+
+class _Loader(SafeLoader):
+    """As OmegaConf reads it: a date is text."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [(tag, pattern) for tag, pattern in rules if tag != "tag:yaml.org,2002:timestamp"]
+        for first, rules in SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_TOP_LEVEL = re.compile(r"^(?=[^\s#-])", re.MULTILINE)  # before each key of the top level
+_UNREADABLE = (OSError, ValueError, RecursionError, YAMLError)
+
+
+@lru_cache(maxsize=10_000)
+def _flat(block: str) -> dict[str, Any]:
+    config = load(block, _Loader)
+    if not isinstance(config, dict | None):
+        raise ValueError("it holds no config")
+    return dict(leaves(config or {}))
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config of a run, flat, its choices first.
+
+    Raises:
+        Broken: it is missing, torn, or none of ours.
+    """
+    try:
+        text = (folder / "config.yaml").read_text(encoding="utf-8")
+        try:
+            # Most of a config is the same in the next run: each different part of it is parsed once.
+            blocks = [_flat(block) for block in _TOP_LEVEL.split(text)]
+        except (YAMLError, ValueError):
+            blocks = [_flat(text)]  # not written by us: a text over several lines without indentation
+    except _UNREADABLE as error:
+        raise Broken(f"{folder / 'config.yaml'}: can't be read: {_reason(error)}") from error
+    flat = {key: value for block in blocks for key, value in block.items()}
+    choices = {group: flat[f"choices.{group}"] for group in (*GROUPS, "monitor") if f"choices.{group}" in flat}
+    if not all(isinstance(choices.get(group), str) for group in GROUPS):
+        raise Broken(f"{folder / 'config.yaml'}: is no config of train, or not a whole one")
+    return {**choices, **{key: v for key, v in flat.items() if not key.startswith("choices.") and key not in choices}}
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """`result.json`; empty where the run has not ended.
+
+    Raises:
+        Broken: it is torn, or holds something else.
+    """
+    try:
+        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except _UNREADABLE as error:
+        raise Broken(f"{folder / 'result.json'}: can't be read: {_reason(error)}") from error
+    if not isinstance(result, dict) or not isinstance(result.get("status"), str):
+        raise Broken(f"{folder / 'result.json'}: is no result of train")
+    return result
+
+
+def read_metrics(folder: Path) -> Records:
+    """The lines of `metrics.jsonl`, without those that are torn, as the last may be while it is written."""
+    try:
+        lines = (folder / "metrics.jsonl").read_bytes().splitlines()
+    except OSError:
+        return []
+    records = []
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            records.append(record)
+    return records
+
+
+def best(records: Records) -> dict[str, tuple[float, int]]:
+    """The best number of every validation tag, and the step that had it first."""
+    found: dict[str, tuple[float, int]] = {}
+    for record in records:
+        for tag, value in record.items():
+            if tag.startswith("val/") and is_finite(value):
+                sign = 1 if is_larger_better(tag) else -1
+                if tag not in found or sign * value > sign * found[tag][0]:
+                    found[tag] = value, record["step"]
+    return found
+
+
+def _so_far(records: Records) -> dict[str, Any]:
+    """What `result.json` would hold, from the lines of a run that has not ended."""
+    last: dict[str, Any] = {}
+    seconds, logged = 0.0, 0
+    for record in records:
+        last |= record
+        if (step_ms := number(record.get("time/step_ms"))) is not None:
+            # Without the pauses between a stop and a resume, which the files' times would count.
+            seconds += step_ms / 1000 * (record["step"] - logged)
+            logged = record["step"]
+    steps = last.pop("step", 0)
+    return {**last, "steps": steps, "seconds": seconds}
+
+
+def _running_or_killed(folder: Path) -> str:
+    """Whether a run that left no result goes on: its process is asked, which the event file's name tells.
+
+    The name is `events.out.tfevents.<time>.<host>.<process>.<number>`. Where there is none, or the host is another one,
+    a run counts as killed when it has written nothing for ten minutes.
+    """
+    names = sorted(path.name for path in folder.glob("events.out.tfevents.*"))
+    idle = time.time() - max(_written(folder / name) for name in ("config.yaml", "metrics.jsonl", *names))
+    host = re.escape(re.sub(r"[^\w.-]", "_", socket.gethostname()))
+    process = re.search(rf"\.\d+\.{host}\.(\d+)\.\d+$", names[-1]) if names else None
+    if process is None or os.name != "posix":
+        return "running" if idle < 600 else "killed"
+    try:
+        os.kill(int(process[1]), 0)  # signal 0 does nothing but fail where there is no such process
+    except (ProcessLookupError, OverflowError):
+        return "killed"
+    except PermissionError:  # it is another user's
+        pass
+    return "running" if idle < 86400 else "killed"  # numbers of processes are given again
+
+
+def _written(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:  # no such file, or no more
+        return 0.0
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return " ".join(str(error).split())[:100] or type(error).__name__
+
+
+def finite_points(records: Records, tag: str) -> list[tuple[int, float]]:
+    """`(step, number)` of a tag, without what is too large to be summed."""
+    return [(r["step"], r[tag]) for r in records if is_finite(r.get(tag)) and abs(r[tag]) < 1e300]

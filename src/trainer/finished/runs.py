@@ -1,0 +1,159 @@
+"""`train runs`: a table of runs, what differs between them and what they came to."""
+
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rich.text import Text
+
+from trainer.errors import UserError
+from trainer.finished.query import conditions, in_order, refuse_unknown
+from trainer.finished.read import Run, existing_folder, is_finite, number, runs_below
+from trainer.finished.table import Column, open_console, print_lines, printable, table
+from trainer.monitor.console import duration, short
+from trainer.schema import GROUPS, is_larger_better, shown
+
+PLACE = ("name", "run_dir", "resume")  # where a run lies says nothing about it
+WATCHING = ("trust", "monitor", "console", "checkpoint")  # nor does how it was watched and saved
+LENGTH = ("max_steps", "max_epochs")  # the steps that it took are shown
+STATUS = {"finished": "green", "running": "cyan", "interrupted": "yellow"}  # any other: red
+
+
+def print_runs(word: str, where: str | None, sort: str | None, form: str) -> int:
+    """Prints the runs below a folder.
+
+    Args:
+        word: the folder.
+        where: terms that must hold, or None for all runs.
+        sort: a key or a tag, with `-` before it the other way round; None for the best validation first.
+        form: "table", "csv" or "json".
+
+    Raises:
+        UserError: there is no such folder, no run in it, or no such key.
+    """
+    runs, broken = runs_below(existing_folder(word))
+    for line in broken:
+        print(f"warning: {printable(line)}; skipped.", file=sys.stderr)
+    if not runs:
+        raise UserError(f"{word}: holds no run of train. Type the folder that runs are in; a run makes runs/.")
+    terms = conditions(where or "")
+    for term in terms:
+        refuse_unknown("where", term.key, runs)
+    key = (sort or _main_tag(runs)).removeprefix("-")
+    if sort is not None:
+        refuse_unknown("sort", key, runs)
+    shown_runs = [run for run in runs if all(term.holds(run) for term in terms)]
+    shown_runs = in_order(shown_runs, key, is_reversed=sort is not None and sort.startswith("-"))
+    if not shown_runs:
+        print(f"none of {len(runs)} runs has {where}", file=sys.stderr)
+    if form == "json":
+        print(json.dumps([_as_json(run) for run in shown_runs], indent=1))
+    elif form == "csv":
+        _print_csv(shown_runs)
+    elif shown_runs:
+        _print_table(shown_runs, [key, *(term.key for term in terms)])
+    return 0
+
+
+def differing(runs: Sequence[Run], hidden: Sequence[str]) -> list[str]:
+    """The keys of the config in which runs differ, choices first.
+
+    Where runs chose differently in a group, only those of its keys count that all of them have: the kernel size of
+    some and the hidden features of others say no more than `model`.
+
+    Args:
+        hidden: keys and sections that are not looked at.
+    """
+    keys = dict.fromkeys(key for run in runs for key in run.config if key.split(".")[0] not in hidden)
+    found = []
+    for key in keys:
+        group, _, rest = key.partition(".")
+        is_implied = rest and group in GROUPS and _differs(group, runs)
+        if is_implied and (rest == "_target_" or any(key not in run.config for run in runs)):
+            continue
+        if _differs(key, runs):
+            found.append(key)
+    return found
+
+
+def _differs(key: str, runs: Sequence[Run]) -> bool:
+    """1 and 1.0 are the same, 1 and true are not, nor are null and a key that is missing."""
+    values = [run.config[key] for run in runs if key in run.config]
+    different = {shown(value) if number(value) is None else value for value in values}
+    return len(different) + (len(values) < len(runs)) > 1
+
+
+def _main_tag(runs: Sequence[Run]) -> str:
+    """What runs are compared by: the best accuracy where any has one, or else the best validation loss."""
+    accuracy = "best/val/accuracy"
+    return accuracy if any(accuracy in run.result for run in runs) else "best/val/loss"
+
+
+def cell(value: Any) -> str:
+    """A metric, or whatever else a result may hold."""
+    if value is None:
+        return "-"
+    return short(value) if isinstance(value, float) else shown(value)
+
+
+def _setting(value: Any) -> str:
+    """A value of the config: `1e+09` rather than `1000000000.0`."""
+    return f"{value:g}" if isinstance(value, float) else shown(value)
+
+
+def _print_table(runs: Sequence[Run], asked: Sequence[str]) -> None:
+    main = _main_tag(runs)
+    metric = main.removeprefix("best/val/")
+    tags = dict.fromkeys([main, f"val/{metric}", f"test/{metric}", "val/loss"])
+    tags |= dict.fromkeys(key for key in asked if key not in ("status", "steps", "seconds"))
+    columns = [Column("run", [run.name for run in runs], styles=dict.fromkeys(range(len(runs)), "cyan"))]
+    for key in differing(runs, (*PLACE, *WATCHING, *LENGTH)):
+        values = [run.config.get(key) for run in runs]
+        texts = [_setting(run.config[key]) if key in run.config else "-" for run in runs]
+        is_number = all(number(value) is not None for value in values)
+        columns.append(Column(key, texts, is_number, rank=1 + 1 / len(set(texts))))  # what differs most stays longest
+    for rank, tag in enumerate(tags):
+        if any(tag in run.result for run in runs):
+            numbers = {i: n for i, run in enumerate(runs) if (n := number(run.result.get(tag))) is not None}
+            styles = {}
+            if len(runs) > 1 and tag.startswith(("best/", "val/", "test/")) and numbers:
+                top = (max if is_larger_better(tag) else min)(numbers.values())
+                styles = {i: "bold green" for i, n in numbers.items() if n == top}
+            is_asked = tag in (main, *asked)
+            cells = [cell(run.result.get(tag)) for run in runs]
+            columns.append(Column(tag, cells, True, styles, 0 if is_asked else 3 + rank))
+    columns += [
+        Column("steps", [cell(run.result.get("steps")) for run in runs], True, rank=3),
+        Column("time", [spent(run) for run in runs], True, rank=3),
+        Column("status", statuses := [cell(run.result.get("status")) for run in runs], rank=2),
+    ]
+    columns[-1].styles = {i: STATUS.get(status, "red") for i, status in enumerate(statuses)}
+    console = open_console()
+    lines, left_out = table(columns, console)
+    if left_out:
+        lines.append(Text(f"no room for {', '.join(left_out)}: train runs --csv has it all", style="dim"))
+    print_lines(lines, console)
+
+
+def spent(run: Run) -> str:
+    """Its time, as a clock shows it."""
+    seconds = number(run.result.get("seconds"))
+    return duration(seconds) if seconds is not None and is_finite(seconds) else "-"
+
+
+def _as_json(run: Run) -> dict[str, Any]:
+    """One flat object; what JSON has no number for is null."""
+    everything = {"run": run.name, "folder": str(run.folder), **run.values, "diagnosis": run.diagnosis}
+    return {key: None if isinstance(v, float) and not is_finite(v) else v for key, v in everything.items()}
+
+
+def _print_csv(runs: Sequence[Run]) -> None:
+    """A line per run: what differs in the config, and the whole result."""
+    keys = differing(runs, PLACE)
+    tags = dict.fromkeys(tag for run in runs for tag in run.result if tag not in keys)
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["run", *keys, *tags])
+    for run in runs:
+        writer.writerow([run.name, *("" if (v := run.values.get(k)) is None else shown(v) for k in [*keys, *tags])])

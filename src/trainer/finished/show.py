@@ -1,0 +1,118 @@
+"""`train show`: one run, what was asked, what came of it, what lies in its folder and what can be done with it."""
+
+import contextlib
+import shlex
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+from yaml import YAMLError, safe_load
+
+from trainer.finished.read import Run, number, run_named
+from trainer.finished.runs import STATUS, cell, spent
+from trainer.finished.table import Column, open_console, print_lines, table
+from trainer.schema import GROUPS, resume_word, shown
+
+_OF_ALL = ("status", "steps", "seconds", "num_parameters", "num_trainable")  # of a result; the rest are tags
+_INDENT = 2
+
+
+def show(word: str) -> int:
+    """Prints what is known of a run.
+
+    Raises:
+        UserError: the word names no run, or one that can't be read.
+    """
+    run = run_named(word)
+    result, status = run.result, str(run.result["status"])
+    facts = [f"{cell(result.get('steps'))} steps", spent(run)]
+    if "num_parameters" in result:
+        total, trained = cell(result["num_parameters"]), cell(result.get("num_trainable"))
+        facts.append(f"{total} parameters, {trained} of them trained")
+    title = Text.assemble((str(run.folder), "bold cyan"), ": ", (status, STATUS.get(status, "red")))
+    lines = [title.append(f", {', '.join(facts)}")]
+
+    choices = [f"{group}={shown(run.config[group])}" for group in (*GROUPS, "monitor") if group in run.config]
+    lines += _section("typed", [Text(f"train {typed(run)}".rstrip())])
+    lines += _section("choices", [Text(" ".join(choices))])
+
+    console = open_console()
+    tags = [tag for tag in result if tag not in _OF_ALL and not tag.startswith("best/")]
+    if tags:
+        last = [cell(result[tag]) for tag in tags]
+        top = [cell(result[f"best/{tag}"]) if f"best/{tag}" in result else "" for tag in tags]
+        columns = [Column("", tags), Column("last", last, True), Column("best", top, True)]
+        lines += _section("results", table(columns, console, _INDENT)[0])
+    if run.diagnosis:
+        lines += _section("diagnosis", [Text(_sentence(finding)) for finding in run.diagnosis])
+
+    lines += _section("files", table(_files(run.folder), console, _INDENT)[0])
+    lines += _section("to go on", [Text(line) for line in _going_on(run, status)])
+    lines += _section("to look at it", [Text(f"train board {shlex.quote(str(run.folder))}")])
+    print_lines(lines, console)
+    return 0
+
+
+def _section(title: str, lines: list[Text]) -> list[Text]:
+    return [Text(), Text(title, style="bold"), *(Text(" " * _INDENT).append_text(line) for line in lines)]
+
+
+def typed(run: Run) -> str:
+    """The words that the run was started with, as a shell takes them."""
+    try:
+        words = safe_load((run.folder / "overrides.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, YAMLError):
+        return ""
+    return " ".join(shlex.quote(shown(word)) for word in words) if isinstance(words, list) else ""
+
+
+def _going_on(run: Run, status: str) -> list[str]:
+    if not (run.folder / "checkpoints/last.pt").exists():
+        return ["nothing was saved: type the command anew, with another name="]
+    if status == "running":
+        return ["it is still going"]
+    words = ["train", resume_word(run.folder)]
+    if run.config.get("trust"):
+        words.append(shlex.quote(f"trust={shown(run.config['trust'])}"))  # taken from the command line alone
+    if status == "finished":
+        # Whichever of the two comes first ends a run.
+        limits = {key: n for key in ("max_epochs", "max_steps") if (n := number(run.config.get(key))) is not None}
+        limits = limits or {"max_steps": number(run.result.get("steps")) or 1}
+        words += [f"{key}={2 * n}" for key, n in limits.items()]
+    line = " ".join(words)
+    return [line, "(it would stop again: its loss was not finite)"] if status == "stopped" else [line]
+
+
+def _sentence(finding: Any) -> str:
+    if isinstance(finding, Mapping):
+        return " ".join(f"{shown(key)}={cell(value)}" for key, value in finding.items())
+    return shown(finding)
+
+
+def _files(folder: Path) -> list[Column]:
+    """What lies in a run's folder, and how large it is; links to a file stand beside it."""
+    files: dict[tuple[int, int], tuple[int, list[str]]] = {}
+    for path in sorted([*folder.glob("*"), *folder.glob("checkpoints/*")]):
+        with contextlib.suppress(OSError):  # a run that goes on may have taken it away
+            about = path.stat()
+            if stat.S_ISREG(about.st_mode):
+                _, names = files.setdefault((about.st_dev, about.st_ino), (about.st_size, []))
+                names.append(path.relative_to(folder).as_posix())
+    rows = [(max(names, key=len), size, names) for size, names in files.values()]  # step_<n>.pt rather than best.pt
+    return [
+        Column("", [name for name, _, _ in rows]),
+        Column("", [_size(size) for _, size, _ in rows], is_number=True),
+        Column("", [", ".join(Path(other).name for other in names if other != name) for name, _, names in rows]),
+    ]
+
+
+def _size(count: int) -> str:
+    """`345 B`, `12.3 kB`, `1.2 MB`."""
+    if count < 1000:
+        return f"{count} B"
+    size, units = count / 1000, ["kB", "MB", "GB", "TB"]
+    while size >= 999.95 and len(units) > 1:
+        size, units = size / 1000, units[1:]
+    return f"{size:.1f} {units[0]}"

@@ -1,0 +1,106 @@
+"""Columns that stand under each other: coloured and fitted to a terminal, plain and whole anywhere else."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.text import Text
+
+GAP = 2  # columns between two columns
+_MOST = 24  # characters of a cell on a terminal, but for the first column
+_LEAST = 18  # which gives way down to this
+
+
+@dataclass
+class Column:
+    """A column of a table.
+
+    Args:
+        heading: a dotted key or a tag; on a terminal it takes two lines.
+        cells: a text per row.
+        is_number: it stands on the right.
+        styles: rich's, by row.
+        rank: on a terminal without room the columns of the highest rank go, the last of them first; 0 stays.
+    """
+
+    heading: str
+    cells: list[str]
+    is_number: bool = False
+    styles: dict[int, str] = field(default_factory=dict)
+    rank: float = 0
+
+
+def printable(text: str) -> str:
+    """The text with `?` for what a terminal would obey: configs and names of folders are foreign text."""
+    return text if text.isprintable() else "".join(sign if sign.isprintable() else "?" for sign in text)
+
+
+def cut(text: str, width: int, console: Console) -> str:
+    """The end of a text that is too long, since it is in their ends that names differ."""
+    ellipsis = "..." if console.options.ascii_only else "…"
+    return text if len(text) <= width else ellipsis + text[len(text) - width + len(ellipsis) :]
+
+
+def table(columns: Sequence[Column], console: Console, indent: int = 0) -> tuple[list[Text], list[str]]:
+    """The lines of a table, and the headings of the columns that had no room.
+
+    Args:
+        indent: what will stand before each line, in columns.
+    """
+    columns, left_out = list(columns), []
+    if console.is_terminal:
+        room = console.width - indent
+        heads = [_two_lines(column.heading) for column in columns]
+        widths = [max(map(len, [*head, *column.cells])) for head, column in zip(heads, columns, strict=True)]
+        most = [max(_MOST, *map(len, head)) for head in heads]
+        widths[1:] = map(min, widths[1:], most[1:])
+        while min(widths[0], _LEAST) + sum(widths[1:]) + GAP * (len(widths) - 1) > room:
+            i = max(range(len(columns)), key=lambda i: (columns[i].rank, i))
+            if columns[i].rank == 0:
+                break
+            left_out.append(columns[i].heading)
+            del columns[i], heads[i], widths[i]
+        widths[0] = min(widths[0], max(_LEAST, room - sum(widths[1:]) - GAP * (len(widths) - 1)))
+    else:
+        heads = [("", column.heading) for column in columns]
+        widths = [max(map(len, [column.heading, *column.cells])) for column in columns]
+
+    def line(texts: Iterable[str], styles: Iterable[str]) -> Text:
+        found = Text()
+        for text, style, column, width in zip(texts, styles, columns, widths, strict=True):
+            text = cut(printable(text), width, console)
+            found.append(" " * GAP if found else "")
+            found.append(text.rjust(width) if column.is_number else text.ljust(width), style)
+        return found
+
+    bold = ["bold"] * len(columns)
+    lines = [line(words, bold) for words in zip(*heads, strict=True) if any(words)]
+    for row, texts in enumerate(zip(*(column.cells for column in columns), strict=True)):
+        lines.append(line(texts, [column.styles.get(row, "") for column in columns]))
+    return lines, left_out[::-1]
+
+
+def _two_lines(heading: str) -> tuple[str, str]:
+    """`optimizer.` above `lr`, `best/val/` above `loss`."""
+    start = max(heading.rfind("."), heading.rfind("/")) + 1
+    return heading[:start], heading[start:]
+
+
+def print_lines(lines: Sequence[Text], console: Console) -> None:
+    """Lines as they are: one that is too long the terminal wraps itself, so that it can be copied whole."""
+    for line in lines:
+        line.plain = printable(line.plain)
+    if console.is_terminal:
+        console.print(Text("\n").join(lines), soft_wrap=True)
+    else:
+        # Not through rich: when nobody reads on, it would end the process with its own exit code.
+        for line in lines:
+            print(line.plain.rstrip())
+
+
+def open_console() -> Console:
+    """For stdout, which then shows `?` for what its encoding lacks."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")
+    return Console(highlight=False)

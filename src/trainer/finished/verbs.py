@@ -1,0 +1,87 @@
+"""Which words after `train` are verbs, and what may stand after them. Imports nothing heavy."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer.errors import UserError, nearest
+
+HELP = """\
+  train runs [DIR]                        a table of the runs below runs/: what differs, what they came to
+    where="val/accuracy>0.9 optimizer.lr<0.1"  sort=val/loss  sort=-steps  --csv  --json
+  train compare RUN RUN... [--png FILE]   what differs, results side by side, loss curves over each other
+  train show RUN                          one run: what was typed, results, diagnosis, files, how to go on
+  train board [DIR] [port=6006]           TensorBoard, for this machine alone"""
+
+# What each verb takes beside folders.
+_KEYS: dict[str, tuple[str, ...]] = {
+    "runs": ("where", "sort", "--csv", "--json"),
+    "compare": ("--png",),
+    "show": (),
+    "board": ("port",),
+}
+VERBS = tuple(_KEYS)
+_FLAGS = ("--csv", "--json")
+
+
+def run_verb(argv: Sequence[str]) -> int:
+    """What `train VERB ...` asks for. Returns the exit code.
+
+    Args:
+        argv: the verb, and the words after it.
+
+    Raises:
+        UserError: a word is wrong, or names nothing that is there.
+    """
+    verb = argv[0]
+    folders, options = sorted_words(verb, argv[1:])
+    if verb in ("runs", "board"):
+        if len(folders) > 1:
+            raise UserError(f"{folders[1]}: train {verb} takes one folder. Type the one that holds all of them.")
+        folder = folders[0] if folders else "runs"
+        if verb == "board":
+            from trainer.finished.board import serve
+
+            return serve(folder, options.get("port", "6006"))
+        from trainer.finished.runs import print_runs
+
+        form = "json" if "--json" in options else "csv" if "--csv" in options else "table"
+        return print_runs(folder, options.get("where"), options.get("sort"), form)
+    if verb == "show":
+        if len(folders) != 1:
+            raise UserError(f"train show takes one run, not {len(folders)}. train runs lists them.")
+        from trainer.finished.show import show
+
+        return show(folders[0])
+    if len(folders) < 2:
+        raise UserError("train compare takes two runs or more. train runs lists them.")
+    from trainer.finished.compare import compare
+
+    return compare(folders, options.get("--png"))
+
+
+def sorted_words(verb: str, words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The folders, and the options with their values.
+
+    Raises:
+        UserError: the verb has no such option, or its value is missing.
+    """
+    folders: list[str] = []
+    options: dict[str, str] = {}
+    rest = iter(words)
+    for word in rest:
+        name, is_given, value = word.partition("=")
+        if name in _KEYS[verb] and name not in _FLAGS:
+            if not is_given:
+                value = next(rest, "") if name.startswith("-") else ""
+            if not value:
+                raise UserError(f"{name}: has no value. Type train --help for what train {verb} takes.")
+            options[name] = value
+        elif word in _KEYS[verb] and word in _FLAGS:
+            options[word] = ""
+        elif word.startswith("-") or (re.match(r"[a-z]+=", word) and not Path(word).exists()):
+            hint = nearest(name, _KEYS[verb]) or (f" It takes {', '.join(_KEYS[verb])}." if _KEYS[verb] else "")
+            raise UserError(f"{word}: train {verb} has no such word.{hint}")
+        else:
+            folders.append(word)
+    return folders, options
