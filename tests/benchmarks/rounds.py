@@ -25,4 +25,5 @@ def line(name: str, ours: list[float], other: list[float]) -> str:
 
 def machine() -> str:
     """What the figures were measured on."""
-    return f"{time.strftime('%Y-%m-%d')}, {platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    threads = torch.get_num_threads()
+    return f"{time.strftime('%Y-%m-%d')}, {platform.machine()}, {threads} threads, torch {torch.__version__}"
