@@ -8,7 +8,10 @@ import struct
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +63,38 @@ def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def tensorboard() -> Callable[[Path], AbstractContextManager[Callable[..., Any]]]:
+    """`with tensorboard(folder) as get:` serves the folder's runs on the loopback; see `get` for asking it."""
+
+    @contextmanager
+    def serve(folder: Path) -> Iterator[Callable[..., Any]]:
+        command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder), "--load_fast=false"]
+        command += ["--host=127.0.0.1", "--port=0", "--reload_interval=1"]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+            assert server.stderr is not None
+            line = next(line for line in server.stderr if "http://" in line)  # TensorBoard 2.21.0 at http://... (Press
+            rest = threading.Thread(target=server.stderr.read)  # so that it can go on writing there
+            rest.start()
+            address = line.split(" at ")[1].split()[0].rstrip("/")
+
+            def get(path: str, body: object = None) -> Any:
+                """What the http API gives for a path: an object where it is JSON, else bytes; `body` is posted."""
+                data = None if body is None else json.dumps(body).encode()
+                request = urllib.request.Request(f"{address}/data/{path}", data, {"Content-Type": "application/json"})
+                with urllib.request.urlopen(request, timeout=20) as reply:
+                    content = reply.read()
+                return json.loads(content) if reply.headers["Content-Type"].startswith("application/json") else content
+
+            try:
+                yield get
+            finally:
+                server.kill()
+                rest.join()
+
+    return serve
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """Event files as TensorBoard itself reads them: by its own reader, and by its http API over the loopback."""
 
 import io
-import json
 import math
 import os
 import resource
@@ -9,8 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -383,9 +382,14 @@ def test_a_model_that_fails_has_no_graph() -> None:
 # --- TensorBoard's http API -------------------------------------------------------------------------------------------
 
 
+Get = Callable[..., Any]  # see conftest.py
+
+
 @pytest.fixture(scope="module")
-def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a TensorBoard that shows three runs: two of them differ in the seed alone, the third failed."""
+def board(
+    tmp_path_factory: pytest.TempPathFactory, tensorboard: Callable[[Path], AbstractContextManager[Get]]
+) -> Iterator[Get]:
+    """Asks a TensorBoard that shows three runs: two of them differ in the seed alone, the third failed."""
     folder = tmp_path_factory.mktemp("board")
     shared = {"model": "lenet", "nesterov": True, "layers": [20, 5], "weight_decay": None}
     for i, (lr, group, status) in enumerate([(0.1, "a", "success"), (0.1, "a", "success"), (0.5, "b", "failure")]):
@@ -406,67 +410,48 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         file.image("samples", 0, PIXELS)
         file.raw(hparams.session_end(status), step=10)  # type: ignore[arg-type]
         file.close()
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder), "--load_fast=false"]
-    command += ["--host=127.0.0.1", "--port=0", "--reload_interval=1"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
-        assert server.stderr is not None
-        line = next(line for line in server.stderr if "http://" in line)  # TensorBoard 2.21.0 at http://... (Press ...
-        rest = threading.Thread(target=server.stderr.read)  # so that it can go on writing there
-        rest.start()
-        try:
-            address = line.split(" at ")[1].split()[0].rstrip("/")
-            deadline = time.monotonic() + 30
-            while "val/accuracy" not in get(address, "plugin/scalars/tags").get("run2", {}):
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
-            yield address
-        finally:
-            server.kill()
-            rest.join()
+    with tensorboard(folder) as get:
+        deadline = time.monotonic() + 30
+        while "val/accuracy" not in get("plugin/scalars/tags").get("run2", {}):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield get
 
 
-def get(address: str, path: str, body: object = None) -> Any:
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(f"{address}/data/{path}", data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=20) as reply:
-        content = reply.read()
-    return json.loads(content) if reply.headers["Content-Type"].startswith("application/json") else content
-
-
-def test_served_scalars(board: str) -> None:
-    assert get(board, "runs") == ["run0", "run1", "run2"]
-    tags = get(board, "plugin/scalars/tags")
+def test_served_scalars(board: Get) -> None:
+    assert board("runs") == ["run0", "run1", "run2"]
+    tags = board("plugin/scalars/tags")
     assert set(tags["run0"]) == {"train/loss", "val/accuracy", "update_ratio/w"}
-    points = get(board, "plugin/scalars/scalars?run=run1&tag=train/loss")
+    points = board("plugin/scalars/scalars?run=run1&tag=train/loss")
     assert [(step, value) for _, step, value in points] == [(s, pytest.approx(2 / s)) for s in range(1, 11)]
 
 
-def test_served_histograms(board: str) -> None:
-    points = get(board, "plugin/histograms/histograms?run=run0&tag=weights/w")
+def test_served_histograms(board: Get) -> None:
+    points = board("plugin/histograms/histograms?run=run0&tag=weights/w")
     assert [step for _, step, _ in points] == list(range(1, 11))
     buckets = points[0][2]  # [left, right, count]
     assert (buckets[0][0], buckets[-1][1]) == (-1, 2)
     assert sum(count for _, _, count in buckets) == 100
     assert [right for _, right, _ in buckets[:-1]] == [left for left, _, _ in buckets[1:]]
-    (zeros,) = get(board, "plugin/histograms/histograms?run=run0&tag=weights/zero")[0][2]
+    (zeros,) = board("plugin/histograms/histograms?run=run0&tag=weights/zero")[0][2]
     assert zeros == [0, 0, 3]
-    distributions = get(board, "plugin/distributions/distributions?run=run0&tag=weights/w")
+    distributions = board("plugin/distributions/distributions?run=run0&tag=weights/w")
     assert len(distributions) == 10
 
 
-def test_served_graph_text_and_picture(board: str) -> None:
-    graph = get(board, "plugin/graphs/graph?run=run0&large_attrs_key=_too_large_attrs&limit_attr_size=1024").decode()
+def test_served_graph_text_and_picture(board: Get) -> None:
+    graph = board("plugin/graphs/graph?run=run0&large_attrs_key=_too_large_attrs&limit_attr_size=1024").decode()
     assert 'name: "addmm"' in graph
     assert 'input: "weight"' in graph
-    (text,) = get(board, "plugin/text/text?run=run0&tag=config")
+    (text,) = board("plugin/text/text?run=run0&tag=config")
     assert text["text"] == "<p><strong>lr</strong> 0.1</p>"
-    (picture,) = get(board, "plugin/images/images?run=run0&tag=samples&sample=0")
-    png = get(board, f"plugin/images/individualImage?{picture['query']}")
+    (picture,) = board("plugin/images/images?run=run0&tag=samples&sample=0")
+    png = board(f"plugin/images/individualImage?{picture['query']}")
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(png))), PIXELS)
 
 
-def test_served_hyperparameters(board: str) -> None:
-    experiment = get(board, "plugin/hparams/experiment", {"experimentName": ""})
+def test_served_hyperparameters(board: Get) -> None:
+    experiment = board("plugin/hparams/experiment", {"experimentName": ""})
     infos = {info["name"]: info for info in experiment["hparamInfos"]}
     assert set(infos) == {"model", "nesterov", "layers", "weight_decay", "dropout", "lr"}
     assert infos["lr"]["type"] == "DATA_TYPE_FLOAT64"
@@ -477,7 +462,7 @@ def test_served_hyperparameters(board: str) -> None:
 
     statuses = ["STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING", "STATUS_UNKNOWN"]
     body = {"startIndex": 0, "sliceSize": 10, "allowedStatuses": statuses, "colParams": []}
-    groups = {group["name"]: group for group in get(board, "plugin/hparams/session_groups", body)["sessionGroups"]}
+    groups = {group["name"]: group for group in board("plugin/hparams/session_groups", body)["sessionGroups"]}
     assert set(groups) == {"a", "b"}
     assert groups["a"]["hparams"] == {
         "lr": 0.1, "model": "lenet", "nesterov": True, "layers": "[20, 5]", "weight_decay": "null"

@@ -386,7 +386,7 @@ def test_many_runs(said: Said) -> None:
     for i in range(500):
         folder = Path(f"many/{i % 7}/{i}")
         folder.mkdir(parents=True)
-        changed = config.replace("\nseed: 0", f"\nseed: {i}").replace("lr: 0.001", f"lr: {1 + i % 20}")
+        changed = config.replace("\nseed: 0", f"\nseed: {i}").replace("lr: 0.002", f"lr: {1 + i % 20}")
         (folder / "config.yaml").write_text(changed)
         line = {"step": 5, "val/accuracy": (i * 37 % 500) / 500, "val/loss": 1.0}
         (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
@@ -491,7 +491,7 @@ def test_compare_shows_differences_results_and_curves(said: Said) -> None:
     rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.strip()}
     assert (rows["a"], rows["b"], rows["c"]) == (["runs/adam"], ["sgd/slow"], ["sgd/fast"])
     assert rows["optimizer"] == ["adam", "sgd", "sgd"]
-    assert rows["optimizer.lr"] == ["0.001", "0.02", "0.5"]
+    assert rows["optimizer.lr"] == ["0.002", "0.02", "0.5"]
     assert rows["seed"] == ["0", "0", "1"]
     assert "name" not in rows
     assert "optimizer.momentum" not in rows  # adam has none

@@ -89,7 +89,7 @@ def test_a_finished_run_says_so_and_changes_nothing(
 
 def test_a_run_started_differently_is_not_gone_on_with(train: Callable[..., dict[str, Any]]) -> None:
     train("monitor=off", "max_steps=2", "name=one")
-    with pytest.raises(UserError, match=r"batch_size=32 \(was 64\), .*optimizer.lr=0.5 \(was 0.001\)"):
+    with pytest.raises(UserError, match=r"batch_size=32 \(was 64\), .*optimizer.lr=0.5 \(was 0.002\)"):
         train("monitor=off", "max_steps=4", "name=one", "optimizer.lr=0.5", "batch_size=32")
     with pytest.raises(UserError, match=r"seed=1 \(was 0\)"):
         train("resume=runs/one", "seed=1")

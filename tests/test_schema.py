@@ -44,7 +44,10 @@ TABLE: dict[str, tuple[list[Any], list[Any]]] = {
     "console.every": ([1, None], [0, 0.5]),
     "monitor.every": ([50, None], [0, "step"]),
     "monitor.histogram_every": ([500, None], [0]),
-    **{f"monitor.{key}": ([True, False], ["on", None, 1]) for key in ("statistics", "histograms", "graph", "hparams")},
+    **{
+        f"monitor.{key}": ([True, False], ["on", None, 1])
+        for key in ("statistics", "histograms", "graph", "hparams", "layout", "texts", "images", "curves", "projector")
+    },
     "monitor.events": ([True, False], ["off"]),
     "model.init": (["default", "normal", "xavier", "kaiming"], ["Xavier", "zeros", None]),
     "model.init_std": ([0.01, 1], [0, -1, None]),

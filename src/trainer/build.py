@@ -295,7 +295,8 @@ def set_up_torch(config: Config) -> None:
         torch.set_num_threads(config["threads"])
     if config["deterministic"]:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is not deterministic without
-    torch.use_deterministic_algorithms(config["deterministic"])
+    if config["deterministic"] != torch.are_deterministic_algorithms_enabled():  # the call imports half of torch
+        torch.use_deterministic_algorithms(config["deterministic"])
 
 
 def compile_in_place(model: nn.Module) -> None:

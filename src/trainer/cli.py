@@ -35,6 +35,10 @@ EXAMPLES = """\
 def main() -> NoReturn:
     """The console script. Exits with 0, or with a code of `trainer.errors`; 1 is our own fault, with a traceback."""
     argv = sys.argv[1:]
+    # Before torch and NumPy are there. Threads that wait for each other by spinning are many times slower as soon as
+    # another program wants their core, and NumPy's threads would be in the way of torch's.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         sys.exit(run_command(argv))
     except (UserError, RunStopped, Interrupted) as error:
@@ -167,7 +171,7 @@ def help_text(folders: list[Path]) -> str:
     lines += ["Choices, GROUP=OPTION:"]
     for group in order:
         lines.append(f"  {group}")
-        lines += [f"    {option:<20} {about}" for option, about in groups.get(group, {}).items()]
+        lines += [f"    {option:<21} {about}" for option, about in groups.get(group, {}).items()]
     lines += [
         "",
         "Keys: device=auto|cpu|cuda|cuda:1|mps precision=float32|bfloat16|float16 max_epochs= max_steps= batch_size=",
@@ -202,14 +206,19 @@ def sorted_words(argv: list[str]) -> tuple[list[str], list[str]]:
     rest = iter(argv)
     for word in rest:
         name = word.split("=", 1)[0]
-        if name in _FLAGS_WITH_VALUE:
-            flags += [word] if "=" in word else [word, *([value] if (value := next(rest, None)) is not None else [])]
+        if name in _FLAGS_WITH_VALUE and "=" in word:
+            flags.append(word)
+        elif name in _FLAGS_WITH_VALUE:
+            value = next(rest, None)
+            if value is None:
+                raise UserError(f"{word}: has no value. Type train --help, or train --cfg job for the config.")
+            flags += [word, value]
         elif name in _FLAGS or name in _FLAGS_WITH_CHOICE:
             flags.append(word)
         elif word.startswith("-"):
             known = _FLAGS | _FLAGS_WITH_VALUE | _FLAGS_WITH_CHOICE | {"--help"}
             raise UserError(f"{word}: there is no such flag.{nearest(name, known)} Type train --help.")
-        elif "=" in word or word.startswith("~"):
+        elif ("=" in word and not word.startswith("=")) or word.startswith("~"):
             words.append(word)
         elif flags and flags[-1] in _FLAGS_WITH_CHOICE:
             flags.append(word)
@@ -271,4 +280,8 @@ def known_keys(argv: list[str]) -> list[str]:
         for path in (folder / group / f"{chosen[group]}.yaml" for folder in folders):
             if path.is_file():
                 known += [f"{group}.{key}" for key, _ in leaves(OmegaConf.to_container(OmegaConf.load(path)))]  # type: ignore[arg-type]
-    return list(dict.fromkeys([*known, *(key for key in RULES if key.split(".")[0] not in GROUPS)]))
+    return list(
+        dict.fromkeys(
+            [*GROUPS, "monitor", "experiment", *known, *(key for key in RULES if key.split(".")[0] not in GROUPS)]
+        )
+    )

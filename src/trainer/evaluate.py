@@ -44,10 +44,14 @@ def evaluate(
     batches: Batches,
     device: torch.device,
     precision: Callable[[], AbstractContextManager[object]],
+    keep: Callable[[Tensor, Tensor, Tensor], None] | None = None,
 ) -> dict[str, float]:
     """The loss over all samples of a split, its terms, and the accuracy where the targets are class labels.
 
     A short last batch weighs what it should: every sample counts once. One wait for the device, at the end.
+
+    Args:
+        keep: called with the inputs, outputs and targets of every batch.
 
     Returns:
         `loss`, `loss/<term>`, `accuracy` (0..1).
@@ -58,6 +62,8 @@ def evaluate(
             with precision():
                 outputs = model(inputs)
                 losses = loss_fn(outputs, targets, of=len(batches))
+            if keep is not None:
+                keep(inputs, outputs, targets)
             numbers = {"loss": losses.total} | {f"loss/{name}": term for name, term in losses.terms.items()}
             if loss_fn.num_classes is not None:
                 numbers["accuracy"] = num_correct(outputs, targets, loss_fn.threshold)

@@ -56,8 +56,12 @@ class RunObserver:
         self._numbers: dict[str, float] = {}
         self._before: Tensor | None = None
         self._saved_step: int | None = None
+        self.start_clock()
+
+    def start_clock(self) -> None:
+        """The training begins now."""
         self.started = time.perf_counter()
-        self._logged_at, self._logged_step = self.started, state.step
+        self._logged_at, self._logged_step = self.started, self.state.step
 
     def before_update(self, step: int, losses: Losses) -> None:
         values = torch.stack([losses.total, *losses.terms.values()]).tolist()  # the wait for the device

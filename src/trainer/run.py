@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import json
 import math
 import signal
@@ -14,8 +15,8 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
+from trainer import __version__, schema
 from trainer import folder as folders
-from trainer import schema
 from trainer.build import Built, Config, Request, first_line, resolved
 from trainer.cadence import evaluation_period
 from trainer.checkpoint import Checkpoints
@@ -24,7 +25,8 @@ from trainer.errors import Interrupted, RunStopped, UserError
 from trainer.evaluate import evaluate
 from trainer.loop import Plan, fit
 from trainer.monitor import hparams
-from trainer.monitor.console import open_display
+from trainer.monitor.board import Board
+from trainer.monitor.console import open_display, short
 from trainer.monitor.events import EventFile
 from trainer.monitor.graph import model_graph
 from trainer.monitor.journal import Journal, cut_metrics
@@ -69,7 +71,10 @@ def going_on(request: Request, folder: Path, stored: Config) -> Request:
     config = request.config
     if config["resume"] not in (None, "auto"):
         typed = [override.lstrip("+~").split("=", 1)[0] for override in request.overrides]
-        merged = OmegaConf.create(stored)
+        # A folder of an older release lacks keys that there are now.
+        known = {key: value for key, value in config.items() if key not in schema.GROUPS}
+        sections = {section: {**known[section], **stored[section]} for section in schema.SECTIONS}
+        merged: Any = OmegaConf.create({**known, **stored, **sections})
         for key in typed:
             OmegaConf.update(merged, key, OmegaConf.select(OmegaConf.create(config), key), merge=False, force_add=True)
         merged["resume"], merged["trust"] = config["resume"], config["trust"]
@@ -116,6 +121,7 @@ class Training:
         display = open_display(built.max_steps, built.steps_per_epoch, every, state.step)
         journal = Journal(self.folder, self._events(is_fresh), display, state.last)
         observer = self._observer(journal)
+        board = self._board(journal)
         status, stop = "failed", Stop()
         display.start(self._title())
         for warning in self.warnings:
@@ -124,7 +130,11 @@ class Training:
             with stop.listening(), warnings.catch_warnings():
                 # A scaler that skips the first updates is no wrong order of calls.
                 warnings.filterwarnings("ignore", message=r"Detected call of `lr_scheduler.step\(\)`")
-                fit(state, built.loss_fn, self._batches(), self._plan(), observer, built.precision, stop.is_requested)
+                batches = self._batches()
+                if state.step == 0 and board is not None:
+                    batches = self._begin_board(board, batches)
+                observer.start_clock()
+                fit(state, built.loss_fn, batches, self._plan(), observer, built.precision, stop.is_requested)
                 observer.save(state.step)
             if state.step < built.max_steps:
                 status = "interrupted"
@@ -132,7 +142,7 @@ class Training:
                     f"stopped after step {state.step} and saved. To go on: train {schema.resume_word(self.folder)}"
                 )
                 raise Interrupted(message, stop.signal_number)
-            numbers = evaluate(built.model, built.loss_fn, built.splits.test, built.device, built.precision)
+            numbers = self._test(board)
             journal.write(state.step, {f"test/{name}": number for name, number in numbers.items()})
             if not math.isfinite(numbers["loss"]):
                 raise RunStopped(f"test/loss={numbers['loss']}: the loss on the test split is not finite")
@@ -141,7 +151,7 @@ class Training:
             status = "stopped"
             lr = state.optimizer.param_groups[0]["lr"]
             raise RunStopped(
-                f"{error}. Last: {last_words(state.last)} lr={lr:.4g}. Try a smaller optimizer.lr."
+                f"{error}. Last: {last_words(state.last)}lr={lr:.4g}. Try a smaller optimizer.lr."
             ) from error
         except torch.OutOfMemoryError as error:
             raise UserError(
@@ -151,6 +161,8 @@ class Training:
         finally:
             result = self._result(status, observer.seconds())
             folders.write_result(self.folder, result)
+            if board is not None and status == "finished":
+                board.end(state.step)
             self._end_events(journal, status)
             journal.close()
             display.stop(self._summary(result) if status == "finished" else ())
@@ -177,13 +189,43 @@ class Training:
         monitor = self.config["monitor"]
         if not monitor["events"]:
             return None
-        events = EventFile(self.folder, None if is_fresh else self.state.step)
+        # A run that begins once more has nothing to keep, not even what stands at step 0.
+        events = EventFile(self.folder, None if is_fresh else self.state.step or -1)
         if monitor["hparams"]:
             flat = self._hparams()
             # Without the seed, so that the tab averages the runs that differ in nothing else.
             group = hashlib.blake2b(json.dumps(flat, sort_keys=True).encode(), digest_size=8).hexdigest()
             events.raw(hparams.session_start(flat, group))
         return events
+
+    def _board(self, journal: Journal) -> Board | None:
+        if journal.events is None:
+            return None
+        data, note = self.built.data, journal.display.note
+        shape = self.built.splits.input_shape
+        monitor = self.config["monitor"]
+        return Board(
+            self.folder, journal.events, monitor, note, self.built.model, data.num_classes, data.class_names, shape
+        )
+
+    def _begin_board(self, board: Board, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Shows what there is before the first step; gives back the batches, of which it has looked at the first."""
+        yaml = OmegaConf.to_yaml(OmegaConf.create(self.request.config))
+        has_terms = self.built.loss_fn.names != [""]
+        board.begin(yaml, __version__, self.built.device, self.built.sample.inputs, has_terms)
+        first = next(batches)
+        board.first_batch(*first)
+        return itertools.chain([first], batches)
+
+    def _test(self, board: Board | None) -> dict[str, float]:
+        built, loss_fn = self.built, self.built.loss_fn
+        with contextlib.ExitStack() as stack:
+            keep = None
+            if board is not None:
+                gives = getattr(built.model, "gives", "logits")
+                compared_with = next((t.wants.targets for t in loss_fn.terms if t.wants), "index")
+                keep = stack.enter_context(board.watching(len(built.splits.test), gives, compared_with))
+            return evaluate(built.model, loss_fn, built.splits.test, built.device, built.precision, keep)
 
     def _hparams(self) -> dict[str, Any]:
         """What the run was started with, flat: the choices by name and every number below them."""
@@ -270,7 +312,7 @@ class Training:
 
     def _summary(self, result: Config) -> list[tuple[str, str]]:
         rows = [
-            (tag, f"{result[tag]:.4f}")
+            (tag, short(result[tag]))
             for tag in ("train/loss", "val/loss", "val/accuracy", "test/loss", "test/accuracy")
             if tag in result
         ]
@@ -279,14 +321,14 @@ class Training:
             ("parameters", f"{result['num_parameters']:,}, {result['num_trainable']:,} of them trained"),
             ("time", f"{result['seconds']:.1f} s for {result['steps']} steps"),
             ("run folder", str(self.folder)),
-            ("look at it", f"tensorboard --logdir {self.folder}   or: train board {self.folder}"),
+            *([("look at it", f"tensorboard --logdir {self.folder}")] if self.config["monitor"]["events"] else []),
         ]
 
 
 def last_words(last: Mapping[str, float]) -> str:
-    """The last logged losses and gradient norm, `tag=value` each."""
+    """The last logged losses and gradient norm, `tag=value` and a space each."""
     tags = ("train/loss", "val/loss", "grad_norm")
-    return " ".join(f"{tag}={last[tag]:.4g}" for tag in tags if tag in last) or "nothing was logged before;"
+    return "".join(f"{tag}={last[tag]:.4g} " for tag in tags if tag in last)
 
 
 class Stop:

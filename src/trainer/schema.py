@@ -161,6 +161,11 @@ RULES: dict[str, Rule] = {
     "monitor.statistics": _FLAG,
     "monitor.histograms": _FLAG,
     "monitor.graph": _FLAG,
+    "monitor.layout": _FLAG,
+    "monitor.texts": _FLAG,
+    "monitor.images": _FLAG,
+    "monitor.curves": _FLAG,
+    "monitor.projector": _FLAG,
     "monitor.hparams": _FLAG,
     "monitor.events": _FLAG,
     "model.init": Choice(("default", "normal", "xavier", "kaiming")),
@@ -259,7 +264,7 @@ def unknown_key(key: str, known: Iterable[str]) -> UserError:
     siblings = sorted(k for k in known if k.rpartition(".")[0] == section)
     same_last = [k for k in known if k.rpartition(".")[2] == last]
     hint = nearest(key, siblings, cutoff=0.8) or (f" Did you mean {same_last[0]}?" if same_last else "")
-    hint = hint or nearest(key, known, cutoff=0.8)
+    hint = hint or nearest(key, known, cutoff=0.7)
     if not hint and siblings:
         hint = f" {section or 'The top level'} has {', '.join(k.rpartition('.')[2] for k in siblings)}."
     return UserError(f"{key}: nothing reads this key.{hint}")

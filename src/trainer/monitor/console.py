@@ -247,7 +247,7 @@ class Terminal:
                 self._live.refresh()
             except (OSError, ValueError):  # the terminal is gone, or lacks a sign
                 return
-            pause = max(0.1, 40 * (time.thread_time() - began))
+            pause = min(1.0, max(0.1, 40 * (time.thread_time() - began)))
 
     def _panel(self) -> "ConsoleRenderable":
         from rich.panel import Panel

@@ -34,6 +34,7 @@ from trainer.errors import UserError
 
 MAX_WAITING = 1000  # records that may wait for the disk; one more, and the caller waits with them
 HPARAMS_PREFIX = "_hparams_/"  # the tags of the HPARAMS tab: a run that goes on writes them anew
+END_PREFIXES = ("test/", "train/filters")  # what the end of a run writes, after its last step and its last checkpoint
 
 _CASTAGNOLI = 0x82F63B78  # the polynomial of CRC-32C, bits reversed (RFC 3720, appendix B.4)
 _CHUNK = 1024  # bytes that are looked up at once
@@ -112,15 +113,17 @@ def cut(folder: Path, step: int) -> None:
     """Take everything after a step out of a run's event files, and what a crash left torn at their ends.
 
     What belongs to no step stays (the model's graph), but for the HPARAMS tab's start and end of the run: TensorBoard
-    believes the first it finds, and the run that goes on will end in its own way.
+    believes the first it finds, and the run that goes on will end in its own way. So it will write what an end writes
+    (`END_PREFIXES`): of the step itself that goes, too.
     """
     for path in event_files(folder):
         rest = path.with_name("cut.tmp")  # without "tfevents" in its name, no reader takes it for an event file
         with rest.open("wb") as file:
             for message in records(path):
                 event = Event.FromString(message)
-                is_hparams = any(value.tag.startswith(HPARAMS_PREFIX) for value in event.summary.value)
-                if not is_hparams and (event.step <= step or not event.HasField("summary")):
+                stale = (HPARAMS_PREFIX, *END_PREFIXES) if event.step == step else HPARAMS_PREFIX
+                is_stale = any(value.tag.startswith(stale) for value in event.summary.value)
+                if not is_stale and (event.step <= step or not event.HasField("summary")):
                     file.write(_framed(message))
             file.flush()
             os.fsync(file.fileno())

@@ -29,7 +29,7 @@ def model_graph(model: nn.Module, inputs: Tensor) -> tuple[GraphDef | None, str]
     Args:
         inputs: a batch as the model sees it; one or two samples are enough.
     """
-    with _undisturbed(model, inputs):
+    with undisturbed(model, inputs):
         try:
             recorder = _Recorder(model, inputs)
             with recorder.hooks(), torch.no_grad(), recorder:
@@ -42,7 +42,12 @@ def model_graph(model: nn.Module, inputs: Tensor) -> tuple[GraphDef | None, str]
 
 
 @contextmanager
-def _undisturbed(model: nn.Module, inputs: Tensor) -> Iterator[None]:
+def undisturbed(model: nn.Module, inputs: Tensor) -> Iterator[None]:
+    """Eval mode, and what torch.compile made of the model set aside, for a look at what it does.
+
+    The modes of all modules, the buffers and the random state are afterwards what they were.
+    """
+    compiled, model._compiled_call_impl = model._compiled_call_impl, None
     is_training = {module: module.training for module in model.modules()}
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     devices = [inputs.device] if inputs.is_cuda else []
@@ -51,10 +56,8 @@ def _undisturbed(model: nn.Module, inputs: Tensor) -> Iterator[None]:
         with torch.random.fork_rng(devices):
             yield
     finally:
-        for (
-            module,
-            mode,
-        ) in is_training.items():  # one by one: frozen parts may be in eval mode
+        model._compiled_call_impl = compiled
+        for module, mode in is_training.items():  # one by one: frozen parts may be in eval mode
             module.training = mode
         with torch.no_grad():
             for buffer, saved in buffers:

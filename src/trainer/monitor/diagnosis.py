@@ -1,0 +1,682 @@
+"""What the numbers of a run say about its health, in words.
+
+A rule is a pure function of what has been seen so far: it says what is amiss (which layer, which numbers, what that
+means, what to type), or None. `RULES` lists them, each with the number of records in a row in which it must see it
+before anybody is told. A rule is reported once in a run. All of this is arithmetic on numbers that were logged anyway.
+
+Thresholds without a source of their own were set so that the shipped experiments and the plain command stay silent,
+with room to spare, and runs that were made ill do not (`tests/test_diagnosis.py`).
+"""
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, NamedTuple
+
+from torch import nn
+
+VANISHED = 1e-4  # the first layers' gradient over the last one's
+EXPLODED, STILL_PULLS = 100.0, 0.1  # the gradient over the first one
+SMALLEST_UPDATE, LARGEST_UPDATE = 1e-4, 1e-2  # |update| / |weights|: a factor of ten around Karpathy's 1e-3
+DEAD = SATURATED = 0.5  # shares of units
+# A unit that works for one sample in ten is silent in a batch of 32 once in 30 times; smaller batches say too little.
+FEWEST_SAMPLES = 32
+NO_PULL = 1e-3  # by what share of itself the loss would change if the last layer's weights doubled
+FAR_FROM_CHANCE = 2.0  # times
+FALLEN = 0.02  # by this share of where it began, or nobody can tell it from noise
+LEARNT = 0.5  # less than this share of where it began
+GENERALISATION_LOSS = 0.1  # the validation loss over its best, less one
+LOST = 0.1  # this share of what was gained on the validation samples
+# "For long": so many steps (a usual warm-up has not more) and this share of the run.
+LONG_STEPS, LONG_SHARE = 100, 0.1
+RECENT = 5  # records over which the training loss is averaged, as that of a single batch is noisy
+OVERFLOWN = "the numbers have left the range of floating point"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a run before its first step.
+
+    Args:
+        settings: the config, flat: the key as one types it to its value. Advice names no key that is not in it.
+        parameters: of the trainable ones, in the model's order, the number of dimensions.
+        max_steps: the length of the run.
+        num_samples, samples_per_step: of the training split, and of a whole batch of it.
+        frozen: layers of which no gradient is asked, without the model being one that freezes them on purpose.
+        frozen_on_purpose: the names of the parts that the model itself freezes.
+        squashed: layers in front of a module with flat ends, see `squashed_layers`.
+        chance: tag to the loss of one who knows nothing, see `chance_loss`.
+        gives: what the model's outputs are: logits, probabilities or log_probabilities.
+        is_pretrained: whether some of the weights were trained before.
+        is_scaled: whether a gradient scaler looks for its scale by letting gradients overflow.
+    """
+
+    settings: Mapping[str, Any]
+    parameters: Mapping[str, int]
+    max_steps: int
+    num_samples: int
+    samples_per_step: int
+    frozen: Sequence[str] = ()
+    frozen_on_purpose: Sequence[str] = ()
+    squashed: Sequence[str] = ()
+    chance: Mapping[str, float] = field(default_factory=dict)
+    gives: str = "logits"
+    is_pretrained: bool = False
+    is_scaled: bool = False
+
+    @property
+    def weights(self) -> list[str]:
+        """The parameters of two dimensions or more: neither biases nor norms."""
+        return [name for name, dims in self.parameters.items() if dims > 1]
+
+    @property
+    def biases(self) -> list[str]:
+        """The parameters with a number per unit, but for those of the outputs: they go through no ReLU."""
+        names = list(self.parameters)[:-1]
+        return [name for name in names if self.parameters[name] == 1 and name.rpartition(".")[2].startswith("b")]
+
+    def number(self, key: str) -> float:
+        """The value of a key; NaN where it has none, or no number."""
+        value = self.settings.get(key)
+        return value if isinstance(value, int | float) else math.nan
+
+    @property
+    def long(self) -> float:
+        """Steps."""
+        return max(LONG_STEPS, LONG_SHARE * self.max_steps)
+
+    def samples(self, step: int) -> int:
+        """In the batch of a step; the last one of an epoch may be short."""
+        rest = self.num_samples % self.samples_per_step
+        is_last = step % -(-self.num_samples // self.samples_per_step) == 0
+        return rest if rest and is_last else self.samples_per_step
+
+
+def layer_of(parameter: str) -> str:
+    """`conv1` of `conv1.weight`; a parameter of the model itself is a layer of its own."""
+    return parameter.rpartition(".")[0] or parameter
+
+
+def squashed_layers(model: nn.Module) -> list[str]:
+    """The layers with parameters that stand in front of a sigmoid, tanh or the like, as far as those are modules."""
+    squashing = (nn.Tanh, nn.Sigmoid, nn.Hardtanh, nn.Hardsigmoid, nn.Softsign, nn.Softmax, nn.LogSoftmax)
+    layers, last = [], ""
+    for name, module in model.named_modules():
+        if isinstance(module, squashing) and not isinstance(module, nn.ReLU6):  # which torch derives from Hardtanh
+            layers.append(last)
+        elif any(True for _ in module.parameters(recurse=False)):
+            last = name
+    return layers
+
+
+def chance_loss(criterion: nn.Module, num_classes: int | None) -> float | None:
+    """The loss of an even guess, ln K for K classes; None where the criterion has no such number."""
+    if num_classes is None or getattr(criterion, "reduction", None) != "mean":
+        return None
+    return math.log(num_classes) if isinstance(criterion, nn.CrossEntropyLoss | nn.NLLLoss) else None
+
+
+class Sighting(NamedTuple):
+    """What a rule sees in one record; the fields are those of `Finding`."""
+
+    layer: str | None
+    numbers: dict[str, float]
+    meaning: str
+    advice: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is amiss.
+
+    Args:
+        rule: its name: `vanishing gradient`.
+        step: where it was reported.
+        layer: where in the model; None for all of it.
+        numbers: what the rule saw, by name.
+        meaning: what that says.
+        advice: what to type, or where to look.
+    """
+
+    rule: str
+    step: int
+    layer: str | None
+    numbers: dict[str, float]
+    meaning: str
+    advice: str
+
+    @property
+    def where(self) -> str:
+        return self.rule if self.layer is None else f"{self.rule} in {self.layer}"
+
+    @property
+    def seen(self) -> str:
+        return " ".join(f"{name}={number:.3g}" for name, number in self.numbers.items())
+
+    def line(self) -> str:
+        """For the console."""
+        return f"warning: step={self.step} {self.where}: {self.meaning} ({self.seen}). {self.advice}"
+
+    def markdown(self) -> str:
+        return f"**{self.where}**, step {self.step}: {self.meaning}. {self.advice}\n\n`{self.seen}`"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values; what is not finite as a word, which JSON has no number for."""
+        numbers = {name: x if math.isfinite(x) else str(x) for name, x in self.numbers.items()}
+        return {**asdict(self), "numbers": numbers}
+
+
+@dataclass
+class Seen:
+    """What has been observed so far; all but `facts` and `numbers` goes into a checkpoint.
+
+    Args:
+        step, numbers: of this record.
+        num_records: those that had gradients.
+        losses: the last training losses.
+        first_loss: before the first update.
+        first_grad_norm: in the first record.
+        silent: the layers that have had no gradient yet.
+        pending: the sum and the number of the training losses since the last validation.
+        train: the mean training loss before the last validation.
+        best, best_step, best_train: the best validation loss, its step, and `train` there.
+        reported: the rules that have been.
+    """
+
+    facts: Facts
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    step: int = 0
+    num_records: int = 0
+    losses: list[float] = field(default_factory=list)
+    first_loss: float | None = None
+    first_grad_norm: float | None = None
+    silent: list[str] = field(default_factory=list)
+    pending: list[float] = field(default_factory=lambda: [0.0, 0])
+    train: float | None = None
+    best: float | None = None
+    best_step: int = 0
+    best_train: float | None = None
+    reported: list[str] = field(default_factory=list)
+
+    def add(self, step: int, numbers: Mapping[str, float]) -> None:
+        self.step, self.numbers = step, numbers
+        if "train/loss" in numbers:
+            loss = numbers["train/loss"]
+            self.losses = [*self.losses, loss][-RECENT:]
+            self.pending = [self.pending[0] + loss, self.pending[1] + 1]
+            if step == 1:
+                self.first_loss = loss
+        if "grad_norm" in numbers:
+            norms = self.gradients
+            candidates = self.silent if self.num_records else list(norms)
+            self.silent = [layer for layer in candidates if norms.get(layer) == 0]
+            self.num_records += 1
+            if self.first_grad_norm is None and math.isfinite(numbers["grad_norm"]):
+                self.first_grad_norm = numbers["grad_norm"]
+        if "val/loss" in numbers:
+            if self.pending[1]:
+                self.train, self.pending = self.pending[0] / self.pending[1], [0.0, 0]
+            if self.best is None or numbers["val/loss"] < self.best:
+                self.best, self.best_step, self.best_train = numbers["val/loss"], step, self.train
+
+    @property
+    def loss(self) -> float:
+        """The training loss of late."""
+        return sum(self.losses) / len(self.losses) if self.losses else math.nan
+
+    @property
+    def chance(self) -> float | None:
+        return self.facts.chance.get("train/loss")
+
+    @property
+    def start(self) -> float | None:
+        """The loss before the first update, or the lower one of one who knows nothing; None if neither is known."""
+        return min((loss for loss in (self.first_loss, self.chance) if loss is not None), default=None)
+
+    @property
+    def has_fallen(self) -> bool:
+        """Whether the loss is below where it began; True if that is not known."""
+        return self.start is None or self.loss < self.start - FALLEN * abs(self.start)
+
+    @property
+    def has_learnt(self) -> bool:
+        """Whether the loss is well below where it began; True if that is not known."""
+        return self.start is None or self.loss < LEARNT * self.start
+
+    @property
+    def gradients(self) -> dict[str, float]:
+        """The norm of every layer's gradient, in the model's order."""
+        parts: dict[str, list[float]] = {}
+        for name in self.facts.parameters:
+            if f"grad_norm/{name}" in self.numbers:
+                parts.setdefault(layer_of(name), []).append(self.numbers[f"grad_norm/{name}"])
+        return {layer: math.hypot(*norms) for layer, norms in parts.items()}
+
+    @property
+    def update(self) -> tuple[str, float] | None:
+        """The median of |update| / |weights| and its layer; without biases, which start near zero."""
+        ratios = [(self.numbers.get(f"update_ratio/{name}", math.nan), name) for name in self.facts.weights]
+        ratios = sorted((ratio, name) for ratio, name in ratios if math.isfinite(ratio))
+        if not ratios:
+            return None
+        ratio, name = ratios[len(ratios) // 2]
+        return layer_of(name), ratio
+
+    @property
+    def silent_units(self) -> dict[str, float]:
+        """By layer the share of biases whose gradient is exactly zero, of those that ever had one.
+
+        Such a bias belongs to a unit that no sample's gradient passed.
+        """
+        if self.facts.samples(self.step) < FEWEST_SAMPLES:
+            return {}
+        shares = {layer_of(name): self.numbers.get(f"grad_zeros/{name}", 0.0) for name in self.facts.biases}
+        return {layer: share for layer, share in shares.items() if layer not in self.silent}
+
+    @property
+    def largest_lr(self) -> tuple[str, float] | None:
+        """The key that sets it, and the largest learning rate that there will be; None for an optimizer without."""
+        rates = {key: self.facts.number(key) for key in ("scheduler.max_lr", "optimizer.lr")}
+        return next(((key, lr) for key, lr in rates.items() if lr > 0), None)
+
+    def lr_times(self, factor: float) -> str:
+        """`optimizer.lr=0.01`: the present one times a factor."""
+        if self.largest_lr is None:
+            return f"a {'smaller' if factor < 1 else 'larger'} learning rate"
+        key, lr = self.largest_lr
+        return f"{key}={lr * factor:.2g}"
+
+    @property
+    def calmer(self) -> list[str]:
+        """Smaller updates."""
+        is_clipped = self.facts.settings.get("gradient.clip_norm", 1) is not None
+        return [self.lr_times(0.1), *([] if is_clipped else ["gradient.clip_norm=1"])]
+
+    @property
+    def better_start(self) -> list[str]:
+        """Another way for the weights to start, unless they were trained before."""
+        scheme = self.facts.settings.get("model.init", "kaiming")
+        return [] if self.facts.is_pretrained or scheme == "kaiming" else ["model.init=kaiming"]
+
+
+def attempt(words: Sequence[str]) -> str:
+    """`Try a, b or c.`"""
+    *rest, last = words
+    return f"Try {', '.join(rest)} or {last}." if rest else f"Try {last}."
+
+
+def loss_far_from_chance(seen: Seen) -> Sighting | None:
+    """Before the first update a classifier knows nothing: its loss is about ln K for K classes.
+
+    Sources: A. Karpathy, "A Recipe for Training Neural Networks" (2019), "verify loss @ init"; Stanford CS231n, "Neural
+    Networks Part 3", "Before learning: sanity checks Tips/Tricks".
+    """
+    if seen.step != 1:
+        return None
+    for tag, chance in seen.facts.chance.items():
+        loss = seen.numbers.get(tag, chance)
+        numbers = {tag: loss, "chance": chance}
+        if loss > FAR_FROM_CHANCE * chance:
+            words = seen.better_start
+            if seen.facts.settings.get("model.init") == "normal":
+                words.append(f"model.init_std={0.1 * seen.facts.number('model.init_std'):.2g}")
+            if seen.facts.settings.get("data.normalize") is False:
+                words.append("data.normalize=true")
+            meaning = "untrained, the network is sure of wrong answers; its weights or its inputs are too large"
+            return Sighting(None, numbers, meaning, attempt(words or ["smaller inputs"]))
+        if loss < chance / FAR_FROM_CHANCE and not seen.facts.is_pretrained:
+            meaning = "untrained, the network knows the answers; the inputs may hold the labels"
+            return Sighting(None, numbers, meaning, "Look at the data, and at the order of its classes.")
+    return None
+
+
+def frozen_layer(seen: Seen) -> Sighting | None:
+    """A layer with `requires_grad=False` in a model that is not made for it stays as it started.
+
+    Source: PyTorch documentation, "Autograd mechanics", "Setting requires_grad".
+    """
+    if not seen.facts.frozen:
+        return None
+    meaning = "requires_grad is False, so that it stays as it is"
+    advice = "If that is meant, all is well; if not, look for requires_grad_(False) in the model."
+    return Sighting(", ".join(seen.facts.frozen[:5]), {"layers": len(seen.facts.frozen)}, meaning, advice)
+
+
+def no_gradient(seen: Seen) -> Sighting | None:
+    """A layer that the loss does not depend on, or only through a `detach()`, has a gradient of zero at every record.
+
+    Three records, because a layer behind one that starts at zero has no gradient at the first step.
+
+    Source: PyTorch documentation, "Autograd mechanics"; `torch.Tensor.detach`.
+    """
+    if not seen.silent or seen.num_records < 3:
+        return None
+    meaning = "its gradient has been exactly zero from the start"
+    advice = (
+        "Look in forward() for detach(), .data, no_grad(), argmax, a part that is not used, ReLUs that let nothing by."
+    )
+    return Sighting(", ".join(seen.silent[:5]), {"layers": len(seen.silent)}, meaning, advice)
+
+
+def vanishing_gradient(seen: Seen) -> Sighting | None:
+    """The first layers' gradient is next to nothing beside the last one's: they do not learn.
+
+    Sources: S. Hochreiter, "Untersuchungen zu dynamischen neuronalen Netzen" (1991); X. Glorot, Y. Bengio,
+    "Understanding the difficulty of training deep feedforward neural networks" (AISTATS 2010), section 4.
+    """
+    weighted = {layer_of(name) for name in seen.facts.weights}
+    norms = [(layer, norm) for layer, norm in seen.gradients.items() if layer in weighted]
+    if len(norms) < 2:
+        return None
+    first, norm = max(norms[: max(1, len(norms) // 4)], key=lambda x: x[1])
+    last, last_norm = norms[-1]
+    if not 0 < norm < VANISHED * last_norm:  # exactly 0 is another illness
+        return None
+    numbers = {f"grad_norm/{first}": norm, f"grad_norm/{last}": last_norm}
+    meaning = "next to nothing arrives at the first layers, they do not learn"
+    return Sighting(first, numbers, meaning, attempt([*seen.better_start, "ReLUs for sigmoids, norm layers between"]))
+
+
+def exploding_gradient(seen: Seen) -> Sighting | None:
+    """The gradient has grown a hundredfold and the loss has doubled since the start; or it is not finite any more.
+
+    Sources: R. Pascanu, T. Mikolov, Y. Bengio, "On the difficulty of training recurrent neural networks" (ICML 2013),
+    section 3.2 (clipping); I. Goodfellow, Y. Bengio, A. Courville, "Deep Learning" (2016), section 8.2.4.
+    """
+    loss, norm = seen.numbers["train/loss"], seen.numbers.get("grad_norm", 0.0)
+    numbers, advice = {"train/loss": loss, "grad_norm": norm}, attempt(seen.calmer)
+    if seen.numbers.get("nonfinite_gradients", 0) and not seen.facts.is_scaled:
+        return Sighting(None, numbers, OVERFLOWN, advice)
+    if seen.first_grad_norm is None or seen.first_loss is None:
+        return None
+    if loss <= seen.first_loss + abs(seen.first_loss) or norm <= EXPLODED * seen.first_grad_norm:
+        return None
+    numbers |= {"first_loss": seen.first_loss, "first_grad_norm": seen.first_grad_norm}
+    worst = max(seen.gradients.items(), key=lambda x: x[1], default=(None, norm))[0]
+    return Sighting(worst, numbers, "every update overshoots, and the next gradient is larger for it", advice)
+
+
+def learning_rate_too_small(seen: Seen) -> Sighting | None:
+    """The weights change by less than a ten-thousandth of themselves a step, while the loss has far to go.
+
+    Where a schedule holds the learning rate down, at the start or the end of a run, this is no fault; nor where the
+    gradient is small, too: that is an end that was reached.
+
+    Source: A. Karpathy, CS231n, "Neural Networks Part 3", "Ratio of weights:updates" (should be about 1e-3).
+    """
+    update = seen.update
+    lr = max((x for tag, x in seen.numbers.items() if tag.partition("/")[0] == "lr"), default=math.inf)
+    is_held_down = seen.largest_lr is not None and lr < seen.largest_lr[1] / 2
+    if update is None or not 0 < update[1] < SMALLEST_UPDATE or seen.has_learnt or is_held_down:
+        return None
+    if seen.numbers.get("grad_norm", 0.0) < STILL_PULLS * (seen.first_grad_norm or 0.0):
+        return None
+    if {"vanishing gradient", "dead ReLUs", "saturated outputs"} & set(seen.reported):
+        return None  # then the gradient is what is too small
+    numbers = {f"update_ratio/{update[0]}": update[1], "train/loss": seen.loss}
+    meaning = "a step changes the weights by less than 1e-4 of themselves, and the loss is still high"
+    return Sighting(update[0], numbers, meaning, attempt([seen.lr_times(10)]))
+
+
+def learning_rate_too_large(seen: Seen) -> Sighting | None:
+    """The weights change by more than a hundredth of themselves a step, for long, and the loss has not fallen.
+
+    Where it has fallen, but not far, a tenth of the weights is too much.
+
+    Source: A. Karpathy, CS231n, "Neural Networks Part 3", "Ratio of weights:updates" (should be about 1e-3).
+    """
+    update = seen.update
+    limit = 10 * LARGEST_UPDATE if seen.has_fallen else LARGEST_UPDATE
+    if update is None or update[1] < limit or seen.has_learnt:
+        return None
+    numbers = {f"update_ratio/{update[0]}": update[1], "train/loss": seen.loss}
+    meaning = f"a step changes the weights by more than {limit:g} of themselves, and the loss stays high"
+    return Sighting(update[0], numbers, meaning, attempt([seen.lr_times(0.1)]))
+
+
+def first_update_too_large(seen: Seen) -> Sighting | None:
+    """The first update is larger than the weights: what they were initialised to be is lost.
+
+    Optimizers that divide by the gradient's size make first steps of the learning rate's size whatever the gradient is.
+
+    Source: as for `learning_rate_too_large`; D. Kingma, J. Ba, "Adam" (ICLR 2015), section 2.1 (the size of a step).
+    """
+    if seen.step != 1 or seen.update is None or seen.update[1] <= 1:
+        return None
+    layer, ratio = seen.update
+    meaning = "the first step was larger than the weights themselves, so that their initialisation is lost"
+    return Sighting(layer, {f"update_ratio/{layer}": ratio}, meaning, attempt([seen.lr_times(0.1)]))
+
+
+def dead_relus(seen: Seen) -> Sighting | None:
+    """More than half of a layer's units are zero for every sample of a batch: they get no gradient, and stay so.
+
+    Seen in the activations where those are measured, else in the biases' gradients.
+
+    Sources: A. Maas, A. Hannun, A. Ng, "Rectifier nonlinearities improve neural network acoustic models" (ICML 2013),
+    section 2; CS231n, "Neural Networks Part 1", "Commonly used activation functions".
+    """
+    facts = seen.facts
+    if facts.samples(seen.step) < FEWEST_SAMPLES:
+        return None
+    shares = {
+        tag.partition("/")[2]: share
+        for tag, share in seen.numbers.items()
+        if tag.startswith("dead_units/")
+        and not any(f"{tag}.".startswith(f"dead_units/{x}.") for x in facts.frozen_on_purpose)
+    }
+    if not shares:
+        shares = {layer: share for layer, share in seen.silent_units.items() if layer not in facts.squashed}
+    dead = {layer: share for layer, share in shares.items() if share > DEAD}
+    if not dead:
+        return None
+    # Of equals the last: nothing that comes before a wholly dead layer gets a gradient.
+    worst = max(reversed(dead.items()), key=lambda x: x[1])[0]
+    numbers = {f"dead_units/{layer}": share for layer, share in list(dead.items())[-5:]}
+    meaning = "most of its units get no gradient from any sample and learn nothing any more"
+    return Sighting(worst, numbers, meaning, attempt([seen.lr_times(0.1), *seen.better_start, "torch.nn.LeakyReLU"]))
+
+
+def saturated_outputs(seen: Seen) -> Sighting | None:
+    """Sigmoids, tanhs or a softmax are at their ends, where they are flat, and the loss is still high.
+
+    Seen in the activations where those are measured. Else in the biases' gradients; and where the model gives
+    probabilities, in the last layer's: to double its weights would change the loss by less than a thousandth.
+
+    Sources: X. Glorot, Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks" (AISTATS
+    2010), section 3; "Deep Learning" (2016), section 6.2.2.
+    """
+    if seen.has_learnt or "grad_norm" not in seen.numbers:
+        return None
+    meaning = "its outputs are at the flat ends of their function, where no gradient passes"
+    words = [seen.lr_times(0.1), *seen.better_start]
+    if seen.facts.gives == "probabilities":
+        words.append("logits in place of probabilities, with the loss that takes them")
+    shares = {tag.partition("/")[2]: share for tag, share in seen.numbers.items() if tag.startswith("saturated_units/")}
+    if shares:
+        worst = max(shares, key=lambda layer: shares[layer])
+        if shares[worst] <= SATURATED:
+            return None
+        return Sighting(worst, {f"saturated_units/{worst}": shares[worst]}, meaning, attempt(words))
+    silent = {layer: share for layer, share in seen.silent_units.items() if layer in seen.facts.squashed}
+    worst = max(reversed(silent), key=lambda layer: silent[layer], default="")
+    if silent.get(worst, 0.0) > SATURATED:
+        return Sighting(worst, {f"saturated_units/{worst}": silent[worst]}, meaning, attempt(words))
+    if seen.facts.gives == "logits" or not seen.facts.weights:
+        return None
+    weight, loss = seen.facts.weights[-1], seen.numbers["train/loss"]
+    last = layer_of(weight)
+    norm = seen.gradients.get(last, math.nan)
+    if not norm * seen.numbers.get(f"weight_norm/{weight}", math.nan) < NO_PULL * abs(loss):
+        return None
+    return Sighting(last, {f"grad_norm/{last}": norm, "train/loss": loss}, meaning, attempt(words))
+
+
+def loss_not_falling(seen: Seen) -> Sighting | None:
+    """The training loss is where it was before the first update, or where an even guess would be.
+
+    Source: CS231n, "Neural Networks Part 3", "Loss function"; Karpathy, "A Recipe for Training Neural Networks" (2019).
+    """
+    if len(seen.losses) < RECENT or seen.step < seen.facts.long:
+        return None
+    first, chance, loss = seen.first_loss, seen.chance, seen.loss
+    has_fallen = first is None or loss < first - FALLEN * abs(first)
+    is_guessing = chance is not None and abs(loss - chance) < FALLEN * chance
+    if has_fallen and not is_guessing:
+        return None
+    numbers = {"train/loss": loss} | ({} if first is None else {"first_loss": first})
+    numbers |= {} if chance is None else {"chance": chance}
+    meaning = f"after {seen.step} steps the network is no better than {'a guess' if is_guessing else 'at the start'}"
+    if causes := [rule for rule in seen.reported if rule in CAUSES]:
+        advice = f"What was found before may be why: {', '.join(causes)}."
+    else:
+        ratio = seen.update[1] if seen.update is not None else math.nan
+        has_risen = first is not None and loss > first + LEARNT * abs(first)
+        larger = [] if ratio > LARGEST_UPDATE or has_risen else [seen.lr_times(10)]
+        smaller = [] if ratio < 10 * SMALLEST_UPDATE and not has_risen else [seen.lr_times(0.1)]
+        advice = attempt([*larger, *smaller, *seen.better_start])
+    return Sighting(None, numbers, meaning, advice)
+
+
+def overfitting(seen: Seen) -> Sighting | None:
+    """The validation loss has risen from its best while the training loss has fallen on: the gap between them grows.
+
+    It must have risen by a tenth of itself, and have lost a tenth of what was gained: where nearly all is known, a few
+    more samples that are mistaken double the loss. A validation loss that stays where it was is no overfitting by this
+    rule, as nothing that was known gets lost. So it is where there is nothing to know, with random targets.
+
+    Source: L. Prechelt, "Early Stopping - But When?", in "Neural Networks: Tricks of the Trade" (1998), section 2:
+    generalisation loss.
+    """
+    val, settings = seen.numbers.get("val/loss"), seen.facts.settings
+    if val is None or seen.best is None or seen.train is None or seen.best_train is None:
+        return None
+    if val <= seen.best + GENERALISATION_LOSS * abs(seen.best) or seen.train >= seen.best_train or not seen.has_learnt:
+        return None
+    if seen.start is not None and val <= seen.best + LOST * (seen.start - seen.best):
+        return None
+    if seen.step - seen.best_step < LONG_SHARE * seen.facts.max_steps:
+        return None
+    numbers = {"val/loss": val, "best_val/loss": seen.best, "best_step": seen.best_step, "train/loss": seen.train}
+    meaning = f"the network learns its training samples by heart; validation was best at step {seen.best_step}"
+    words = [f"max_steps={seen.best_step}"]
+    if (decay := seen.facts.number("optimizer.weight_decay")) >= 0:
+        words.append(f"optimizer.weight_decay={max(0.01, 10 * decay):.2g}")
+    if settings.get("data.augment.crop_padding") == 0:
+        words.append("data.augment.crop_padding=2")
+    kept = (
+        " checkpoints/best.pt has the weights of that step." if settings.get("checkpoint.metric") == "val/loss" else ""
+    )
+    return Sighting(None, numbers, meaning, attempt(words) + kept)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When a check is made, and how often in a row it must see something.
+
+    Args:
+        tag: made at records that have it; others neither count nor interrupt.
+        records: in a row.
+        is_long: and over `Facts.long` steps.
+    """
+
+    check: Callable[[Seen], Sighting | None]
+    records: int = 1
+    is_long: bool = False
+    tag: str = "train/loss"
+
+    @property
+    def name(self) -> str:
+        return self.check.__name__.replace("_", " ").replace("relus", "ReLUs")
+
+
+# Of a loss that does not fall.
+CAUSES = (
+    "loss far from chance",
+    "frozen layer",
+    "no gradient",
+    "vanishing gradient",
+    "exploding gradient",
+    "first update too large",
+    "learning rate too small",
+    "learning rate too large",
+    "dead ReLUs",
+    "saturated outputs",
+)
+RULES = (
+    Rule(loss_far_from_chance),
+    Rule(frozen_layer),
+    Rule(no_gradient),
+    Rule(vanishing_gradient, records=2),
+    Rule(exploding_gradient),
+    Rule(first_update_too_large),
+    Rule(learning_rate_too_small, records=5, is_long=True),
+    Rule(learning_rate_too_large, records=5, is_long=True),
+    Rule(dead_relus, records=2),
+    Rule(saturated_outputs, records=2),
+    Rule(loss_not_falling, records=2),
+    Rule(overfitting, records=3, tag="val/loss"),
+)
+
+
+class Diagnosis:
+    """Applies the rules to the records of a run.
+
+    Attributes:
+        findings: all that were reported, in the order of their steps.
+    """
+
+    def __init__(self, facts: Facts) -> None:
+        self.findings: list[Finding] = []
+        self._seen = Seen(facts)
+        self._streaks: dict[str, list[int]] = {}  # rule to the first step of its row of records, and their number
+
+    def observe(self, step: int, numbers: Mapping[str, float]) -> list[Finding]:
+        """Takes one record, of training or of validation, and returns what it is the first to show."""
+        self._seen.add(step, numbers)
+        new = []
+        for rule in RULES:
+            if rule.name in self._seen.reported or rule.tag not in numbers:
+                continue
+            sighting = rule.check(self._seen)
+            if sighting is None:
+                self._streaks.pop(rule.name, None)
+                continue
+            first, count = self._streaks.get(rule.name, (step, 0))
+            self._streaks[rule.name] = [first, count + 1]
+            if count + 1 >= rule.records and (not rule.is_long or step - first >= self._seen.facts.long):
+                new.append(Finding(rule.name, step, *sighting))
+                self._seen.reported.append(rule.name)
+        self.findings += new
+        return new
+
+    def stopped(self, step: int) -> list[Finding]:
+        """What there is to say of a run that ended with a loss or a weight that is not finite."""
+        name = Rule(exploding_gradient).name
+        if name in self._seen.reported:
+            return []
+        self._seen.reported.append(name)
+        numbers = {"train/loss": self._seen.losses[-1]} if self._seen.losses else {}
+        self.findings.append(Finding(name, step, None, numbers, OVERFLOWN, attempt(self._seen.calmer)))
+        return self.findings[-1:]
+
+    def markdown(self) -> str:
+        """All findings, or that there are none."""
+        return "\n\n".join(finding.markdown() for finding in self.findings) or "Nothing is amiss."
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers, words, lists and dicts."""
+        seen = {x.name: getattr(self._seen, x.name) for x in fields(Seen) if x.name not in ("facts", "numbers")}
+        findings = [finding.as_dict() for finding in self.findings]
+        return copy.deepcopy({"seen": seen, "streaks": self._streaks, "findings": findings})
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        state = copy.deepcopy(dict(state))
+        known = {x.name for x in fields(Seen)}  # a checkpoint may be of another version
+        seen = {name: value for name, value in state["seen"].items() if name in known}
+        self._seen, self._streaks = Seen(self._seen.facts, **seen), state["streaks"]
+        self.findings = [
+            Finding(**{**finding, "numbers": {name: float(x) for name, x in finding["numbers"].items()}})
+            for finding in state["findings"]
+        ]

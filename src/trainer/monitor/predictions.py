@@ -1,0 +1,212 @@
+"""What a model makes of a split, kept while it is evaluated: one pass for everything that is drawn of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+MAX_NUMBERS = 10_000_000  # of the outputs: 40 MB, which is all of most splits
+MAX_POINTS = 1000  # samples whose features and thumbnails are kept
+MAX_FEATURES = 10_000  # of a sample; more are no features but the image itself
+MAX_WRONG = 25
+THUMBNAIL = 64  # pixels, the longer side
+PICTURE = 128  # pixels, the longer side of a sample that is shown by itself
+
+
+class Wrong(NamedTuple):
+    """The samples that the model was surest of and wrong about, the surest first.
+
+    Shapes: `inputs` `[W, ...]`, images with at most `PICTURE` pixels a side; the others `[W]`. `confidence` is the
+    score (0..1) of the class that was predicted.
+    """
+
+    confidence: Tensor
+    inputs: Tensor
+    targets: Tensor
+    predicted: Tensor
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model made of the first samples of a split, in their order, on the host.
+
+    Args:
+        num_samples: in the whole split.
+        outputs: `[N, ...]` float32, N at most `num_samples`.
+        targets: `[N]` class labels or `[N, D]` numbers.
+        scores: `[N, num_classes]`, 0..1; None where there are no classes.
+        predicted: `[N]` classes; None where there are none.
+        features: `[M, F]` float32, M at most `MAX_POINTS`: what the last linear layer was given; None without one,
+            or where that is more than `MAX_FEATURES` numbers.
+        inputs: `[M, ...]`, images with at most `THUMBNAIL` pixels a side.
+        wrong: of the whole split; None where there are no classes.
+    """
+
+    num_samples: int
+    outputs: Tensor
+    targets: Tensor
+    scores: Tensor | None
+    predicted: Tensor | None
+    features: Tensor | None
+    inputs: Tensor
+    wrong: Wrong | None
+
+    def confusion(self) -> Tensor:
+        """`[num_classes, num_classes]` int64: how many samples of class i (row) were taken for class j (column)."""
+        assert self.scores is not None
+        assert self.predicted is not None
+        num_classes = self.scores.shape[1]
+        pairs = self.targets * num_classes + self.predicted
+        return torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)
+
+
+def class_scores(outputs: Tensor, gives: str, compared_with: str) -> Tensor:
+    """A number in 0..1 for each class, `[N, num_classes]`, from what a model was trained to give.
+
+    Log-probabilities become probabilities. Logits become their softmax, or each its sigmoid where the loss judges every
+    output by itself; outputs that were fitted to one-hot targets are estimates of probabilities already, but for those
+    that lie outside 0..1. A single output speaks for class 1, and what is left of 1 for class 0.
+
+    Args:
+        outputs: `[N, num_classes]`, or `[N, 1]` for two classes.
+        gives: what they are: logits, probabilities or log_probabilities.
+        compared_with: what the loss takes as targets: class labels (index), 0 or 1 (fractions), any numbers (values).
+    """
+    outputs = outputs.float()
+    if gives == "log_probabilities":
+        scores = outputs.exp()
+    elif gives == "probabilities" or compared_with == "values":
+        scores = outputs
+    elif compared_with == "fractions" or outputs.shape[1] == 1:
+        scores = outputs.sigmoid()
+    else:
+        scores = outputs.softmax(1)
+    scores = scores.nan_to_num(0).clamp(0, 1)
+    return torch.cat([1 - scores, scores], 1) if scores.shape[1] == 1 else scores
+
+
+class Collector:
+    """Keeps what goes by in an evaluation, where it lies, without a wait for the device.
+
+    Used as `with Collector(...) as collector:` around the evaluation that calls `add`.
+
+    Args:
+        model: is watched for what goes into its last linear layer.
+        num_samples: in the split.
+        num_classes: None for regression.
+        gives, compared_with: see `class_scores`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        num_samples: int,
+        num_classes: int | None = None,
+        gives: str = "logits",
+        compared_with: str = "index",
+    ) -> None:
+        self._linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
+        self._num_samples, self._num_classes = num_samples, num_classes
+        self._gives, self._compared_with = gives, compared_with
+        self._handles: list[Any] = []
+        self._given: Tensor | None = None  # to the linear layer that was called last
+        self._outputs: list[Tensor] = []
+        self._targets: list[Tensor] = []
+        self._features: list[Tensor] = []
+        self._inputs: list[Tensor] = []
+        self._wrong: Wrong | None = None
+
+    def __enter__(self) -> Self:
+        self._handles = [linear.register_forward_pre_hook(self._note) for linear in self._linears]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _note(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self._given = args[0] if args else None
+
+    def add(self, inputs: Tensor, outputs: Tensor, targets: Tensor) -> None:
+        """The next batch: what went in, what came out, and what should have."""
+        if self._num_kept(self._outputs) * outputs[0].numel() < MAX_NUMBERS:
+            self._outputs.append(outputs.detach().float())
+            self._targets.append(targets)
+        if (room := MAX_POINTS - self._num_kept(self._inputs)) > 0:
+            self._inputs.append(shrunk(inputs[:room], THUMBNAIL))
+            given = self._given
+            is_per_sample = isinstance(given, Tensor) and given.dim() > 1 and len(given) == len(inputs)
+            if given is not None and is_per_sample and given.shape[-1] <= MAX_FEATURES:
+                given = given.detach()[:room].float()
+                # [N, ..., F] of a transformer: the mean over its tokens
+                self._features.append(given if given.dim() == 2 else given.flatten(1, -2).mean(1))
+        self._given = None
+        if self._num_classes is not None and outputs.shape[1:] in ((self._num_classes,), (1,)):
+            self._keep_wrong(inputs, outputs, targets)
+
+    @staticmethod
+    def _num_kept(parts: list[Tensor]) -> int:
+        return sum(map(len, parts))
+
+    def _keep_wrong(self, inputs: Tensor, outputs: Tensor, targets: Tensor) -> None:
+        scores = class_scores(outputs, self._gives, self._compared_with)
+        predicted = _predicted(outputs, scores)
+        confidence = scores.gather(1, predicted.unsqueeze(1)).squeeze(1)
+        confidence = confidence.masked_fill(predicted == targets, -1.0)  # below every wrong one
+        found = _surest(Wrong(confidence, inputs, targets, predicted))
+        found = found._replace(inputs=shrunk(found.inputs, PICTURE))
+        if self._wrong is not None:
+            found = _surest(Wrong(*(torch.cat(pair) for pair in zip(self._wrong, found, strict=True))))
+        self._wrong = found
+
+    def predictions(self) -> Predictions:
+        """What was kept, on the host.
+
+        Raises:
+            ValueError: nothing was added.
+        """
+        if not self._outputs:
+            raise ValueError("no batch was added")
+        outputs, targets = torch.cat(self._outputs).cpu(), torch.cat(self._targets).cpu()
+        inputs = torch.cat(self._inputs).cpu()
+        features = torch.cat(self._features).cpu() if self._features else None
+        if features is not None and len(features) != len(inputs):
+            features = None  # a layer that is not called for every batch
+        scores, predicted, wrong = None, None, None
+        if self._wrong is not None:
+            scores = class_scores(outputs, self._gives, self._compared_with)
+            predicted = _predicted(outputs, scores)
+            wrong = Wrong(*(part.cpu() for part in self._wrong))
+            wrong = Wrong(*(part[wrong.confidence >= 0] for part in wrong))
+        return Predictions(self._num_samples, outputs, targets, scores, predicted, features, inputs, wrong)
+
+
+def _predicted(outputs: Tensor, scores: Tensor) -> Tensor:
+    """From the outputs where there is one for each class: scores may be equal where outputs are not."""
+    return (outputs if outputs.shape[1] == scores.shape[1] else scores).argmax(1)
+
+
+def _surest(candidates: Wrong) -> Wrong:
+    rows = candidates.confidence.topk(min(MAX_WRONG, len(candidates.confidence))).indices
+    return Wrong(*(part[rows] for part in candidates))
+
+
+def class_name(label: int, class_names: Sequence[str]) -> str:
+    """A class's name on one line and printable, or its number where it has none."""
+    if label >= len(class_names):
+        return str(label)
+    # The name of a folder may hold line ends, and bytes that are no text.
+    return " ".join(class_names[label].encode(errors="replace").decode().split())
+
+
+def shrunk(inputs: Tensor, size: int) -> Tensor:
+    """Images `[N, C, H, W]` with no side longer than `size`, pixels averaged; anything else as it is."""
+    if inputs.dim() != 4 or max(inputs.shape[-2:]) <= size:
+        return inputs
+    height, width = inputs.shape[-2:]
+    scale = size / max(height, width)
+    shape = (max(1, round(height * scale)), max(1, round(width * scale)))
+    return interpolate(inputs, shape, mode="bilinear", antialias=True)

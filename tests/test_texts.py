@@ -1,0 +1,138 @@
+"""The TEXT tab: the config survives it, and the table of layers counts what the model has."""
+
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+import markdown
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from trainer.models.finetune import Finetune
+from trainer.models.lenet import LeNet
+from trainer.models.resnet import resnet18
+from trainer.models.two_layer import TwoLayer
+from trainer.monitor import texts
+
+
+def rows(table: str) -> list[list[str]]:
+    """The cells of a Markdown table below its head."""
+    return [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in table.splitlines()[2:]]
+
+
+def test_the_config_comes_back_out_of_its_block() -> None:
+    config = OmegaConf.create({"lr": 0.1, "layers": [1, 2], "note": "~~~~\n# no *heading* <b>\n", "deep": {"x": None}})
+    html = markdown.markdown(texts.config_block(OmegaConf.to_yaml(config)), extensions=["fenced_code"])
+    body = html.removeprefix('<pre><code class="language-yaml">').removesuffix("</code></pre>")
+    assert body != html
+    for entity, sign in (("&lt;", "<"), ("&gt;", ">"), ("&quot;", '"'), ("&amp;", "&")):
+        body = body.replace(entity, sign)
+    assert OmegaConf.create(body) == config
+
+
+def test_layers_of_lenet_are_those_of_the_paper() -> None:
+    table = texts.model_table(LeNet(num_classes=10), torch.zeros(2, 1, 32, 32))
+    assert rows(table) == [
+        ["conv1", "Conv2d", "N x 6 x 28 x 28", "156", "trainable"],
+        ["conv2", "Conv2d", "N x 16 x 10 x 10", "2,416", "trainable"],
+        ["fc1", "Linear", "N x 120", "48,120", "trainable"],
+        ["fc2", "Linear", "N x 84", "10,164", "trainable"],
+        ["fc3", "Linear", "N x 10", "850", "trainable"],
+        ["**all**", "", "", "**61,706**", "**61,706 trainable, 0 frozen**"],
+    ]
+
+
+def test_frozen_layers_are_said_to_be_frozen() -> None:
+    model = Finetune(resnet18(num_classes=10), num_classes=10, unfreeze=["layer4.1.bn2"])
+    model.backbone.bn1.bias.requires_grad_(True)
+    *layers, total = rows(texts.model_table(model, torch.zeros(1, 3, 32, 32)))
+    states = {name: state for name, _, _, _, state in layers}
+    assert states["head"] == states["backbone.layer4.1.bn2"] == "trainable"
+    assert states["backbone.bn1"] == "partly frozen"
+    assert states["backbone.conv1"] == "frozen"
+    assert total[3:] == ["**11,181,642**", f"**{5130 + 1024 + 64:,} trainable, {11_181_642 - 6218:,} frozen**"]
+    assert sum(int(count.replace(",", "")) for _, _, _, count, _ in layers) == 11_181_642
+
+
+class Tied(nn.Module):
+    """Two layers with one weight, another that is never called, and parameters of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.unused = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 2)
+        self.second.weight = self.first.weight
+        self.scale = nn.Parameter(torch.ones(5))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.second(self.first(x)), self.scale
+
+
+def test_shared_parameters_count_once_and_layers_that_are_not_called_have_no_shape() -> None:
+    assert rows(texts.model_table(Tied(), torch.zeros(2, 3))) == [
+        ["(model)", "Tied", "N x 3, 5", "5", "trainable"],
+        ["first", "Linear", "N x 3", "12", "trainable"],
+        ["second", "Linear", "N x 3", "3", "trainable"],
+        ["unused", "Linear", "", "8", "trainable"],
+        ["**all**", "", "", "**28**", "**28 trainable, 0 frozen**"],
+    ]
+
+
+def test_a_model_that_is_one_layer_has_one_row() -> None:
+    *layers, _ = rows(texts.model_table(TwoLayer(in_features=6, out_features=2), torch.zeros(2, 6)))
+    assert layers == [["(model)", "TwoLayer", "N x 2", "902", "trainable"]]
+
+
+def test_looking_leaves_no_trace() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Dropout(0.5))
+    model[1].eval()
+    inputs = torch.randn(4, 3)
+    before, random = {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()
+    texts.model_table(model, inputs)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert torch.equal(random, torch.get_rng_state())
+    assert [module.training for module in model] == [True, False, True]
+    assert not any(module._forward_hooks for module in model)
+
+
+def test_tables_survive_bars() -> None:
+    assert "<td>a|b</td>" in markdown.markdown(texts.pairs_table({"key": "a|b"}), extensions=["tables"])
+
+
+def test_the_environment_names_versions_and_device() -> None:
+    found = texts.environment(torch.device("cpu"), "1.2.3")
+    assert found["train"] == "1.2.3"
+    assert found["python"] == platform.python_version()
+    assert found["torch"] == torch.__version__
+    assert found["hydra-core"].startswith("1.3.")
+    assert found["device"].startswith("cpu, ")
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_the_commit_is_that_of_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    monkeypatch.chdir(tmp_path)
+    assert texts.git_commit() is None
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    assert texts.git_commit() is None, "there is no commit yet"
+    Path("file").write_text("one")
+    subprocess.run([*git, "add", "file"], check=True)
+    subprocess.run([*git, "commit", "-q", "-m", "first"], check=True)
+    subprocess.run([*git, "tag", "v1"], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    assert texts.git_commit() == head
+    Path("below").mkdir()
+    monkeypatch.chdir("below")
+    Path("../file").write_text("two")
+    assert texts.git_commit() == f"{head}-dirty"
+
+
+def test_without_git_there_is_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert texts.git_commit() is None
