@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainer.cadence import evaluation_period, is_due, num_steps
+from trainer.cadence import evaluation_period, is_due, is_recorded, num_steps
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,12 @@ from trainer.cadence import evaluation_period, is_due, num_steps
 )
 def test_every_so_many_steps_and_the_last_one_are_due(every, last, due):
     assert [step for step in range(1, last + 1) if is_due(step, every, last)] == due
+
+
+@pytest.mark.parametrize("every", [1, 3, 10, None])
+def test_the_first_step_is_recorded_too(every):
+    recorded = [step for step in range(1, 8) if is_recorded(step, every, 7)]
+    assert recorded == sorted({*(step for step in range(1, 8) if is_due(step, every, 7)), *([1] if every else [])})
 
 
 @pytest.mark.parametrize("steps_per_epoch", [1, 7])

@@ -69,6 +69,9 @@ class Watcher:
     def tick(self, step: int) -> None:
         self.calls.append(("tick", step))
 
+    def before_forward(self, step: int) -> None:
+        self.calls.append(("forward", step))
+
     def before_update(self, step: int, losses: Losses) -> None:
         assert not losses.total.requires_grad
         self.calls.append(("before", step))
@@ -251,11 +254,11 @@ class TestOrder:
         plan = replace(PLAN, max_steps=5, log_every=2, eval_every=3, save_every=4)
         state = built(Net())
         assert trained(state, plan).calls == [
-            ("tick", 1),
-            *[("before", 2), ("after", 2), ("tick", 2)],
+            *[("forward", 1), ("before", 1), ("after", 1), ("tick", 1)],
+            *[("forward", 2), ("before", 2), ("after", 2), ("tick", 2)],
             *[("evaluate", 3), ("tick", 3)],
-            *[("before", 4), ("after", 4), ("save", 4), ("tick", 4)],
-            *[("before", 5), ("after", 5), ("evaluate", 5), ("save", 5), ("tick", 5)],
+            *[("forward", 4), ("before", 4), ("after", 4), ("save", 4), ("tick", 4)],
+            *[("forward", 5), ("before", 5), ("after", 5), ("evaluate", 5), ("save", 5), ("tick", 5)],
         ]
         assert state.step == 5
 

@@ -46,7 +46,18 @@ TABLE: dict[str, tuple[list[Any], list[Any]]] = {
     "monitor.histogram_every": ([500, None], [0]),
     **{
         f"monitor.{key}": ([True, False], ["on", None, 1])
-        for key in ("statistics", "histograms", "graph", "hparams", "layout", "texts", "images", "curves", "projector")
+        for key in (
+            "statistics",
+            "activations",
+            "histograms",
+            "graph",
+            "hparams",
+            "layout",
+            "texts",
+            "images",
+            "curves",
+            "projector",
+        )
     },
     "monitor.events": ([True, False], ["off"]),
     "model.init": (["default", "normal", "xavier", "kaiming"], ["Xavier", "zeros", None]),

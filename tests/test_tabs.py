@@ -39,7 +39,8 @@ def written(folder: Path) -> dict[str, list[int]]:
 
 
 CURVES = {f"test/pr/{i}": [6] for i in range(10)}
-TEXTS = {"about/config": [0], "about/environment": [0], "about/model": [0]}
+BEGUN = {"about/config": [0], "about/environment": [0], "about/model": [0]}
+TEXTS = {**BEGUN, "about/diagnosis": [6]}
 LAYOUT = {"custom_scalars__config__": [0]}
 IMAGES = {"train/first_batch": [0], "train/filters": [0, 6], "test/wrong": [6], "test/confusion": [6]}
 PROJECTOR = {"points.bytes", "labels.tsv", "sprites.png"}
@@ -162,10 +163,10 @@ def test_a_run_that_goes_on_shows_nothing_twice(train: Train) -> None:
     sprites = Path("runs/run/projector/points.bytes").read_bytes()
     train("name=run", *FAST, "max_steps=12")
     tags = written(Path("runs/run"))
-    assert {tag: tags[tag] for tag in (*TEXTS, *LAYOUT, "train/first_batch")} == {
-        **TEXTS, **LAYOUT, "train/first_batch": [0]
+    assert {tag: tags[tag] for tag in (*BEGUN, *LAYOUT, "train/first_batch")} == {
+        **BEGUN, **LAYOUT, "train/first_batch": [0]
     }  # fmt: skip
-    assert all(tags[tag] == [12] for tag in ("test/wrong", "test/confusion", *CURVES))
+    assert all(tags[tag] == [12] for tag in ("about/diagnosis", "test/wrong", "test/confusion", *CURVES))
     assert tags["train/filters"] == [0, 12]
     assert [event.step for event in read(Path("runs/run")).Scalars("test/loss")] == [12]
     assert Path("runs/run/projector/points.bytes").read_bytes() != sprites

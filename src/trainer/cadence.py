@@ -6,6 +6,11 @@ def is_due(step: int, every: int | None, last: int) -> bool:
     return every is not None and (step % every == 0 or step == last)
 
 
+def is_recorded(step: int, every: int | None, last: int) -> bool:
+    """`is_due`, and at the first step: what comes later is measured by it."""
+    return is_due(step, every, last) or (every is not None and step == 1)
+
+
 def num_steps(max_steps: int | None, max_epochs: int | None, steps_per_epoch: int) -> int:
     """The length of a training in steps: whichever of the two limits comes first; 20 epochs where neither is set."""
     if max_steps is None and max_epochs is None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from trainer.cadence import is_due
+from trainer.cadence import is_due, is_recorded
 from trainer.data.batches import Batch
 from trainer.errors import RunStopped
 from trainer.losses import Losses, LossFunction
@@ -19,6 +19,9 @@ from trainer.state import TrainingState
 
 class Observer(Protocol):
     """Whoever watches a run. None of these is called at a step that is not due, but for `tick`."""
+
+    def before_forward(self, step: int) -> None:
+        """The batch of this step goes through the model next."""
 
     def tick(self, step: int) -> None:
         """After every step; must cost next to nothing."""
@@ -76,8 +79,10 @@ def fit(
     for step, batch in zip(
         range(state.step + 1, last + 1), batches, strict=False
     ):  # range first: draw no batch too many
+        is_logged = is_recorded(step, plan.log_every, last) or is_recorded(step, plan.show_every, last)
+        if is_logged:
+            observer.before_forward(step)
         losses = forward_backward(model, loss_fn, batch, plan.part_size, precision, state.scaler)
-        is_logged = is_due(step, plan.log_every, last) or is_due(step, plan.show_every, last)
         is_evaluated = is_due(step, plan.eval_every, last)
         is_saved = is_due(step, plan.save_every, last)
 

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.cadence import is_due
+from trainer.cadence import is_recorded
 from trainer.checkpoint import Checkpoints
 from trainer.data.batches import Batches
 from trainer.evaluate import evaluate
 from trainer.losses import Losses, LossFunction
+from trainer.monitor.activations import Activations
+from trainer.monitor.diagnosis import Diagnosis, Finding
 from trainer.monitor.journal import Journal
 from trainer.monitor.statistics import Statistics, histograms
 from trainer.schema import is_larger_better
@@ -27,6 +29,8 @@ class RunObserver:
         log_every: steps from one record of numbers to the next; what else is shown is written nowhere.
         statistics: of every parameter's gradient and weight, or None.
         histogram_every: steps from one histogram of every parameter to the next, or None.
+        activations: of the model, or None.
+        diagnosis: what the numbers mean.
         metric: the validation tag that decides which checkpoint is best.
         samples_per_step: of a whole batch.
     """
@@ -46,12 +50,15 @@ class RunObserver:
         metric: str,
         statistics: Statistics | None,
         histogram_every: int | None,
+        activations: Activations | None,
+        diagnosis: Diagnosis,
     ) -> None:
         self.state, self.loss_fn, self.val, self.journal = state, loss_fn, val, journal
         self.checkpoints, self.precision = checkpoints, precision
         self.max_steps, self.log_every = max_steps, log_every
         self.samples_per_step, self.metric = samples_per_step, metric
         self.statistics, self.histogram_every = statistics, histogram_every
+        self.activations, self.diagnosis = activations, diagnosis
         self.tick = journal.display.tick
         self._numbers: dict[str, float] = {}
         self._before: Tensor | None = None
@@ -63,17 +70,21 @@ class RunObserver:
         self.started = time.perf_counter()
         self._logged_at, self._logged_step = self.started, self.state.step
 
+    def before_forward(self, step: int) -> None:
+        if self.activations is not None and is_recorded(step, self.log_every, self.max_steps):
+            self.activations.watch()
+
     def before_update(self, step: int, losses: Losses) -> None:
         values = torch.stack([losses.total, *losses.terms.values()]).tolist()  # the wait for the device
         self._numbers = dict(zip(["train/loss", *(f"train/loss/{name}" for name in losses.terms)], values, strict=True))
         rates = [group["lr"] for group in self.state.optimizer.param_groups]
         self._numbers |= {"lr": rates[0]} if len(rates) == 1 else {f"lr/{i}": rate for i, rate in enumerate(rates)}
-        if not is_due(step, self.log_every, self.max_steps):
+        if not is_recorded(step, self.log_every, self.max_steps):
             return
         if self.statistics is not None:
             # After the update neither is there any more, and the ratio of the update needs both ends of it.
             self._before, self._gradients = self.state.store.values.clone(), self.state.store.grads.clone()
-        if self.journal.events is not None and is_due(step, self.histogram_every, self.max_steps):
+        if self.journal.events is not None and is_recorded(step, self.histogram_every, self.max_steps):
             store = self.state.store
             for kind, buffer in (("gradients", store.grads), ("weights", store.values)):
                 drawn = histograms(buffer[0], store.bounds)
@@ -81,7 +92,7 @@ class RunObserver:
                 self.journal.events.histograms(step, dict(zip(tags, drawn, strict=True)))
 
     def after_update(self, step: int) -> None:
-        if not is_due(step, self.log_every, self.max_steps):
+        if not is_recorded(step, self.log_every, self.max_steps):
             self.journal.display.update(step, self._numbers)
             return
         per_parameter: dict[str, float] = {}
@@ -89,12 +100,20 @@ class RunObserver:
             values = self.statistics(self._before, self._gradients, self.state.store.values)[0].tolist()
             per_parameter = dict(zip(self.statistics.tags, values, strict=True))
             self._numbers["grad_norm"] = per_parameter.pop("grad_norm")
+        if self.activations is not None:
+            per_parameter |= self.activations.numbers()
         now = time.perf_counter()
         seconds, steps = now - self._logged_at, step - self._logged_step
         self._logged_at, self._logged_step = now, step
         self._numbers["time/step_ms"] = 1000 * seconds / steps
         self._numbers["time/samples_per_second"] = self.samples_per_step * steps / seconds
         self.journal.write(step, self._numbers, per_parameter)
+        self.report(step, self.diagnosis.observe(step, self._numbers | per_parameter))
+
+    def report(self, step: int, findings: list[Finding]) -> None:
+        """Shows what the diagnosis has just found."""
+        for finding in findings:
+            self.journal.display.note(finding.line())
 
     @contextmanager
     def _off_the_clock(self) -> Any:
@@ -110,6 +129,7 @@ class RunObserver:
             numbers = {f"val/{name}": number for name, number in numbers.items()}
             is_best = self.metric in self._better(numbers)
             self.journal.write(step, numbers)
+            self.report(step, self.diagnosis.observe(step, numbers))
             return numbers["val/loss"], is_best
 
     def _better(self, numbers: dict[str, float]) -> list[str]:
@@ -134,4 +154,5 @@ class RunObserver:
         with self._off_the_clock():
             if self.journal.events is not None:
                 self.journal.events.flush()  # what was logged up to a checkpoint is not lost with the process
-            self.checkpoints.save({**self.state.state_dict(), "seconds": self.seconds()}, is_best)
+            more = {"seconds": self.seconds(), "diagnosis": self.diagnosis.state_dict()}
+            self.checkpoints.save(self.state.state_dict() | more, is_best)

@@ -24,9 +24,12 @@ from trainer.data.batches import Batch
 from trainer.errors import Interrupted, RunStopped, UserError
 from trainer.evaluate import evaluate
 from trainer.loop import Plan, fit
+from trainer.models.finetune import Finetune
 from trainer.monitor import hparams
+from trainer.monitor.activations import Activations
 from trainer.monitor.board import Board
 from trainer.monitor.console import open_display, short
+from trainer.monitor.diagnosis import Diagnosis, Facts, chance_loss, layer_of, squashed_layers
 from trainer.monitor.events import EventFile
 from trainer.monitor.graph import model_graph
 from trainer.monitor.journal import Journal, cut_metrics
@@ -94,6 +97,7 @@ class Training:
         self.config, self.state = built.config, built.state
         self.checkpoints = Checkpoints(folder / "checkpoints", self.config["checkpoint"]["keep"])
         self.warnings: list[str] = []
+        self.diagnosis = Diagnosis(self._facts())
 
     def load(self) -> Config | None:
         """Takes up the newest whole checkpoint. Returns the result where the run has nothing left to do."""
@@ -102,6 +106,8 @@ class Training:
             return None
         try:
             self.state.load_state_dict(state)
+            if "diagnosis" in state:
+                self.diagnosis.load_state_dict(state["diagnosis"])
         except (RuntimeError, ValueError, KeyError) as error:
             raise UserError(f"{self.folder}: the checkpoint does not fit the model: {first_line(error)}.") from error
         result = folders.read_result(self.folder)
@@ -149,6 +155,7 @@ class Training:
             status = "finished"
         except RunStopped as error:
             status = "stopped"
+            observer.report(state.step, self.diagnosis.stopped(state.step))
             lr = state.optimizer.param_groups[0]["lr"]
             raise RunStopped(
                 f"{error}. Last: {last_words(state.last)}lr={lr:.4g}. Try a smaller optimizer.lr."
@@ -254,6 +261,37 @@ class Training:
             metric=config["checkpoint"]["metric"],
             statistics=Statistics(store.names, store.bounds) if config["monitor"]["statistics"] else None,
             histogram_every=config["monitor"]["histogram_every"] if config["monitor"]["histograms"] else None,
+            activations=Activations(self.built.model) if config["monitor"]["activations"] else None,
+            diagnosis=self.diagnosis,
+        )
+
+    def _facts(self) -> Facts:
+        built, config, model = self.built, self.config, self.built.model
+        on_purpose = {
+            f"{name}.backbone".lstrip("."): module.backbone
+            for name, module in model.named_modules()
+            if isinstance(module, Finetune)
+        }
+        meant = {p for backbone in on_purpose.values() for p in backbone.parameters()}
+        frozen = [layer_of(n) for n, p in model.named_parameters() if not p.requires_grad and p not in meant]
+        terms = {
+            f"train/loss/{name}" if name else "train/loss": chance_loss(part.criterion, built.data.num_classes)
+            for name, part in zip(built.loss_fn.names, built.loss_fn.parts, strict=True)
+            if part in built.loss_fn.terms
+        }
+        return Facts(
+            settings=dict(schema.leaves(config)),
+            parameters={n: p.dim() for n, p in zip(self.state.store.names, self.state.store.parameters, strict=True)},
+            max_steps=built.max_steps,
+            num_samples=len(built.splits.train),
+            samples_per_step=built.samples_per_step,
+            frozen=list(dict.fromkeys(frozen)),
+            frozen_on_purpose=list(on_purpose),
+            squashed=squashed_layers(model),
+            chance={tag: loss for tag, loss in terms.items() if loss is not None},
+            gives=getattr(model, "gives", "logits"),
+            is_pretrained=any(getattr(module, "is_pretrained", False) for module in model.modules()),
+            is_scaled=self.state.scaler.is_enabled(),
         )
 
     def _batches(self) -> Iterator[Batch]:
@@ -296,11 +334,14 @@ class Training:
             "seconds": seconds,
             "num_parameters": self._num_parameters(),
             "num_trainable": self.state.store.values.shape[1],
+            "diagnosis": [finding.as_dict() for finding in self.diagnosis.findings],
         }
 
     def _end_events(self, journal: Journal, status: str) -> None:
         if journal.events is None:
             return
+        if self.config["monitor"]["texts"]:
+            journal.events.text("about/diagnosis", self.state.step, self.diagnosis.markdown())
         if self.config["monitor"]["graph"] and status == "finished":
             graph, reason = model_graph(self.built.model, self.built.sample.inputs)
             if graph is None:
@@ -316,8 +357,10 @@ class Training:
             for tag in ("train/loss", "val/loss", "val/accuracy", "test/loss", "test/accuracy")
             if tag in result
         ]
+        found = [(finding.where, f"step {finding.step}: {finding.advice}") for finding in self.diagnosis.findings]
         return [
             *rows,
+            *(found or [("diagnosis", "nothing is amiss")]),
             ("parameters", f"{result['num_parameters']:,}, {result['num_trainable']:,} of them trained"),
             ("time", f"{result['seconds']:.1f} s for {result['steps']} steps"),
             ("run folder", str(self.folder)),

@@ -159,6 +159,7 @@ RULES: dict[str, Rule] = {
     "monitor.every": _COUNT_OR_NULL,
     "monitor.histogram_every": _COUNT_OR_NULL,
     "monitor.statistics": _FLAG,
+    "monitor.activations": _FLAG,
     "monitor.histograms": _FLAG,
     "monitor.graph": _FLAG,
     "monitor.layout": _FLAG,

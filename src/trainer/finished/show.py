@@ -87,6 +87,9 @@ def _going_on(run: Run, status: str) -> list[str]:
 
 def _sentence(finding: Any) -> str:
     if isinstance(finding, Mapping):
+        if {"rule", "step", "layer", "meaning", "advice"} <= finding.keys():
+            where = f"{finding['rule']} in {finding['layer']}" if finding["layer"] else finding["rule"]
+            return f"step {finding['step']}, {where}: {finding['meaning']}. {finding['advice']}"
         return " ".join(f"{shown(key)}={cell(value)}" for key, value in finding.items())
     return shown(finding)
 
