@@ -325,3 +325,13 @@ def test_served_metrics_are_filled(board: tuple[Get, Path]) -> None:
         result = json.loads((folder / session["name"] / "result.json").read_text())
         for tag in ("train/loss", "val/loss", "test/loss", *(["test/accuracy"] if "test/accuracy" in result else [])):
             assert metrics[tag] == pytest.approx(result[tag])
+
+
+def test_frozen_weights_are_measured_once(train: Train) -> None:
+    """What never changes needs no curve: one point at the start; what trains has one per record."""
+    words = ("model=frozen_resnet", "model.backbone.weights=null", "data.limit=20", "batch_size=10", "max_steps=4")
+    train("name=run", *words, "monitor.every=2", "monitor=scalars")
+    scalars = read(Path("runs/run"))
+    assert [event.step for event in scalars.Scalars("weight_norm/backbone.conv1.weight")] == [0]
+    assert [event.step for event in scalars.Scalars("weight_norm/head.weight")] == [1, 2, 4]
+    assert "grad_norm/backbone.conv1.weight" not in scalars.Tags()["scalars"]

@@ -107,6 +107,9 @@ class RunObserver:
         self._logged_at, self._logged_step = now, step
         self._numbers["time/step_ms"] = 1000 * seconds / steps
         self._numbers["time/samples_per_second"] = self.samples_per_step * steps / seconds
+        device = self.state.store.values.device
+        if device.type == "cuda":  # what torch has allocated: a counter of its own, the device is not asked
+            self._numbers["device/memory_mb"] = torch.cuda.memory_allocated(device) / 2**20
         self.journal.write(step, self._numbers, per_parameter)
         self.report(step, self.diagnosis.observe(step, self._numbers | per_parameter))
 

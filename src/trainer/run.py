@@ -33,7 +33,7 @@ from trainer.monitor.diagnosis import Diagnosis, Facts, chance_loss, layer_of, s
 from trainer.monitor.events import EventFile
 from trainer.monitor.graph import model_graph
 from trainer.monitor.journal import Journal, cut_metrics
-from trainer.monitor.statistics import Statistics
+from trainer.monitor.statistics import Statistics, weight_statistics
 from trainer.observer import RunObserver
 
 
@@ -139,6 +139,10 @@ class Training:
                 batches = self._batches()
                 if state.step == 0 and board is not None:
                     batches = self._begin_board(board, batches)
+                if state.step == 0 and journal.events is not None and self.config["monitor"]["statistics"]:
+                    # Weights that never change: once is enough.
+                    frozen = {n: p for n, p in built.model.named_parameters() if not p.requires_grad}
+                    journal.events.scalars(0, weight_statistics(frozen))
                 observer.start_clock()
                 fit(state, built.loss_fn, batches, self._plan(), observer, built.precision, stop.is_requested)
                 observer.save(state.step)

@@ -164,7 +164,12 @@ class Lines:
 
 
 def _belongs_in_a_line(tag: str) -> bool:
-    return tag.startswith(("train/", "val/", "test/")) or tag in ("lr", "grad_norm", "time/samples_per_second")
+    return tag.startswith(("train/", "val/", "test/")) or tag in (
+        "lr",
+        "grad_norm",
+        "time/samples_per_second",
+        "device/memory_mb",
+    )
 
 
 class Terminal:

@@ -274,7 +274,9 @@ class EventFile:
         self._put(Event(wall_time=time.time(), step=first_step, session_log=session).SerializeToString)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """One record for all numbers of a step."""
+        """One record for all numbers of a step; none where there is no number."""
+        if not values:
+            return
         tags, numbers = tuple(values), np.fromiter(values.values(), np.float64, len(values))
         self._put_summary(step, lambda: _encode_scalars(tags, numbers))
 
