@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from trainer import checkpoint
-from trainer.checkpoint import Checkpoints, write_atomically, write_text
+from trainer.checkpoint import Checkpoints
 from trainer.errors import UserError
+from trainer.files import write_atomically, write_text
 
 
 def state(step: int, **more: Any) -> dict[str, Any]:
@@ -87,7 +88,7 @@ class TestWriting:
 # Dies while it makes a link; its process number is given, as in containers, where each run's may be 1.
 DYING = """
 import os, pathlib, sys
-from trainer.checkpoint import write_atomically
+from trainer.files import write_atomically
 
 def die(temporary):
     os.link("step_00000001.pt", temporary)

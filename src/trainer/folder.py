@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from trainer.checkpoint import write_text
 from trainer.errors import UserError
+from trainer.files import write_text
 from trainer.schema import leaves, shown
 
 # What may change when a run goes on: it changes neither the numbers so far nor what they mean.

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from trainer.checkpoint import write_text
+from trainer.files import write_text
 from trainer.monitor.console import Display
 from trainer.monitor.events import EventFile
 
