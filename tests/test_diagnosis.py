@@ -270,7 +270,7 @@ EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml
 def test_no_false_alarm(
     experiment: str | None, words: tuple[str, ...], train: Train, sources: dict[str, tuple[str, ...]]
 ) -> None:
-    length = "max_steps=12" if experiment == "frozen_resnet_cifar10" else "max_steps=120"
+    length = f"max_steps={ {'frozen_resnet_cifar10': 12, 'seed_two_layer': 500}.get(experiment or '', 120) }"
     assert train(*words_of(experiment, sources), *words, length)["diagnosis"] == []
 
 
@@ -293,10 +293,14 @@ def test_no_false_alarm_of_a_learning_rate_that_works(optimizer: str, train: Tra
     assert result["diagnosis"] == []
 
 
-def test_small_batches_are_not_taken_for_dead(train: Train) -> None:
-    """In a batch of 4 a third of healthy units is silent, and more than half of some layers."""
-    words = ("model=two_layer", "batch_size=4", "optimizer.lr=1e-3", "max_steps=300", WATCHED, *SHORT)
+@pytest.mark.parametrize("watched", ["true", "false"])
+def test_units_that_a_small_batch_does_not_reach_are_not_taken_for_dead(watched: str, train: Train) -> None:
+    """A single sample reaches about half of the units, whatever their state."""
+    words = ("batch_size=1", "max_steps=60", f"monitor.activations={watched}", *SHORT, "name=small")
     assert train(*words)["diagnosis"] == []
+    read = EventAccumulator("runs/small", size_guidance={"scalars": 0}).Reload()
+    tag = "dead_units/fc2" if watched == "true" else "grad_zeros/fc2.bias"
+    assert max(event.value for event in read.Scalars(tag)) > 0.5
 
 
 def test_a_run_that_goes_on_finds_what_an_unbroken_one_finds(train: Train) -> None:
@@ -339,8 +343,7 @@ def test_the_state_is_plain_and_whole() -> None:
     for i in range(40):
         step = 1 + 10 * i
         dead = {"grad_zeros/a.bias": 0.8} if i > 5 else {}
-        tiny = {f"update_ratio/{name}": 1e-5 for name in facts().parameters}
-        records.append((step, record(2.3, **dead, **tiny)))
+        records.append((step, record(2.3, **dead, **updates(1e-5))))
         records.append((step, {"val/loss": 1.0 + 0.1 * i}))
     whole, broken = Diagnosis(facts()), Diagnosis(facts())
     for step, numbers in records:
@@ -361,6 +364,24 @@ def test_what_is_reported_once_is_not_reported_again() -> None:
     assert diagnosis.markdown().count("dead ReLUs") == 1
 
 
+def test_what_comes_and_goes_is_not_reported() -> None:
+    diagnosis = Diagnosis(facts())
+    for step in range(1, 60):
+        diagnosis.observe(step, record(2.3 / step, **{"grad_zeros/a.bias": 0.9 * (step % 2)}))
+    assert diagnosis.findings == []
+
+
+def test_of_dead_layers_the_last_is_named() -> None:
+    """Nothing in front of it gets a gradient, dead or not."""
+    parameters = {"a.weight": 2, "a.bias": 1, "b.weight": 2, "b.bias": 1, "c.weight": 2, "c.bias": 1}
+    diagnosis = Diagnosis(facts(parameters=parameters))
+    for step in (1, 2, 3):
+        dead = {"grad_zeros/a.bias": 1.0, "grad_zeros/b.bias": 1.0} if step > 1 else {}
+        diagnosis.observe(step, record(2.3) | {"grad_norm/c.weight": 1.0} | dead)
+    (finding,) = diagnosis.findings
+    assert (finding.rule, finding.layer) == ("dead ReLUs", "b")
+
+
 @pytest.mark.parametrize("missing", ["statistics", "first step", "chance", "optimizer"])
 def test_what_is_not_known_is_not_judged(missing: str) -> None:
     """No rule fails over a number, a key or a fact that is not there."""
@@ -377,13 +398,112 @@ def test_what_is_not_known_is_not_judged(missing: str) -> None:
     assert Diagnosis(facts()).markdown() == "Nothing is amiss."
 
 
-def test_a_schedule_that_holds_the_learning_rate_down_is_no_fault() -> None:
-    tiny = {f"update_ratio/{name}": 1e-5 for name in facts().parameters}
-    for lr, is_found in ((0.1, True), (0.01, False)):
-        diagnosis = Diagnosis(facts())
-        for step in range(1, 300, 10):
-            diagnosis.observe(step, record(2.0, lr=lr, **tiny))
-        assert ("learning rate too small" in {finding.rule for finding in diagnosis.findings}) == is_found
+def updates(ratio: float) -> dict[str, float]:
+    return {f"update_ratio/{name}": ratio for name in facts().parameters}
+
+
+NO_GRADIENT = {"grad_norm/a.weight": 0.0, "grad_norm/a.bias": 0.0, "grad_zeros/a.bias": 1.0}
+NO_PULL = {"grad_norm/b.weight": 1e-9, "grad_norm/b.bias": 1e-9}
+
+
+@pytest.mark.parametrize(
+    ("known", "first", "later", "expected"),
+    [
+        ({}, {}, {"train/loss": 2.0}, set()),
+        # updates
+        ({}, {}, {"train/loss": 2.0, **updates(0.05)}, set()),
+        ({}, {}, {"train/loss": 2.29, **updates(0.05)}, {"learning rate too large", "loss not falling"}),
+        ({}, {}, {"train/loss": 2.0, **updates(0.5)}, {"learning rate too large"}),
+        ({}, {}, {"train/loss": 0.2, **updates(0.5)}, set()),
+        ({}, updates(2.0), {"train/loss": 0.2}, {"first update too large"}),
+        ({}, {}, {"train/loss": 0.2, **updates(2.0)}, set()),
+        # units without a gradient
+        ({}, {}, {"train/loss": 0.2, "grad_zeros/a.bias": 0.9}, {"dead ReLUs"}),
+        ({}, {}, {"train/loss": 0.2, "grad_zeros/b.bias": 0.9}, set()),  # the outputs
+        ({"samples_per_step": 31}, {}, {"train/loss": 0.2, "grad_zeros/a.bias": 0.9}, set()),
+        ({"squashed": ["a"]}, {}, {"train/loss": 2.0, "grad_zeros/a.bias": 0.9}, {"saturated outputs"}),
+        ({"squashed": ["a"]}, {}, {"train/loss": 0.2, "grad_zeros/a.bias": 0.9}, set()),
+        ({}, {}, {"train/loss": 0.2, "dead_units/body.a": 0.9}, {"dead ReLUs"}),
+        ({"frozen_on_purpose": ["body"]}, {}, {"train/loss": 0.2, "dead_units/body.a": 0.9}, set()),
+        ({"frozen_on_purpose": ["bod"]}, {}, {"train/loss": 0.2, "dead_units/body.a": 0.9}, {"dead ReLUs"}),
+        # layers without a gradient
+        ({}, NO_GRADIENT, {"train/loss": 0.2, **NO_GRADIENT}, {"no gradient"}),
+        ({}, NO_GRADIENT, {"train/loss": 0.2}, set()),
+        ({}, {}, {"train/loss": 0.2, **NO_GRADIENT, "grad_zeros/a.bias": 0.0}, set()),  # not from the start
+        ({"frozen": ["a"]}, {}, {"train/loss": 0.2}, {"frozen layer"}),
+        ({}, {}, {"train/loss": 0.2, "grad_norm/a.weight": 1e-6, "grad_norm/a.bias": 1e-6}, {"vanishing gradient"}),
+        ({}, {}, {"train/loss": 0.2, "grad_norm/a.weight": 1e-6}, set()),  # the bias of that layer has one
+        # outputs
+        ({"gives": "probabilities"}, {}, {"train/loss": 2.0, **NO_PULL}, {"saturated outputs"}),
+        ({"gives": "probabilities"}, {}, {"train/loss": 0.2, **NO_PULL}, set()),
+        ({}, {}, {"train/loss": 2.0, **NO_PULL}, set()),
+        ({}, {}, {"train/loss": 2.0, "saturated_units/a": 0.6}, {"saturated outputs"}),
+        ({}, {}, {"train/loss": 0.2, "saturated_units/a": 0.6}, set()),
+        # the start
+        ({}, {"train/loss": 0.2}, {"train/loss": 0.05}, {"loss far from chance"}),
+        ({"is_pretrained": True}, {"train/loss": 0.2}, {"train/loss": 0.05}, set()),
+        ({}, {"train/loss": 9.0}, {"train/loss": 0.05}, {"loss far from chance"}),
+        ({}, {"train/loss": 2.6}, {"train/loss": 2.3}, {"loss not falling"}),  # below its start, but a guess
+        # explosions
+        ({}, {}, {"train/loss": 9.0, "grad_norm": 200.0}, {"exploding gradient", "loss not falling"}),
+        ({}, {}, {"train/loss": 9.0}, {"loss not falling"}),
+        ({}, {}, {"train/loss": 2.0, "grad_norm": 200.0}, set()),
+        ({}, {}, {"train/loss": 0.2, "nonfinite_gradients": 3.0}, {"exploding gradient"}),
+        ({"is_scaled": True}, {}, {"train/loss": 0.2, "nonfinite_gradients": 3.0}, set()),
+    ],
+)
+def test_what_is_amiss_and_what_only_looks_like_it(
+    known: dict[str, Any], first: dict[str, float], later: dict[str, float], expected: set[str]
+) -> None:
+    diagnosis = Diagnosis(facts(**known))
+    for step in range(1, 400, 10):
+        diagnosis.observe(step, record(2.3) | (first if step == 1 else later))
+    assert {finding.rule for finding in diagnosis.findings} == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_found"),
+    [
+        ({}, True),
+        ({"lr": 0.01}, False),  # a schedule holds it down
+        ({"grad_norm": 0.01}, False),  # a minimum is reached
+        ({"train/loss": 0.5}, False),  # most is learnt
+    ],
+)
+def test_small_updates_are_a_fault_where_there_is_far_to_go(changes: dict[str, float], is_found: bool) -> None:
+    diagnosis = Diagnosis(facts())
+    for step in range(1, 300, 10):
+        diagnosis.observe(step, record(2.2, **updates(1e-5)) | (changes if step > 1 else {}))
+    assert ("learning rate too small" in {finding.rule for finding in diagnosis.findings}) == is_found
+
+
+@pytest.mark.parametrize(
+    ("val", "train_loss", "is_found"),
+    [
+        ([1.0, 0.5, 0.7, 0.8, 0.9, 1.0], [1.0, 0.8, 0.6, 0.4, 0.2, 0.1], True),
+        ([1.0, 0.5, 0.51, 0.52, 0.53, 0.54], [1.0, 0.8, 0.6, 0.4, 0.2, 0.1], False),  # by less than a tenth of itself
+        ([1.0, 0.05, 0.1, 0.15, 0.2, 0.2], [1.0, 0.8, 0.6, 0.4, 0.2, 0.1], False),  # by less than a tenth of the gain
+        ([1.0, 0.5, 0.9, 0.5, 0.9, 0.5], [1.0, 0.8, 0.6, 0.4, 0.2, 0.1], False),  # to and fro
+        ([1.0, 0.5, 0.7, 0.8, 0.9, 1.0], [0.4, 0.4, 0.5, 0.5, 0.5, 0.5], False),  # the training loss rises as well
+        ([2.0, 1.5, 1.8, 1.9, 2.1, 2.2], [2.0, 2.0, 1.9, 1.9, 1.8, 1.8], False),  # nothing is known by heart
+        ([2.2, 2.2, 2.2, 2.2, 2.2, 2.2], [2.0, 1.0, 0.6, 0.4, 0.2, 0.1], False),  # there is nothing to lose
+    ],
+)
+@pytest.mark.parametrize("max_steps", [400, 4000])
+def test_overfitting_is_a_loss_of_what_was_gained(
+    max_steps: int, val: list[float], train_loss: list[float], is_found: bool
+) -> None:
+    is_found = is_found and max_steps == 400  # in 4000 steps, 200 after the best are no time
+    diagnosis = Diagnosis(facts(max_steps=max_steps))
+    diagnosis.observe(1, record(2.3))
+    for i, (of_val, of_train) in enumerate(zip(val, train_loss, strict=True)):
+        for step in range(50 * i + 10, 50 * i + 60, 10):
+            diagnosis.observe(step, record(of_train))
+        diagnosis.observe(50 * i + 50, {"val/loss": of_val})
+    assert ("overfitting" in {finding.rule for finding in diagnosis.findings}) == is_found
+    if is_found:
+        (finding,) = (x for x in diagnosis.findings if x.rule == "overfitting")
+        assert (finding.numbers["best_step"], finding.step) == (100, 250)  # at the third validation above the best
 
 
 @pytest.mark.parametrize(("num_samples", "batch_size"), [(1000, 64), (10, 64), (128, 64), (65, 64), (7, 1)])

@@ -81,11 +81,15 @@ class RunObserver:
         self._numbers |= {"lr": rates[0]} if len(rates) == 1 else {f"lr/{i}": rate for i, rate in enumerate(rates)}
         if not is_recorded(step, self.log_every, self.max_steps):
             return
+        store = self.state.store
         if self.statistics is not None:
             # After the update neither is there any more, and the ratio of the update needs both ends of it.
-            self._before, self._gradients = self.state.store.values.clone(), self.state.store.grads.clone()
+            # Into the same memory every time: a new block of this size is new pages, which cost more than the copy.
+            if self._before is None:
+                self._before, self._gradients = (torch.empty_like(x) for x in (store.values, store.grads))
+            self._before.copy_(store.values)
+            self._gradients.copy_(store.grads)
         if self.journal.events is not None and is_recorded(step, self.histogram_every, self.max_steps):
-            store = self.state.store
             for kind, buffer in (("gradients", store.grads), ("weights", store.values)):
                 drawn = histograms(buffer[0], store.bounds)
                 tags = [f"{kind}/{name}" for name in store.names]
