@@ -291,7 +291,8 @@ class TestImagenet:
         url = f"http://127.0.0.1:{server.server_port}/resnet18-01234567.pth"
         monkeypatch.setitem(resnet.IMAGENET, "resnet18", url)
         with pytest.raises(
-            UserError, match=r"^weights=imagenet: cannot fetch .*404.* Try weights=<path of that file>\.$"
+            UserError,
+            match=r"^weights=imagenet: cannot fetch .*404.* Try model\.weights=<path of that file>, or model\.backbone",
         ):
             resnet18(weights="imagenet")
 

@@ -200,7 +200,10 @@ def fetch(architecture: str, weights: str) -> Any:
         if cached.exists():  # it is put there whole or not at all
             raise UserError(f"weights={weights}: cannot read {cached}. Try again after deleting it.") from error
         reason = textwrap.shorten(str(error), 160, placeholder=" ...")
-        raise UserError(f"weights={weights}: cannot fetch {url}: {reason}. Try weights=<path of that file>.") from error
+        raise UserError(
+            f"weights={weights}: cannot fetch {url}: {reason}. Try model.weights=<path of that file>, "
+            "or model.backbone.weights= for a frozen one."
+        ) from error
 
 
 def read(weights: str) -> Any:
