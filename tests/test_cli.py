@@ -37,7 +37,7 @@ MISTAKES = {
     "name outside runs": ("name=../x", "name=../x: must be letters"),
     "no run to resume": ("resume=nowhere", "resume=nowhere: there is no run"),
     "untrusted class": ("model._target_=os.system", "is in none of the trusted packages"),
-    "not a model": ("model._target_=torch.nn.MSELoss", "nothing reads|does not|needs|missing"),
+    "not a model": ("model._target_=torch.nn.MSELoss", "model=MSELoss: does not take what data=digits gives"),
     "unknown flag": ("--foo", "--foo: there is no such flag"),
     "word": ("foo", "foo: is neither KEY=VALUE nor a flag"),
     "softmax into cross-entropy": ("model=sequential", "takes logits.*gives probabilities. Type loss=nll"),
@@ -88,6 +88,24 @@ def test_a_loss_that_is_not_finite_ends_with_3(command: Command, tmp_path: Path)
     )
     assert done.stderr.count("\n") == 1
     assert json.loads((tmp_path / "runs/diverged/result.json").read_text())["status"] == "stopped"
+
+
+def test_weights_that_are_not_finite_are_not_saved_by_ctrl_c(command: Command, tmp_path: Path) -> None:
+    """A finite loss whose slope is not, and a signal in the same step, before any validation could notice."""
+    (tmp_path / "root.py").write_text(
+        "import os, signal\n"
+        "from torch import nn\n"
+        "class Root(nn.Module):\n"
+        "    def forward(self, outputs, targets):\n"
+        "        if outputs.requires_grad:\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "        return (outputs - outputs.detach()).abs().sum().sqrt()\n"
+    )
+    words = ("model=two_layer", "loss._target_=root.Root", "trust=[root]", "max_steps=5", "eval_every=9", "name=root")
+    done = command(*words, "monitor=off")
+    assert done.returncode == 3, done.stderr
+    assert "a weight is not finite after step 1" in done.stderr
+    assert not (tmp_path / "runs/root/checkpoints").exists()
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--cfg", "job"], ["-sc", "query=model="]])

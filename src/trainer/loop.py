@@ -14,7 +14,7 @@ from trainer.cadence import is_due, is_recorded
 from trainer.data.batches import Batch
 from trainer.errors import RunStopped
 from trainer.losses import Losses, LossFunction
-from trainer.state import TrainingState
+from trainer.state import Store, TrainingState
 
 
 class Observer(Protocol):
@@ -71,14 +71,13 @@ def fit(
     """Trains from `state.step + 1` to `plan.max_steps`; returns early, after a whole step, when a stop is requested.
 
     Raises:
-        RunStopped: a loss is not finite. The weights of the last checkpoint are not touched by it.
+        RunStopped: a loss, a validation loss or a weight that is to be saved is not finite. No checkpoint has it.
     """
     model, store, last = state.model, state.store, plan.max_steps
     unchecked: list[Tensor] = []
     model.train()
-    for step, batch in zip(
-        range(state.step + 1, last + 1), batches, strict=False
-    ):  # range first: draw no batch too many
+    steps = range(state.step + 1, last + 1)
+    for step, batch in zip(steps, batches, strict=False):  # steps first: draw no batch too many
         is_logged = is_recorded(step, plan.log_every, last) or is_recorded(step, plan.show_every, last)
         if is_logged:
             observer.before_forward(step)
@@ -110,8 +109,7 @@ def fit(
                 raise RunStopped(f"val/loss={loss} at step {step}: the validation loss is not finite")
             state.schedule.evaluated(loss)
         if is_saved or is_best:
-            if not bool(store.values.isfinite().all()):
-                raise RunStopped(f"a weight is not finite after step {step}, though the loss is")
+            refuse_non_finite_weights(step, store)
             observer.save(step, is_best)
         observer.tick(step)
         if is_stop_requested():
@@ -140,6 +138,12 @@ def forward_backward(
         numbers = [losses.total.detach(), *losses.terms.values()]
         sums = [a + b for a, b in zip(sums, numbers, strict=True)] if sums else numbers
     return Losses(sums[0], dict(zip(losses.terms, sums[1:], strict=True)))
+
+
+def refuse_non_finite_weights(step: int, store: Store) -> None:
+    """Raises RunStopped where weights have left the range of numbers: they are not worth a checkpoint."""
+    if not bool(store.values.isfinite().all()):
+        raise RunStopped(f"a weight is not finite after step {step}, though the loss was")
 
 
 def refuse_non_finite(step: int, unchecked: list[Tensor]) -> None:

@@ -23,7 +23,7 @@ from trainer.checkpoint import Checkpoints
 from trainer.data.batches import Batch
 from trainer.errors import Interrupted, RunStopped, UserError
 from trainer.evaluate import evaluate
-from trainer.loop import Plan, fit
+from trainer.loop import Plan, fit, refuse_non_finite_weights
 from trainer.models.finetune import Finetune
 from trainer.monitor import hparams
 from trainer.monitor.activations import Activations
@@ -145,6 +145,7 @@ class Training:
                     journal.events.scalars(0, weight_statistics(frozen))
                 observer.start_clock()
                 fit(state, built.loss_fn, batches, self._plan(), observer, built.precision, stop.is_requested)
+                refuse_non_finite_weights(state.step, state.store)
                 observer.save(state.step)
             if state.step < built.max_steps:
                 status = "interrupted"
