@@ -12,8 +12,11 @@ from trainer.data.batches import (
     Batch,
     LoadedBatches,
     ResidentBatches,
+    batch_length,
     derived_seed,
     permutation,
+    share,
+    smallest_batch,
 )
 from trainer.data.images import Augmentation
 from trainer.data.source import ImageFiles
@@ -37,11 +40,13 @@ class Files(ImageFiles):
 
     def __init__(self, num_samples: int) -> None:
         self.pixels, self.targets = images(num_samples), torch.arange(num_samples) + 1000
+        self.read: list[int] = []
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        self.read.append(index)
         return self.pixels[index], int(self.targets[index])
 
 
@@ -57,6 +62,7 @@ def loaded(num_samples: int, augment: Augmentation | None = None, num_workers: i
 
 
 MAKERS = {"resident": resident, "loaded": loaded}
+ALL_MAKERS = {**MAKERS, "lazy": lambda n, augment=None: resident(n, augment, is_lazy=True)}
 
 
 def numbers(batch: Batch) -> list[int]:
@@ -135,7 +141,7 @@ class TestOrder:
 
 
 class TestInOrder:
-    @pytest.mark.parametrize("make", [*MAKERS.values(), lambda n: resident(n, is_lazy=True)], ids=[*MAKERS, "lazy"])
+    @pytest.mark.parametrize("make", ALL_MAKERS.values(), ids=ALL_MAKERS)
     @pytest.mark.parametrize("num_samples", [1, 63, 64, 65, 200])
     def test_gives_every_sample_once_in_order(self, make, num_samples, monkeypatch):
         monkeypatch.setattr(room, "EVALUATION_BATCH", 64)
@@ -148,13 +154,81 @@ class TestInOrder:
         assert batch.inputs.equal(images(9).float())
 
 
+class TestShares:
+    """What the ranks have together is what one has alone, bit for bit."""
+
+    @pytest.mark.parametrize("augment", [None, Augmentation(2, True, 30.0)], ids=["plain", "augmented"])
+    @pytest.mark.parametrize("make", ALL_MAKERS.values(), ids=ALL_MAKERS)
+    @pytest.mark.parametrize("world_size", [1, 2, 3])
+    @pytest.mark.parametrize(
+        ("num_samples", "batch_size"),
+        # a last batch of a sample a rank; none; one batch larger than all; sizes that 2 and 3 don't divide; 2 gathers
+        [(11, 4), (12, 6), (5, 9), (33, 10), (2 * BATCHES_PER_GATHER * 3 + 13, 5)],
+    )
+    def test_of_a_batch_are_the_batch(self, make, num_samples, batch_size, world_size, augment):
+        steps_per_epoch = -(-num_samples // batch_size)
+        for first_step in (1, steps_per_epoch, steps_per_epoch + 2):
+            num_steps = min(steps_per_epoch + 2, 9)
+            whole = [*islice(make(num_samples, augment).training(batch_size, 5, first_step), num_steps)]
+            ranks = [
+                [*islice(make(num_samples, augment).training(batch_size, 5, first_step, rank, world_size), num_steps)]
+                for rank in range(world_size)
+            ]
+            for batch, *shares in zip(whole, *ranks, strict=True):
+                for mine, expected in zip(shares, batch.targets.tensor_split(world_size), strict=True):
+                    assert mine.targets.equal(expected)
+                assert torch.cat([mine.inputs for mine in shares]).equal(batch.inputs)
+
+    @pytest.mark.parametrize("make", ALL_MAKERS.values(), ids=ALL_MAKERS)
+    @pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+    @pytest.mark.parametrize("num_samples", [1, 2, 64, 65, 200])
+    def test_of_a_split_are_the_split(self, make, num_samples, world_size, monkeypatch):
+        monkeypatch.setattr(room, "EVALUATION_BATCH", 16)
+        ranks = [[*make(num_samples).in_order(rank, world_size)] for rank in range(world_size)]
+        assert [number for rank in ranks for batch in rank for number in numbers(batch)] == list(range(num_samples))
+        sizes = [sum(len(batch.targets) for batch in rank) for rank in ranks]
+        assert sizes == [len(part) for part in torch.arange(num_samples).tensor_split(world_size)]
+        assert all(len(batch.targets) for rank in ranks for batch in rank)
+
+    def test_no_rank_reads_what_is_not_its_own(self):
+        batches = loaded(20)
+        given = [numbers(batch) for batch in islice(batches.training(6, 0, 2, 1, 3), 9)]
+        assert batches.files.read == [number for batch in given for number in batch]
+        batches.files.read.clear()
+        list(batches.in_order(2, 3))
+        assert batches.files.read == list(range(14, 20))
+
+    def test_no_rank_gathers_what_is_not_its_own(self):
+        """A rank's batches are slices of one gathered tensor: it holds their rows and no more."""
+        mine = next(resident(100).training(10, 0, 1, 0, 2))
+        assert mine.inputs.untyped_storage().nbytes() == 50 * mine.inputs[0].nbytes
+        whole = resident(100)
+        mine = next(whole.training(100, 0, 1, 1, 2))
+        assert mine.inputs.data_ptr() == whole.inputs[50].data_ptr()
+
+    def test_are_those_of_tensor_split(self):
+        for world_size in range(1, 9):
+            for num_rows in range(30):
+                parts = torch.arange(num_rows).tensor_split(world_size)
+                found = [torch.arange(num_rows)[share(num_rows, rank, world_size)] for rank in range(world_size)]
+                assert [part.tolist() for part in found] == [part.tolist() for part in parts]
+
+    @pytest.mark.parametrize(("num_samples", "batch_size"), SIZES)
+    def test_lengths_are_known_without_the_batches(self, num_samples, batch_size):
+        steps_per_epoch = -(-num_samples // batch_size)
+        epochs = [*islice(resident(num_samples).training(batch_size, 0, 1), 2 * steps_per_epoch)]
+        lengths = [len(batch.targets) for batch in epochs]
+        assert [batch_length(num_samples, batch_size, step) for step in range(1, len(epochs) + 1)] == lengths
+        assert smallest_batch(num_samples, batch_size) == min(lengths)
+
+
 class TestAugmentation:
     AUGMENT = Augmentation(crop_padding=2, horizontal_flip=True, rotation=30.0)
 
     @pytest.mark.parametrize("first_step", [2, 3, 6, 7])
     def test_is_a_function_of_seed_and_step(self, first_step):
         unbroken = [*islice(resident(10, self.AUGMENT).training(3, 0, 1), 9)]
-        for make in (resident, loaded, lambda n, augment: resident(n, augment, is_lazy=True)):
+        for make in ALL_MAKERS.values():
             for found, expected in zip(
                 make(10, self.AUGMENT).training(3, 0, first_step), unbroken[first_step - 1 :], strict=False
             ):

@@ -1,5 +1,6 @@
 """Images: fitted as Pillow and plain code fit them, and augmented image by image."""
 
+import itertools
 import math
 
 import numpy as np
@@ -134,6 +135,9 @@ def rotated(image: Tensor, angle: float) -> Tensor:
     return result
 
 
+SINGLE = ({"rotation": 20.0}, {"horizontal_flip": True}, {"crop_padding": 2})
+
+
 class TestAugmentation:
     def test_a_crop_is_one_of_the_windows_and_every_window_comes_up(self):
         images = pixels(1, 2, 5, 7).expand(500, -1, -1, -1).float() + 1  # no pixel is 0, so windows differ
@@ -178,9 +182,21 @@ class TestAugmentation:
         images = pixels(6, 3, 8, 8).float()
         generator = torch.Generator().manual_seed(7)
         expected = images
-        for single in ({"rotation": 20.0}, {"horizontal_flip": True}, {"crop_padding": 2}):
+        for single in SINGLE:
             expected = Augmentation(**single)(expected, generator)
         assert augmented(images, 7, rotation=20.0, horizontal_flip=True, crop_padding=2).equal(expected)
+
+    @pytest.mark.parametrize("device", DEVICES)
+    @pytest.mark.parametrize("cuts", [(0, 9), (0, 1, 9), (0, 4, 5, 8, 9)], ids=str)
+    def test_of_some_rows_is_that_of_these_rows_in_the_whole_batch(self, cuts, device):
+        images = pixels(9, 3, 8, 10).float().to(device)
+        for arguments in (*SINGLE, {"rotation": 20.0, "horizontal_flip": True, "crop_padding": 2}):
+            augment = Augmentation(**arguments)
+            parts = [
+                augment(images[a:b], torch.Generator().manual_seed(5), slice(a, b), len(images))
+                for a, b in itertools.pairwise(cuts)
+            ]
+            assert torch.cat(parts).equal(augment(images, torch.Generator().manual_seed(5)))
 
     @pytest.mark.parametrize("device", DEVICES)
     def test_every_device_gets_the_same_draws(self, device):

@@ -16,9 +16,12 @@ from torch import Tensor
 
 from trainer.data.source import Data, Samples, existing_path, split_off
 from trainer.errors import UserError, nearest
+from trainer.schema import shown
 
 Array = NDArray[Any]
 Pair = tuple[Array, Array]  # inputs [N, ...] and targets [N] or [N, D]
+MAX_UNCHECKED_BYTES = 1 << 30  # so much a packed array may take in any case
+MAX_RATIO = 100  # and beyond that so many times what is stored of it: a few MB of zeros unpack to all the memory
 INTEGER = re.compile(r"[+-]?\d{1,18}")  # fits into int64
 
 
@@ -54,11 +57,6 @@ def load(
     Raises:
         UserError: the file is missing, damaged or of another kind, or its numbers do not fit the task.
     """
-    if task not in ("auto", "classification", "regression"):
-        raise UserError(
-            f"data.task={task}: accepted are auto, classification or regression."
-            f"{nearest(str(task), ('auto', 'classification', 'regression'))}"
-        )
     file = existing_path("data.path", path)
     match file.suffix.lower():
         case ".npz":
@@ -78,15 +76,14 @@ def load(
             )
         if not x.size or not y.size:
             raise UserError(f"data.path={file}: {split}: inputs of shape {list(x.shape)} hold nothing. Give samples.")
+    missing = {split: part for split, part in (("val", val_fraction), ("test", test_fraction)) if split not in parts}
+    parts_of_train = split_off(len(parts["train"][0]), split_seed, **missing) if missing else {}
     inputs = _to_inputs({split: x for split, (x, _) in parts.items()}, file)
     labels, classes, class_names = _to_targets({split: y for split, (_, y) in parts.items()}, file, task, num_classes)
     splits = {split: Samples(inputs[split], labels[split]) for split in parts}
 
-    missing = {split: part for split, part in (("val", val_fraction), ("test", test_fraction)) if split not in splits}
-    if missing:
-        whole = splits["train"]
-        for split, rows in split_off(len(whole), split_seed, **missing).items():
-            splits[split] = Samples(whole.inputs[rows], whole.targets[rows])
+    whole = splits["train"]
+    splits |= {split: Samples(whole.inputs[rows], whole.targets[rows]) for split, rows in parts_of_train.items()}
     if standardize and splits["train"].inputs.dtype == torch.float32:
         splits = _standardized(splits)
 
@@ -107,7 +104,7 @@ def load(
 
 def _read_npz(path: Path, targets: object) -> dict[str, Pair]:
     if targets is not None:
-        raise UserError(f"data.targets={targets}: an .npz holds its own, as an array `targets`. Leave it null.")
+        raise UserError(f"data.targets={shown(targets)}: an .npz holds its own, as an array `targets`. Leave it null.")
     parts = {}
     try:
         with zipfile.ZipFile(path) as archive:
@@ -132,13 +129,16 @@ def _read_npz(path: Path, targets: object) -> dict[str, Pair]:
 
 
 def _read_member(archive: zipfile.ZipFile, name: str, path: Path) -> Array:
-    with archive.open(f"{name}.npy") as file:
-        return _read_npy(file, archive.getinfo(f"{name}.npy").file_size, f"data.path={path}: {name}")
+    member = archive.getinfo(f"{name}.npy")
+    with archive.open(member) as file:
+        return _read_npy(file, member.file_size, f"data.path={path}: {name}", member.compress_size)
 
 
 def _read_npy_pair(path: Path, targets: object) -> Pair:
     if not isinstance(targets, str) or not targets.endswith(".npy"):
-        raise UserError(f"data.targets={targets}: inputs in an .npy need targets in one. Type data.targets=<file>.npy.")
+        raise UserError(
+            f"data.targets={shown(targets)}: inputs in an .npy need targets in one. Type data.targets=<file>.npy."
+        )
     arrays = []
     for key, file in (("data.path", path), ("data.targets", existing_path("data.targets", targets))):
         try:
@@ -149,8 +149,8 @@ def _read_npy_pair(path: Path, targets: object) -> Pair:
     return arrays[0], arrays[1]
 
 
-def _read_npy(file: IO[bytes], size: int, where: str) -> Array:
-    """The array in a stream of `size` bytes; its header is judged before its numbers are read."""
+def _read_npy(file: IO[bytes], size: int, where: str, packed: int | None = None) -> Array:
+    """The array in a stream of `size` bytes, unpacked from `packed`; its header is judged before the rest is read."""
     if not size:
         raise UserError(f"{where}: the file is empty. Write it with numpy.save.")
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -166,8 +166,16 @@ def _read_npy(file: IO[bytes], size: int, where: str) -> Array:
     expected = file.tell() + math.prod(shape) * dtype.itemsize
     if size < expected:
         raise UserError(f"{where}: truncated: {size:,} bytes, its header promises {expected:,}. Write it again.")
+    if packed is not None and expected > max(MAX_UNCHECKED_BYTES, MAX_RATIO * packed):
+        raise UserError(
+            f"{where}: {packed:,} bytes that unpack to {expected:,}; accepted are {MAX_RATIO} times as many. "
+            "Write it with numpy.savez, which does not pack."
+        )
     file.seek(0)
-    array: Array = np.lib.format.read_array(file, allow_pickle=False)
+    try:
+        array: Array = np.lib.format.read_array(file, allow_pickle=False)
+    except (ValueError, TypeError, OverflowError, MemoryError) as error:  # a shape that a file can promise and not have
+        raise UserError(f"{where}: there is no array of shape {list(shape)} ({error}). Write it again.") from error
     return array
 
 
@@ -219,7 +227,9 @@ def _read_csv(path: Path, targets: str | int | Sequence[str | int] | None, task:
 
     features = [column for column in range(width) if column not in aims]
     if not features:
-        raise UserError(f"data.targets={targets}: all {width} columns of {path} are targets, none is left as input.")
+        raise UserError(
+            f"data.targets={shown(targets)}: all {width} columns of {path} are targets, none is left as input."
+        )
     inputs = numbers(features, "Inputs are numbers: fill it in, or take the column out.")
     if len(aims) > 1:
         return inputs, numbers(aims, "Several target columns are numbers.")
@@ -257,7 +267,7 @@ def _target_columns(path: Path, targets: object, names: list[str] | None, width:
     if not asked:
         last = names[-1] if names else width - 1
         raise UserError(
-            f"data.targets={targets}: say which columns of {path} are targets; it has {known}. "
+            f"data.targets={shown(targets)}: say which columns of {path} are targets; it has {known}. "
             f"Try data.targets=[{last}]."
         )
     columns = []
@@ -387,7 +397,7 @@ def _to_targets(
                 f"{where}: labels up to {high:,} in {num_rows:,} rows: these look like numbers, not classes. "
                 f"Try data.task=regression, or data.num_classes={num_classes}."
             )
-    elif isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes <= high:
+    elif num_classes <= high:
         raise UserError(
             f"data.num_classes={num_classes}: the labels of {file} run from {low} to {high}; classes are 0 to "
             f"num_classes - 1. Try data.num_classes={high + 1}, or null."

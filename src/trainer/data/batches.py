@@ -1,20 +1,21 @@
 """Batch number n as a function of (seed, n): no sampler has a state, so a run goes on exactly from any step."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from trainer.data.images import Augmentation
 from trainer.data.source import ImageFiles
+from trainer.data.workers import read
 
 # Training batches that are gathered at once: one index over many samples costs little more than over few, and
 # a batch is then a slice.
 BATCHES_PER_GATHER = 32
 EVALUATION_BATCH = 512
+EVALUATION_FILES = 64  # full-size images: what a worker holds stays small
 
 
 class Batch(NamedTuple):
@@ -40,17 +41,62 @@ def permutation(seed: int, epoch: int, num_samples: int) -> Tensor:
     return torch.randperm(num_samples, generator=generator)
 
 
+def batch_length(num_samples: int, batch_size: int, step: int) -> int:
+    """How many samples the batch of a step (from 1) has, on all ranks together: the last of an epoch may be short."""
+    steps_per_epoch = -(-num_samples // batch_size)
+    return min(batch_size, num_samples - (step - 1) % steps_per_epoch * batch_size)
+
+
+def smallest_batch(num_samples: int, batch_size: int) -> int:
+    """The size of the last batch of an epoch, of which every rank must get a sample."""
+    return num_samples % batch_size or batch_size
+
+
+def share(num_rows: int, rank: int, world_size: int) -> slice:
+    """The rows of a rank, as `Tensor.tensor_split` cuts them: contiguous, of sizes that differ by 1 at most."""
+    size, larger = divmod(num_rows, world_size)
+    start = rank * size + min(rank, larger)
+    return slice(start, start + size + (rank < larger))
+
+
+def _share_size(num_rows: int, rank: int, world_size: int) -> int:
+    return len(range(num_rows)[share(num_rows, rank, world_size)])
+
+
+def _orders(
+    num_samples: int, batch_size: int, seed: int, first_step: int, rank: int, world_size: int
+) -> Iterator[Tensor]:
+    """The samples of a rank from step `first_step` on, a tensor per epoch: its share of each batch in turn."""
+    size = _share_size(batch_size, rank, world_size)  # of every batch but the last, whose share is not larger
+    epoch, index = divmod(first_step - 1, -(-num_samples // batch_size))
+    while True:
+        # The order of a batch that is the whole split changes nothing but rounding.
+        order = permutation(seed, epoch, num_samples) if batch_size < num_samples else torch.arange(num_samples)
+        if world_size > 1:
+            order = torch.cat([batch[share(len(batch), rank, world_size)] for batch in order.split(batch_size)])
+        yield order[index * size :]
+        epoch, index = epoch + 1, 0
+
+
 class Batches(Protocol):
-    """A split as batches, wherever its samples lie."""
+    """A split as batches, wherever its samples lie. A rank of several gets its `share`, and touches no other sample."""
 
     def __len__(self) -> int:
-        """The number of samples."""
+        """The number of samples, on all ranks together."""
 
-    def training(self, batch_size: int, seed: int, first_step: int) -> Iterator[Batch]:
-        """The batches of steps `first_step` (from 1), `first_step + 1` ... without end."""
+    def training(
+        self, batch_size: int, seed: int, first_step: int, rank: int = 0, world_size: int = 1
+    ) -> Iterator[Batch]:
+        """The rank's share of the batches of steps `first_step` (from 1), `first_step + 1` ... without end.
 
-    def in_order(self) -> Iterator[Batch]:
-        """Every sample once, in order."""
+        All ranks' together are the batches of one rank, bit for bit, augmentation included.
+
+        Args:
+            batch_size: of all ranks together; none may go empty-handed (see `smallest_batch`).
+        """
+
+    def in_order(self, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
+        """The rank's share of the split, in order: each sample once. A rank of more than there are samples has none."""
 
 
 class ResidentBatches:
@@ -79,40 +125,39 @@ class ResidentBatches:
     def _finished(self, inputs: Tensor) -> Tensor:
         return inputs if self.transform is None else self.transform(inputs)
 
-    def training(self, batch_size: int, seed: int, first_step: int) -> Iterator[Batch]:
-        batches = self._slices(batch_size, seed, first_step)
+    def training(
+        self, batch_size: int, seed: int, first_step: int, rank: int = 0, world_size: int = 1
+    ) -> Iterator[Batch]:
+        batches = self._slices(batch_size, seed, first_step, rank, world_size)
         if self.transform is None and not self.augment:
             return batches  # no work per batch: none of its cost either
-        return (
-            Batch(augmented(self._finished(inputs), self.augment, seed, step), targets)
-            for step, (inputs, targets) in enumerate(batches, first_step)
-        )
+        finished = (Batch(self._finished(inputs), targets) for inputs, targets in batches)
+        return augmented(finished, self.augment, len(self), batch_size, seed, first_step, rank, world_size)
 
-    def _slices(self, batch_size: int, seed: int, first_step: int) -> Iterator[Batch]:
+    def _slices(self, batch_size: int, seed: int, first_step: int, rank: int, world_size: int) -> Iterator[Batch]:
         num_samples = len(self)
         if batch_size >= num_samples:  # the whole split: its order changes nothing but rounding
-            whole = Batch(self.inputs, self.targets)
+            mine = share(num_samples, rank, world_size)
+            whole = Batch(self.inputs[mine], self.targets[mine])
             while True:
                 yield whole
-        epoch, index = divmod(first_step - 1, -(-num_samples // batch_size))
-        gather = batch_size * BATCHES_PER_GATHER
-        while True:
-            order = permutation(seed, epoch, num_samples).to(self.inputs.device)
-            for start in range(index * batch_size, num_samples, gather):
-                rows = order[start : start + gather]
-                yield from Batch(self.inputs[rows], self.targets[rows]).parts(batch_size)
-            epoch, index = epoch + 1, 0
+        size = _share_size(batch_size, rank, world_size)
+        for order in _orders(num_samples, batch_size, seed, first_step, rank, world_size):
+            for rows in order.to(self.inputs.device).split(size * BATCHES_PER_GATHER):
+                yield from Batch(self.inputs[rows], self.targets[rows]).parts(size)
 
-    def in_order(self) -> Iterator[Batch]:
-        for inputs, targets in Batch(self.inputs, self.targets).parts(EVALUATION_BATCH):
-            yield Batch(self._finished(inputs), targets)
+    def in_order(self, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
+        mine = share(len(self), rank, world_size)
+        for start in range(mine.start, mine.stop, EVALUATION_BATCH):
+            rows = slice(start, min(start + EVALUATION_BATCH, mine.stop))
+            yield Batch(self._finished(self.inputs[rows]), self.targets[rows])
 
 
 class LoadedBatches:
-    """A split that stays on disk, read by the workers of a DataLoader.
+    """A split that stays on disk, read batch by batch.
 
     Args:
-        files: the images, resized by the workers.
+        files: the images, resized as they are read.
         transform: uint8 images on the device to the model's inputs.
         num_workers: processes that read ahead; 0 reads in this one.
     """
@@ -131,40 +176,42 @@ class LoadedBatches:
     def __len__(self) -> int:
         return len(self.files)
 
-    def _load(self, rows: "Iterator[list[int]] | list[list[int]]") -> Iterator[Batch]:
-        loader: DataLoader[tuple[Tensor, int]] = DataLoader(
-            self.files,
-            batch_sampler=rows,  # any iterable of lists serves
-            num_workers=self.num_workers,
-            pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # or else the loader draws from the model's random numbers
-        )
-        for images, targets in loader:
+    def _load(self, batches: Iterable[list[int]], size: int) -> Iterator[Batch]:
+        is_pinned = self.device.type == "cuda"
+        for images, targets in read(self.files, batches, size, self.num_workers, is_pinned):
             images = images.to(self.device, non_blocking=True)
             yield Batch(self.transform(images), targets.to(self.device, non_blocking=True))
 
-    def training(self, batch_size: int, seed: int, first_step: int) -> Iterator[Batch]:
-        batches = self._load(_rows(len(self), batch_size, seed, first_step))
-        for step, (inputs, targets) in enumerate(batches, first_step):
-            yield Batch(augmented(inputs, self.augment, seed, step), targets)
+    def training(
+        self, batch_size: int, seed: int, first_step: int, rank: int = 0, world_size: int = 1
+    ) -> Iterator[Batch]:
+        num_samples = len(self)
+        size = _share_size(min(batch_size, num_samples), rank, world_size)
+        orders = _orders(num_samples, batch_size, seed, first_step, rank, world_size)
+        batches = self._load((rows.tolist() for order in orders for rows in order.split(size)), size)
+        return augmented(batches, self.augment, num_samples, batch_size, seed, first_step, rank, world_size)
 
-    def in_order(self) -> Iterator[Batch]:
-        size = 64  # full-size images: what a worker holds stays small
-        return self._load([list(range(i, min(i + size, len(self)))) for i in range(0, len(self), size)])
-
-
-def _rows(num_samples: int, batch_size: int, seed: int, first_step: int) -> Iterator[list[int]]:
-    """The sample numbers of batch `first_step` and all that follow: those of `ResidentBatches`."""
-    epoch, index = divmod(first_step - 1, -(-num_samples // batch_size))
-    while True:
-        order = permutation(seed, epoch, num_samples) if batch_size < num_samples else torch.arange(num_samples)
-        for rows in order.split(batch_size)[index:]:
-            yield rows.tolist()
-        epoch, index = epoch + 1, 0
+    def in_order(self, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
+        rows = torch.arange(len(self))[share(len(self), rank, world_size)]
+        size = min(EVALUATION_FILES, len(rows))
+        return self._load([part.tolist() for part in rows.split(size)] if size else [], size)
 
 
-def augmented(inputs: Tensor, augment: Augmentation | None, seed: int, step: int) -> Tensor:
-    """The augmented batch of `step`: its draws are a function of (seed, step) alone."""
+def augmented(
+    batches: Iterator[Batch],
+    augment: Augmentation | None,
+    num_samples: int,
+    batch_size: int,
+    seed: int,
+    first_step: int,
+    rank: int,
+    world_size: int,
+) -> Iterator[Batch]:
+    """A rank's batches from `first_step` on, augmented: the draws of a whole batch are a function of (seed, step)."""
     if not augment:
-        return inputs
-    return augment(inputs, torch.Generator().manual_seed(derived_seed(seed, "augmentation", step)))
+        yield from batches
+        return
+    for step, (inputs, targets) in enumerate(batches, first_step):
+        generator = torch.Generator().manual_seed(derived_seed(seed, "augmentation", step))
+        of = batch_length(num_samples, batch_size, step)
+        yield Batch(augment(inputs, generator, share(of, rank, world_size), of), targets)

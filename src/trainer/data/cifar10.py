@@ -28,6 +28,7 @@ TEST_FILE = "test_batch.bin"
 OTHER_FILES = ("batches.meta.txt", "readme.html")  # in the archive too, and not needed
 RECORD_BYTES = 1 + 3 * 32 * 32
 MAX_FILE_BYTES = 10_000 * RECORD_BYTES  # the size of the published ones
+MAX_UNPACKED_BYTES = 6 * MAX_FILE_BYTES + (16 << 20)  # with headers, and the other files
 READ_BYTES = 1 << 20
 MAX_FETCHED_BYTES = 200_000_000  # the published archive has 170 MB
 
@@ -111,11 +112,13 @@ def unpack(archive: Path) -> None:
         UserError: a member is not what CIFAR-10 holds, one is missing, or the archive is not whole.
     """
     try:
-        with gzip.open(archive) as unpacked, tarfile.open(fileobj=unpacked, mode="r:") as tar:
+        with _Bounded(archive) as unpacked, tarfile.open(fileobj=unpacked, mode="r:") as tar:
             members = _checked_members(tar, archive)
             while unpacked.read(READ_BYTES):  # on to its end, where gzip compares its checksum
                 pass
             folder = archive.parent / FOLDER
+            if folder.is_symlink():
+                raise _refused(archive, f"{FOLDER} beside it is a link, and what it leads to lacks a file")
             folder.mkdir(exist_ok=True)
             for name in (*TRAIN_FILES, TEST_FILE):
                 stream = tar.extractfile(members[name])
@@ -127,10 +130,19 @@ def unpack(archive: Path) -> None:
                 finally:
                     with contextlib.suppress(OSError):
                         temporary.unlink()
-    except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
+    except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, RecursionError) as error:  # headers in a long row
         raise _refused(archive, f"not a whole .tar.gz ({error})") from error
     except OSError as error:
         raise _refused(archive, f"it cannot be unpacked here ({error.strerror or error})") from error
+
+
+class _Bounded(gzip.GzipFile):
+    """A gzip file that gives no more than the published archive holds: some kB may unpack to any number of GB."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if self.tell() + (size or 0) > MAX_UNPACKED_BYTES:
+            raise tarfile.ReadError(f"it unpacks to more than {MAX_UNPACKED_BYTES:,} bytes")
+        return super().read(size)
 
 
 def _checked_members(tar: tarfile.TarFile, archive: Path) -> dict[str, tarfile.TarInfo]:

@@ -63,8 +63,6 @@ def find_or_fetch(
     for name in names:
         if os.path.isfile(folder / name):
             return folder / name
-    if not isinstance(download, bool):
-        raise UserError(f"data.download={download}: accepted are true and false. Try data.download=true.")
     if not download:
         raise UserError(
             f"data.root={folder}: no {one_of(names)} there, and data.download=false. "

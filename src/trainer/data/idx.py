@@ -24,6 +24,8 @@ from trainer.errors import UserError
 UNSIGNED_BYTE = 8
 MAX_FETCHED_BYTES = 64 << 20  # the largest published file, Fashion-MNIST's training images, has 26 MB
 READ_BYTES = 1 << 20
+MAX_UNCHECKED_BYTES = 1 << 26  # so much a gzipped file may hold in any case
+MAX_RATIO = 100  # and beyond that so many times its size: images pack to a fifth, zeros to a thousandth
 
 
 def load(
@@ -125,6 +127,9 @@ def read_idx(path: Path, num_dimensions: int) -> Tensor:
                 raise _damaged(path, f"its header has {len(header)} of {header_bytes} bytes")
             shape = struct.unpack_from(f">{num_dimensions}I", header, 4)
             expected = math.prod(shape)
+            stored = path.stat().st_size
+            if is_gzipped and expected > max(MAX_UNCHECKED_BYTES, MAX_RATIO * stored):
+                raise _damaged(path, f"its header promises {expected:,} bytes, and it has {stored:,}")
             numbers = bytearray()
             # Bit by bit, one byte too far: a header may promise more than fits in memory, or less than there is.
             while len(numbers) <= expected and (chunk := file.read(min(READ_BYTES, expected + 1 - len(numbers)))):

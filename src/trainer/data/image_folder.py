@@ -18,17 +18,6 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".t
 SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
 
-class UnreadableImage(UserError):
-    """An image file that cannot be read.
-
-    A DataLoader raises an exception of a worker process anew in the main one, with the worker's whole traceback as its
-    message. Of that the last line is kept: the message itself.
-    """
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message.rstrip().rpartition("\n")[2].removeprefix(f"{__name__}.{type(self).__qualname__}: "))
-
-
 class FolderImages(ImageFiles):
     """Images on disk with their classes. Item `i` is `(uint8 [channels, image_size, image_size], class index)`.
 
@@ -36,7 +25,7 @@ class FolderImages(ImageFiles):
     (bilinear, anti-aliased) and cropped to the square in its middle: the ImageNet way, which keeps proportions.
 
     Raises:
-        UnreadableImage: on reading an item whose file is not a whole image.
+        UserError: on reading an item whose file is not a whole image.
     """
 
     channels: int = 3
@@ -59,9 +48,7 @@ class FolderImages(ImageFiles):
             pixels = ImageOps.fit(pixels, size, Image.Resampling.BILINEAR)
         except Exception as error:  # Pillow's decoders fail in as many ways as files can be damaged
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise UnreadableImage(
-                f"data.root: {path} is not a whole image ({reason}). Replace it or take it out."
-            ) from error
+            raise UserError(f"data.root: {path} is not a whole image ({reason}). Replace it or take it out.") from error
         numbers = torch.from_numpy(np.array(pixels))
         return numbers.view(*size, self.channels).permute(2, 0, 1).contiguous(), int(self.targets[index])
 
@@ -97,8 +84,6 @@ def load(
     Raises:
         UserError: there is no such folder, it holds no classes, or a class holds no images.
     """
-    if isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 0:
-        raise UserError(f"data.num_workers={num_workers}: a number of processes is 0 or more. Try data.num_workers=2.")
     folder = existing_path("data.root", root)
     try:
         folders = _split_folders(folder)

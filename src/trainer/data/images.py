@@ -83,25 +83,33 @@ class Augmentation:
     def __bool__(self) -> bool:
         return bool(self.crop_padding or self.horizontal_flip or self.rotation)
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """`[N, C, H, W]` to the same shape. `generator` lives on the CPU, so all devices draw the same numbers."""
+    def __call__(
+        self, images: Tensor, generator: torch.Generator, rows: slice = slice(None), of: int | None = None
+    ) -> Tensor:
+        """`[N, C, H, W]` to the same shape. `generator` lives on the CPU, so all devices draw the same numbers.
+
+        Args:
+            rows, of: the images are these rows of a batch of `of`, and get what they would get in the whole batch.
+        """
         n, _, height, width = images.shape
+        of = n if of is None else of
         device = images.device
         if self.rotation:
-            angle = torch.deg2rad((torch.rand(n, generator=generator) * 2 - 1) * self.rotation).to(device, images.dtype)
+            angle = (torch.rand(of, generator=generator) * 2 - 1) * self.rotation
+            angle = torch.deg2rad(angle).to(device, images.dtype)
             cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
-            matrix = torch.stack([cos, -sin * height / width, zero, sin * width / height, cos, zero], 1).view(n, 2, 3)
-            grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+            matrix = torch.stack([cos, -sin * height / width, zero, sin * width / height, cos, zero], 1).view(of, 2, 3)
+            grid = F.affine_grid(matrix[rows], list(images.shape), align_corners=False)
             images = F.grid_sample(images, grid, align_corners=False)
         if self.horizontal_flip:
-            flip = (torch.rand(n, generator=generator) < 0.5).to(device)
+            flip = (torch.rand(of, generator=generator)[rows] < 0.5).to(device)
             images = torch.where(flip.view(n, 1, 1, 1), images.flip(3), images)
         if self.crop_padding:
-            offsets = torch.randint(0, 2 * self.crop_padding + 1, (2, n, 1), generator=generator).to(device)
-            rows = offsets[0] + torch.arange(height, device=device)
+            offsets = torch.randint(0, 2 * self.crop_padding + 1, (2, of, 1), generator=generator)[:, rows].to(device)
+            lines = offsets[0] + torch.arange(height, device=device)
             columns = offsets[1] + torch.arange(width, device=device)
             padded = F.pad(images, [self.crop_padding] * 4)
             samples = torch.arange(n, device=device).view(n, 1, 1)
             # Advanced indices around the channel slice put the channels last.
-            images = padded[samples, :, rows.unsqueeze(2), columns.unsqueeze(1)].movedim(3, 1).contiguous()
+            images = padded[samples, :, lines.unsqueeze(2), columns.unsqueeze(1)].movedim(3, 1).contiguous()
         return images

@@ -1,6 +1,8 @@
 """From a source's samples to batches on the device: checked, fitted to the model, resident where they fit."""
 
 import math
+import os
+import zlib
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,6 +45,12 @@ def check(data: Data, name: str) -> None:
     for split in ("train", "val", "test"):
         samples = getattr(data, split)
         where = f"data={name}: the {split} split"
+        if not isinstance(samples, Samples if isinstance(data.train, Samples) else ImageFiles):
+            raise UserError(f"{where} is a {type(samples).__name__}; all three are Samples, or all are ImageFiles.")
+        for part in ("inputs", "targets") if isinstance(samples, Samples) else ("targets",):
+            kind = type(getattr(samples, part, None))
+            if not issubclass(kind, Tensor):
+                raise UserError(f"{where} has {part} of type {kind.__name__}; they are a torch.Tensor.")
         if len(samples) == 0:
             raise UserError(f"{where} is empty; it needs at least one sample.")
         targets = samples.targets
@@ -80,6 +88,50 @@ def check(data: Data, name: str) -> None:
                     raise UserError(
                         f"{where} has {part} of shape {shape}, the train split has {first}; they must be equal."
                     )
+
+
+def doubts(data: Data, name: str) -> list[str]:
+    """What may be meant but seldom is, a warning each."""
+    found = []
+    num_cores = os.cpu_count() or 1
+    if data.num_workers > num_cores:
+        found.append(
+            f"warning: data.num_workers={data.num_workers}: this machine has {num_cores} cores, for which more workers "
+            f"wait. Try data.num_workers={num_cores}."
+        )
+    if data.num_classes is None:
+        return found
+    counts = {s: torch.bincount(getattr(data, s).targets, minlength=data.num_classes) for s in ("train", "val", "test")}
+    if int((counts["train"] > 0).sum()) == 1:
+        found.append(
+            f"warning: data={name}: all {len(data.train):,} training samples are of class "
+            f"{_class(data, int(counts['train'].argmax()))}; there is nothing to tell apart."
+        )
+    for split in ("val", "test"):
+        missing = ((counts[split] > 0) & (counts["train"] == 0)).nonzero().flatten().tolist()
+        if missing:
+            listed = ", ".join(f"{_class(data, c)} ({int(counts[split][c]):,} samples)" for c in missing[:5])
+            found.append(
+                f"warning: data={name}: the {split} split has classes that the train split lacks: {listed}"
+                f"{f' and {len(missing) - 5} more' if len(missing) > 5 else ''}."
+            )
+    return found
+
+
+def fingerprint(data: Data) -> dict[str, str]:
+    """Split to what tells it from another: its length, and a checksum of its targets.
+
+    Not of its inputs: standardised on another machine they may differ in the last bit.
+    """
+    found = {}
+    for split in ("train", "val", "test"):
+        targets = getattr(data, split).targets.contiguous()
+        found[split] = f"{len(targets):,} samples, targets {zlib.crc32(targets.numpy().tobytes()):08x}"
+    return found
+
+
+def _class(data: Data, index: int) -> str:
+    return data.class_names[index] if index < len(data.class_names) else str(index)
 
 
 def limited(data: Data, limit: int | None) -> Data:

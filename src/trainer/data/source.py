@@ -1,6 +1,7 @@
 """What a data source gives: three splits of samples, and what a model must know of them to be sized."""
 
 import itertools
+import math
 from collections.abc import Sized
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from trainer.errors import UserError, nearest
+from trainer.schema import shown
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Data:
     num_classes: int | None = None
     class_names: tuple[str, ...] = ()
     scale: float = 255.0
-    num_workers: int = 0  # for ImageFiles: worker processes of the DataLoader
+    num_workers: int = 0  # for ImageFiles: processes that read ahead
 
     @property
     def task(self) -> Literal["classification", "regression"]:
@@ -92,16 +94,8 @@ def split_off(num_samples: int, split_seed: int, **fractions: float) -> dict[str
         fractions: the part of the samples that each other split gets: `val=0.1` from the key `data.val_fraction`.
 
     Raises:
-        UserError: a fraction or the seed is out of range, or a split would be empty.
+        UserError: a split would be empty.
     """
-    for split, fraction in fractions.items():
-        if not isinstance(fraction, int | float) or not 0 < fraction < 1:
-            raise UserError(
-                f"data.{split}_fraction={fraction}: a part of the samples is a number above 0 and below 1. "
-                f"Try data.{split}_fraction=0.1."
-            )
-    if isinstance(split_seed, bool) or not isinstance(split_seed, int) or not 0 <= split_seed < 2**63:
-        raise UserError(f"data.split_seed={split_seed}: a seed is a whole number from 0 on. Try data.split_seed=0.")
     given = " ".join(f"data.{split}_fraction={fraction}" for split, fraction in fractions.items())
     if sum(fractions.values()) >= 1:
         raise UserError(f"{given}: nothing is left to train on; together they must stay below 1. Try 0.1 for each.")
@@ -109,9 +103,11 @@ def split_off(num_samples: int, split_seed: int, **fractions: float) -> dict[str
     splits = dict(zip(("train", *fractions), (rest, *parts), strict=True))
     if not all(map(len, splits.values())):
         sizes = ", ".join(f"{split} {len(rows)}" for split, rows in splits.items())
+        # More than half a sample rounds up to one; of the rest two such may be taken.
+        needed = 1 + max(math.floor(0.5 / min(fractions.values())), math.floor(1 / (1 - sum(fractions.values()))))
         raise UserError(
             f"{given}: {num_samples} samples are too few to split ({sizes}); each split needs at least one. "
-            f"Give more samples or other fractions."
+            f"Give {needed} samples or more, or other fractions."
         )
     return splits
 
@@ -123,7 +119,7 @@ def existing_path(key: str, value: object) -> Path:
         UserError: nothing is there, or it may not be looked at.
     """
     if value is None or value == "":
-        raise UserError(f"{key}={value}: no path was given. Type {key}=<where it lies>.")
+        raise UserError(f"{key}={shown(value)}: no path was given. Type {key}=<where it lies>.")
     try:
         path = Path(str(value)).expanduser().absolute()
         path.stat()
