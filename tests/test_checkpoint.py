@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from trainer import checkpoint
-from trainer.checkpoint import Checkpoints
+from trainer.checkpoint import Checkpoints, Saver
 from trainer.errors import UserError
 from trainer.files import write_atomically, write_text
 
@@ -266,3 +267,47 @@ def test_a_file_of_something_else_is_refused(tmp_path, content):
 def test_a_file_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(UserError, match="No such file"):
         checkpoint.read(tmp_path / "a.pt")
+
+
+class TestSavingBeside:
+    def test_what_is_saved_is_the_state_of_that_moment(self, tmp_path):
+        saver, now = Saver(Checkpoints(tmp_path, keep=2)), state(1)
+        saver.save(now, is_best=True)
+        now["model"]["weight"].fill_(-1.0)
+        now["last"]["train/loss"] = -1.0
+        saver.wait()
+        assert is_state(checkpoint.read(tmp_path / "best.pt"), 1)
+
+    def test_one_after_another(self, tmp_path):
+        saver = Saver(Checkpoints(tmp_path, keep=100))
+        for step in range(1, 21):
+            saver.save(state(step), is_best=step % 7 == 0)
+        saver.wait()
+        assert len(names(tmp_path)) == 22
+        assert is_state(checkpoint.read(tmp_path / "best.pt"), 14)
+        assert is_state(checkpoint.read(tmp_path / "last.pt"), 20)
+
+    def test_what_went_wrong_is_told_once_by_whoever_asks_next(self, tmp_path):
+        (tmp_path / "file").touch()
+        saver = Saver(Checkpoints(tmp_path / "file", keep=2))
+        saver.save(state(1))
+        with pytest.raises(
+            UserError, match=r"can't be written: File exists \(16 bytes are needed, [\d,]+ bytes are free"
+        ):
+            saver.wait()
+        saver.refuse_failed()
+        saver.wait()
+
+    @pytest.mark.parametrize("limit", [0, 100, 1000])
+    def test_a_limit_on_the_size_of_files_leaves_the_last_one_whole(self, tmp_path, limit):
+        checkpoints = Checkpoints(tmp_path, keep=1)
+        checkpoints.save(state(1))
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        try:
+            with pytest.raises(UserError, match=r"^[^\n]*step_00000002.pt: can't be written: [^\n]*$"):
+                checkpoints.save(state(2))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert names(tmp_path) == ["last.pt", "step_00000001.pt"]
+        assert newest_step(checkpoints) == 1

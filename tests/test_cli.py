@@ -1,4 +1,4 @@
-"""The command as a process: help, one-line errors, exit codes, sweeps, the user's own classes, an installed wheel."""
+"""The command as a process: help, one-line errors, exit codes, the user's own classes, an installed wheel."""
 
 import json
 import os
@@ -11,64 +11,6 @@ from pathlib import Path
 import pytest
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
-
-# What is typed, and what the one line must say.
-MISTAKES = {
-    "unknown section": ("optimzer.lr=0.1", "error: optimzer.lr: nothing reads this key. Did you mean optimizer.lr?"),
-    "wrong level": ("lr=0.1", "error: lr: nothing reads this key. Did you mean optimizer.lr?"),
-    "unknown key": ("model.kernelsize=3", "model.kernelsize: nothing reads this key. Did you mean model.kernel_size?"),
-    "forced unknown key": ("+foo=1", "foo: nothing reads this key. The top level has"),
-    "forced unknown key of a class": ("+optimizer.foo=1", "optimizer.foo: nothing reads this key"),
-    "unknown option": ("model=lent", "model=lent: there is no such model. Did you mean lenet? There is"),
-    "no option": ("model=", "model=: there is no such model"),
-    "text for a number": ("optimizer.lr=abc", "optimizer.lr=abc: must be a number > 0. Try optimizer.lr=0.01."),
-    "negative": ("optimizer.lr=-1", "optimizer.lr=-1: must be a number > 0"),
-    "infinite": ("optimizer.lr=inf", "optimizer.lr=inf: must be a number > 0"),
-    "empty batch": ("batch_size=0", "batch_size=0: must be a whole number >= 1 or full. Try batch_size=64."),
-    "fraction": ("batch_size=1.5", "batch_size=1.5: must be a whole number"),
-    "betas": ("optimizer.betas=[1.5,0.9]", "optimizer.betas=[1.5,0.9]: must be a list of 2, each"),
-    "a value that is no choice": (
-        "precision=bf16",
-        "precision=bf16: must be float32, bfloat16 or float16. Did you mean",
-    ),
-    "sweep without --multirun": ("optimizer.lr=0.1,0.2", "several values are a sweep. Type --multirun"),
-    "device that is not there": ("device=cuda:77", "device=cuda:77: is not there; there is cpu"),
-    "device that is none": ("device=gpu", "device=gpu: must be auto, cpu, cuda"),
-    "name outside runs": ("name=../x", "name=../x: must be letters"),
-    "no run to resume": ("resume=nowhere", "resume=nowhere: there is no run"),
-    "untrusted class": ("model._target_=os.system", "is in none of the trusted packages"),
-    "not a model": ("model._target_=torch.nn.MSELoss", "model=MSELoss: does not take what data=digits gives"),
-    "unknown flag": ("--foo", "--foo: there is no such flag"),
-    "word": ("foo", "foo: is neither KEY=VALUE nor a flag"),
-    "softmax into cross-entropy": ("model=sequential", "takes logits.*gives probabilities. Type loss=nll"),
-    "images wanted": ("data=random_regression", "model=lenet: wants images.*Try model=two_layer"),
-    "no data": ("data=arrays data.path=none.npz", "none.npz"),
-    "missing value": ("data=arrays", "error: data.path=???: is missing. Type data.path=..."),
-    "warm-up longer than the run": ("scheduler=warmup_cosine max_steps=10", "warmup_steps=100: the run has 10 steps"),
-    "precision and dtype": ("dtype=float64 precision=bfloat16", "does not go with dtype=float64"),
-    "momentum of an optimizer without": ("optimizer=adam +optimizer.momentum=0.9", "optimizer.momentum: nothing reads"),
-    "hidden tab": ("'a b'", "neither KEY=VALUE"),
-}
-
-
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_one_line_and_writes_nothing(
-    mistake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from trainer import cli
-
-    words, line = MISTAKES[mistake]
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["train", *words.split()])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    out, err = capsys.readouterr()
-    assert ended.value.code == 2, err
-    assert out == ""
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1, err
-    assert line in err or re.search(line, err), err
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_same_as_a_process(command: Command, tmp_path: Path) -> None:
@@ -84,7 +26,10 @@ def test_a_loss_that_is_not_finite_ends_with_3(command: Command, tmp_path: Path)
     )
     assert done.returncode == 3
     assert re.search(
-        r"^error: train/loss=(nan|inf) at step \d+: the loss is not finite. Last: train/loss=", done.stderr
+        r"^error: train/loss=(nan|inf) at step \d+: the loss is not finite. lr=1e\+09 grad_norm=(nan|inf)."
+        r" The first value that is not finite: (output of|weight|the loss itself).*"
+        r" Last: train/loss=.* Try optimizer.lr=1e\+08, ",
+        done.stderr,
     )
     assert done.stderr.count("\n") == 1
     assert json.loads((tmp_path / "runs/diverged/result.json").read_text())["status"] == "stopped"
@@ -97,7 +42,7 @@ def test_weights_that_are_not_finite_are_not_saved_by_ctrl_c(command: Command, t
         "from torch import nn\n"
         "class Root(nn.Module):\n"
         "    def forward(self, outputs, targets):\n"
-        "        if outputs.requires_grad:\n"
+        "        if outputs.requires_grad and len(outputs) > 2:\n"
         "            os.kill(os.getpid(), signal.SIGINT)\n"
         "        return (outputs - outputs.detach()).abs().sum().sqrt()\n"
     )
@@ -130,17 +75,6 @@ def test_flags_and_overrides_in_any_order(command: Command) -> None:
     assert done.returncode == 0, done.stderr
     assert "max_steps: 3" in done.stdout
     assert "TwoLayer" in done.stdout
-
-
-def test_a_sweep_runs_every_job_and_names_the_failed_one(command: Command, tmp_path: Path) -> None:
-    done = command("--multirun", "model=two_layer", "optimizer=sgd", "optimizer.lr=0.1,1e30", "seed=0,1", "max_steps=5")
-    assert done.returncode == 1
-    folders = sorted(p.parent.name for p in tmp_path.rglob("result.json"))
-    assert len(folders) == 4
-    assert "model=two_layer,optimizer=sgd,optimizer.lr=0.1,seed=0,max_steps=5" in folders
-    status = [json.loads(p.read_text())["status"] for p in sorted(tmp_path.rglob("result.json"))]
-    assert sorted(status) == ["finished", "finished", "stopped", "stopped"]
-    assert done.stderr.count("error: job") == 2
 
 
 def test_the_users_own_classes(command: Command, tmp_path: Path) -> None:

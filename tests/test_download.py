@@ -410,11 +410,6 @@ def test_without_download_the_missing_file_is_named(server: Server, tmp_path: Pa
     assert server.asked == []
 
 
-def test_download_is_true_or_false(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"data\.download=maybe: accepted are true and false"):
-        find_or_fetch(tmp_path, ["a"], download="maybe", urls=[], checksum=MD5, max_bytes=1)
-
-
 def test_the_cache_folder_is_the_user_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -156,7 +156,7 @@ def test_a_full_disk_is_reported_once(tmp_path: Path) -> None:
     try:
         for step in range(500):
             file.scalars(step, {"loss": 1.0})
-        with pytest.raises(UserError, match="cannot be written: File too large"):
+        with pytest.raises(UserError, match="can't be written: File too large"):
             file.flush()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -176,7 +176,7 @@ def test_an_error_of_the_last_record_reaches_close(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_is_an_error_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match="can't be written"):
         EventFile(tmp_path / "file" / "run")
 
 

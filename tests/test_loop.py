@@ -17,9 +17,9 @@ from torch.testing import assert_close
 from trainer.checkpoint import Checkpoints
 from trainer.data.batches import Batch, ResidentBatches
 from trainer.data.images import Augmentation
-from trainer.errors import RunStopped
+from trainer.errors import NonFinite, RunStopped
 from trainer.evaluate import evaluate
-from trainer.loop import Plan, fit
+from trainer.loop import Plan, Wish, fit
 from trainer.losses import Composite, L1Penalty, L2Penalty, Losses, LossFunction, SumSquaredError
 from trainer.optimizers import ManualSGD
 from trainer.schedulers import Schedule
@@ -29,7 +29,15 @@ DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 NAMES = {"loss": "chosen", "model": "net", "data": "numbers"}
 NUM_SAMPLES, BATCH_SIZE, NUM_CLASSES = 11, 4, 3
 PLAN = Plan(
-    max_steps=10, part_size=BATCH_SIZE, log_every=1, show_every=None, eval_every=None, save_every=None, check_every=1
+    max_steps=10,
+    num_samples=NUM_SAMPLES,
+    samples_per_step=BATCH_SIZE,
+    part_size=BATCH_SIZE,
+    log_every=1,
+    show_every=None,
+    eval_every=None,
+    save_every=None,
+    check_every=1,
 )
 
 
@@ -56,7 +64,7 @@ class Watcher:
     """Writes down when it is called and what it is told; validates and saves where it is given the means to."""
 
     state: TrainingState
-    validate: Callable[[], float] = lambda: 0.0
+    validate: Callable[[], float | None] = lambda: 0.0
     is_best: bool = False
     checkpoints: Checkpoints | None = None
     calls: list[tuple[str, int]] = field(default_factory=list)
@@ -83,9 +91,13 @@ class Watcher:
     def after_update(self, step: int) -> None:
         self.calls.append(("after", step))
 
-    def evaluate(self, step: int) -> tuple[float, bool]:
+    def skipped(self, step: int) -> None:
+        self.calls.append(("skipped", step))
+
+    def evaluate(self, step: int) -> tuple[float, bool] | None:
         self.calls.append(("evaluate", step))
-        return self.validate(), self.is_best
+        loss = self.validate()
+        return None if loss is None else (loss, self.is_best)
 
     def save(self, step: int, is_best: bool) -> None:
         self.calls.append(("best" if is_best else "save", step))
@@ -94,8 +106,8 @@ class Watcher:
             self.checkpoints.save(self.state.state_dict(), is_best)
 
 
-def never() -> bool:
-    return False
+def never() -> Wish:
+    return Wish()
 
 
 def built(
@@ -301,11 +313,48 @@ class TestOrder:
         watcher = Watcher(state)
         loss_fn = LossFunction(nn.CrossEntropyLoss(), state.model, NUM_CLASSES, NAMES)
         batches = ResidentBatches(*samples()).training(BATCH_SIZE, 0, 1)
-        fit(state, loss_fn, batches, PLAN, watcher, nullcontext, lambda: state.step == 3)
+        is_over = fit(state, loss_fn, batches, PLAN, watcher, nullcontext, lambda: Wish(stop=state.step == 3))
+        assert not is_over
         assert watcher.calls[-1] == ("tick", 3)
         expected = built(Net())
         trained(expected, replace(PLAN, max_steps=3))
         assert state.store.values.equal(expected.store.values)
+
+    def test_a_validation_that_is_broken_off_is_made_up_for_before_the_next_step(self):
+        """With a schedule that looks at it: the weights are those of a run without a stop."""
+
+        def schedule(optimizer: Optimizer) -> Schedule:
+            return Schedule(ReduceLROnPlateau(optimizer, factor=0.1, patience=0), "evaluation")
+
+        plan = replace(PLAN, eval_every=3)
+        whole, state = built(Net(), schedule=schedule), built(Net(), schedule=schedule)
+        expected = trained(whole, plan, validate=lambda: 1.0)
+        watcher = trained(state, plan, validate=lambda: None if state.step == 6 else 1.0)
+        assert (state.step, state.evaluated, watcher.calls[-1]) == (6, 3, ("evaluate", 6))
+        again = trained(state, plan, validate=lambda: 1.0)
+        assert again.calls[:2] == [("evaluate", 6), ("tick", 6)]
+        assert watcher.calls[:-1] + again.calls == expected.calls
+        assert state.store.values.equal(whole.store.values)
+
+    def test_a_checkpoint_that_is_overdue_is_saved_after_the_step(self):
+        state = built(Net())
+        watcher = Watcher(state)
+        loss_fn = LossFunction(nn.CrossEntropyLoss(), state.model, NUM_CLASSES, NAMES)
+        batches = ResidentBatches(*samples()).training(BATCH_SIZE, 0, 1)
+        assert fit(state, loss_fn, batches, PLAN, watcher, nullcontext, lambda: Wish(save=state.step in (2, 7)))
+        assert [step for name, step in watcher.calls if name == "save"] == [2, 7]
+
+    def test_what_a_shorter_run_adds_at_its_end_does_not_change_a_longer_one(self):
+        """A run of 4 steps validates once more after its last; one that goes on must not be told of it."""
+
+        def schedule(optimizer: Optimizer) -> Schedule:
+            return Schedule(ReduceLROnPlateau(optimizer, factor=0.1, patience=0), "evaluation")
+
+        whole, state = built(Net(), schedule=schedule), built(Net(), schedule=schedule)
+        trained(whole, replace(PLAN, eval_every=3))
+        for max_steps in (4, 10):
+            trained(state, replace(PLAN, eval_every=3, max_steps=max_steps))
+        assert state.store.values.equal(whole.store.values)
 
     def test_trains_in_training_mode_from_wherever_it_starts(self):
         model = Net(dropout=0.5).eval()
@@ -313,6 +362,13 @@ class TestOrder:
         model.first.register_forward_pre_hook(lambda module, _: modes.append(module.training))
         trained(built(model), replace(PLAN, max_steps=3))
         assert modes == [True] * 3
+
+
+class Root(nn.Module):
+    """The square root of 0 is finite, its slope is not."""
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs - outputs.detach()).abs().sum().sqrt()
 
 
 class TestNonFinite:
@@ -340,13 +396,39 @@ class TestNonFinite:
         trained(expected, replace(PLAN, max_steps=2))
         assert state.store.values.equal(expected.store.values)
 
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_a_skipped_step_makes_no_update_and_the_rest_goes_on(self, value):
+        plan = replace(PLAN, skips_non_finite=True)
+        schedule: Any = lambda optimizer: Schedule(ExponentialLR(optimizer, 0.9))  # noqa: E731
+        state, expected = (built(Net(), torch.optim.SGD, schedule, momentum=0.9) for _ in range(2))
+        watcher = trained(state, plan, batches=self.batches(3, value))
+        assert (state.step, state.num_skipped, state.num_skipped_in_row) == (10, 1, 0)
+        assert ("skipped", 3) in watcher.calls
+        # The same by hand: step 3 takes no part but in the schedule.
+        loss_fn = LossFunction(nn.CrossEntropyLoss(), expected.model, NUM_CLASSES, NAMES)
+        for step, (inputs, targets) in zip(
+            range(1, 11), ResidentBatches(*samples()).training(BATCH_SIZE, 0, 1), strict=False
+        ):
+            if step != 3:
+                loss_fn(expected.model(inputs), targets).total.backward()
+                expected.optimizer.step()
+                expected.store.zero_grad()
+            expected.schedule.step(step)
+        assert state.store.values.equal(expected.store.values)
+
+    def test_a_gradient_that_is_not_finite_under_a_finite_loss_is_skipped_too(self):
+        state = built(Net())
+        before = state.store.values.clone()
+        trained(state, replace(PLAN, max_steps=5, skips_non_finite=True), Root())
+        assert state.num_skipped == 5
+        assert state.store.values.equal(before)
+
+    def test_where_nothing_but_skipped_steps_is_left_the_run_stops(self):
+        state = built(Net())
+        with pytest.raises(NonFinite, match=r"at step 101: 100 steps in a row were skipped"):
+            trained(state, replace(PLAN, max_steps=200, skips_non_finite=True), Root())
+
     def test_weights_that_became_non_finite_under_a_finite_loss_are_never_saved(self):
-        class Root(nn.Module):
-            """The square root of 0 is finite, its slope is not."""
-
-            def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-                return (outputs - outputs.detach()).abs().sum().sqrt()
-
         state = built(Net())
         watcher = Watcher(state)
         loss_fn = LossFunction(Root(), state.model, NUM_CLASSES, NAMES)

@@ -77,6 +77,99 @@ def test_resume_takes_all_from_the_folder_and_may_go_further(train: Callable[...
     assert_same(long, train("resume=runs/short", "max_steps=20", "monitor=off"))
 
 
+def test_auto_goes_on_with_the_newest_run_of_the_same_kind_that_has_not_ended(
+    train: Callable[..., dict[str, Any]],
+) -> None:
+    words = ("monitor=off", "model=two_layer", "max_steps=20", "resume=auto")
+    train(*words, "optimizer.lr=0.5", "max_steps=2")  # another kind
+    first = train(*words)
+    folder = next(path.parent for path in Path("runs").rglob("result.json") if json.loads(path.read_text()) == first)
+    (folder / "result.json").unlink()  # as if it had been killed while it was tested
+    assert_same(first, train(*words))
+    assert len(list(Path("runs").rglob("config.yaml"))) == 2
+    train(*words)  # there is nothing to go on from
+    assert len(list(Path("runs").rglob("config.yaml"))) == 3
+
+
+@pytest.mark.parametrize("left", [[], ["overrides.yaml"], [".config.yaml.tmp", ".lock"]])
+def test_a_run_that_was_killed_before_it_had_a_config_begins_again(
+    left: list[str], train: Callable[..., dict[str, Any]]
+) -> None:
+    Path("runs/young").mkdir(parents=True)
+    for name in left:
+        Path("runs/young", name).touch()
+    train("monitor=off", "model=two_layer", "max_steps=2", "name=young")
+    assert list(Path("runs/young").glob(".*")) == []
+
+
+def test_a_run_that_is_going_on_is_not_written_by_another(
+    tmp_path: Path, command: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    words = ("monitor=off", "max_steps=100000", "console.every=1", "model=two_layer", "name=it", "checkpoint.every=1")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trainer", *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    while not (tmp_path / "runs/it/checkpoints/last.pt").exists():
+        time.sleep(0.01)
+    for second in (words, ("resume=runs/it",)):
+        refused = command(*second)
+        assert refused.returncode == 2
+        assert f"error: runs/it: process {process.pid} on " in refused.stderr
+        assert " is training here." in refused.stderr
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+
+
+def test_a_signal_breaks_a_long_validation_off(
+    tmp_path: Path, command: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    """It would take half a minute. The run that goes on begins with it, and nothing is lost."""
+    (tmp_path / "slow.py").write_text(
+        "import os, time\n"
+        "from trainer.models.two_layer import TwoLayer\n"
+        "class Slow(TwoLayer):\n"
+        "    def forward(self, inputs):\n"
+        "        if not self.training and len(inputs) > 2 and 'SLOW' in os.environ:\n"
+        "            print('validating', flush=True)\n"
+        "            time.sleep(1)\n"
+        "        return super().forward(inputs)\n"
+    )
+    words = (
+        "model._target_=slow.Slow",
+        "+model.hidden_features=8",
+        "trust=[slow]",
+        "data=random_regression",
+        "loss=mse",
+    )
+    words += ("data.num_samples=20000", "batch_size=1000", "max_steps=6", "eval_every=3", "scheduler=plateau")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trainer", *words, "name=it"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "SLOW": "1"},
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line == "validating\n":
+            break
+    process.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "stopped after step 3 and saved" in errors
+    assert time.monotonic() - began < 10
+    for name in ("it", "whole"):
+        done = command(*words, f"name={name}")
+        assert done.returncode == 0, done.stderr
+    metrics = [(tmp_path / "runs" / name / "metrics.jsonl").read_text().splitlines() for name in ("whole", "it")]
+    assert_same(*([json.loads(line) for line in lines] for lines in metrics))
+    last = [checkpoint.read(tmp_path / "runs" / name / "checkpoints/last.pt") for name in ("whole", "it")]
+    assert_same(*last)
+
+
 def test_a_finished_run_says_so_and_changes_nothing(
     train: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,30 +3,32 @@
 import contextlib
 import math
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from trainer import schema, trust
 from trainer.cadence import evaluation_period, num_steps
+from trainer.data.batches import derived_seed, smallest_batch
 from trainer.data.images import Augmentation
-from trainer.data.prepare import Splits, check, limited, prepare
+from trainer.data.prepare import Splits, check, doubts, fingerprint, limited, prepare
 from trainer.data.source import Data
-from trainer.errors import UserError
+from trainer.distributed import ALONE, World
+from trainer.draws import seed_all
+from trainer.errors import UserError, nearest
 from trainer.evaluate import evaluating
 from trainer.losses import LossFunction
 from trainer.models.initialise import initialise
 from trainer.optimizers import ELEMENTWISE
+from trainer.request import Config, Request, resolved
 from trainer.schedulers import Schedule
 from trainer.state import Store, TrainingState
 
@@ -38,56 +40,11 @@ KINDS: dict[str, type] = {
     "optimizer": Optimizer,
     "scheduler": LRScheduler,
 }
-# Keys that stand in a group but are read here, not by the group's class.
-OURS = {
-    "model": ("init", "init_std"),
-    "data": ("image_size", "normalize", "augment", "limit"),
-    "scheduler": ("interval",),
-}
 # What a class may be told of the data where its config leaves it null.
 FACTS = ("in_features", "in_channels", "image_size", "num_classes", "out_features")
 
-Config = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Request:
-    """What was typed, composed.
-
-    Args:
-        config: of the groups and keys, interpolations not resolved.
-        choices: group to the name of the chosen option.
-        overrides: as typed.
-    """
-
-    config: Config
-    choices: dict[str, str]
-    overrides: list[str]
-
-    def name(self, group: str) -> str:
-        """What the choice in a group is called in names and messages: its option, or the user's own class."""
-        choice = self.choices.get(group, "own")
-        return str(self.config[group]["_target_"]).rsplit(".", 1)[-1] if choice == "own" else choice
-
-    @property
-    def names(self) -> dict[str, str]:
-        return {group: self.name(group) for group in schema.GROUPS}
-
-
-def resolved(config: Config) -> Config:
-    """Interpolations replaced by what they refer to.
-
-    Raises:
-        UserError: one that refers to nothing, or a value that is missing (`???`).
-    """
-    try:
-        container = OmegaConf.to_container(OmegaConf.create(config), resolve=True, throw_on_missing=True)
-    except MissingMandatoryValue as error:
-        raise UserError(f"{error.full_key}=???: is missing. Type {error.full_key}=...") from error
-    except OmegaConfBaseException as error:
-        raise UserError(f"{getattr(error, 'full_key', None) or 'config'}: {str(error).splitlines()[0]}.") from error
-    assert isinstance(container, dict)
-    return {str(key): value for key, value in container.items()}
+# What a class raises when it is given something wrong.
+COMPLAINTS = (UserError, ValueError, TypeError, IndexError, RuntimeError, OSError)
 
 
 class Built:
@@ -97,21 +54,24 @@ class Built:
         UserError: what does not fit, both sides named.
     """
 
-    def __init__(self, request: Request, own: tuple[str, ...]) -> None:
-        self.request, self.own = request, own
+    def __init__(self, request: Request, own: tuple[str, ...], world: World = ALONE) -> None:
+        self.request, self.own, self.world = request, own, world
         self.config = config = resolved(request.config)
         self.names = request.names
         for group in schema.GROUPS:
             self._found(group)
         set_up_torch(config)
-        self.device = find_device(config["device"])
+        self.device = find_device(config["device"], world)
         self.dtype = torch.float64 if config["dtype"] == "float64" else torch.float32
         self.precision = autocast(config, self.device)
-        self.data = self._data()
-        self.splits = self._splits()
-        torch.manual_seed(config["seed"])
-        self.model = self._model()
-        self.loss_fn = self._loss()
+        with fitting(self.device):
+            self.data = world.first_alone(self._data)
+            self.splits = self._splits()
+            seed_all(config["seed"])
+            self.model = world.first_alone(self._model)
+            self.loss_fn = self._loss()
+        self._check_metric()
+        self.warnings = doubts(self.data, self.names["data"])
         if config["compile"]:
             compile_in_place(self.model)
         try:
@@ -124,9 +84,14 @@ class Built:
         self.samples_per_step = min(self.batch_size * config["gradient"]["accumulate"], num_samples)
         self.steps_per_epoch = -(-num_samples // self.samples_per_step)
         self.max_steps = num_steps(config["max_steps"], config["max_epochs"], self.steps_per_epoch)
+        self._refuse_empty_shares()
+        self._check_last_batch(num_samples)
         optimizer = self._optimizer(store)
         scaler = GradScaler(self.device.type, enabled=config["precision"] == "float16")
-        self.state = TrainingState(self.model, store, optimizer, self._schedule(optimizer), scaler)
+        schedule, data = self._schedule(optimizer), fingerprint(self.data)
+        self.state = TrainingState(self.model, store, optimizer, schedule, scaler, data=data, world=world)
+        if world.rank > 0:  # each its own dropout
+            seed_all(derived_seed(config["seed"], "rank", world.rank))
 
     # ------------------------------------------------------------------ building
 
@@ -139,9 +104,9 @@ class Built:
 
     def _build(self, group: str, changes: Mapping[str, Any] | None = None) -> Any:
         """What the class of a group makes of the group's keys; every `_target_` is checked on the way."""
-        config = {k: v for k, v in self.request.config[group].items() if k not in OURS.get(group, ())} | dict(
-            changes or {}
-        )
+        config = {
+            k: v for k, v in self.request.config[group].items() if k not in schema.READ_HERE.get(group, ())
+        } | dict(changes or {})
         config = resolved({**self.request.config, group: config})[group]
         if group == "model":
             takes = trust.parameters(self._found(group))
@@ -150,12 +115,7 @@ class Built:
         try:
             built = instantiate(config, _convert_="all")
         except Exception as error:
-            cause = error.__cause__ or error
-            if isinstance(cause, UserError):
-                raise cause from None
-            if isinstance(cause, ValueError | TypeError | RuntimeError | OSError):
-                raise UserError(f"{group}={self.names[group]}: {first_line(cause)}.") from error
-            raise
+            raise self._refused(group, error.__cause__ or error) from error
         if not config.get("_partial_") and not isinstance(built, KINDS[group]):
             wanted = KINDS[group]
             raise UserError(
@@ -163,6 +123,29 @@ class Built:
                 f"{wanted.__module__}.{wanted.__name__} is needed."
             )
         return built
+
+    def _refused(self, group: str, error: BaseException) -> BaseException:
+        """The complaint of the class in a group in one line, under the key that it names; a fault of ours as it is."""
+        if not self._is_complaint(group, error):
+            return error
+        text = self._words(group, error)
+        name = text.partition("=")[0]
+        for key, _ in schema.leaves(self.config[group], f"{group}."):
+            if name in (key.rpartition(".")[2], key.partition(".")[2]):
+                return UserError(sentence(key.removesuffix(name) + text))
+        return error if isinstance(error, UserError) else UserError(sentence(f"{group}={self.names[group]}: {text}"))
+
+    def _is_complaint(self, group: str, error: BaseException) -> bool:
+        """Whether an error is the user's: of what was typed, or any error in a class of their own."""
+        return self._is_own(group) or isinstance(error, COMPLAINTS)
+
+    def _words(self, group: str, error: BaseException) -> str:
+        is_fault_of_theirs = self._is_own(group) and not isinstance(error, UserError | ValueError)
+        return trust.told(error, self.own) if is_fault_of_theirs else first_line(error)
+
+    def _is_own(self, group: str) -> bool:
+        """Whether the class in a group is the user's."""
+        return trust.belongs(str(self.config[group].get("_target_")), self.own)
 
     def _data(self) -> Data:
         data: Data = self._build("data")
@@ -204,13 +187,17 @@ class Built:
         facts["out_features"] = facts["num_classes"]
         if len(shape) == 3:
             facts |= {"in_channels": shape[0], "image_size": shape[-1]}
+        self.differing = [f"model.{n}={fact}" for n, fact in facts.items() if config.get(n) not in (None, fact)]
         takes = trust.parameters(self._found("model"))
         unknown = {name: fact for name, fact in facts.items() if name in takes and config.get(name) is None}
         model: nn.Module = self._build("model", unknown)
         if config.get("init", "default") != "default":
             if config.get("weights") is not None:
                 raise UserError(f"model.init={config['init']}: would overwrite model.weights. Type model.init=default.")
-            initialise(model, config["init"], config.get("init_std", 1.0))
+            try:
+                initialise(model, config["init"], config.get("init_std", 1.0))
+            except ValueError as error:
+                raise self._refused("model", error) from error
         return model.to(self.device, self.dtype)
 
     def _loss(self) -> LossFunction:
@@ -220,29 +207,94 @@ class Built:
         for samples in (self.data.train, self.data.val, self.data.test):
             loss_fn.check_targets(samples.targets)
         self.sample = next(iter(self.splits.val.in_order())).parts(2).__next__()
-        with evaluating(self.model, self.device), self.precision():
+        # With gradients, to see that there is one.
+        with evaluating(self.model, self.device), self.precision(), torch.enable_grad():
             try:
                 outputs = self.model(self.sample.inputs)
-            except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            except Exception as error:
+                if is_out_of_memory(error) or not self._is_complaint("model", error):
+                    raise
                 raise UserError(
                     f"model={self.names['model']}: does not take what data={self.names['data']} gives, inputs of shape "
-                    f"{list(self.sample.inputs.shape)}: {first_line(error)}."
+                    f"{list(self.sample.inputs.shape)}: {self._words('model', error)}.{self._type_sizes()}"
                 ) from error
             if not isinstance(outputs, Tensor):
                 raise UserError(f"model={self.names['model']}: gives a {type(outputs).__name__}; a tensor is needed.")
-            loss_fn.check(outputs, self.sample.targets)
+            try:
+                loss_fn.check(outputs, self.sample.targets)
+            except UserError as error:
+                raise UserError(f"{error}{self._type_sizes()}") from error
             try:
                 total = loss_fn(outputs, self.sample.targets).total
-            except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            except Exception as error:
+                if is_out_of_memory(error) or not self._is_complaint("loss", error):
+                    raise
                 raise UserError(
                     f"loss={self.names['loss']}: can't be taken of outputs {list(outputs.shape)} and targets "
-                    f"{list(self.sample.targets.shape)} with precision={self.config['precision']}: {first_line(error)}."
+                    f"{list(self.sample.targets.shape)} with precision={self.config['precision']}: "
+                    f"{self._words('loss', error)}."
                 ) from error
+        if not isinstance(total, Tensor):
+            raise UserError(f"loss={self.names['loss']}: gives a {type(total).__name__}; a tensor is needed.")
         if total.dim():
             raise UserError(
                 f"loss={self.names['loss']}: gives a tensor of shape {list(total.shape)}; one number is needed."
             )
+        if not total.requires_grad and any(parameter.requires_grad for parameter in self.model.parameters()):
+            group = "loss" if outputs.requires_grad else "model"
+            raise UserError(f"{group}={self.names[group]}: no gradient leads through it; nothing would be learnt.")
         return loss_fn
+
+    def _type_sizes(self) -> str:
+        """What to type where the config says other sizes than the data has."""
+        return f" Type {' '.join(self.differing)}." if self.differing else ""
+
+    def _check_metric(self) -> None:
+        tags = ["val/loss", *(f"val/loss/{name}" for name in self.loss_fn.names if name)]
+        if self.data.num_classes is not None:
+            tags.append("val/accuracy")
+        metric = self.config["checkpoint"]["metric"]
+        if metric not in tags:
+            raise UserError(
+                f"checkpoint.metric={metric}: is not measured here; there is {', '.join(tags)}.{nearest(metric, tags)}"
+            )
+
+    def _check_last_batch(self, num_samples: int) -> None:
+        """Refuses a last batch of one sample where a batch norm would meet a single number in it: torch stops there."""
+        accumulate = self.config["gradient"]["accumulate"]
+        is_normed = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.model.modules())
+        if not is_normed or smallest_part(num_samples, self.batch_size, accumulate, self.world.size) > 1:
+            return
+        buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+        with evaluating(self.model, self.device), self.precision():
+            self.model.train()
+            try:
+                self.model(self.sample.inputs[:1])
+            except ValueError as error:
+                larger = range(self.batch_size + 1, self.batch_size + 100)
+                better = [size for size in larger if smallest_part(num_samples, size, accumulate, self.world.size) > 1]
+                raise UserError(
+                    f"batch_size={self.config['batch_size']}: of {num_samples} samples one is left for the last batch, "
+                    f"too few for a batch norm of model={self.names['model']}. "
+                    + (f"Try batch_size={better[0]}." if better else "Give more samples.")
+                ) from error
+            finally:
+                for name, buffer in self.model.named_buffers():
+                    buffer.copy_(buffers[name])
+
+    def _refuse_empty_shares(self) -> None:
+        """Every process needs a sample of every batch, and of every split that is evaluated."""
+        num_samples, size = len(self.splits.train), self.world.size
+        smallest = smallest_batch(num_samples, self.samples_per_step)
+        if smallest < size:
+            raise UserError(
+                f"batch_size={self.config['batch_size']}: {num_samples} samples end with a batch of {smallest}, too "
+                f"few for {size} processes. Type another batch_size, or start fewer processes."
+            )
+        if len(self.splits.val) < size:
+            raise UserError(
+                f"data={self.names['data']}: {len(self.splits.val)} samples of validation, and {size} processes."
+            )
 
     def _optimizer(self, store: Store) -> Optimizer:
         found = self._found("optimizer")
@@ -271,22 +323,59 @@ class Built:
         missing = {k: v for k, v in defaults.items() if k in config and config[k] is None}
         make = self._build("scheduler", {**missing, "_partial_": True})
         is_laid_out = bool(missing.keys() & {"T_max", "total_steps"})
-        return self._made(
-            "scheduler",
-            lambda o: Schedule(make(o), interval, self.steps_per_epoch, length if is_laid_out else None),
-            optimizer,
-        )
+
+        def schedule(optimizer: Optimizer) -> Schedule:
+            made = make(optimizer)
+            if isinstance(made, OneCycleLR) and made.total_steps < length:
+                raise ValueError(f"total_steps={made.total_steps}: the run has {length}, and one cycle covers it all")
+            return Schedule(made, interval, self.steps_per_epoch, length if is_laid_out else None)
+
+        return self._made("scheduler", schedule, optimizer)
 
     def _made(self, group: str, make: Callable[[Any], Any], argument: Any) -> Any:
         try:
             return make(argument)
         except (ValueError, TypeError) as error:
-            raise UserError(f"{group}={self.names[group]}: {first_line(error)}.") from error
+            raise self._refused(group, error) from error
 
 
 def first_line(error: BaseException) -> str:
     """The first line of a message, without a full stop."""
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    line = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    asked = re.search(r"DefaultCPUAllocator: .*tried to allocate (\d+) bytes", line)
+    return f"{int(asked[1]):,} bytes of memory are needed at once, more than there are" if asked else line
+
+
+def sentence(text: str) -> str:
+    """With a full stop, where it does not end in a mark."""
+    return text if text.endswith((".", "?", "!")) else f"{text}."
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """On a GPU, or on the CPU, where torch has no class for it."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+@contextlib.contextmanager
+def fitting(device: torch.device) -> Iterator[None]:
+    """Says in one line that a device is full before the first step."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(
+            f"device={device}: is out of memory before the first step ({first_line(error)}): data or model are too "
+            "large for it. Try data.limit=, a smaller data.image_size= or another model."
+        ) from error
+
+
+def smallest_part(num_samples: int, batch_size: int, accumulate: int, world_size: int) -> int:
+    """How many samples of an epoch go through the model at once, at the least, on whatever rank."""
+    step = min(batch_size * accumulate, num_samples)
+    shares = {share for n in (step, num_samples % step or step) for share in (n // world_size, -(-n // world_size))}
+    size = -(-batch_size // world_size)
+    return min(share if share < size else share % size or size for share in shares)
 
 
 def set_up_torch(config: Config) -> None:
@@ -307,13 +396,25 @@ def compile_in_place(model: nn.Module) -> None:
     model.compile()
 
 
-def find_device(wanted: str) -> torch.device:
-    """The device that `device=` names; `auto` takes a GPU where there is one.
+def find_device(wanted: str, world: World = ALONE) -> torch.device:
+    """The device that `device=` names; `auto` takes a GPU where there is one. Under torchrun each process has its own.
 
     Raises:
         UserError: there is no such device; lists those that there are.
     """
     num_cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if world.size > 1:
+        if wanted not in ("auto", "cpu", "cuda"):
+            raise UserError(f"device={wanted}: torchrun's processes have one each. Type device=cuda or device=cpu.")
+        if wanted == "cpu" or not num_cuda:
+            wanted = "cuda" if wanted == "cuda" else "cpu"
+        elif world.local_rank >= num_cuda:
+            raise UserError(
+                f"device={wanted}: each process of this machine needs a GPU of its own, and there are {num_cuda}. "
+                f"Type torchrun --nproc-per-node={num_cuda}, or device=cpu."
+            )
+        else:
+            wanted = f"cuda:{world.local_rank}"
     has_mps = torch.backends.mps.is_available()
     if wanted == "auto":
         return torch.device("cuda" if num_cuda else "mps" if has_mps else "cpu")

@@ -1,7 +1,7 @@
 """`step` is the only clock: is something due at this step, and how many steps is a training long."""
 
 
-def is_due(step: int, every: int | None, last: int) -> bool:
+def is_due(step: int, every: int | None, last: float) -> bool:
     """True at every `every`-th step and at the last one; `every=None` is never due."""
     return every is not None and (step % every == 0 or step == last)
 

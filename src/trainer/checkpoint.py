@@ -4,6 +4,7 @@ import os
 import pickle
 import re
 import shutil
+import threading
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -14,29 +15,39 @@ import torch
 from torch import Tensor
 
 from trainer.errors import UserError
-from trainer.files import write_atomically
+from trainer.files import cannot_write, write_atomically
 
 
 def write(path: Path, state: Any) -> None:
-    """A checkpoint file: tensors and plain values, and a checksum of every tensor."""
+    """A checkpoint file: plain values, tensors and a checksum of each; read back before it gets its name."""
     checksums = [checksum(tensor) for tensor in tensors(state)]
-    write_atomically(path, lambda temporary: torch.save({"state": state, "checksums": checksums}, temporary))
+
+    def save(temporary: Path) -> None:
+        torch.save({"state": state, "checksums": checksums}, temporary)
+        refuse_damage(temporary)
+
+    write_atomically(path, save)
+
+
+def refuse_damage(path: Path) -> None:
+    """Compares each record of a file with its CRC, which torch.save writes and torch.load never looks at."""
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
 
 
 def read(path: Path) -> dict[str, Any]:
     """The state in a checkpoint file, on the CPU.
 
-    Each record's CRC, which torch.save writes and torch.load never looks at, is checked first; then the checksum of
-    each tensor, since damage to the archive's own tables has torch read the wrong bytes.
+    Each record's CRC is checked first; then the checksum of each tensor, since damage to the archive's own tables has
+    torch read the wrong bytes.
 
     Raises:
         UserError: the file is damaged, holds something else, or wants to run code.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
+        refuse_damage(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
         found = [checksum(tensor) for tensor in tensors(content)]
     except pickle.UnpicklingError as error:
@@ -66,6 +77,22 @@ def tensors(state: Any) -> Iterator[Tensor]:
             yield from tensors(value)
 
 
+def num_bytes(state: Any) -> int:
+    """What the tensors of a state take."""
+    return sum(tensor.nbytes for tensor in tensors(state))
+
+
+def snapshot(state: Any) -> Any:
+    """The state as it is now, on the CPU: what happens to the tensors later does not change it."""
+    if isinstance(state, Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, Mapping):
+        return {key: snapshot(value) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)([snapshot(value) for value in state])
+    return state
+
+
 def checksum(tensor: Tensor) -> int:
     """The CRC-32 of a tensor's bytes."""
     return zlib.crc32(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
@@ -92,16 +119,11 @@ class Checkpoints:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             write(path, state)
-        except (OSError, RuntimeError) as error:  # torch's own writer knows RuntimeErrors alone
-            free = shutil.disk_usage(self.folder if self.folder.exists() else ".").free
-            needed = sum(tensor.nbytes for tensor in tensors(state))
-            reason = str(error).splitlines()[0]
-            raise UserError(
-                f"{path}: can't be written: {needed:,} bytes are needed, {free:,} are free ({reason})."
-            ) from error
-        self._link(path, "last.pt")
-        if is_best:
-            self._link(path, "best.pt")
+            self._link(path, "last.pt")
+            if is_best:
+                self._link(path, "best.pt")
+        except (OSError, RuntimeError, zipfile.BadZipFile) as error:  # torch's own writer knows RuntimeErrors alone
+            raise cannot_write(path, error, num_bytes(state)) from error
         files = self.files()
         # A run goes on from the newest whole file: what bears a later step than the one just written is damaged.
         kept = files[files.index(path) :][: self.keep]
@@ -145,3 +167,41 @@ class Checkpoints:
         if problems:
             raise UserError(" ".join(problems))
         return None
+
+
+class Saver:
+    """Writes checkpoints beside the training: a copy is taken at once, a thread writes it.
+
+    One file at a time: who saves again before the last is written waits for it.
+    """
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self._checkpoints = checkpoints
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+
+    def save(self, state: dict[str, Any], is_best: bool = False) -> None:
+        """Raises UserError: the file before this one could not be written."""
+        self.wait()
+        copy = snapshot(state)
+        self._thread = threading.Thread(target=self._write, args=(copy, is_best), name="checkpoint")
+        self._thread.start()
+
+    def _write(self, state: dict[str, Any], is_best: bool) -> None:
+        try:
+            self._checkpoints.save(state, is_best)
+        except Exception as error:
+            self._error = error
+
+    def refuse_failed(self) -> None:
+        """Raises UserError if a file could not be written."""
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def wait(self) -> None:
+        """Waits until all is on the disk. Raises UserError if it could not be written."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self.refuse_failed()

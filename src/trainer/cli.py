@@ -3,17 +3,22 @@
 Imports no torch: help, `--cfg job` and tab completion answer before it would be there.
 """
 
+import errno
+import itertools
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from trainer.errors import Interrupted, RunStopped, UserError, nearest
+from trainer.errors import Interrupted, RunStopped, UserError, nearest, one_of
 from trainer.finished.verbs import HELP, VERBS, run_verb
-from trainer.schema import GROUPS, RULES, leaves, unknown_key
+from trainer.schema import GROUPS, RULES, leaves, unknown_key, yaml_problem
+from trainer.signals import Signals
 
 # In a wheel the configs lie inside the package, in a checkout beside `src/`.
 _PACKAGE = Path(__file__).parent
@@ -39,24 +44,57 @@ def main() -> NoReturn:
     # another program wants their core, and NumPy's threads would be in the way of torch's.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    sys.exit(exit_code(lambda signals: run_command(argv, signals)))
+
+
+def exit_code(task: Callable[[Signals], object]) -> int:
+    """The exit code of the process that `task` is for; prints what it raises, in a line. A number it gives is the code.
+
+    Args:
+        task: called with the signals that the process gets.
+    """
+    signals = Signals()
+    # Under torchrun what all processes have to say is said once.
+    is_silent = os.environ.get("RANK", "0") != "0"
     try:
-        sys.exit(run_command(argv))
+        with signals.listening():
+            result = task(signals)
+            return result if isinstance(result, int) else 0
     except (UserError, RunStopped, Interrupted) as error:
-        print(f"error: {error}" if not isinstance(error, Interrupted) else str(error), file=sys.stderr)
-        sys.exit(error.exit_code)
+        if isinstance(error, Interrupted):
+            ignore_ctrl_c()
+        if not is_silent or str(error).startswith("rank "):
+            print(str(error) if isinstance(error, Interrupted) else f"error: {error}", file=sys.stderr)
+        return error.exit_code
     except KeyboardInterrupt:
+        ignore_ctrl_c()
         print("stopped.", file=sys.stderr)
-        sys.exit(130)
+        return 130
     except BrokenPipeError:  # `train --help | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    except Exception:
+        return 0
+    except Exception as error:
+        if is_of_the_system(error):
+            hint = "Free what is full, or ask for more of it, and type the same again."
+            print(f"error: {error}. {hint}", file=sys.stderr)
+            return 2
         traceback.print_exc()
         print("error: this is a fault of train itself; please report the lines above.", file=sys.stderr)
-        sys.exit(1)
+        return 1
 
 
-def run_command(argv: list[str]) -> int:
+def is_of_the_system(error: BaseException) -> bool:
+    """Whether it is an error of the system's that may meet any line of code: a full disk, too many open files."""
+    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+    return isinstance(error, OSError) and (error.errno in numbers or "temporary directory" in str(error))
+
+
+def ignore_ctrl_c() -> None:
+    """The process is ending: one more Ctrl-C would only change its exit code."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def run_command(argv: list[str], signals: Signals | None = None) -> int:
     """What the words after `train` ask for. Returns the exit code; raises what `main` turns into one."""
     if "--help" in argv or "-h" in argv or argv[:1] == ["help"]:
         print(help_text(config_folders(argv)))
@@ -64,10 +102,43 @@ def run_command(argv: list[str]) -> int:
     if argv and argv[0] in VERBS:
         return run_verb(argv)
     flags, words = sorted_words(argv)
-    return 1 if compose_and_run([*flags, *own_classes(words)]) else 0
+    words = own_classes(words)
+    is_plain = not any(word.startswith(("hydra/launcher=", "hydra/sweeper=", "hydra.")) for word in words)
+    if is_plain and {"-m", "--multirun"} & set(flags) and not {"--cfg", "-c", "--info", "-i"} & set(flags):
+        return 1 if run_sweep(argv, flags, words, signals or Signals()) else 0
+    return 1 if compose_and_run([*flags, *words], signals) else 0
 
 
-def compose_and_run(argv: list[str]) -> int:
+def run_sweep(argv: list[str], flags: list[str], words: list[str], signals: Signals) -> int:
+    """Runs every combination of the values, each a job of its own. Returns how many jobs failed."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    from trainer.compose import combinations, composed, hydra_at
+    from trainer.sweep.sweep import sweep
+
+    names = [word for word in words if word.startswith("name=")]
+    config_name = next((value for flag, value in with_values(flags) if flag in ("--config-name", "-cn")), "train")
+    try:
+        with hydra_at(config_folders(argv)) as search:
+            jobs = combinations([word for word in words if word not in names])
+            requests = [composed(overrides, search, config_name) for overrides in jobs]
+    except (HydraException, OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
+        raise one_line(error, argv) from error
+    name = names[-1].removeprefix("name=") if names else f"sweep-{datetime.now():%Y-%m-%d_%H%M%S}"
+    if not RULES["name"].allows(name):
+        raise UserError(f"name={name}: must be {RULES['name'].accepts}.")
+    return sweep(requests, Path("runs", name), argv, signals)
+
+
+def with_values(flags: list[str]) -> list[tuple[str, str]]:
+    """Flags that take a value, with it."""
+    pairs = [tuple(flag.split("=", 1)) for flag in flags if "=" in flag]
+    return [*pairs, *itertools.pairwise(flags)]  # type: ignore[list-item]
+
+
+def compose_and_run(argv: list[str], signals: Signals | None = None) -> int:
     """Has Hydra compose the config and calls the run with it. Returns how many jobs of a sweep failed."""
     import hydra
     from hydra.core.hydra_config import HydraConfig
@@ -75,6 +146,7 @@ def compose_and_run(argv: list[str]) -> int:
     from hydra.types import RunMode
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     raised: list[BaseException] = []
     failed: list[str] = []
@@ -84,21 +156,25 @@ def compose_and_run(argv: list[str]) -> int:
         container: Any = OmegaConf.to_container(config)
         groups = (*GROUPS, "monitor")
         choices = {group: str(choice) for group, choice in about.runtime.choices.items() if group in groups}
-        overrides = list(about.overrides.task)
+        overrides: Any = OmegaConf.to_container(about.overrides.task, resolve=False)  # "lr=${oc.env:LR}" as typed
         is_sweep = about.mode == RunMode.MULTIRUN
         if is_sweep:
             container["run_dir"] = str(Path(about.sweep.dir) / job_name(overrides))
             print(f"job {about.job.num}: {' '.join(overrides)}", flush=True)
         try:
-            from trainer.run import Request, run  # torch comes with it
+            from trainer.request import Request
+            from trainer.run import run  # torch comes with it
 
-            result = run(Request(container, choices, overrides))
+            result = run(Request(container, choices, overrides), signals)
         except (UserError, RunStopped) as error:
             if not is_sweep:
                 raised.append(error)
                 return None
             failed.append(container["run_dir"])
             print(f"error: job {about.job.num}: {error}", file=sys.stderr, flush=True)
+            return None
+        except ModuleNotFoundError as error:
+            raised.append(UserError(f"the module {error.name} is missing. Type pip install {error.name}."))
             return None
         except Exception as error:  # Hydra would print a line of its own about what it passes on
             raised.append(error)
@@ -112,7 +188,7 @@ def compose_and_run(argv: list[str]) -> int:
     decorated: Callable[[], None] = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")(task)
     try:
         decorated()
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
         raise one_line(error, argv) from error
     if raised:
         raise raised[0]
@@ -152,7 +228,7 @@ def options(folders: list[Path]) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for folder in folders:
         for path in sorted(folder.glob("*/*.yaml")):
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
             comments = [line.lstrip("# ") for line in lines if line.startswith("#") and not line.startswith("# @")]
             found.setdefault(path.parent.name, {})[path.stem] = comments[0] if comments else ""
     return found
@@ -193,6 +269,10 @@ _FLAGS = {"--multirun", "-m", "--resolve", "--run", "-r", "--hydra-help", "--ver
 _FLAGS_WITH_VALUE = {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--cfg", "-c", "--package"}
 _FLAGS_WITH_VALUE |= {"-p", "--experimental-rerun"}
 _FLAGS_WITH_CHOICE = {"--info", "-i"}
+_CHOICES = {
+    **dict.fromkeys(("--cfg", "-c"), ("job", "hydra", "all")),
+    **dict.fromkeys(("--info", "-i"), ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")),
+}
 
 
 def sorted_words(argv: list[str]) -> tuple[list[str], list[str]]:
@@ -205,60 +285,133 @@ def sorted_words(argv: list[str]) -> tuple[list[str], list[str]]:
     words: list[str] = []
     rest = iter(argv)
     for word in rest:
-        name = word.split("=", 1)[0]
-        if name in _FLAGS_WITH_VALUE and "=" in word:
+        name, sign, value = word.partition("=")
+        if name in _FLAGS_WITH_VALUE and sign:
             flags.append(word)
+            refuse_no_choice(name, value)
         elif name in _FLAGS_WITH_VALUE:
-            value = next(rest, None)
-            if value is None:
+            following = next(rest, None)
+            if following is None:
                 raise UserError(f"{word}: has no value. Type train --help, or train --cfg job for the config.")
-            flags += [word, value]
+            refuse_no_choice(name, following)
+            flags += [word, following]
         elif name in _FLAGS or name in _FLAGS_WITH_CHOICE:
+            if sign and name in _FLAGS:
+                raise UserError(f"{word}: takes no value. Type {name}.")
+            if sign:
+                refuse_no_choice(name, value)
             flags.append(word)
         elif word.startswith("-"):
             known = _FLAGS | _FLAGS_WITH_VALUE | _FLAGS_WITH_CHOICE | {"--help"}
+            key = name.lstrip("-")
+            if key in (*GROUPS, *RULES):
+                raise UserError(f"{word}: a key has no dashes. Type {key}={value or '...'}")
             raise UserError(f"{word}: there is no such flag.{nearest(name, known)} Type train --help.")
-        elif ("=" in word and not word.startswith("=")) or word.startswith("~"):
+        elif (sign and name) or word.startswith("~"):
             words.append(word)
         elif flags and flags[-1] in _FLAGS_WITH_CHOICE:
+            refuse_no_choice(flags[-1], word)
             flags.append(word)
         else:
-            raise UserError(f"{word}: is neither KEY=VALUE nor a flag.{nearest(word, VERBS)} Type train --help.")
+            raise UserError(f"{word}: is neither KEY=VALUE nor a flag.{meant(word, argv)} Type train --help.")
     return flags, words
 
 
-def one_line(error: Exception, argv: list[str]) -> UserError:
-    """What Hydra or OmegaConf found wrong, in one line with what to type."""
-    from hydra.errors import MissingConfigException, OverrideParseException
+def refuse_no_choice(flag: str, value: str) -> None:
+    """Of a flag that takes one of some words."""
+    if flag in _CHOICES and value not in _CHOICES[flag]:
+        raise UserError(f"{flag} {value}: takes {one_of(_CHOICES[flag])}.{nearest(value, _CHOICES[flag])}")
 
-    groups = options(config_folders(argv))
+
+def meant(word: str, argv: list[str]) -> str:
+    """What a word without `=` may be: a key with spaces around its `=`, an option without its group, a verb."""
+    if word in (*GROUPS, *RULES):
+        return f" Type {word}=... without spaces."
+    of = [group for group, choices in options(config_folders(argv)).items() if word in choices]
+    return f" Did you mean {of[0]}={word}?" if of else nearest(word, VERBS)
+
+
+def one_line(error: Exception, argv: list[str]) -> UserError:
+    """What Hydra, OmegaConf or YAML found wrong, in one line with what to type."""
+    from hydra.errors import MissingConfigException, OverrideParseException
+    from omegaconf.errors import InterpolationResolutionError
+    from yaml import YAMLError
+
+    folders = config_folders(argv)
+    groups = options(folders)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, option = error.missing_cfg_file.rpartition("/")
-        if group in groups:
+        group, _, option = error.missing_cfg_file.partition("/")
+        if group not in groups:  # hydra/launcher
+            group, _, option = error.missing_cfg_file.rpartition("/")
+        known = error.options or groups.get(group)
+        if known:
             return UserError(
-                f"{group}={option}: there is no such {group}.{nearest(option, groups[group])} "
-                f"There is {', '.join(groups[group])}."
+                f"{group}={option}: there is no such {group}.{nearest(option, known)} There is {', '.join(known)}."
             )
+        where = " or ".join(map(str, folders))
+        if group:
+            return UserError(f"{group}={option}: there is no {group}/{option}.yaml in {where}.")
+        known = sorted(path.stem for folder in folders for path in folder.glob("*.yaml"))
         return UserError(
-            f"{error.missing_cfg_file}: there is no such config in {', '.join(map(str, config_folders(argv)))}."
+            f"--config-name={option}: there is no {option}.yaml in {where}.{nearest(option, known)} "
+            f"There is {', '.join(known)}."
         )
     if isinstance(error, OverrideParseException):
-        if "," in error.override and "--multirun" not in argv and "-m" not in argv:
-            return UserError(
-                f"{error.override}: several values are a sweep. Type --multirun, or quote the value: 'key=[a,b]'."
-            )
-        return UserError(f"{error.override}: can't be read: {str(error).splitlines()[0]}.")
+        word = error.override
+        if "," in word and "--multirun" not in argv and "-m" not in argv:
+            return UserError(f"{word}: several values are a sweep. Type --multirun, or quote the value: 'key=[a,b]'.")
+        key, _, value = word.partition("=")
+        return UserError(f"{word}: can't be read. If the value is a text, quote it: '{key}=\"{value}\"'.")
+    if isinstance(error, YAMLError | UnicodeDecodeError):
+        return UserError(f"{faulty_config(folders) or 'a config file'}: no YAML: {yaml_problem(error)}.")
+    if isinstance(error, InterpolationResolutionError):
+        return UserError(f"{error.full_key or '${...}'}: {str(error).splitlines()[0]}.")
+    if isinstance(error, OSError) and error.strerror:
+        return UserError(f"{error.filename or 'the folder that you are in'}: {error.strerror}.")
     text = str(error)
-    found = re.search(r"Could not (?:override|append to config|delete from config)[^']*'([^']+)'", text)
-    key = found.group(1).lstrip("+~").split("=")[0] if found else None
-    ambiguous = re.search(r"Ambiguous value for argument '([^']+)'", text)
-    if ambiguous:
-        return UserError(f"{ambiguous.group(1)}: several values are a sweep. Type --multirun, or a list: key=[a,b].")
-    if key:
+    if match := re.search(r"Ambiguous value for argument '([^']+)'", text):
+        key, _, value = match[1].partition("=")
+        hint = "" if key in groups else f", or a list: {key}=[{value}]"
+        if re.fullmatch(r"-?\d+,\d+", value):
+            hint = f", or a decimal point: {key}={value.replace(',', '.')}"
+        return UserError(f"{match[1]}: several values are a sweep. Type --multirun{hint}.")
+    if match := re.search(r"Could not append to config. An item is already at '([^']+)'", text):
+        return UserError(f"+{match[1]}: is there already. Type {match[1]}=... without +.")
+    if match := re.search(r"The value of '([^']+)' is (\S+) and not (.+?)\.?$", text):
+        return UserError(f"~{match[1]}={match[3]}: its value is {match[2]}. Type {match[1]}=... for another.")
+    if match := re.search(r"^(?:Multiple values for )?(\S+?)(?: appears more than once.*|\. To override.*)", text):
+        return UserError(f"+{match[1]}=...: is there already. Type {match[1]}=... without +.")
+    if match := re.search(r"Could not (?:override|append to config|delete from config)[^']*'([^']+)'", text):
+        key = match[1].lstrip("+~").split("=")[0]
+        if key in groups:
+            return UserError(f"{key}: takes the name of an option; there is {', '.join(groups[key])}.")
         return unknown_key(key, known_keys(argv))
-    unknown = re.search(r"In '[^']*': Could not find '([^']+)'|Could not override '([^']+)'", text)
+    if "Config group override must be" in text:  # model=null, model=3
+        for word in argv:
+            group, _, option = word.lstrip("+").partition("=")
+            if group in groups and option not in groups[group]:
+                return UserError(f"{word}: there is no such {group}. There is {', '.join(groups[group])}.")
+    if match := re.search(r"Additional config directory '(.+)' not found", text):
+        return UserError(f"--config-dir={match[1]}: there is no such folder. Give the one that holds model/, data/ ...")
+    if "Primary config module" in text:
+        return UserError("--config-path: takes a folder with a config of train. Type --config-dir=... to add your own.")
     first = " ".join(line.strip() for line in text.splitlines() if line.strip())[:300]
-    return UserError(f"{unknown.group(1) or unknown.group(2)}: {first}" if unknown else first)
+    return UserError(first)
+
+
+def faulty_config(folders: list[Path]) -> Path | None:
+    """The first config that is no YAML; Hydra does not say which it was reading."""
+    from omegaconf import OmegaConf
+    from yaml import YAMLError
+
+    for path in (path for folder in folders for path in sorted(folder.rglob("*.yaml"))):
+        try:
+            OmegaConf.load(path)
+        except (YAMLError, UnicodeDecodeError):
+            return path
+        except Exception:  # a fault, but not the one that is looked for
+            continue
+    return None
 
 
 def known_keys(argv: list[str]) -> list[str]:

@@ -1,12 +1,28 @@
-"""The state of torch's random draws: what dropout and initialisation depend on."""
+"""The state of all random draws: torch's (dropout, initialisation); Python's and NumPy's, for the user's own code."""
 
+import random
+from typing import Any
+
+import numpy as np
 import torch
-from torch import Tensor
 
 
-def random_state(device: torch.device) -> dict[str, Tensor]:
-    """Of the generators of the CPU and of `device`. Python's and NumPy's generators are used by nothing here."""
-    state = {"cpu": torch.get_rng_state()}
+def seed_all(seed: int) -> None:
+    """Seeds the generators of torch, NumPy and Python."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """Of the generators of the CPU, of `device`, of Python and of NumPy; tensors and plain values alone."""
+    version, numbers, gauss = random.getstate()
+    kind, keys, *rest = np.random.get_state()
+    state: dict[str, Any] = {
+        "cpu": torch.get_rng_state(),
+        "python": [version, torch.tensor(numbers), gauss],
+        "numpy": [kind, torch.from_numpy(np.asarray(keys, np.int64)), *rest],
+    }
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
     elif device.type == "mps":
@@ -14,8 +30,12 @@ def random_state(device: torch.device) -> dict[str, Tensor]:
     return state
 
 
-def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
+def set_random_state(state: dict[str, Any], device: torch.device) -> None:
     """Puts back what `random_state` gave; the state of another kind of device is left out."""
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers.tolist()), gauss))
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(state["cpu"].cpu())
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"].cpu(), device)

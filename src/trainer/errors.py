@@ -15,9 +15,13 @@ class UserError(Exception):
 
 
 class RunStopped(Exception):
-    """A rule ended the run before its last step, as a non-finite loss does: exit code 3."""
+    """A rule ended the run before its last step: exit code 3."""
 
     exit_code = 3
+
+
+class NonFinite(RunStopped):
+    """A loss, a gradient or a weight is NaN or infinite."""
 
 
 def nearest(word: str, accepted: Iterable[str], cutoff: float = 0.5) -> str:
@@ -32,8 +36,11 @@ def one_of(words: Iterable[str]) -> str:
     return f"{', '.join(rest)} or {last}" if rest else last
 
 
-class Interrupted(Exception):
-    """A signal ended the run after a whole step, and it was saved: exit code 128 + signal number."""
+class Interrupted(BaseException):
+    """A signal ended the run, and nothing of it is lost: exit code 128 + signal number.
+
+    Like KeyboardInterrupt no Exception, so that nobody takes it for a failure that can be lived with.
+    """
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)

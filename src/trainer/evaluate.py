@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.data.batches import Batches
+from trainer.distributed import ALONE, World
 from trainer.draws import random_state, set_random_state
 from trainer.losses import LossFunction
 
@@ -32,12 +33,6 @@ def num_correct(outputs: Tensor, targets: Tensor, threshold: float) -> Tensor:
     return (predicted == targets).sum()
 
 
-def _to_host(numbers: list[Tensor]) -> list[float]:
-    """In one transfer; counts and losses as the widest type among them."""
-    values: list[float] = torch.stack([number.to(numbers[0].dtype) for number in numbers]).tolist()
-    return values
-
-
 def evaluate(
     model: nn.Module,
     loss_fn: LossFunction,
@@ -45,20 +40,27 @@ def evaluate(
     device: torch.device,
     precision: Callable[[], AbstractContextManager[object]],
     keep: Callable[[Tensor, Tensor, Tensor], None] | None = None,
-) -> dict[str, float]:
+    is_stop_requested: Callable[[], bool] = lambda: False,
+    world: World = ALONE,
+) -> dict[str, float] | None:
     """The loss over all samples of a split, its terms, and the accuracy where the targets are class labels.
 
     A short last batch weighs what it should: every sample counts once. One wait for the device, at the end.
 
     Args:
         keep: called with the inputs, outputs and targets of every batch.
+        is_stop_requested: asked after every batch.
+        world: the processes that share the split; alone, this one goes through all of it.
 
     Returns:
-        `loss`, `loss/<term>`, `accuracy` (0..1).
+        `loss`, `loss/<term>`, `accuracy` (0..1); None where a stop was asked for, on any rank, before the end.
     """
     sums: dict[str, Tensor] = {}
+    is_broken_off = False
     with evaluating(model, device):
-        for inputs, targets in batches.in_order():
+        for inputs, targets in batches.in_order(world.rank, world.size):
+            if is_broken_off := bool(sums) and is_stop_requested():
+                break
             with precision():
                 outputs = model(inputs)
                 losses = loss_fn(outputs, targets, of=len(batches))
@@ -69,7 +71,12 @@ def evaluate(
                 numbers["accuracy"] = num_correct(outputs, targets, loss_fn.threshold)
             for name, number in numbers.items():
                 sums[name] = sums[name] + number if name in sums else number
-    results: dict[str, float] = dict(zip(sums, _to_host(list(sums.values())), strict=True))
+    device_sums = torch.stack([total.to(sums["loss"].dtype) for total in sums.values()])
+    told = torch.cat([device_sums, device_sums.new_tensor([float(is_broken_off)])])
+    *values, num_broken_off = world.sum(told).tolist()  # in one transfer; counts and losses as the loss's type
+    if num_broken_off:
+        return None
+    results: dict[str, float] = dict(zip(sums, values, strict=True))
     if "accuracy" in results:
         results["accuracy"] /= len(batches)  # after whole numbers were added up: exact
     return results

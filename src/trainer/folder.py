@@ -12,9 +12,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from trainer import lock
 from trainer.errors import UserError
 from trainer.files import write_text
-from trainer.schema import leaves, shown
+from trainer.schema import leaves, shown, yaml_problem
 
 # What may change when a run goes on: it changes neither the numbers so far nor what they mean.
 FREE = (
@@ -25,6 +26,7 @@ FREE = (
     "compile",
     "deterministic",
     "threads",
+    "on_nan",
     "name",
     "run_dir",
     "resume",
@@ -32,6 +34,8 @@ FREE = (
     "monitor",
     "checkpoint",
     "console",
+    "sweep",
+    "dry_run",
 )
 
 
@@ -51,6 +55,13 @@ def locate(config: Mapping[str, Any], label: str) -> Path:
     return Path("runs", label, f"{datetime.now():%Y-%m-%d_%H%M%S}-{secrets.token_hex(2)}")
 
 
+def is_before_config(path: Path) -> bool:
+    """What a run writes into its folder before `config.yaml` makes it one: all that a process killed then has left."""
+    return path.name in (lock.NAME, "overrides.yaml", "log.txt") or (
+        path.name.startswith(".") and path.name.endswith(".tmp")
+    )
+
+
 def read_config(folder: Path) -> dict[str, Any] | None:
     """The config of the run in this folder, None where there is no run. Foreign text: nothing in it is trusted.
 
@@ -58,18 +69,20 @@ def read_config(folder: Path) -> dict[str, Any] | None:
         UserError: the folder is no folder, holds something else, or its config can't be read.
     """
     path = folder / "config.yaml"
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is a file; a run needs a folder. Type another name=.")
-    if not path.exists():
-        if folder.exists() and any(folder.iterdir()):
-            raise UserError(
-                f"{folder}: is not empty and holds no run (no config.yaml). Type another name= or run_dir=."
-            )
-        return None
     try:
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder}: is a file; a run needs a folder. Type another name=, run_dir= or resume=.")
+        if not path.exists():
+            if folder.exists() and not all(map(is_before_config, folder.iterdir())):
+                raise UserError(
+                    f"{folder}: is not empty and holds no run (no config.yaml). Type another name= or run_dir=."
+                )
+            return None
         stored = OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, ValueError, OmegaConfBaseException, YAMLError) as error:
-        raise UserError(f"{path}: can't be read: {str(error).splitlines()[0]}.") from error
+    except OSError as error:  # not readable; a name of more letters than there may be
+        raise UserError(f"{path}: can't be read: {error.strerror}. Type another name= or run_dir=.") from error
+    except (ValueError, OmegaConfBaseException, YAMLError) as error:
+        raise UserError(f"{path}: can't be read: {yaml_problem(error)}.") from error
     if not isinstance(stored, dict):
         raise UserError(f"{path}: holds no config.")
     return {str(key): value for key, value in stored.items()}

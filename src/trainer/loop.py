@@ -4,17 +4,21 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
 from trainer.cadence import is_due, is_recorded
-from trainer.data.batches import Batch
-from trainer.errors import RunStopped
+from trainer.data.batches import Batch, batch_length
+from trainer.distributed import World, held_back
+from trainer.errors import NonFinite
 from trainer.losses import Losses, LossFunction
-from trainer.state import Store, TrainingState
+from trainer.state import TrainingState
+
+# Steps without an update that are borne in a row, with on_nan=skip.
+MAX_SKIPPED = 100
 
 
 class Observer(Protocol):
@@ -32,11 +36,21 @@ class Observer(Protocol):
     def after_update(self, step: int) -> None:
         """The same step, with the new weights."""
 
-    def evaluate(self, step: int) -> tuple[float, bool]:
-        """Validates; returns the loss, and whether this is the best validation so far."""
+    def skipped(self, step: int) -> None:
+        """The update of this step was left out: a number was not finite."""
+
+    def evaluate(self, step: int) -> tuple[float, bool] | None:
+        """Validates; returns the loss, and whether this is the best validation so far. None: a stop was asked for."""
 
     def save(self, step: int, is_best: bool) -> None:
         """Writes a checkpoint."""
+
+
+class Wish(NamedTuple):
+    """What is asked of the loop between two steps."""
+
+    stop: bool = False
+    save: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,11 +58,16 @@ class Plan:
     """How long, and every how many steps something is due; None is never.
 
     Args:
-        part_size: samples that go through the model at once; a batch that is larger is accumulated over parts.
+        num_samples: in the training split.
+        samples_per_step: in a whole batch, all ranks' shares together.
+        part_size: samples that go through the model at once; a share that is larger is accumulated over parts.
         check_every: steps from one look at the losses to the next: 1 where a look is free (CPU).
+        skips_non_finite: a step whose loss or gradient is not finite makes no update, instead of ending the run.
     """
 
     max_steps: int
+    num_samples: int
+    samples_per_step: int
     part_size: int
     log_every: int | None
     show_every: int | None
@@ -57,6 +76,7 @@ class Plan:
     check_every: int
     clip_norm: float | None = None
     clip_value: float | None = None
+    skips_non_finite: bool = False
 
 
 def fit(
@@ -66,89 +86,143 @@ def fit(
     plan: Plan,
     observer: Observer,
     precision: Callable[[], AbstractContextManager[object]],
-    is_stop_requested: Callable[[], bool],
-) -> None:
-    """Trains from `state.step + 1` to `plan.max_steps`; returns early, after a whole step, when a stop is requested.
+    asked: Callable[[], Wish],
+) -> bool:
+    """Trains from `state.step + 1` to `plan.max_steps`, or until a stop is asked for. Returns whether it is at the end.
 
     Raises:
-        RunStopped: a loss, a validation loss or a weight that is to be saved is not finite. No checkpoint has it.
+        NonFinite: a loss, a validation loss or a weight that is to be saved is not finite. No checkpoint has it.
     """
-    model, store, last = state.model, state.store, plan.max_steps
+    store, last = state.store, plan.max_steps
     unchecked: list[Tensor] = []
-    model.train()
+    state.forward.train()
+    is_broken_off = state.evaluated < state.step and is_due(state.step, plan.eval_every, last)  # by the last stop
+    if is_broken_off and not validate_and_save(state, plan, observer, asked):
+        return False
     steps = range(state.step + 1, last + 1)
     for step, batch in zip(steps, batches, strict=False):  # steps first: draw no batch too many
         is_logged = is_recorded(step, plan.log_every, last) or is_recorded(step, plan.show_every, last)
         if is_logged:
             observer.before_forward(step)
-        losses = forward_backward(model, loss_fn, batch, plan.part_size, precision, state.scaler)
-        is_evaluated = is_due(step, plan.eval_every, last)
-        is_saved = is_due(step, plan.save_every, last)
-
-        unchecked.append(losses.total)
-        if is_logged or is_evaluated or is_saved or step % plan.check_every == 0:
-            refuse_non_finite(step, unchecked)
-            unchecked.clear()
+        of = batch_length(plan.num_samples, plan.samples_per_step, step)
+        losses = forward_backward(state.forward, loss_fn, batch, of, plan.part_size, precision, state.scaler)
 
         state.scaler.unscale_(state.optimizer)
+        is_skipped = plan.skips_non_finite and is_to_be_skipped(state, losses)
+        if not plan.skips_non_finite:
+            unchecked.append(losses.total)
+            is_looked_at = is_logged or is_due(step, plan.eval_every, last) or is_due(step, plan.save_every, last)
+            if is_looked_at or step % plan.check_every == 0:
+                refuse_non_finite(step, state.world, unchecked)
+                unchecked.clear()
+
         if is_logged:
             observer.before_update(step, losses)
-        store.clip(plan.clip_norm, plan.clip_value)
-        state.scaler.step(state.optimizer)
+        if is_skipped:
+            observer.skipped(step)
+        else:
+            store.clip(plan.clip_norm, plan.clip_value)
+            state.scaler.step(state.optimizer)
         state.scaler.update()
         state.schedule.step(step)
         store.zero_grad()
         state.step = step
         if is_logged:
             observer.after_update(step)
+        if not validate_and_save(state, plan, observer, asked):
+            return False
+    return True
 
-        is_best = False
-        if is_evaluated:
-            loss, is_best = observer.evaluate(step)
-            if not math.isfinite(loss):
-                raise RunStopped(f"val/loss={loss} at step {step}: the validation loss is not finite")
+
+def validate_and_save(state: TrainingState, plan: Plan, observer: Observer, asked: Callable[[], Wish]) -> bool:
+    """After a step, where it is due. Returns whether the training goes on."""
+    step, last = state.step, plan.max_steps
+    is_best = False
+    if is_due(step, plan.eval_every, last):
+        evaluation = observer.evaluate(step)
+        if evaluation is None:
+            return False
+        loss, is_best = evaluation
+        if not math.isfinite(loss) and not plan.skips_non_finite:
+            raise NonFinite(f"val/loss={loss} at step {step}: the validation loss is not finite")
+        if is_due(step, plan.eval_every, math.inf):  # not what a run adds at its end: a longer one would not have it
             state.schedule.evaluated(loss)
-        if is_saved or is_best:
-            refuse_non_finite_weights(step, store)
-            observer.save(step, is_best)
-        observer.tick(step)
-        if is_stop_requested():
-            return
+        state.evaluated = step
+    wish = asked()
+    if is_due(step, plan.save_every, last) or is_best or wish.save:
+        refuse_non_finite_weights(state)
+        observer.save(step, is_best)
+    observer.tick(step)
+    return step == last or not wish.stop
 
 
 def forward_backward(
-    model: nn.Module,
+    forward: nn.Module,
     loss_fn: LossFunction,
     batch: Batch,
+    of: int,
     part_size: int,
     precision: Callable[[], AbstractContextManager[object]],
     scaler: GradScaler,
 ) -> Losses:
-    """The losses of a batch, detached; its gradients go to the parameters' own. A large batch goes in parts."""
+    """The losses of a batch, detached; its gradients go to the parameters' own. A large batch goes in parts.
+
+    Args:
+        of: the number of samples of which the batch is this process's share.
+    """
     if len(batch.inputs) <= part_size:
         with precision():
-            losses = loss_fn(model(batch.inputs), batch.targets)
+            losses = loss_fn(forward(batch.inputs), batch.targets, of)
         scaler.scale(losses.total).backward()
         return Losses(losses.total.detach(), losses.terms)
     sums: list[Tensor] = []
-    for part in batch.parts(part_size):
-        with precision():
-            losses = loss_fn(model(part.inputs), part.targets, of=len(batch.inputs))
-        scaler.scale(losses.total).backward()
+    parts = list(batch.parts(part_size))
+    for i, part in enumerate(parts):
+        with held_back(forward, is_held=i < len(parts) - 1):
+            with precision():
+                losses = loss_fn(forward(part.inputs), part.targets, of)
+            scaler.scale(losses.total).backward()
         numbers = [losses.total.detach(), *losses.terms.values()]
         sums = [a + b for a, b in zip(sums, numbers, strict=True)] if sums else numbers
     return Losses(sums[0], dict(zip(losses.terms, sums[1:], strict=True)))
 
 
-def refuse_non_finite_weights(step: int, store: Store) -> None:
-    """Raises RunStopped where weights have left the range of numbers: they are not worth a checkpoint."""
-    if not bool(store.values.isfinite().all()):
-        raise RunStopped(f"a weight is not finite after step {step}, though the loss was")
+def is_finite(numbers: Tensor) -> bool:
+    """Whether every number is finite. A sum is, where all are, unless it overflows: then they are looked at singly."""
+    return math.isfinite(numbers.sum().item()) or bool(numbers.isfinite().all())
 
 
-def refuse_non_finite(step: int, unchecked: list[Tensor]) -> None:
-    """Raises RunStopped at the first loss that is not finite; `unchecked`: those of the steps up to `step`."""
-    values = [unchecked[0].item()] if len(unchecked) == 1 else torch.stack(unchecked).tolist()
+def is_to_be_skipped(state: TrainingState, losses: Losses) -> bool:
+    """Whether the loss or a gradient is not finite; counts such steps. What a scaler makes of its own is its business.
+
+    Raises:
+        NonFinite: too many in a row: nothing is left to be trained.
+    """
+    total = state.world.sum(losses.total.clone())
+    if is_finite(total) and (state.scaler.is_enabled() or is_finite(state.store.grads)):
+        state.num_skipped_in_row = 0
+        return False
+    state.num_skipped += 1
+    state.num_skipped_in_row += 1
+    if state.num_skipped_in_row > MAX_SKIPPED:
+        loss = f"train/loss={total.item()} at step {state.step + 1}"
+        raise NonFinite(f"{loss}: {MAX_SKIPPED} steps in a row were skipped, their numbers were not finite")
+    return True
+
+
+def refuse_non_finite_weights(state: TrainingState) -> None:
+    """Raises NonFinite where weights have left the range of numbers: they are not worth a checkpoint."""
+    buffers = [buffer for buffer in state.model.buffers() if buffer.is_floating_point()]
+    if not all(is_finite(numbers) for numbers in (state.store.values, *buffers)):
+        raise NonFinite(f"a weight is not finite after step {state.step}, though the loss was")
+
+
+def refuse_non_finite(step: int, world: World, unchecked: list[Tensor]) -> None:
+    """Raises NonFinite at the first loss that is not finite; `unchecked`: this rank's of the steps up to `step`."""
+    if len(unchecked) == 1 and world.size == 1:
+        values = [unchecked[0].item()]
+    else:
+        values = world.sum(torch.stack(unchecked)).tolist()
     for ago, value in zip(range(len(values) - 1, -1, -1), values, strict=True):
         if not math.isfinite(value):
-            raise RunStopped(f"train/loss={value} at step {step - ago}: the loss is not finite")
+            raise NonFinite(f"train/loss={value} at step {step - ago}: the loss is not finite")

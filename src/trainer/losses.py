@@ -1,5 +1,6 @@
 """What `torch.nn` lacks: the sum of squares, named terms with weights, and targets in the form a criterion wants."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.errors import UserError
+from trainer.schema import shown
 
 
 class Losses(NamedTuple):
@@ -67,6 +69,9 @@ class Composite(nn.Module):
         for name, term in kept.items():
             if not isinstance(term, Mapping) or term.keys() != {"weight", "criterion"}:
                 raise ValueError(f"terms.{name}: a term has a weight and a criterion, got {term}")
+            weight = term["weight"]
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+                raise ValueError(f"terms.{name}.weight={shown(weight)}: must be a number")
         self.names = list(kept)
         self.weights = [float(term["weight"]) for term in kept.values()]
         self.criteria = nn.ModuleList(term["criterion"] for term in kept.values())
@@ -215,7 +220,10 @@ class LossFunction(nn.Module):
             parts, self.names, self.weights = list(criterion.criteria), criterion.names, criterion.weights
         is_penalty = [bool(getattr(part, "is_penalty", False)) for part in parts]
         if all(is_penalty):
-            raise UserError(f"loss={names['loss']}: has penalties alone, which look at no target. Try loss=composite.")
+            raise UserError(
+                f"loss={names['loss']}: has penalties alone, which look at no target. "
+                "Give it a term that does, as cross_entropy in loss=composite."
+            )
         self.parts = nn.ModuleList(
             part if penalty else Term(part, gives, num_classes, names)
             for part, penalty in zip(parts, is_penalty, strict=True)

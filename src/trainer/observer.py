@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.cadence import is_recorded
-from trainer.checkpoint import Checkpoints
+from trainer.cadence import is_due, is_recorded
+from trainer.checkpoint import Saver
 from trainer.data.batches import Batches
 from trainer.evaluate import evaluate
 from trainer.losses import Losses, LossFunction
@@ -33,6 +33,9 @@ class RunObserver:
         diagnosis: what the numbers mean.
         metric: the validation tag that decides which checkpoint is best.
         samples_per_step: of a whole batch.
+        save_every: steps that may be lost at most: the training waits until such a checkpoint is on the disk.
+        save_every_minutes: a checkpoint is due when the last one is older; it is written beside the training.
+        is_stop_requested: breaks a validation off.
     """
 
     def __init__(
@@ -41,7 +44,7 @@ class RunObserver:
         loss_fn: LossFunction,
         val: Batches,
         journal: Journal,
-        checkpoints: Checkpoints,
+        saver: Saver,
         precision: Callable[[], AbstractContextManager[object]],
         *,
         max_steps: int,
@@ -52,9 +55,15 @@ class RunObserver:
         histogram_every: int | None,
         activations: Activations | None,
         diagnosis: Diagnosis,
+        save_every: int | None,
+        save_every_minutes: float | None,
+        is_stop_requested: Callable[[], bool],
     ) -> None:
         self.state, self.loss_fn, self.val, self.journal = state, loss_fn, val, journal
-        self.checkpoints, self.precision = checkpoints, precision
+        self.saver, self.precision = saver, precision
+        self.is_stop_requested = is_stop_requested
+        self.save_every = save_every
+        self._save_every_seconds = math.inf if save_every_minutes is None else 60 * save_every_minutes
         self.max_steps, self.log_every = max_steps, log_every
         self.samples_per_step, self.metric = samples_per_step, metric
         self.statistics, self.histogram_every = statistics, histogram_every
@@ -69,13 +78,15 @@ class RunObserver:
         """The training begins now."""
         self.started = time.perf_counter()
         self._logged_at, self._logged_step = self.started, self.state.step
+        self._saved_at = self.started
 
     def before_forward(self, step: int) -> None:
         if self.activations is not None and is_recorded(step, self.log_every, self.max_steps):
             self.activations.watch()
 
     def before_update(self, step: int, losses: Losses) -> None:
-        values = torch.stack([losses.total, *losses.terms.values()]).tolist()  # the wait for the device
+        stacked = torch.stack([losses.total, *losses.terms.values()])
+        values = self.state.world.sum(stacked).tolist()  # the wait for the device
         self._numbers = dict(zip(["train/loss", *(f"train/loss/{name}" for name in losses.terms)], values, strict=True))
         rates = [group["lr"] for group in self.state.optimizer.param_groups]
         self._numbers |= {"lr": rates[0]} if len(rates) == 1 else {f"lr/{i}": rate for i, rate in enumerate(rates)}
@@ -94,6 +105,13 @@ class RunObserver:
                 drawn = histograms(buffer[0], store.bounds)
                 tags = [f"{kind}/{name}" for name in store.names]
                 self.journal.events.histograms(step, dict(zip(tags, drawn, strict=True)))
+
+    def skipped(self, step: int) -> None:
+        self.state.last["skipped_steps"] = self.state.num_skipped
+        if self.state.num_skipped_in_row == 1:
+            self.journal.display.note(
+                f"warning: step={step}: the loss or a gradient is not finite; no update is made (on_nan=skip)"
+            )
 
     def after_update(self, step: int) -> None:
         if not is_recorded(step, self.log_every, self.max_steps):
@@ -114,6 +132,7 @@ class RunObserver:
         device = self.state.store.values.device
         if device.type == "cuda":  # what torch has allocated: a counter of its own, the device is not asked
             self._numbers["device/memory_mb"] = torch.cuda.memory_allocated(device) / 2**20
+        self.saver.refuse_failed()
         self.journal.write(step, self._numbers, per_parameter)
         self.report(step, self.diagnosis.observe(step, self._numbers | per_parameter))
 
@@ -129,10 +148,22 @@ class RunObserver:
         yield
         self._logged_at += time.perf_counter() - start
 
-    def evaluate(self, step: int) -> tuple[float, bool]:
+    def evaluate(self, step: int) -> tuple[float, bool] | None:
         with self._off_the_clock():
-            device = self.state.store.values.device
-            numbers = evaluate(self.state.model, self.loss_fn, self.val, device, self.precision)
+            state = self.state
+            state.world.share_buffers(state.model)
+            device = state.store.values.device
+            numbers = evaluate(
+                state.model,
+                self.loss_fn,
+                self.val,
+                device,
+                self.precision,
+                is_stop_requested=self.is_stop_requested,
+                world=state.world,
+            )
+            if numbers is None:
+                return None
             numbers = {f"val/{name}": number for name, number in numbers.items()}
             is_best = self.metric in self._better(numbers)
             self.journal.write(step, numbers)
@@ -154,12 +185,20 @@ class RunObserver:
         """Spent in this run, earlier processes included."""
         return self.state.seconds + time.perf_counter() - self.started
 
+    def is_save_overdue(self) -> bool:
+        return time.perf_counter() - self._saved_at > self._save_every_seconds
+
     def save(self, step: int, is_best: bool = False) -> None:
         if step == self._saved_step and not is_best:
             return
         self._saved_step = step
         with self._off_the_clock():
-            if self.journal.events is not None:
-                self.journal.events.flush()  # what was logged up to a checkpoint is not lost with the process
             more = {"seconds": self.seconds(), "diagnosis": self.diagnosis.state_dict()}
-            self.checkpoints.save(self.state.state_dict() | more, is_best)
+            state = self.state.state_dict() | more  # every rank adds to it
+            if self.state.world.is_main:
+                if self.journal.events is not None:
+                    self.journal.events.flush()  # what was logged up to a checkpoint is not lost with the process
+                self.saver.save(state, is_best)
+                if is_due(step, self.save_every, self.max_steps):
+                    self.saver.wait()
+        self._saved_at = time.perf_counter()

@@ -1,5 +1,7 @@
 """The typed part of the config: what each key accepts, in one table; and the one line that says what is wrong."""
 
+import contextlib
+import difflib
 import math
 import re
 import shlex
@@ -99,13 +101,17 @@ class ListOf:
 
     item: "Rule"
     length: int | None = None
+    optional: bool = False
     example: str = ""
 
     @property
     def accepts(self) -> str:
-        return f"a list of {'' if self.length is None else f'{self.length}, each '}{self.item.accepts}"
+        text = f"a list{'' if self.length is None else f' of {self.length}'}, each item {self.item.accepts}"
+        return f"{text}, or null" if self.optional else text
 
     def allows(self, value: Any) -> bool:
+        if value is None:
+            return self.optional
         return (
             isinstance(value, list)
             and (self.length is None or len(value) == self.length)
@@ -115,47 +121,57 @@ class ListOf:
 
 Rule = Number | Choice | Flag | Text | ListOf
 
-_COUNT = Number(at_least=1, whole=True)
-_COUNT_OR_NULL = Number(at_least=1, whole=True, optional=True)
-_POSITIVE = Number(above=0)
-_POSITIVE_OR_NULL = Number(above=0, optional=True)
-_NOT_NEGATIVE = Number(at_least=0)
-_FRACTION = Number(at_least=0, below=1)
+# `example` is what the message says to type.
+_COUNT = Number(at_least=1, whole=True, example="1")
+_COUNT_OR_NULL = Number(at_least=1, whole=True, optional=True, example="null")
+_FROM_0 = Number(at_least=0, whole=True, example="0")
+_POSITIVE = Number(above=0, example="1")
+_POSITIVE_OR_NULL = Number(above=0, optional=True, example="null")
+_NOT_NEGATIVE = Number(at_least=0, example="0")
+_FRACTION = Number(at_least=0, below=1, example="0.9")
+_FRACTION_OR_1 = Number(at_least=0, at_most=1, example="0")
+_PART = Number(above=0, below=1, example="0.1")
 _FLAG = Flag()
 
-# Every key of ours that is no group, and the keys of groups that many classes share. A key of a class that is not
-# here is checked against the class's signature alone.
+# Every key of ours that is no group, and every number, flag and word of the classes that are shipped. Other keys of a
+# class, and all those of a user's own, are checked against the class's signature and by the class itself.
 RULES: dict[str, Rule] = {
-    "max_steps": Number(at_least=1, whole=True, optional=True, example="max_steps=500"),
-    "max_epochs": Number(at_least=1, whole=True, optional=True, example="max_epochs=20"),
-    "batch_size": Number(at_least=1, whole=True, words=("full",), example="batch_size=64"),
+    "max_steps": Number(at_least=1, whole=True, optional=True, example="500"),
+    "max_epochs": Number(at_least=1, whole=True, optional=True, example="20"),
+    "batch_size": Number(at_least=1, whole=True, words=("full",), example="64"),
     "eval_every": _COUNT_OR_NULL,
-    "seed": Number(at_least=0, at_most=2**32 - 1, whole=True, example="seed=0"),
-    "device": Text("auto, cpu, cuda, cuda:<number> or mps", r"auto|cpu|cuda(:\d+)?|mps", example="device=auto"),
+    "seed": Number(at_least=0, at_most=2**32 - 1, whole=True, example="0"),
+    "device": Text("auto, cpu, cuda, cuda:<number> or mps", r"auto|cpu|cuda(:\d+)?|mps", example="auto"),
     "precision": Choice(("float32", "bfloat16", "float16")),
     "dtype": Choice(("float32", "float64")),
     "compile": _FLAG,
     "deterministic": _FLAG,
-    "threads": _COUNT_OR_NULL,
+    "threads": Number(at_least=1, at_most=1024, whole=True, optional=True, example="null"),
+    "on_nan": Choice(("stop", "skip")),
     # a path below runs/, each part of it a plain name
     "name": Text(
         "letters, digits and ._=,+- with / between folders, or null",
         r"(?!.*(^|/)\.\.?(/|$))[\w.=,+-]{1,200}(/[\w.=,+-]{1,200})*",
         optional=True,
-        example="name=try1",
+        example="try1",
     ),
-    "run_dir": Text("the path of a folder, or null", optional=True),
-    "resume": Text("the path of a run's folder, auto, or null", optional=True),
-    "trust": ListOf(Text("the name of a package", r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"), example="trust=[mypackage]"),
+    "run_dir": Text("the path of a folder, or null", optional=True, example="null"),
+    "resume": Text("the path of a run's folder, auto, or null", optional=True, example="null"),
+    "trust": ListOf(Text("the name of a package", r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"), example="[mypackage]"),
     "gradient.clip_norm": _POSITIVE_OR_NULL,
     "gradient.clip_value": _POSITIVE_OR_NULL,
     "gradient.accumulate": _COUNT,
     "checkpoint.every": _COUNT_OR_NULL,
+    "checkpoint.every_minutes": _POSITIVE_OR_NULL,
     "checkpoint.keep": _COUNT,
-    "checkpoint.metric": Text(
-        "a validation tag such as val/loss or val/accuracy", r"val/.+", example="checkpoint.metric=val/loss"
-    ),
+    "checkpoint.metric": Text("a validation tag such as val/loss or val/accuracy", r"val/.+", example="val/loss"),
     "console.every": _COUNT_OR_NULL,
+    "dry_run": _FLAG,
+    "sweep.metric": Text("a tag of the results such as val/accuracy, or null", optional=True),
+    "sweep.on_failure": Choice(("continue", "stop")),
+    "sweep.retry": _FLAG,
+    "sweep.jobs": Number(at_least=1, at_most=1024, whole=True),
+    "sweep.devices": ListOf(Number(at_least=0, whole=True), optional=True, example="sweep.devices=[0,1]"),
     "monitor.every": _COUNT_OR_NULL,
     "monitor.histogram_every": _COUNT_OR_NULL,
     "monitor.statistics": _FLAG,
@@ -173,56 +189,82 @@ RULES: dict[str, Rule] = {
     "model.init_std": _POSITIVE,
     "model.in_features": _COUNT_OR_NULL,
     "model.out_features": _COUNT_OR_NULL,
-    "model.hidden_features": _COUNT,
+    "model.hidden_features": Number(at_least=1, whole=True, example="100"),
+    "model.bias": _FLAG,
+    "model.gradient": Choice(("autograd", "tensors", "numpy", "custom_function")),
     "model.in_channels": _COUNT_OR_NULL,
     "model.image_size": _COUNT_OR_NULL,
     "model.num_classes": _COUNT_OR_NULL,
+    "model.kernel_size": Number(at_least=1, whole=True, example="5"),
     "model.dropout": _FRACTION,
+    "model.weights": Text("imagenet, the path of a state dict, or null", optional=True, example="null"),
+    "model.backbone.weights": Text("imagenet, the path of a state dict, or null", optional=True, example="null"),
+    "model.unfreeze": ListOf(Text("the name of a part of the backbone"), example="[layer4]"),
     "data.limit": _COUNT_OR_NULL,
     "data.image_size": _COUNT_OR_NULL,
     "data.normalize": _FLAG,
-    "data.augment.crop_padding": Number(at_least=0, whole=True),
+    "data.augment.crop_padding": _FROM_0,
     "data.augment.horizontal_flip": _FLAG,
-    "data.augment.rotation": Number(at_least=0, at_most=180),
-    "data.num_samples": _COUNT,
-    "data.in_features": _COUNT,
-    "data.out_features": _COUNT,
-    "data.split_seed": Number(at_least=0, whole=True),
-    "data.num_workers": Number(at_least=0, at_most=256, whole=True),
+    "data.augment.rotation": Number(at_least=0, at_most=180, example="15"),
+    "data.num_samples": Number(at_least=1, whole=True, example="64"),
+    "data.in_features": Number(at_least=1, whole=True, example="1000"),
+    "data.out_features": Number(at_least=1, whole=True, example="10"),
+    "data.path": Text("the path of a file", example="mine.csv"),
+    "data.task": Choice(("auto", "classification", "regression")),
+    "data.num_classes": _COUNT_OR_NULL,
+    "data.standardize": _FLAG,
+    "data.root": Text("the path of a folder, or null", optional=True, example="null"),
     "data.download": _FLAG,
-    "data.val_fraction": Number(above=0, below=1),
-    "data.test_fraction": Number(above=0, below=1),
+    "data.urls": ListOf(Text("an address"), example="[https://...]"),
+    "data.checksum": Text(
+        "sha256:<64 hex digits> or md5:<32 hex digits>", r"(unpacked-)?(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32})"
+    ),
+    "data.name": Text("a word", r"\w+"),
+    "data.about": Text("a line of text"),
+    "data.class_names": ListOf(Text("a name")),
+    "data.val_fraction": _PART,
+    "data.test_fraction": _PART,
+    "data.split_seed": _FROM_0,
+    "data.num_workers": Number(at_least=0, at_most=256, whole=True, example="2"),
     "loss.delta": _POSITIVE,
-    "loss.label_smoothing": Number(at_least=0, at_most=1),
-    "optimizer.lr": Number(above=0, example="optimizer.lr=0.01"),
+    "loss.label_smoothing": _FRACTION_OR_1,
+    "optimizer.lr": Number(above=0, example="0.01"),
     "optimizer.momentum": _FRACTION,
     "optimizer.dampening": _FRACTION,
     "optimizer.weight_decay": _NOT_NEGATIVE,
     "optimizer.nesterov": _FLAG,
     "optimizer.alpha": _FRACTION,
     "optimizer.rho": _FRACTION,
-    "optimizer.eps": _NOT_NEGATIVE,
+    "optimizer.eps": Number(at_least=0, example="1e-8"),
     "optimizer.lr_decay": _NOT_NEGATIVE,
     "optimizer.momentum_decay": _NOT_NEGATIVE,
     "optimizer.centered": _FLAG,
     "optimizer.amsgrad": _FLAG,
-    "optimizer.betas": ListOf(_FRACTION, length=2, example="optimizer.betas=[0.9,0.999]"),
+    "optimizer.betas": ListOf(_FRACTION, length=2, example="[0.9,0.999]"),
     "scheduler.interval": Choice(("step", "epoch", "evaluation")),
-    "scheduler.step_size": _COUNT,
-    "scheduler.gamma": _POSITIVE,
-    "scheduler.milestones": ListOf(_COUNT),
+    "scheduler.step_size": Number(at_least=1, whole=True, example="10"),
+    "scheduler.gamma": Number(above=0, example="0.1"),
+    "scheduler.milestones": ListOf(_COUNT, example="[10,15]"),
     "scheduler.T_max": _COUNT_OR_NULL,
     "scheduler.eta_min": _NOT_NEGATIVE,
     "scheduler.max_lr": _POSITIVE_OR_NULL,
     "scheduler.total_steps": _COUNT_OR_NULL,
-    "scheduler.pct_start": Number(at_least=0, at_most=1),
-    "scheduler.warmup_steps": Number(at_least=0, whole=True),
-    "scheduler.min_factor": Number(at_least=0, at_most=1),
-    "scheduler.factor": Number(above=0, below=1),
-    "scheduler.patience": Number(at_least=0, whole=True),
+    "scheduler.pct_start": Number(at_least=0, at_most=1, example="0.3"),
+    "scheduler.cycle_momentum": _FLAG,
+    "scheduler.warmup_steps": Number(at_least=0, whole=True, example="100"),
+    "scheduler.min_factor": _FRACTION_OR_1,
+    "scheduler.factor": Number(above=0, below=1, example="0.1"),
+    "scheduler.patience": Number(at_least=0, whole=True, example="5"),
 }
 GROUPS = ("model", "data", "loss", "optimizer", "scheduler")
-SECTIONS = ("monitor", "checkpoint", "console", "gradient")
+SECTIONS = ("monitor", "checkpoint", "console", "gradient", "sweep")
+# Keys that stand in a group but are read by the run, whatever the group's class: never given to it.
+READ_HERE = {
+    "model": ("init", "init_std"),
+    "data": ("image_size", "normalize", "augment", "limit"),
+    "scheduler": ("interval",),
+}
+_HOLDERS = {key.rpartition(".")[0] for key in RULES} - {""}  # keys that hold keys
 
 
 def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -242,6 +284,8 @@ def shown(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, list):
         return f"[{','.join(map(shown, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{key}:{shown(item)}' for key, item in value.items())}}}"
     return str(value)
 
 
@@ -262,17 +306,26 @@ def unknown_key(key: str, known: Iterable[str]) -> UserError:
     """The line for a key that nothing reads, with the nearest known one, or with those that stand beside it."""
     known = [k for k in dict.fromkeys(known) if not k.endswith("_target_")]
     section, _, last = key.rpartition(".")
-    siblings = sorted(k for k in known if k.rpartition(".")[0] == section)
-    same_last = [k for k in known if k.rpartition(".")[2] == last]
-    hint = nearest(key, siblings, cutoff=0.8) or (f" Did you mean {same_last[0]}?" if same_last else "")
-    hint = hint or nearest(key, known, cutoff=0.7)
-    if not hint and siblings:
-        hint = f" {section or 'The top level'} has {', '.join(k.rpartition('.')[2] for k in siblings)}."
-    return UserError(f"{key}: nothing reads this key.{hint}")
+    siblings = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == section}
+    # The last part alone, too: beside a long section's name any two keys look alike.
+    meant = difflib.get_close_matches(key, known, n=1, cutoff=0.9)
+    meant += [siblings[name] for name in difflib.get_close_matches(last, siblings, n=1, cutoff=0.6)]
+    meant += [k for k in known if k.rpartition(".")[2] == last]
+    if not siblings:
+        meant += difflib.get_close_matches(key, known, n=1, cutoff=0.7)
+    hint = f" {section or 'The top level'} has {', '.join(sorted(siblings))}." if siblings else ""
+    return UserError(f"{key}: nothing reads this key.{f' Did you mean {meant[0]}?' if meant else hint}")
+
+
+def yaml_problem(error: Exception) -> str:
+    """What is wrong with a YAML file, as one line with its place: `line 2, column 1: found duplicate key a`."""
+    mark = getattr(error, "problem_mark", None)
+    text = getattr(error, "problem", None) or (str(error).splitlines() or [type(error).__name__])[0]
+    return f"line {mark.line + 1}, column {mark.column + 1}: {text}" if mark else text
 
 
 def check(config: Mapping[str, Any]) -> None:
-    """Refuses unknown keys of ours, and values of the wrong type or outside their range.
+    """Refuses unknown and missing keys of ours, and values of the wrong type or outside their range.
 
     The keys of a group beyond these rules are checked where its class is known.
 
@@ -284,14 +337,44 @@ def check(config: Mapping[str, Any]) -> None:
             raise UserError(
                 f"{group}={shown(config.get(group))}: holds keys of its own. Type train --cfg job to see them."
             )
-    for key, value in leaves(config):
-        rule = RULES.get(key)
-        if rule is None:
-            if key.split(".")[0] in GROUPS:
-                continue
+    found = dict(_values(config))
+    for key, rule in RULES.items():
+        if key.split(".")[0] not in GROUPS and key not in found:
+            raise UserError(f"{key}: is missing; it must be {rule.accepts}.{_hint(key, rule, None)}")
+    for key, value in found.items():
+        group, _, rest = key.partition(".")
+        if group in GROUPS and rest.split(".")[0] not in READ_HERE.get(group, ()) and not _is_shipped(config[group]):
+            continue
+        if key in _HOLDERS and value not in (None, {}):
+            names = [k.removeprefix(f"{key}.") for k in RULES if k.startswith(f"{key}.")]
+            raise UserError(f"{key}={shown(value)}: holds keys of its own, {one_of(names)}. Try {key}.{names[0]}=...")
+        if key not in RULES and group not in GROUPS:
             raise unknown_key(key, sorted(RULES, key=lambda k: k.split(".")[0] in GROUPS))
-        if not rule.allows(value):
-            hint = f" Try {rule.example}." if rule.example else ""
-            if isinstance(rule, Choice):
-                hint = nearest(str(value), rule.words)
-            raise UserError(f"{key}={shown(value)}: must be {rule.accepts}.{hint}")
+        if key in RULES and not RULES[key].allows(value):
+            raise UserError(f"{key}={shown(value)}: must be {RULES[key].accepts}.{_hint(key, RULES[key], value)}")
+
+
+def _values(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves; but a mapping where a rule wants something else counts as a value, too."""
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value and f"{prefix}{key}" not in RULES:
+            yield from _values(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _is_shipped(group: Mapping[str, Any]) -> bool:
+    """Whether the rules know the class of a group: a user's own may give `betas` or `bias` another meaning."""
+    return str(group.get("_target_") or "trainer").split(".")[0] in ("trainer", "torch")
+
+
+def _hint(key: str, rule: Rule, value: Any) -> str:
+    """What to type instead of a value that the rule does not allow."""
+    if isinstance(rule, Choice):
+        return nearest(str(value), rule.words)
+    if isinstance(rule, Number) and isinstance(value, str | float):
+        with contextlib.suppress(ValueError, OverflowError):  # "64" and 64.0
+            meant = float(value) if not rule.whole else int(float(value)) if float(value).is_integer() else None
+            if meant is not None and rule.allows(meant):
+                return f" Type {key}={meant}{', without quotes' if isinstance(value, str) else ''}."
+    return f" Try {key}={rule.example}." if rule.example else ""

@@ -9,6 +9,7 @@ from torch import nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
+from trainer.distributed import ALONE, World
 from trainer.draws import random_state, set_random_state
 from trainer.schedulers import Schedule
 
@@ -63,7 +64,13 @@ class Store:
 
 @dataclass
 class TrainingState:
-    """Everything that a step changes."""
+    """Everything that a step changes.
+
+    Args:
+        forward: what a batch goes through: the model, or what spreads it over several processes.
+        last: the last value of every tag; and the best validations, best/<tag>.
+        data: split to what tells it from another, see `trainer.data.prepare.fingerprint`.
+    """
 
     model: nn.Module
     store: Store
@@ -71,28 +78,52 @@ class TrainingState:
     schedule: Schedule
     scaler: GradScaler
     step: int = 0
+    evaluated: int = 0  # the step of the last validation that was not broken off
+    num_skipped: int = 0  # steps without an update, since a number was not finite
+    num_skipped_in_row: int = 0
     seconds: float = 0.0  # spent in training before this process
-    last: dict[str, float] = field(default_factory=dict)  # of every tag; and the best validations, best/<tag>
+    last: dict[str, float] = field(default_factory=dict)
+    data: dict[str, str] = field(default_factory=dict)
+    world: World = ALONE
+    forward: nn.Module = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.forward = self.model
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values alone, so that `torch.load(weights_only=True)` reads it."""
+        """Tensors and plain values alone, so that `torch.load(weights_only=True)` reads it.
+
+        The same on every rank, which all ask for it together.
+        """
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "random": random_state(self.store.values.device),
+            "random": self.world.gather(random_state(self.store.values.device)),  # of every rank
             "step": self.step,
+            "evaluated": self.evaluated,
+            "num_skipped": self.num_skipped,
+            "num_skipped_in_row": self.num_skipped_in_row,
             "seconds": self.seconds,
             "last": self.last,
+            "data": self.data,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises ValueError: the state is of a training with other data, or in another number of processes."""
+        for split, found in self.data.items():
+            if (begun := state.get("data", self.data).get(split)) != found:
+                raise ValueError(f"the {split} split has {found}; the run began with {begun}")
+        if len(state["random"]) != self.world.size:
+            raise ValueError(f"it was trained by {len(state['random'])} processes, not {self.world.size}")
         self.model.load_state_dict(state["model"])  # copies into the views of the store
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
-        self.step, self.seconds = state["step"], state["seconds"]
+        self.step, self.evaluated = state["step"], state["evaluated"]
+        self.num_skipped, self.num_skipped_in_row = state["num_skipped"], state["num_skipped_in_row"]
+        self.seconds = state["seconds"]
         self.last.clear()
         self.last.update(state["last"])
-        set_random_state(state["random"], self.store.values.device)
+        set_random_state(state["random"][self.world.rank], self.store.values.device)

@@ -9,10 +9,11 @@ import os
 import sys
 import types
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from trainer.errors import UserError, nearest
-from trainer.schema import shown, unknown_key
+from trainer.schema import READ_HERE, shown, unknown_key
 
 # What the shipped configs name, by group. torchvision is an extra; its models are backbones.
 TRUSTED = {
@@ -46,8 +47,7 @@ def resolve(key: str, target: str, kind: type, own: tuple[str, ...]) -> Any:
     where = f"{key}={shown(target)}"
     if not isinstance(target, str):
         raise UserError(f"{where}: names no class. Type a dotted name such as mypackage.Net.")
-    if not belongs(target, packages):
-        raise UserError(f"{where}: is in none of the trusted packages {', '.join(packages)}.{_if_yours(target)}")
+    _refuse_untrusted(where, target, packages)
     if own and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a module beside the user, as with python -m
     found = _locate(where, target, packages)
@@ -58,17 +58,29 @@ def resolve(key: str, target: str, kind: type, own: tuple[str, ...]) -> Any:
     else:
         raise UserError(f"{where}: is a {type(found).__name__}; a class or a function is needed.")
     if not belongs(found.__module__, packages):
-        raise UserError(f"{where}: comes from {found.__module__}.{_if_yours(found.__module__)}")
+        raise UserError(f"{where}: comes from {found.__module__}.{_if_yours(f'{found.__module__}.Net')}")
     is_wanted = inspect.isclass(makes) and issubclass(makes, kind)
     if not is_wanted and not (belongs(target, own) and not inspect.isclass(found)):
         raise UserError(f"{where}: does not make a {kind.__module__.split('.')[0]} {kind.__name__}, which {key} needs.")
     return found
 
 
+def _refuse_untrusted(where: str, target: str, packages: Iterable[str]) -> None:
+    if not belongs(target, packages):
+        raise UserError(f"{where}: is in none of the trusted packages {', '.join(packages)}.{_if_yours(target)}")
+
+
+def is_nobodys(package: str) -> bool:
+    """Whether a package is no user's own: nobody is ever told to trust it."""
+    return package in sys.stdlib_module_names or package in ("torch", "trainer", "hydra", "omegaconf", "numpy", "")
+
+
 def _if_yours(name: str) -> str:
     """What to type for a package that may be the user's; nothing for one that is nobody's own."""
-    package = name.split(".")[0]
-    if package in sys.stdlib_module_names or package in ("torch", "trainer", "hydra", "omegaconf", "numpy", ""):
+    package, _, rest = name.partition(".")
+    if not rest:
+        return " Type a dotted name such as mypackage.Net."
+    if is_nobodys(package):
         return ""
     return f" If it is yours, type trust=[{package}]."
 
@@ -98,12 +110,14 @@ def _locate(where: str, target: str, packages: tuple[str, ...]) -> Any:
                         raise UserError(
                             f"{where}: needs the module {error.name}. Try pip install {error.name}."
                         ) from error
-                    hint = "" if found is None else nearest(part, (n for n in dir(found) if not n.startswith("_")))
+                    if found is None:
+                        raise UserError(
+                            f"{where}: there is no module {name}. Type train where {name}.py lies, or install it."
+                        ) from error
+                    hint = nearest(part, (n for n in dir(found) if not n.startswith("_")))
                     raise UserError(f"{where}: there is no {name}.{hint}") from error
                 except Exception as error:
-                    raise UserError(
-                        f"{where}: importing {name} failed: {type(error).__name__}: {' '.join(str(error).split())}."
-                    ) from error
+                    raise UserError(f"{where}: importing {name} failed: {told(error, parts[:1])}.") from error
         else:
             if not hasattr(found, part):
                 raise UserError(f"{where}: {'.'.join(parts[:i])} has no {part}.")
@@ -114,11 +128,46 @@ def _locate(where: str, target: str, packages: tuple[str, ...]) -> Any:
     return found
 
 
+def place(error: BaseException, packages: Iterable[str]) -> str:
+    """The last line of these packages that an error went through, `net.py, line 12`; empty where it was in none."""
+    packages, found = tuple(packages), ""
+    at = error.__traceback__
+    while at is not None:
+        if belongs(at.tb_frame.f_globals.get("__name__", ""), packages):
+            found = f"{Path(at.tb_frame.f_code.co_filename).name}, line {at.tb_lineno}"
+        at = at.tb_next
+    return found
+
+
+def told(error: BaseException, packages: Iterable[str]) -> str:
+    """An error as one line: what, and where in these packages."""
+    where = place(error, packages)
+    return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".:") + (f" ({where})" if where else "")
+
+
+def check_names(key: str, config: Any, own: tuple[str, ...]) -> None:
+    """Checks every `_target_` below `key` by its name alone: nothing is imported.
+
+    Raises:
+        UserError: one that belongs to no trusted package.
+    """
+    if isinstance(config, Mapping | list):
+        for name, value in config.items() if isinstance(config, Mapping) else enumerate(config):
+            if name == "_target_" and isinstance(value, str):
+                packages = (*TRUSTED[key.split(".")[0]], *own)
+                _refuse_untrusted(f"{key}.{name}={shown(value)}", value, packages)
+            check_names(f"{key}.{name}", value, own)
+
+
 def check_targets(key: str, config: Any, kind: type, own: tuple[str, ...]) -> None:
     """Checks every `_target_` below `key` and the keys beside it against the signature of what they name.
 
+    Args:
+        config: interpolations resolved.
+
     Raises:
-        UserError: see `resolve`; or a key that the class does not take.
+        UserError: see `resolve`; or a key that the class does not take; or a text that Hydra would resolve once more,
+            to something that nobody has checked.
     """
     if isinstance(config, Mapping):
         if config.get("_target_") is not None:
@@ -129,6 +178,8 @@ def check_targets(key: str, config: Any, kind: type, own: tuple[str, ...]) -> No
     elif isinstance(config, list):
         for i, value in enumerate(config):
             check_targets(f"{key}.{i}", value, _module(), own)
+    elif isinstance(config, str) and "${" in config:
+        raise UserError(f"{key}={config}: refers to something in a roundabout way. Type what it stands for.")
 
 
 def _module() -> type:
@@ -158,4 +209,5 @@ def check_keys(key: str, config: Mapping[str, Any], found: Any) -> None:
     known = [name for name, p in parameters(found).items() if p.kind is not inspect.Parameter.VAR_POSITIONAL]
     for name in config:
         if name not in known and name not in HYDRA_KEYS:
+            known += READ_HERE.get(key, ())
             raise unknown_key(f"{key}.{name}", [f"{key}.{k}" for k in known if k not in ("params", "optimizer")])

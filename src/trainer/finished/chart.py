@@ -1,12 +1,15 @@
 """The curves of several runs over each other, in characters or as a picture."""
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.text import Text
 
 from trainer.errors import UserError
+from trainer.finished.table import printable
 
 Points = Sequence[tuple[int, float]]  # (step, number)
 
@@ -92,15 +95,11 @@ def draw_png(path: Path, names: Sequence[str], curves: Mapping[str, Sequence[Poi
     Raises:
         UserError: matplotlib is missing, or the file can't be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UserError(f"--png {path}: matplotlib draws it. Type pip install matplotlib.") from error
-    figure = Figure(figsize=(5.5 * len(curves), 4), layout="constrained")
+    figure = new_figure(path, 5.5 * len(curves), 4)
     for axes, (tag, of_runs) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
         for index, points in enumerate(of_runs):
             # Every run has its place in the cycle of colours, also where it has no such numbers.
-            axes.plot([x for x, _ in points], [y for _, y in points], color=f"C{index % 10}", label=names[index])
+            axes.plot([x for x, _ in points], [y for _, y in points], color=f"C{index % 10}", label=drawable(names[index]))
         numbers = [y for points in of_runs for _, y in points]
         if min(numbers) > 0 and max(numbers) / min(numbers) > 50:
             axes.set_yscale("log")
@@ -108,7 +107,32 @@ def draw_png(path: Path, names: Sequence[str], curves: Mapping[str, Sequence[Poi
         axes.grid(alpha=0.3)
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)), frameon=False)
+    save_figure(figure, path)
+
+
+def drawable(text: str) -> str:
+    """The text as matplotlib draws it as it is: between two dollar signs it would see a formula, and maybe a wrong one."""
+    return printable(text).replace("$", r"\$")
+
+
+def new_figure(path: Path, width: float, height: float) -> Any:
+    """An empty picture of so many inches.
+
+    Raises:
+        UserError: matplotlib is missing.
+    """
     try:
-        figure.savefig(path, format="png", dpi=120)
-    except OSError as error:
-        raise UserError(f"--png {path}: can't be written: {error.strerror}. Give another path.") from error
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UserError(f"--png {path}: matplotlib draws it. Type pip install matplotlib.") from error
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Raises UserError where the file can't be written."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a sign that the font lacks is drawn as a box
+        try:
+            figure.savefig(path, format="png", dpi=120)
+        except OSError as error:
+            raise UserError(f"--png {path}: can't be written: {error.strerror}. Give another path.") from error

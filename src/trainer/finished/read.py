@@ -12,15 +12,11 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from yaml import YAMLError, load
+from yaml import YAMLError
 
+from trainer import foreign
 from trainer.errors import UserError, nearest
 from trainer.schema import GROUPS, is_larger_better, leaves
-
-try:
-    from yaml import CSafeLoader as SafeLoader
-except ImportError:  # PyYAML without libyaml
-    from yaml import SafeLoader
 
 Records = list[dict[str, Any]]  # the lines of metrics.jsonl, each with its `step`
 
@@ -56,8 +52,9 @@ class Run:
 
 
 def number(value: Any) -> float | None:
-    """The value where it is a number, which true and false are not."""
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    """The value where it is a number that can be reckoned with: not true or false, nor a thousand digits."""
+    is_number = isinstance(value, float) or (isinstance(value, int) and -(2**63) <= value < 2**63)
+    return value if is_number and not isinstance(value, bool) else None
 
 
 def is_finite(value: Any) -> bool:
@@ -91,21 +88,23 @@ def runs_below(root: Path) -> tuple[list[Run], list[str]]:
 
 def run_folders(root: Path) -> Iterator[Path]:
     """The folders of runs, `root` itself among them where it is one; links and hidden folders are left out."""
-    folders = []
-    is_run = False
-    try:
-        with os.scandir(root) as entries:
-            for entry in entries:
-                if entry.name in _FILES:
-                    is_run = True
-                elif entry.is_dir(follow_symlinks=False) and entry.name[0] != "." and entry.name != "checkpoints":
-                    folders.append(entry.name)
-    except OSError:  # gone meanwhile, or not ours to read
-        return
-    if is_run:
-        yield root
-    for name in sorted(folders):
-        yield from run_folders(root / name)
+    waiting = [root]
+    while waiting:
+        folder = waiting.pop()
+        folders = []
+        is_run = False
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.name in _FILES:
+                        is_run = True
+                    elif entry.is_dir(follow_symlinks=False) and entry.name[0] != "." and entry.name != "checkpoints":
+                        folders.append(entry.name)
+        except OSError:  # gone meanwhile, not ours to read, or too deep
+            continue
+        if is_run:
+            yield folder
+        waiting += [folder / name for name in sorted(folders, reverse=True)]
 
 
 def run_named(word: str) -> Run:
@@ -134,21 +133,23 @@ def read_run(folder: Path, name: str) -> Run:
     config = read_config(folder)
     result = read_result(folder)
     diagnosis = result.pop("diagnosis", None)
+    result = _flat(result)
     if not any(tag.startswith("best/") for tag in result):
         # It has not ended, or nothing was validated.
         records = read_metrics(folder)
         if "status" not in result:
             result = _so_far(records) | {"status": _running_or_killed(folder)}
         result |= {f"best/{tag}": value for tag, (value, _) in best(records).items()}
-    return Run(folder, name, config, result, diagnosis if isinstance(diagnosis, list) else [])
+    findings = diagnosis if isinstance(diagnosis, list) else []
+    return Run(folder, name, config, result, [finding for finding in findings if _depth_is_at_most(2, finding)])
 
 
-class _Loader(SafeLoader):
+class _Loader(foreign.SafeLoader):
     """As OmegaConf reads it: a date is text."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012
         first: [(tag, pattern) for tag, pattern in rules if tag != "tag:yaml.org,2002:timestamp"]
-        for first, rules in SafeLoader.yaml_implicit_resolvers.items()
+        for first, rules in foreign.SafeLoader.yaml_implicit_resolvers.items()
     }
 
 
@@ -157,8 +158,8 @@ _UNREADABLE = (OSError, ValueError, RecursionError, YAMLError)
 
 
 @lru_cache(maxsize=10_000)
-def _flat(block: str) -> dict[str, Any]:
-    config = load(block, _Loader)
+def _leaves(block: str) -> dict[str, Any]:
+    config = foreign.read_yaml(block, _Loader)
     if not isinstance(config, dict | None):
         raise ValueError("it holds no config")
     return dict(leaves(config or {}))
@@ -171,12 +172,12 @@ def read_config(folder: Path) -> dict[str, Any]:
         Broken: it is missing, torn, or none of ours.
     """
     try:
-        text = (folder / "config.yaml").read_text(encoding="utf-8")
+        text = foreign.text(folder / "config.yaml")
         try:
             # Most of a config is the same in the next run: each different part of it is parsed once.
-            blocks = [_flat(block) for block in _TOP_LEVEL.split(text)]
+            blocks = [_leaves(block) for block in _TOP_LEVEL.split(text)]
         except (YAMLError, ValueError):
-            blocks = [_flat(text)]  # not written by us: a text over several lines without indentation
+            blocks = [_leaves(text)]  # not written by us: a text over several lines without indentation
     except _UNREADABLE as error:
         raise Broken(f"{folder / 'config.yaml'}: can't be read: {_reason(error)}") from error
     flat = {key: value for block in blocks for key, value in block.items()}
@@ -193,7 +194,7 @@ def read_result(folder: Path) -> dict[str, Any]:
         Broken: it is torn, or holds something else.
     """
     try:
-        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        result = json.loads(foreign.text(folder / "result.json"))
     except FileNotFoundError:
         return {}
     except _UNREADABLE as error:
@@ -206,7 +207,7 @@ def read_result(folder: Path) -> dict[str, Any]:
 def read_metrics(folder: Path) -> Records:
     """The lines of `metrics.jsonl`, without those that are torn, as the last may be while it is written."""
     try:
-        lines = (folder / "metrics.jsonl").read_bytes().splitlines()
+        lines = foreign.content(folder / "metrics.jsonl").splitlines()
     except OSError:
         return []
     records = []
@@ -215,9 +216,22 @@ def read_metrics(folder: Path) -> Records:
             record = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            records.append(record)
+        if isinstance(record, dict) and isinstance(number(record.get("step")), int):
+            records.append(_flat(record))
     return records
+
+
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
+    """Without what is nested: our own files hold numbers and words alone."""
+    return {key: value for key, value in values.items() if _depth_is_at_most(0, value)}
+
+
+def _depth_is_at_most(depth: int, value: Any) -> bool:
+    """Whether lists and mappings hold each other no deeper than that."""
+    if not isinstance(value, dict | list):
+        return True
+    parts = value.values() if isinstance(value, dict) else value
+    return depth > 0 and all(_depth_is_at_most(depth - 1, part) for part in parts)
 
 
 def best(records: Records) -> dict[str, tuple[float, int]]:

@@ -154,6 +154,7 @@ def _print_csv(runs: Sequence[Run]) -> None:
     keys = differing(runs, PLACE)
     tags = dict.fromkeys(tag for run in runs for tag in run.result if tag not in keys)
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["run", *keys, *tags])
+    writer.writerow(map(printable, ["run", *keys, *tags]))
     for run in runs:
-        writer.writerow([run.name, *("" if (v := run.values.get(k)) is None else shown(v) for k in [*keys, *tags])])
+        cells = ("" if (v := run.values.get(key)) is None else shown(v) for key in [*keys, *tags])
+        writer.writerow(map(printable, [run.name, *cells]))

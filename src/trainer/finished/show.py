@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.text import Text
-from yaml import YAMLError, safe_load
+from yaml import YAMLError
 
+from trainer import foreign
 from trainer.finished.read import Run, number, run_named
 from trainer.finished.runs import STATUS, cell, spent
 from trainer.finished.table import Column, open_console, print_lines, table
 from trainer.schema import GROUPS, resume_word, shown
+from trainer.trust import is_nobodys
 
 _OF_ALL = ("status", "steps", "seconds", "num_parameters", "num_trainable")  # of a result; the rest are tags
 _INDENT = 2
@@ -62,7 +64,7 @@ def _section(title: str, lines: list[Text]) -> list[Text]:
 def typed(run: Run) -> str:
     """The words that the run was started with, as a shell takes them."""
     try:
-        words = safe_load((run.folder / "overrides.yaml").read_text(encoding="utf-8"))
+        words = foreign.read_yaml(foreign.text(run.folder / "overrides.yaml"))
     except (OSError, ValueError, YAMLError):
         return ""
     return " ".join(shlex.quote(shown(word)) for word in words) if isinstance(words, list) else ""
@@ -74,8 +76,10 @@ def _going_on(run: Run, status: str) -> list[str]:
     if status == "running":
         return ["it is still going"]
     words = ["train", resume_word(run.folder)]
-    if run.config.get("trust"):
-        words.append(shlex.quote(f"trust={shown(run.config['trust'])}"))  # taken from the command line alone
+    trusted = run.config.get("trust") or []  # taken from the command line alone
+    # A config that somebody sent must not talk its reader into trust=[os].
+    if isinstance(trusted, list) and trusted and not any(is_nobodys(str(name).split(".")[0]) for name in trusted):
+        words.append(shlex.quote(f"trust={shown(trusted)}"))
     if status == "finished":
         # Whichever of the two comes first ends a run.
         limits = {key: n for key in ("max_epochs", "max_steps") if (n := number(run.config.get(key))) is not None}

@@ -10,13 +10,14 @@ HELP = """\
   train runs [DIR]                        a table of the runs below runs/: what differs, what they came to
     where="val/accuracy>0.9 optimizer.lr<0.1"  sort=val/loss  sort=-steps  --csv  --json
   train compare RUN RUN... [--png FILE]   what differs, results side by side, loss curves over each other
+  train compare SWEEP [--png FILE]        its settings, the best first, which key mattered; sweep.metric=val/loss
   train show RUN                          one run: what was typed, results, diagnosis, files, how to go on
   train board [DIR] [port=6006]           TensorBoard, for this machine alone"""
 
 # What each verb takes beside folders.
 _KEYS: dict[str, tuple[str, ...]] = {
     "runs": ("where", "sort", "--csv", "--json"),
-    "compare": ("--png",),
+    "compare": ("--png", "sweep.metric"),
     "show": (),
     "board": ("port",),
 }
@@ -53,8 +54,16 @@ def run_verb(argv: Sequence[str]) -> int:
         from trainer.finished.show import show
 
         return show(folders[0])
+    if len(folders) == 1:
+        from trainer.sweep.compare import compare_sweep, sweep_folder
+
+        sweep = sweep_folder(folders[0])
+        if sweep is not None:
+            return compare_sweep(sweep, options.get("sweep.metric"), options.get("--png"))
+    if "sweep.metric" in options:
+        raise UserError("sweep.metric: ranks the settings of a sweep. Type train compare with the folder of one sweep.")
     if len(folders) < 2:
-        raise UserError("train compare takes two runs or more. train runs lists them.")
+        raise UserError("train compare takes two runs or more, or one sweep. train runs lists them.")
     from trainer.finished.compare import compare
 
     return compare(folders, options.get("--png"))

@@ -8,7 +8,7 @@ plain linear layer gives logits in place of the radial basis functions.
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import max_pool2d, relu
+from torch.nn.functional import dropout, max_pool2d, relu
 
 
 class LeNet(nn.Module):
@@ -20,13 +20,23 @@ class LeNet(nn.Module):
             16*6*6 with 3.
         in_channels: 1 for grey, 3 for colour.
         image_size: side of the square images, in pixels.
+        dropout: share of the 120 and of the 84 units that are left out at random while it trains.
 
     Shapes:
         inputs `[N, in_channels, image_size, image_size]` to logits `[N, num_classes]`.
     """
 
-    def __init__(self, *, num_classes: int, kernel_size: int = 5, in_channels: int = 1, image_size: int = 32) -> None:
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        kernel_size: int = 5,
+        in_channels: int = 1,
+        image_size: int = 32,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
+        self.dropout = dropout
         sizes = {"num_classes": num_classes, "in_channels": in_channels}
         sizes |= {"kernel_size": kernel_size, "image_size": image_size}
         for name, size in sizes.items():
@@ -51,4 +61,8 @@ class LeNet(nn.Module):
         maps = relu(max_pool2d(self.conv1(maps), 2))
         maps = relu(max_pool2d(self.conv2(maps), 2))
         hidden = relu(self.fc1(maps.flatten(1)))
-        return self.fc3(relu(self.fc2(hidden)))
+        hidden = relu(self.fc2(self._thinned(hidden)))
+        return self.fc3(self._thinned(hidden))
+
+    def _thinned(self, hidden: Tensor) -> Tensor:
+        return dropout(hidden, self.dropout, self.training) if self.dropout else hidden

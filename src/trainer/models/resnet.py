@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 
 from trainer.errors import UserError, nearest
+from trainer.foreign import load_tensors
 
 # The first eight digits of the file's SHA-256 stand in its name; torch.hub checks them.
 IMAGENET = {
@@ -175,6 +176,7 @@ def load(model: ResNet, architecture: str, weights: str | None) -> ResNet:
             f"weights={weights}: not a state dict of {architecture} (tensors under parameter names). "
             "Try a file that torch.save(model.state_dict(), path) wrote."
         )
+    state = dict(state)  # without the attributes that a file may give its mappings
     own = model.state_dict()
     if "fc.weight" in state and state["fc.weight"].shape[:1] != own["fc.weight"].shape[:1]:
         state |= {"fc.weight": own["fc.weight"], "fc.bias": own["fc.bias"]}
@@ -182,7 +184,7 @@ def load(model: ResNet, architecture: str, weights: str | None) -> ResNet:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:  # its first line is a heading, then come a line or more for what is amiss
         reasons = "; ".join(textwrap.shorten(line, 120, placeholder=" ...") for line in str(error).splitlines()[1:3])
-        raise UserError(f"weights={weights}: does not fit {architecture}: {reasons}") from error
+        raise UserError(f"weights={weights}: does not fit {architecture}: {reasons.rstrip('. ')}.") from error
     model.is_pretrained = True
     return model
 
@@ -209,7 +211,7 @@ def fetch(architecture: str, weights: str) -> Any:
 def read(weights: str) -> Any:
     """What the file holds, read so that it cannot run code."""
     try:
-        return torch.load(Path(weights).expanduser(), map_location="cpu", weights_only=True)
+        return load_tensors(Path(weights).expanduser(), may_be_old=True)
     except FileNotFoundError as error:
         raise UserError(
             f"weights={weights}: no such file; accepted are imagenet, the path of a state dict, or null."
@@ -219,6 +221,6 @@ def read(weights: str) -> Any:
         raise UserError(f"weights={weights}: {error.strerror or error}. Try the path of a state dict.") from error
     except Exception as error:  # of many kinds: zip, pickle, unicode, end of file
         raise UserError(
-            f"weights={weights}: not a state dict that can be read without running code. "
+            f"weights={weights}: not a state dict that can be read without running code or filling the memory. "
             "Try a file that torch.save(model.state_dict(), path) wrote."
         ) from error

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 
 from torch import nn
 
+from trainer.schema import shown
+
 PROBABILITIES = (nn.Softmax, nn.Softmax2d, nn.Sigmoid)
 LOG_PROBABILITIES = (nn.LogSoftmax, nn.LogSigmoid)
 
@@ -23,6 +25,8 @@ class Sequential(nn.Sequential):
     def __init__(
         self, layers: Iterable[nn.Module], in_features: int | None = None, num_classes: int | None = None
     ) -> None:
+        if not isinstance(layers, Iterable):
+            raise ValueError(f"layers={shown(layers)}: must be a list of layers")
         layers = list(layers)
         if not layers:
             raise ValueError("layers=[]: a network needs at least one layer")

@@ -1,6 +1,6 @@
 """What a run shows while it goes: a live panel on a terminal, lines that `grep` can read anywhere else.
 
-Both displays have the same five methods, so the loop knows neither. `tick` is one assignment and may be called every
+All displays have the same five methods, so the loop knows neither. `tick` is one assignment and may be called every
 step; `update` gets the numbers of a step, by their TensorBoard tags, whenever there are any.
 """
 
@@ -105,6 +105,20 @@ def _encodable(text: str, stream: IO[str]) -> str:
     """The text without what the stream's encoding has no sign for."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     return text.encode(encoding, "replace").decode(encoding)
+
+
+class Silent:
+    """The display of a process that leaves speaking to another."""
+
+    def start(self, title: Sequence[str]) -> None: ...
+
+    def tick(self, step: int) -> None: ...
+
+    def update(self, step: int, numbers: Mapping[str, float]) -> None: ...
+
+    def note(self, line: str) -> None: ...
+
+    def stop(self, rows: Rows = ()) -> None: ...
 
 
 class Lines:

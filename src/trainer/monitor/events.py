@@ -30,7 +30,7 @@ from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_STRING
 
-from trainer.errors import UserError
+from trainer.files import cannot_write, write_atomically
 
 MAX_WAITING = 1000  # records that may wait for the disk; one more, and the caller waits with them
 HPARAMS_PREFIX = "_hparams_/"  # the tags of the HPARAMS tab: a run that goes on writes them anew
@@ -118,17 +118,19 @@ def cut(folder: Path, step: int) -> None:
     (`END_PREFIXES`): of the step itself that goes, too.
     """
     for path in event_files(folder):
-        rest = path.with_name("cut.tmp")  # without "tfevents" in its name, no reader takes it for an event file
-        with rest.open("wb") as file:
-            for message in records(path):
-                event = Event.FromString(message)
-                stale = (HPARAMS_PREFIX, *END_PREFIXES) if event.step == step else HPARAMS_PREFIX
-                is_stale = any(value.tag.startswith(stale) for value in event.summary.value)
-                if not is_stale and (event.step <= step or not event.HasField("summary")):
-                    file.write(_framed(message))
-            file.flush()
-            os.fsync(file.fileno())
-        rest.replace(path)
+        # Without "tfevents" in its name, no reader takes it for an event file.
+        write_atomically(path, lambda rest, path=path: _copy(path, step, rest), folder / ".cut.tmp")  # type: ignore[misc]
+
+
+def _copy(path: Path, step: int, rest: Path) -> None:
+    """What `cut` leaves of an event file."""
+    with rest.open("wb") as file:
+        for message in records(path):
+            event = Event.FromString(message)
+            stale = (HPARAMS_PREFIX, *END_PREFIXES) if event.step == step else HPARAMS_PREFIX
+            is_stale = any(value.tag.startswith(stale) for value in event.summary.value)
+            if not is_stale and (event.step <= step or not event.HasField("summary")):
+                file.write(_framed(message))
 
 
 @dataclass(frozen=True)
@@ -258,7 +260,7 @@ class EventFile:
             self.path = folder / f"events.out.tfevents.{opened:010d}.{host}.{os.getpid()}.{next(_file_numbers)}"
             self._file = self.path.open("xb", buffering=0)  # what is written can be read at once
         except OSError as error:
-            raise _cannot_write(folder, error) from error
+            raise cannot_write(folder, error) from error
         self._error: Exception | None = None
         self._is_closed = False
         self._waiting: queue.Queue[Callable[[], bytes] | threading.Event | None] = queue.Queue(MAX_WAITING)
@@ -338,7 +340,7 @@ class EventFile:
     def _raise_error(self) -> None:
         error, self._error = self._error, None
         if isinstance(error, OSError):
-            raise _cannot_write(self.path, error) from error
+            raise cannot_write(self.path, error) from error
         if error is not None:
             raise error
 
@@ -360,8 +362,3 @@ class EventFile:
                 os.fsync(self._file.fileno())
         except OSError as error:
             self._error = self._error or error
-
-
-def _cannot_write(path: Path, error: OSError) -> UserError:
-    reason = error.strerror or str(error)
-    return UserError(f"{path}: cannot be written: {reason}. Free the disk, choose another run_dir, or try monitor=off")

@@ -2,22 +2,24 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from trainer.files import write_text
+from trainer.files import cannot_write, write_text
 from trainer.monitor.console import Display
 from trainer.monitor.events import EventFile
 
 
 def cut_metrics(path: Path, step: int) -> None:
-    """Drops the lines after `step`, and a torn last one: the run goes on from there and writes them again."""
+    """Drops the lines after `step`, those of a test, and a torn last one: the run goes on and writes them again."""
     if not path.exists():
         return
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            if json.loads(line)["step"] <= step:
+            record = json.loads(line)
+            if record["step"] <= step and "test/loss" not in record:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             continue
@@ -28,15 +30,16 @@ class Journal:
     """Writes numbers to every place that is switched on.
 
     Args:
-        folder: of the run.
+        folder: of the run; None for a process that leaves writing to another.
         events: the event file, or None.
         display: the terminal or plain lines.
         last: filled with the last value of every tag; part of the training state.
     """
 
-    def __init__(self, folder: Path, events: EventFile | None, display: Display, last: dict[str, float]) -> None:
+    def __init__(self, folder: Path | None, events: EventFile | None, display: Display, last: dict[str, float]) -> None:
         self.events, self.display, self.last = events, display, last
-        self._metrics = open(folder / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
+        self._path = Path(os.devnull) if folder is None else folder / "metrics.jsonl"
+        self._metrics = open(self._path, "ab", buffering=0)  # noqa: SIM115 - closed by close()
 
     def write(self, step: int, numbers: dict[str, float], per_parameter: Mapping[str, float] | None = None) -> None:
         """One record of a step.
@@ -47,8 +50,10 @@ class Journal:
         """
         self.last.update(numbers)
         finite = {tag: number if math.isfinite(number) else None for tag, number in numbers.items()}  # JSON has no NaN
-        self._metrics.write(json.dumps({"step": step, **finite}) + "\n")
-        self._metrics.flush()
+        try:
+            self._metrics.write((json.dumps({"step": step, **finite}) + "\n").encode())
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
         everything = {**numbers, **(per_parameter or {})}
         if self.events is not None:
             self.events.scalars(step, everything)

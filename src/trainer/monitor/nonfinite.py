@@ -1,0 +1,49 @@
+"""Where in a model the first number is that is NaN or infinite."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor, nn
+
+
+def first_non_finite(
+    model: nn.Module, inputs: Tensor, precision: Callable[[], AbstractContextManager[object]]
+) -> str | None:
+    """The first place with a value that is not finite, on the way from the inputs to the output.
+
+    Looks at the inputs, the weights, then at what each layer makes of the inputs. Leaves traces (running statistics,
+    random draws): for a run that has ended.
+
+    Args:
+        inputs: a batch, as the model gets it.
+
+    Returns:
+        As `weight fc1.bias` or `output of conv2 (Conv2d)`; None where all is finite.
+    """
+    if not _is_finite(inputs):
+        return "the inputs of the batch"
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if not _is_finite(tensor):
+            return f"weight {name}"
+    found: list[str] = []
+
+    def look(name: str, module: nn.Module) -> Callable[..., None]:
+        def hook(module: nn.Module, _: object, output: object) -> None:
+            if not found and isinstance(output, Tensor) and not _is_finite(output):
+                found.append(f"output of {name or 'the model'} ({type(module).__name__})")
+
+        return hook
+
+    handles = [module.register_forward_hook(look(name, module)) for name, module in model.named_modules()]
+    try:
+        with torch.no_grad(), precision():
+            model(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else None
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(tensor.isfinite().all())

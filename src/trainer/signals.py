@@ -1,0 +1,59 @@
+"""Ctrl-C and SIGTERM, from the command's first moment to its last."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+from trainer.errors import Interrupted
+
+
+class Signals:
+    """What SIGINT and SIGTERM do: end the process at once, or, within `deferred`, wait to be asked for.
+
+    Attributes:
+        received: the number of the last signal, 0 before the first.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._is_deferred = False
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Takes both signals over."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # Python gives signals to the main thread alone
+            return
+        old = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """A signal only sets `received`; a second SIGINT ends the process at once all the same."""
+        self.raise_received()  # what was raised in a callback of the interpreter has gone nowhere
+        self._is_deferred = True
+        try:
+            yield
+        finally:
+            self._is_deferred = False
+
+    def raise_received(self) -> None:
+        """Raises what ends the process, if a signal has come."""
+        if self.received == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.received:
+            raise Interrupted("stopped before the first step: nothing was trained.", self.received)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        is_second = self.received == number == signal.SIGINT
+        self.received = number
+        if not self._is_deferred:
+            self.raise_received()
+        if is_second:
+            raise KeyboardInterrupt

@@ -1,0 +1,1 @@
+"""Many runs: what to run, what is finished, what they came to."""

@@ -1,0 +1,93 @@
+"""`train compare` of a sweep: its table again, why jobs failed, which key mattered, and a picture of it."""
+
+import json
+from pathlib import Path
+
+from rich.text import Text
+from yaml import YAMLError
+
+from trainer import foreign
+from trainer.errors import UserError
+from trainer.finished.table import Column, open_console, print_lines, table
+from trainer.request import Request
+from trainer.sweep.picture import draw, is_drawable
+from trainer.sweep.plan import Job
+from trainer.sweep.results import Row, metric_of, print_table
+
+_OTHERS = ("name", "status", "reason")  # texts of a row that are no swept key
+
+
+def sweep_folder(word: str) -> Path | None:
+    """The folder of the sweep that was typed, itself or below `runs/`; None where there is none."""
+    for folder in (Path(word), Path("runs", word)):
+        if (folder / "sweep.yaml").is_file() or (folder / "results.json").is_file():
+            return folder
+    return None
+
+
+def compare_sweep(folder: Path, metric: str | None, png: str | None) -> int:
+    """Prints what the jobs of a sweep came to, and draws it where `png` names a file.
+
+    Args:
+        metric: ranks the jobs; None for what the sweep was told.
+
+    Raises:
+        UserError: no job has ended or none has the metric, a file can't be read, or the picture can't be drawn.
+    """
+    rows = read_rows(folder)
+    tag = metric_of(rows, metric or told_metric(folder))
+    if png is not None and not any(is_drawable(r.result.get(tag)) for r in rows):
+        raise UserError(f"--png {png}: no job has {tag}. Type sweep.metric= with another.")
+    if png is not None:
+        draw(Path(png), folder.resolve().name, rows, tag)
+    print_table(rows, tag)
+    failed = [r for r in rows if r.has_failed]
+    if failed:
+        columns = [
+            Column("failed", [r.job.name for r in failed]),
+            Column("", [r.status for r in failed]),
+            Column("", [r.reason for r in failed], rank=1),
+        ]
+        console = open_console()
+        print_lines([Text(), *table(columns, console)[0]], console)
+    if png is not None:
+        print(f"drawn in {png}")
+    return 0
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """The rows of `results.json`. Foreign text: what is no number that can be drawn, and no word, is left out.
+
+    Raises:
+        UserError: it is missing, torn or none of ours.
+    """
+    path = folder / "results.json"
+    try:
+        records = json.loads(foreign.text(path))
+    except FileNotFoundError as error:
+        raise UserError(f"{folder}: none of its jobs has ended. train runs {folder} shows those that go on.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: can't be read: {getattr(error, 'strerror', None) or error}.") from error
+    is_ours = isinstance(records, list) and all(
+        isinstance(record, dict) and all(isinstance(record.get(key), str) for key in _OTHERS) for record in records
+    )
+    if not is_ours or not records:
+        raise UserError(f"{path}: holds no results of a sweep.")
+    keys = dict.fromkeys(key for r in records for key, value in r.items() if isinstance(value, str))
+    rows = []
+    for r in records:
+        swept = {key: r[key] if isinstance(r.get(key), str) else "-" for key in keys if key not in _OTHERS}
+        numbers = {key: value for key, value in r.items() if key not in keys and is_drawable(value)}
+        job = Job(r["name"], folder / r["name"], swept, Request({}, {}, []))
+        rows.append(Row(job, r["status"], r["reason"], numbers))
+    return rows
+
+
+def told_metric(folder: Path) -> str | None:
+    """`sweep.metric` as it was typed for the sweep."""
+    try:
+        command = foreign.read_yaml(foreign.text(folder / "sweep.yaml"))["command"]
+        words = [word.partition("=")[2] for word in command if word.startswith("sweep.metric=")]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, YAMLError):
+        return None
+    return words[-1] if words and words[-1] != "null" else None

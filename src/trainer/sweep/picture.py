@@ -1,0 +1,250 @@
+"""A sweep as a picture: a heat map of two keys, or a line per setting through an axis for each key."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainer.errors import UserError
+from trainer.finished.chart import drawable, new_figure, save_figure
+from trainer.finished.read import is_finite
+from trainer.monitor.console import short
+from trainer.schema import is_larger_better
+from trainer.sweep.results import Row, Setting, settings
+
+_LONGEST = 18  # characters of a value or a part of a key; of a longer one its end is shown, where names differ
+_GREY = "0.6"
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A swept key.
+
+    Args:
+        places: of its values, from 0 to 1: by size where they are numbers, and by their logarithms where these span a
+            decade; else side by side as they were typed. In this order.
+    """
+
+    key: str
+    places: dict[str, float]
+    is_of_numbers: bool
+
+    def label(self, word: str) -> str:
+        if self.is_of_numbers and len(word) > 6:
+            word = f"{float(word):.3g}"
+        return _fitted(word)
+
+
+def axis(key: str, words: Sequence[str]) -> Axis:
+    """The axis of a key that had these values."""
+    distinct = list(dict.fromkeys(words))
+    numbers = {word: number for word in distinct if (number := _number(word)) is not None}
+    if len(set(numbers.values())) < len(distinct) or len(distinct) < 2:  # no number, or one that was typed in two ways
+        last = max(1, len(distinct) - 1)
+        return Axis(key, {word: i / last if len(distinct) > 1 else 0.5 for i, word in enumerate(distinct)}, False)
+    scale = Scale(numbers.values())
+    return Axis(key, {word: scale(numbers[word]) for word in sorted(distinct, key=numbers.__getitem__)}, True)
+
+
+def _number(word: str) -> float | None:
+    try:
+        number = float(word)
+    except ValueError:
+        return None
+    return number if is_drawable(number) else None
+
+
+def is_drawable(number: object) -> bool:
+    """Whether it is a finite number, and not so large that a sum of some is not."""
+    return is_finite(number) and abs(number) < 1e300  # type: ignore[arg-type]
+
+
+class Scale:
+    """Numbers to 0 ... 1, by their logarithms where these span a decade."""
+
+    def __init__(self, numbers: Any) -> None:
+        self.low, self.high = min(numbers), max(numbers)
+        self.is_log = self.low > 0 and self.high / self.low >= 10
+
+    def __call__(self, number: float) -> float:
+        if self.low == self.high:
+            return 0.5
+        low, at, high = (math.log(n) if self.is_log else n for n in (self.low, number, self.high))
+        return (at - low) / (high - low)
+
+    def ticks(self) -> list[float]:
+        """Some round numbers between the smallest and the largest."""
+        from matplotlib.ticker import LogLocator, MaxNLocator
+
+        if self.low == self.high:
+            return [self.low]
+        locator: Any = LogLocator(subs=(1, 2, 5), numticks=8) if self.is_log else MaxNLocator(6, steps=[1, 2, 5, 10])
+        return [float(n) for n in locator.tick_values(self.low, self.high) if self.low <= n <= self.high]
+
+
+def draw(path: Path, name: str, rows: Sequence[Row], metric: str) -> None:
+    """Draws a sweep into a PNG file; of the jobs that differ in the seed alone, the mean.
+
+    A heat map where two keys are swept and most of their combinations were run; else parallel coordinates.
+
+    Args:
+        name: of the sweep.
+
+    Raises:
+        UserError: no key is swept, matplotlib is missing, or the file can't be written.
+    """
+    found = settings(rows, metric)
+    if not found[0].swept:
+        raise UserError(f"--png {path}: the jobs differ in the seed alone. Sweep another key to have it drawn.")
+    axes = [axis(key, [r.job.swept[key] for r in rows]) for key in found[0].swept]
+    num_cells = math.prod(len(of_key.places) for of_key in axes)
+    is_map = len(axes) == 2 and min(len(of_key.places) for of_key in axes) > 1 and num_cells <= 2 * len(found)
+    figure = (_heat_map if is_map else _parallel)(path, axes, found, metric)
+    figure.suptitle(drawable(_title(name, found, metric)), fontsize=10)
+    save_figure(figure, path)
+
+
+def _title(name: str, found: Sequence[Setting], metric: str) -> str:
+    num_seeds = max(len(setting.rows) for setting in found)
+    mean = f", mean over {num_seeds} seeds" if num_seeds > 1 else ""
+    best = found[0]
+    spread = f" ± {short(best.spread(metric))}" if len(best.values(metric)) > 1 else ""
+    words = " ".join(f"{key}={_fitted(word)}" for key, word in best.swept.items())
+    return f"{_fitted(name, 60)}: {metric}{mean}\nbest {short(best.mean(metric))}{spread} with {_fitted(words, 80)}"
+
+
+def _fitted(text: str, most: int = _LONGEST) -> str:
+    return text if len(text) <= most else "…" + text[1 - most :]
+
+
+def _heading(key: str) -> str:
+    """`optimizer.` above `lr`."""
+    start = max(key.rfind("."), key.rfind("/")) + 1
+    return drawable(f"{_fitted(key[:start])}\n{_fitted(key[start:])}")
+
+
+def _colours(found: Sequence[Setting], metric: str) -> tuple[Scale, Any]:
+    """The scale of the metric, and the colours on it, the darkest for the best."""
+    from matplotlib import colormaps
+
+    scale = Scale([number for setting in found if math.isfinite(number := setting.mean(metric))])
+    return scale, colormaps["viridis_r" if is_larger_better(metric) else "viridis"]
+
+
+def _heat_map(path: Path, axes: Sequence[Axis], found: Sequence[Setting], metric: str) -> Any:
+    """The key with more values runs from left to right."""
+    down, across = sorted(axes, key=lambda of_key: len(of_key.places))
+    columns, rows = list(across.places), list(down.places)
+    figure = new_figure(path, 7, 1.8 + min(0.55 * len(rows), 6))
+    panel = figure.subplots()
+    scale, colours = _colours(found, metric)
+    has_room = len(columns) <= 9 and len(rows) <= 12
+    panel.set_facecolor("0.95")
+    for setting in found:
+        x, y = columns.index(setting.swept[across.key]), rows.index(setting.swept[down.key])
+        mean = setting.mean(metric)
+        is_known = math.isfinite(mean)
+        colour = colours(scale(mean)) if is_known else "0.85"
+        hatch = None if is_known else "////"
+        panel.add_patch(_box(x, y, facecolor=colour, hatch=hatch, edgecolor="white", linewidth=0.5))
+        if has_room:
+            is_dark = is_known and sum(colour[:3]) < 1.5
+            text = _cell_text(setting, metric)
+            panel.text(x, y, text, ha="center", va="center", fontsize=9, color="white" if is_dark else "black")
+    x, y = columns.index(found[0].swept[across.key]), rows.index(found[0].swept[down.key])
+    panel.add_patch(_box(x, y, fill=False, edgecolor="red", linewidth=2.5))
+    labels = [drawable(across.label(word)) for word in columns]
+    is_tight = sum(map(len, labels)) > 60
+    panel.set_xticks(range(len(columns)), labels, rotation=90 if is_tight else 0)
+    panel.set_yticks(range(len(rows)), [drawable(down.label(word)) for word in rows])
+    panel.set(xlim=(-0.5, len(columns) - 0.5), ylim=(-0.5, len(rows) - 0.5))
+    panel.set_xlabel(drawable(across.key))
+    panel.set_ylabel(drawable(down.key))
+    panel.tick_params(length=0)
+    return figure
+
+
+def _box(x: float, y: float, **look: Any) -> Any:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((x - 0.5, y - 0.5), 1, 1, **look)
+
+
+def _cell_text(setting: Setting, metric: str) -> str:
+    """The mean, the spread, and how many jobs have failed."""
+    lines = []
+    if values := setting.values(metric):
+        lines = [short(setting.mean(metric))] + ([f"± {setting.spread(metric):.2g}"] if len(values) > 1 else [])
+    num_failed = sum(r.has_failed for r in setting.rows)
+    if num_failed:
+        lines.append(f"{num_failed} failed" if len(setting.rows) > 1 else "failed")
+    return "\n".join(lines)
+
+
+def _parallel(path: Path, axes: Sequence[Axis], found: Sequence[Setting], metric: str) -> Any:
+    """An axis for each key, the last for the metric; a line per setting, in the metric's colour."""
+    num_axes = len(axes) + 1
+    figure = new_figure(path, max(7.0, 1.3 * num_axes), 4.5)
+    panel = figure.subplots()
+    panel.set_axis_off()
+    scale, colours = _colours(found, metric)
+    ranked = sorted(found, key=lambda s: (math.isfinite(s.mean(metric)), s.mean(metric)))  # from below to above
+    places = [_spread_out(of_key, ranked) for of_key in axes]
+    width = 2.0 if len(found) <= 30 else 1.2 if len(found) <= 120 else 0.7
+    for setting in reversed(found):  # the best above all
+        i = next(i for i, other in enumerate(ranked) if other is setting)
+        mean = setting.mean(metric)
+        points = [of_key[i] for of_key in places]
+        look: dict[str, Any] = {"color": _GREY, "linestyle": ":", "linewidth": width}
+        if math.isfinite(mean):
+            points.append(scale(mean))
+            look = {"color": colours(scale(mean)), "linewidth": width}
+        panel.plot(*_smooth(points), **look)
+    for x, of_key in enumerate(axes):
+        panel.plot([x, x], [-0.06, 1.06], color="0.3", linewidth=1)
+        _labels(panel, x, [(place, of_key.label(word)) for word, place in of_key.places.items()], "right")
+    last = num_axes - 1
+    strip = [[colours(i / 255)] for i in range(256)]
+    panel.imshow(strip, extent=(last, last + 0.05, 0, 1), origin="lower", aspect="auto", zorder=3)
+    _labels(panel, last + 0.05, [(scale(n), f"{n:.3g}") for n in scale.ticks()], "left")
+    for x, key in enumerate([*(of_key.key for of_key in axes), metric]):
+        panel.text(x, 1.09, _heading(key), ha="center", va="bottom", fontsize=10, fontweight="bold")
+    num_without = sum(not math.isfinite(setting.mean(metric)) for setting in found)
+    if num_without:
+        panel.text(0, -0.1, f"dotted: {num_without} without a result", va="top", fontsize=9, color="0.4")
+    panel.set(xlim=(-0.35, last + 0.35), ylim=(-0.14, 1.25))
+    return figure
+
+
+def _spread_out(of_key: Axis, ranked: Sequence[Setting]) -> list[float]:
+    """Where each setting crosses an axis: those that share a value side by side, so that each line can be followed."""
+    at: dict[str, list[int]] = {}
+    for i, setting in enumerate(ranked):
+        at.setdefault(setting.swept[of_key.key], []).append(i)
+    steps = sorted(of_key.places.values())
+    gap = min((high - low for low, high in zip(steps, steps[1:], strict=False)), default=0.2)
+    found = [0.0] * len(ranked)
+    for word, members in at.items():
+        for j, i in enumerate(members):
+            found[i] = of_key.places[word] + min(0.1, 0.6 * gap) * ((j + 0.5) / len(members) - 0.5)
+    return found
+
+
+def _smooth(points: Sequence[float]) -> tuple[list[float], list[float]]:
+    """A curve through them that is level at each axis."""
+    parts = [i / 20 for i in range(20)]
+    xs = [i + t for i in range(len(points) - 1) for t in parts]
+    ys = [low + (high - low) * t * t * (3 - 2 * t) for low, high in zip(points, points[1:], strict=False) for t in parts]
+    return [*xs, len(points) - 1.0], [*ys, points[-1]]
+
+
+def _labels(panel: Any, x: float, labels: Sequence[tuple[float, str]], side: str) -> None:
+    """Words beside an axis, without those that would lie on each other."""
+    free = -math.inf
+    for place, label in sorted(labels):
+        if place >= free:
+            free = place + 0.055
+            look = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1}
+            at = x + (0.03 if side == "left" else -0.03)
+            panel.text(at, place, drawable(label), ha=side, va="center", fontsize=9, bbox=look, zorder=4)

@@ -1,0 +1,90 @@
+"""What a sweep is to run: its jobs by name, and which of them are done."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainer import folder as folders
+from trainer import schema
+from trainer.errors import UserError
+from trainer.request import Request, resolved
+
+MAX_NAME = 120  # characters; a file system takes 255 bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One run of a sweep.
+
+    Args:
+        name: of its folder: what it does not share with the other jobs, as typed.
+        swept: the same as key and value.
+    """
+
+    name: str
+    folder: Path
+    swept: dict[str, str]
+    request: Request
+
+
+def plan(requests: Sequence[Request], folder: Path) -> list[Job]:
+    """The jobs of a sweep in its folder.
+
+    Raises:
+        UserError: two jobs are the same; a job's config is wrong, or not what its folder was begun with.
+    """
+    typed = [dict(word.lstrip("+~").partition("=")[::2] for word in request.overrides) for request in requests]
+    keys = [key for key in typed[0] if len({words.get(key) for words in typed}) > 1]
+    jobs: dict[str, Job] = {}
+    for number, (request, words) in enumerate(zip(requests, typed, strict=True)):
+        swept = {key: words[key] for key in keys}
+        name = job_name(swept)
+        if name in jobs:
+            raise UserError(f"job {number} ({name}): is the same as another. Type each value once.")
+        config = {**request.config, "run_dir": str(folder / name), "name": None, "resume": "auto"}
+        jobs[name] = Job(name, folder / name, swept, Request(config, request.choices, request.overrides))
+        try:
+            refuse(jobs[name])
+        except UserError as error:
+            raise UserError(f"job {number} ({name}): {error}") from error
+    return list(jobs.values())
+
+
+def job_name(swept: dict[str, str]) -> str:
+    """`optimizer.lr=0.1,seed=0`, without what no file system likes; one that is too long ends in a checksum."""
+    text = ",".join(f"{key}={value}" for key, value in swept.items())
+    cleaned = re.sub(r"[^\w.=,+-]+", "-", text).strip("-.") or "job"
+    if cleaned == text and len(text) <= MAX_NAME:
+        return text
+    checksum = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+    return f"{cleaned[: MAX_NAME - 9]}-{checksum}" if text else cleaned
+
+
+def refuse(job: Job) -> None:
+    """Raises UserError for a config that is wrong, or that is not what the job's folder was begun with."""
+    config = resolved(job.request.config)
+    schema.check(config)
+    stored = folders.read_config(job.folder)
+    if stored is not None:
+        stored.pop("choices", None)
+        folders.refuse_changes(job.folder, resolved(stored), config)
+
+
+def is_finished(job: Job) -> bool:
+    """Whether there is nothing left to do, whatever the length that is asked for now."""
+    result = folders.read_result(job.folder)
+    return result is not None and result.get("status") == "finished" and not _is_longer(job)
+
+
+def _is_longer(job: Job) -> bool:
+    """Whether more steps are asked for than the run was begun, or last gone on, with."""
+    stored = folders.read_config(job.folder) or {}
+    return any(stored.get(key) != job.request.config[key] for key in ("max_steps", "max_epochs"))
+
+
+def listing(jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    """What `sweep.yaml` says of the jobs."""
+    return [{"name": job.name, "overrides": job.request.overrides} for job in jobs]

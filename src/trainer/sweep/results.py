@@ -1,0 +1,169 @@
+"""What the jobs of a sweep came to: `results.json`, `results.csv`, and a table with the best first."""
+
+import csv
+import io
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from trainer.errors import UserError, nearest
+from trainer.files import write_text
+from trainer.finished.table import Column, open_console, print_lines, table
+from trainer.folder import read_result
+from trainer.monitor.console import short
+from trainer.schema import is_larger_better
+from trainer.sweep.importance import importance_line
+from trainer.sweep.plan import Job
+
+SEED = "seed"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A job and what it came to.
+
+    Args:
+        status: finished, interrupted, stopped, failed, killed, or waiting.
+        reason: why it has no good end.
+        result: what its `result.json` holds.
+    """
+
+    job: Job
+    status: str
+    reason: str
+    result: dict[str, Any]
+
+    @property
+    def has_failed(self) -> bool:
+        return self.status in ("stopped", "failed", "killed")
+
+
+def row(job: Job, failures: dict[str, dict[str, str]]) -> Row:
+    """What a job came to so far. `failures`: status and reason by the name of the job."""
+    result = read_result(job.folder) or {}
+    failure = failures.get(job.name)
+    if failure is not None:
+        return Row(job, failure["status"], failure["reason"], result)
+    return Row(job, str(result.get("status", "waiting")), "", result)
+
+
+def read_failures(folder: Path) -> dict[str, dict[str, str]]:
+    """The jobs that had failed when this sweep was run last, with status and reason."""
+    try:
+        rows = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        return {r["name"]: {"status": r["status"], "reason": r["reason"]} for r in rows if r["reason"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def write_results(folder: Path, rows: Sequence[Row]) -> None:
+    """`results.json` and `results.csv`: a job each, in the order of the sweep."""
+    records = [
+        {"name": r.job.name, "status": r.status, "reason": r.reason, **r.job.swept, **_numbers(r.result)} for r in rows
+    ]
+    write_text(folder / "results.json", json.dumps(records, indent=1) + "\n")
+    columns = list(dict.fromkeys(key for record in records for key in record))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="")
+    writer.writeheader()
+    writer.writerows(records)
+    write_text(folder / "results.csv", text.getvalue())
+
+
+def _numbers(result: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in result.items() if isinstance(value, int | float)}
+
+
+def metric_of(rows: Sequence[Row], asked: str | None) -> str:
+    """The tag that the jobs are ranked by: the best validation accuracy of each, or the loss where there is none.
+
+    Raises:
+        UserError: no job has what was asked for.
+    """
+    results = [r.result for r in rows if r.result]
+    if asked is not None:
+        for tag in (f"best/{asked}", asked):
+            if any(tag in result for result in results):
+                return tag
+        known = sorted({tag for result in results for tag in _numbers(result)})
+        raise UserError(f"sweep.metric={asked}: no job has it.{nearest(asked, known)}")
+    is_everywhere = results and all("best/val/accuracy" in result for result in results)
+    return "best/val/accuracy" if is_everywhere else "best/val/loss"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The jobs that differ in the seed alone."""
+
+    swept: dict[str, str]
+    rows: list[Row]
+
+    def values(self, tag: str) -> list[float]:
+        values = [r.result.get(tag) for r in self.rows]
+        return [v for v in values if isinstance(v, int | float) and math.isfinite(v)]
+
+    def mean(self, tag: str) -> float:
+        values = self.values(tag)
+        return statistics.fmean(values) if values else math.nan
+
+    def spread(self, tag: str) -> float:
+        """The standard deviation over the seeds."""
+        values = self.values(tag)
+        return statistics.stdev(values) if len(values) > 1 else math.nan
+
+
+def settings(rows: Sequence[Row], tag: str) -> list[Setting]:
+    """The settings, best first; those without a number last."""
+    groups: dict[tuple[tuple[str, str], ...], list[Row]] = {}
+    for r in rows:
+        key = tuple((k, v) for k, v in r.job.swept.items() if k != SEED)
+        groups.setdefault(key, []).append(r)
+    sign = -1 if is_larger_better(tag) else 1
+
+    def rank(setting: Setting) -> tuple[bool, float]:
+        mean = setting.mean(tag)
+        return math.isnan(mean), sign * mean if not math.isnan(mean) else 0.0
+
+    return sorted((Setting(dict(key), group) for key, group in groups.items()), key=rank)
+
+
+def print_table(rows: Sequence[Row], metric: str) -> None:
+    """The settings, best first, with mean and spread over the seeds; then which of the keys mattered."""
+    found = settings(rows, metric)
+    is_averaged = any(len(setting.rows) > 1 for setting in found)
+    keys = list(found[0].swept)
+    tags = [metric, *(tag for tag in ("best/val/loss", "test/accuracy", "test/loss") if tag != metric)]
+    tags = [tag for tag in tags if any(setting.values(tag) for setting in found)]
+    columns = [Column(key, [setting.swept[key] for setting in found]) for key in keys]
+    if not keys:
+        columns = [Column("setting", ["all"] * len(found))]
+    if is_averaged:
+        columns.append(Column("seeds", [str(len(setting.values(metric))) for setting in found], is_number=True))
+    for rank, tag in enumerate(tags):
+        columns.append(Column(tag, [_cell(setting, tag, is_averaged) for setting in found], is_number=True, rank=rank))
+    failed = [sum(r.has_failed for r in setting.rows) for setting in found]
+    if any(failed):
+        columns.append(Column("failed", [str(n) if n else "" for n in failed], is_number=True))
+    console = open_console()
+    lines, left_out = table(columns, console)
+    if left_out:
+        lines.append(Text(f"no room for {', '.join(left_out)}", style="dim"))
+    print_lines(lines, console)
+    finished = [Setting(setting.swept, [r for r in setting.rows if r.status == "finished"]) for setting in found]
+    line = importance_line([(setting.swept, value) for setting in finished for value in setting.values(metric)], metric)
+    if line is not None:
+        print_lines([line], console)
+
+
+def _cell(setting: Setting, tag: str, is_averaged: bool) -> str:
+    if not setting.values(tag):
+        return ""
+    text = short(setting.mean(tag))
+    spread = setting.spread(tag)
+    return f"{text} ± {short(spread)}" if is_averaged and not math.isnan(spread) else text

@@ -1,0 +1,138 @@
+"""A sweep from its first job to its table; the same command goes on with it."""
+
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from trainer import schema
+from trainer.errors import Interrupted, UserError
+from trainer.files import cannot_write, write_text
+from trainer.lock import locked
+from trainer.request import Request
+from trainer.signals import Signals
+from trainer.sweep.plan import Job, is_finished, listing, plan
+from trainer.sweep.processes import Outcome, Pool
+from trainer.sweep.progress import Progress
+from trainer.sweep.results import Row, metric_of, print_table, read_failures, row, write_results
+
+# What jobs may differ in and still be built alike: numbers that the schema has looked at already.
+NUMBERS = ("seed", "optimizer.", "run_dir", "max_steps", "max_epochs", "eval_every")
+
+
+def sweep(requests: Sequence[Request], folder: Path, words: Sequence[str], signals: Signals) -> int:
+    """Runs all jobs. Returns how many have failed.
+
+    Args:
+        requests: what each job asks for.
+        folder: of the sweep.
+        words: as typed.
+
+    Raises:
+        UserError: a job can't be composed or built, or the sweep was begun differently; nothing has been written then.
+        Interrupted: a signal; what was running has been saved.
+    """
+    settings: Mapping[str, Any] = requests[0].config["sweep"]
+    jobs = plan(requests, folder)
+    pool = Pool(min(settings["jobs"], len(jobs)), settings["devices"])
+    refuse_unbuildable(jobs, pool)
+    if requests[0].config["dry_run"]:
+        for number, job in enumerate(jobs):
+            print(f"{number}: {job.name}{' (finished)' if is_finished(job) else ''}")
+        return 0
+    with signals.deferred():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with locked(folder):
+                write_text(folder / "sweep.yaml", OmegaConf.to_yaml({"command": list(words), "jobs": listing(jobs)}))
+                rows = run_all(jobs, folder, pool, settings, signals)
+        except OSError as error:
+            raise cannot_write(folder, error) from error
+    num_left = sum(r.status in ("waiting", "interrupted") for r in rows)
+    if signals.received:
+        raise Interrupted(
+            f"stopped with {num_left} of {len(jobs)} jobs to go; those that ran are saved. "
+            f"To go on, type the same with name={_name(folder)}",
+            signals.received,
+        )
+    print_table(rows, metric_of(rows, settings["metric"]))
+    print(f"sweep folder  {folder}\nlook at it    train runs {folder}; tensorboard --logdir {folder}")
+    return sum(r.has_failed for r in rows)
+
+
+def _name(folder: Path) -> str:
+    return folder.relative_to("runs").as_posix() if folder.is_relative_to("runs") else str(folder)
+
+
+def run_all(jobs: Sequence[Job], folder: Path, pool: Pool, settings: Mapping[str, Any], signals: Signals) -> list[Row]:
+    """Runs what is not finished, some jobs at a time."""
+    failures = read_failures(folder)
+    if settings["retry"]:
+        failures.clear()
+    waiting = [job for job in jobs if job.name not in failures and not is_finished(job)]
+    if len(waiting) < len(jobs):
+        print(f"{len(jobs) - len(waiting)} of {len(jobs)} jobs have run already", flush=True)
+    if failures:
+        print(f"{len(failures)} of them failed; sweep.retry=true tries them again", flush=True)
+    is_told = False
+    with Progress(len(jobs), len(jobs) - len(waiting)) as progress:
+        while waiting or pool.running:
+            is_stopping = signals.received != 0 or (bool(failures) and settings["on_failure"] == "stop")
+            if is_stopping and not is_told:
+                pool.signal(signal.SIGTERM)
+                is_told = True
+            if is_stopping:
+                waiting.clear()
+            while waiting and pool.has_room():
+                job = waiting.pop(0)
+                progress.started(job)
+                pool.start(job)
+            for outcome in pool.ended(0.2):
+                note(outcome, failures)
+                progress.ended(outcome)
+                write_results(folder, [row(job, failures) for job in jobs])
+            progress.update(pool.running)
+    rows = [row(job, failures) for job in jobs]
+    write_results(folder, rows)
+    return rows
+
+
+def note(outcome: Outcome, failures: dict[str, dict[str, str]]) -> None:
+    """Keeps why a job failed, and says so at once. An interrupted one has not failed: it goes on the next time."""
+    if not outcome.reason or outcome.code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+        return
+    status = {3: "stopped"}.get(outcome.code, "killed" if outcome.code < 0 else "failed")
+    failures[outcome.job.name] = {"status": status, "reason": outcome.reason}
+
+
+def refuse_unbuildable(jobs: Sequence[Job], pool: Pool) -> None:
+    """Builds one of each kind of job, in a process of its own, before the first is run.
+
+    Raises:
+        UserError: names the job.
+    """
+    kinds: dict[str, Job] = {}
+    for job in jobs:
+        if not is_finished(job):
+            leaves = sorted(schema.leaves(job.request.config))
+            kinds.setdefault(str([leaf for leaf in leaves if not leaf[0].startswith(NUMBERS)]), job)
+    problem = pool.call(first_problem, [(job.name, job.request) for job in kinds.values()])
+    if problem is not None:
+        raise UserError(problem)
+
+
+def first_problem(requests: Sequence[tuple[str, Request]]) -> str | None:
+    """What is wrong with the first request that can't be built."""
+    from trainer.build import Built  # torch comes with it
+
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - to the end of the process
+    for name, request in requests:
+        try:
+            Built(request, tuple(request.config["trust"]))
+        except UserError as error:
+            return f"job {name}: {error}"
+    return None

@@ -1,0 +1,450 @@
+"""One training in its folder: what is opened, trained, tested, summed up and closed."""
+
+import contextlib
+import hashlib
+import itertools
+import json
+import math
+import shutil
+import signal
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from omegaconf import OmegaConf
+
+from trainer import __version__, schema
+from trainer import folder as folders
+from trainer.build import Built, first_line
+from trainer.cadence import evaluation_period
+from trainer.checkpoint import Checkpoints, Saver, num_bytes
+from trainer.data.batches import Batch
+from trainer.distributed import Agreement
+from trainer.errors import Interrupted, NonFinite, RunStopped, UserError
+from trainer.evaluate import evaluate, evaluating
+from trainer.files import cannot_write, remove_leftovers
+from trainer.lock import locked
+from trainer.loop import Plan, Wish, fit, refuse_non_finite_weights
+from trainer.models.finetune import Finetune
+from trainer.monitor import hparams
+from trainer.monitor.activations import Activations
+from trainer.monitor.board import Board
+from trainer.monitor.console import Silent, open_display, short
+from trainer.monitor.diagnosis import Diagnosis, Facts, chance_loss, layer_of, squashed_layers
+from trainer.monitor.events import EventFile
+from trainer.monitor.graph import model_graph
+from trainer.monitor.journal import Journal, cut_metrics
+from trainer.monitor.nonfinite import first_non_finite
+from trainer.monitor.statistics import Statistics, weight_statistics
+from trainer.observer import RunObserver
+from trainer.request import Config, Request
+from trainer.signals import Signals
+
+
+class Training:
+    """A run in its folder."""
+
+    def __init__(self, request: Request, built: Built, folder: Path, signals: Signals) -> None:
+        self.request, self.built, self.folder, self.signals = request, built, folder, signals
+        self.config, self.state, self.world = built.config, built.state, built.world
+        self.checkpoints = Checkpoints(folder / "checkpoints", self.config["checkpoint"]["keep"])
+        self.warnings = [*built.warnings]
+        self.diagnosis = Diagnosis(self._facts())
+
+    def finished(self) -> Config | None:
+        """The result of a run that has nothing left to do; says so."""
+        result = folders.read_result(self.folder)
+        if result is None or result.get("status") != "finished" or result.get("steps", 0) < self.built.max_steps:
+            return None
+        if self.world.is_main:
+            print(
+                f"{self.folder} is finished: {result['steps']} steps. "
+                f"To go on, type a larger max_steps= or max_epochs=; for another run, another name=."
+            )
+        return result
+
+    def take_folder(self, stack: contextlib.ExitStack) -> None:
+        """Makes the folder where the run is new, and locks it until the stack is closed.
+
+        Raises:
+            UserError: another process trains there, or it can't be written.
+        """
+        if not self.world.is_main:
+            return
+        is_new = folders.read_config(self.folder) is None
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(self.folder))
+            if is_new and (self.folder / "config.yaml").exists():
+                raise UserError(f"{self.folder}: another process has just begun a run here. Type another name=.")
+            for folder in (self.folder, self.checkpoints.folder):
+                remove_leftovers(folder)
+        except OSError as error:
+            raise cannot_write(self.folder, error) from error
+
+    def load(self) -> None:
+        """Takes up the newest whole checkpoint, if there is one."""
+        state = self.checkpoints.newest(self.warnings.append)
+        if state is None:
+            return
+        try:
+            self.state.load_state_dict(state)
+            if "diagnosis" in state:
+                self.diagnosis.load_state_dict(state["diagnosis"])
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{self.folder}: the checkpoint does not fit: {first_line(error)}.") from error
+        if self.state.step > self.built.max_steps:
+            raise UserError(
+                f"max_steps={self.built.max_steps}: the run in {self.folder} is at step {self.state.step} already. "
+                f"Type a larger max_steps= or max_epochs=."
+            )
+
+    def train(self) -> Config:
+        """Trains to the end, tests, and leaves the result in the run's folder."""
+        with self.signals.deferred():
+            is_fresh = self.world.together(self._prepare_folder)
+            journal = self.world.together(lambda: self._journal(is_fresh))
+            saver = Saver(self.checkpoints)
+            observer = self._observer(journal, saver)
+            board = self._board(journal)
+            journal.display.start(self._title())
+            for warning in self.warnings:
+                journal.display.note(warning)
+            status = "failed"
+            try:
+                self._fit(journal, observer, board)
+                saver.wait()
+                numbers = self.world.shared(self._test(board) if self.world.is_main else None)
+                if numbers is None:
+                    self._interrupted()
+                journal.write(self.state.step, {f"test/{name}": number for name, number in numbers.items()})
+                if not math.isfinite(numbers["loss"]):
+                    raise NonFinite(f"test/loss={numbers['loss']}: the loss on the test split is not finite")
+                status = "finished"
+            except NonFinite as error:
+                status = "stopped"
+                observer.report(self.state.step, self.diagnosis.stopped(self.state.step))
+                raise RunStopped(self._explained(error)) from error
+            except (Interrupted, KeyboardInterrupt):
+                status = "interrupted"
+                raise
+            except torch.OutOfMemoryError as error:
+                raise UserError(
+                    f"batch_size={self.built.batch_size}: {self.built.device} is out of memory. Try batch_size="
+                    f"{max(1, self.built.batch_size // 2)} "
+                    f"gradient.accumulate={2 * self.config['gradient']['accumulate']}."
+                ) from error
+            finally:
+                result = self._result(status, observer.seconds())
+                self._close(result, journal, saver, board)
+            return result
+
+    def _fit(self, journal: Journal, observer: RunObserver, board: Board | None) -> None:
+        """The training itself, from where it stands."""
+        built, state, agreement = self.built, self.state, Agreement(self.world)
+
+        def asked() -> Wish:
+            return Wish(*agreement(self.signals.received != 0, observer.is_save_overdue()))
+
+        state.forward = self.world.parallel(built.model, built.device, self._has_unused_parameters())
+        batches = self._batches()
+        with warnings.catch_warnings():
+            # A scaler that skips the first updates is no wrong order of calls.
+            warnings.filterwarnings("ignore", message=r"Detected call of `lr_scheduler.step\(\)`")
+            if state.step == 0 and board is not None:
+                batches = self._begin_board(board, batches)
+            if state.step == 0 and journal.events is not None and self.config["monitor"]["statistics"]:
+                # Weights that never change: once is enough.
+                frozen = {n: p for n, p in built.model.named_parameters() if not p.requires_grad}
+                journal.events.scalars(0, weight_statistics(frozen))
+            observer.start_clock()
+            is_over = fit(state, built.loss_fn, batches, self._plan(), observer, built.precision, asked)
+        agreement.wait()
+        refuse_non_finite_weights(state)
+        observer.save(state.step)
+        if not is_over:
+            observer.saver.wait()
+            self._interrupted()
+
+    def _interrupted(self) -> NoReturn:
+        raise Interrupted(
+            f"stopped after step {self.state.step} and saved. To go on: train {schema.resume_word(self.folder)}",
+            self.signals.received or signal.SIGTERM,  # another process of this training got it
+        )
+
+    def _explained(self, error: NonFinite) -> str:
+        """The error, the numbers at that step, and where the first of them is that is not finite."""
+        state, built = self.state, self.built
+        lr = state.optimizer.param_groups[0]["lr"]
+        numbers = f"lr={lr:.4g}"
+        if (norm := state.store.grads.norm().item()) != 0:
+            numbers += f" grad_norm={norm:.4g}"
+        batch = next(self._batches())  # that of the step which was not finished, since batches are a function of steps
+        places = self.world.gather(first_non_finite(built.model, batch.inputs, built.precision))
+        place = next((place for place in places if place is not None), None)
+        where = place or "the loss itself, of outputs that are finite"
+        return (
+            f"{error}. {numbers}. The first value that is not finite: {where}. Last: {last_words(state.last)}"
+            f"Try optimizer.lr={lr / 10:.4g}, gradient.clip_norm=1 or on_nan=skip."
+        )
+
+    def _has_unused_parameters(self) -> bool:
+        """Whether a trainable parameter has no part in the loss: other processes would wait for its gradient."""
+        if self.world.size == 1:
+            return False
+        built = self.built
+        with evaluating(built.model, built.device), torch.enable_grad(), built.precision():
+            total = built.loss_fn(built.model(built.sample.inputs), built.sample.targets).total
+            gradients = torch.autograd.grad(total, self.state.store.parameters, allow_unused=True)
+        return any(gradient is None for gradient in gradients)
+
+    def _prepare_folder(self) -> bool:
+        """Writes the config of a run that is new; cuts what is in its folder back to the state's step. Is it new?"""
+        is_new = not (self.folder / "config.yaml").exists()
+        if self.world.is_main:
+            try:
+                if is_new:
+                    stored = {**self.request.config, "choices": self.request.choices}
+                    folders.write_config(self.folder, stored, self.request.overrides)
+                else:
+                    (self.folder / "result.json").unlink(missing_ok=True)
+                    cut_metrics(self.folder / "metrics.jsonl", self.state.step)
+            except OSError as error:
+                raise cannot_write(self.folder, error) from error
+            needed = 3 * num_bytes(self.state.model.state_dict())
+            if (free := shutil.disk_usage(self.folder).free) < needed:
+                self.warnings.append(f"warning: {free:,} bytes are free, but checkpoints may take {needed:,}")
+        return is_new
+
+    def _journal(self, is_fresh: bool) -> Journal:
+        if not self.world.is_main:
+            return Journal(None, None, Silent(), self.state.last)
+        built = self.built
+        every = self.config["console"]["every"] or self.config["monitor"]["every"] or built.max_steps
+        display = open_display(built.max_steps, built.steps_per_epoch, every, self.state.step)
+        try:
+            return Journal(self.folder, self._events(is_fresh), display, self.state.last)
+        except OSError as error:
+            raise cannot_write(self.folder, error) from error
+
+    def _close(self, result: Config, journal: Journal, saver: Saver, board: Board | None) -> None:
+        """Ends what is open, `result.json` last: a run that has it is whole.
+
+        Raises:
+            UserError: something could not be written, unless the run ends with another error, which is the first then.
+        """
+        is_finished = result["status"] == "finished"
+        failure: UserError | None = None
+        for close in (
+            saver.wait,
+            lambda: board.end(self.state.step) if board is not None and is_finished else None,
+            lambda: self._end_events(journal, result["status"]),
+            journal.close,
+            lambda: folders.write_result(self.folder, result) if self.world.is_main else None,
+        ):
+            try:
+                close()
+            except OSError as error:
+                failure = failure or cannot_write(self.folder, error)
+            except UserError as error:
+                failure = failure or error
+        journal.display.stop(self._summary(result) if is_finished and failure is None else ())
+        if failure is not None and is_finished:
+            raise failure
+
+    def _events(self, is_fresh: bool) -> EventFile | None:
+        monitor = self.config["monitor"]
+        if not monitor["events"]:
+            return None
+        # A run that begins once more has nothing to keep, not even what stands at step 0.
+        events = EventFile(self.folder, None if is_fresh else self.state.step or -1)
+        if monitor["hparams"]:
+            flat = self._hparams()
+            # Without the seed, so that the tab averages the runs that differ in nothing else.
+            group = hashlib.blake2b(json.dumps(flat, sort_keys=True).encode(), digest_size=8).hexdigest()
+            events.raw(hparams.session_start(flat, group))
+        return events
+
+    def _board(self, journal: Journal) -> Board | None:
+        if journal.events is None:
+            return None
+        data, note = self.built.data, journal.display.note
+        shape = self.built.splits.input_shape
+        monitor = self.config["monitor"]
+        return Board(
+            self.folder, journal.events, monitor, note, self.built.model, data.num_classes, data.class_names, shape
+        )
+
+    def _begin_board(self, board: Board, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Shows what there is before the first step; gives back the batches, of which it has looked at the first."""
+        yaml = OmegaConf.to_yaml(OmegaConf.create(self.request.config))
+        has_terms = self.built.loss_fn.names != [""]
+        board.begin(yaml, __version__, self.built.device, self.built.sample.inputs, has_terms)
+        first = next(batches)
+        board.first_batch(*first)
+        return itertools.chain([first], batches)
+
+    def _test(self, board: Board | None) -> dict[str, float] | None:
+        """The whole test split, on this process alone; None where a stop was asked for."""
+        built, loss_fn = self.built, self.built.loss_fn
+        with contextlib.ExitStack() as stack:
+            keep = None
+            if board is not None:
+                gives = getattr(built.model, "gives", "logits")
+                compared_with = next((t.wants.targets for t in loss_fn.terms if t.wants), "index")
+                keep = stack.enter_context(board.watching(len(built.splits.test), gives, compared_with))
+            stop = self._is_stop_requested
+            return evaluate(built.model, loss_fn, built.splits.test, built.device, built.precision, keep, stop)
+
+    def _is_stop_requested(self) -> bool:
+        return self.signals.received != 0
+
+    def _hparams(self) -> dict[str, Any]:
+        """What the run was started with, flat: the choices by name and every number below them."""
+        free = {"batch_size", "max_epochs", "precision"}
+        flat = {
+            key: value if isinstance(value, bool | int | float) else schema.shown(value)
+            for key, value in schema.leaves(self.config)
+            if (key in free or key.split(".")[0] in (*schema.GROUPS, "gradient"))
+            and not key.endswith("_target_")
+            and value is not None
+        }
+        return {**self.built.names, **flat, "max_steps": self.built.max_steps}
+
+    def _observer(self, journal: Journal, saver: Saver) -> RunObserver:
+        config, store = self.config, self.state.store
+        watched = {**config["monitor"]} if self.world.is_main else dict.fromkeys(config["monitor"], False)
+        return RunObserver(
+            self.state,
+            self.built.loss_fn,
+            self.built.splits.val,
+            journal,
+            saver,
+            self.built.precision,
+            max_steps=self.built.max_steps,
+            log_every=config["monitor"]["every"],
+            samples_per_step=self.built.samples_per_step,
+            metric=config["checkpoint"]["metric"],
+            statistics=Statistics(store.names, store.bounds) if watched["statistics"] else None,
+            histogram_every=config["monitor"]["histogram_every"] if watched["histograms"] else None,
+            activations=Activations(self.built.model) if watched["activations"] else None,
+            diagnosis=self.diagnosis,
+            save_every=config["checkpoint"]["every"],
+            save_every_minutes=config["checkpoint"]["every_minutes"],
+            is_stop_requested=self._is_stop_requested,
+        )
+
+    def _facts(self) -> Facts:
+        built, config, model = self.built, self.config, self.built.model
+        on_purpose = {
+            f"{name}.backbone".lstrip("."): module.backbone
+            for name, module in model.named_modules()
+            if isinstance(module, Finetune)
+        }
+        meant = {p for backbone in on_purpose.values() for p in backbone.parameters()}
+        frozen = [layer_of(n) for n, p in model.named_parameters() if not p.requires_grad and p not in meant]
+        terms = {
+            f"train/loss/{name}" if name else "train/loss": chance_loss(part.criterion, built.data.num_classes)
+            for name, part in zip(built.loss_fn.names, built.loss_fn.parts, strict=True)
+            if part in built.loss_fn.terms
+        }
+        return Facts(
+            settings=dict(schema.leaves(config)),
+            parameters={n: p.dim() for n, p in zip(self.state.store.names, self.state.store.parameters, strict=True)},
+            max_steps=built.max_steps,
+            num_samples=len(built.splits.train),
+            samples_per_step=built.samples_per_step,
+            frozen=list(dict.fromkeys(frozen)),
+            frozen_on_purpose=list(on_purpose),
+            squashed=squashed_layers(model),
+            chance={tag: loss for tag, loss in terms.items() if loss is not None},
+            gives=getattr(model, "gives", "logits"),
+            is_pretrained=any(getattr(module, "is_pretrained", False) for module in model.modules()),
+            is_scaled=self.state.scaler.is_enabled(),
+        )
+
+    def _batches(self) -> Iterator[Batch]:
+        return self.built.splits.train.training(
+            self.built.samples_per_step, self.config["seed"], self.state.step + 1, self.world.rank, self.world.size
+        )
+
+    def _plan(self) -> Plan:
+        config = self.config
+        return Plan(
+            max_steps=self.built.max_steps,
+            num_samples=len(self.built.splits.train),
+            samples_per_step=self.built.samples_per_step,
+            part_size=-(-self.built.batch_size // self.world.size),
+            log_every=config["monitor"]["every"],
+            show_every=config["console"]["every"],
+            eval_every=evaluation_period(config["eval_every"], self.built.steps_per_epoch),
+            save_every=config["checkpoint"]["every"],
+            # On the CPU a look at the loss is free; elsewhere it waits for the device, so the losses are kept until a
+            # step that is logged, evaluated or saved, or until there are many.
+            check_every=1 if self.built.device.type == "cpu" else 1000,
+            clip_norm=config["gradient"]["clip_norm"],
+            clip_value=config["gradient"]["clip_value"],
+            skips_non_finite=config["on_nan"] == "skip",
+        )
+
+    def _title(self) -> list[str]:
+        going_on = f", from step {self.state.step}" if self.state.step else ""
+        return [
+            self.built.data.description,
+            f"{self.built.names['model']}: {self._num_parameters():,} parameters, "
+            f"{self.state.store.values.shape[1]:,} train; {self.built.names['loss']}, {self.built.names['optimizer']}, "
+            f"{self.built.device}{f', {self.world.size} processes' if self.world.size > 1 else ''}",
+            f"{self.built.max_steps} steps of {self.built.samples_per_step} samples{going_on}, in {self.folder}",
+        ]
+
+    def _num_parameters(self) -> int:
+        return sum(p.numel() for p in self.built.model.parameters())
+
+    def _result(self, status: str, seconds: float) -> Config:
+        return {
+            **self.state.last,
+            "status": status,
+            "steps": self.state.step,
+            "seconds": seconds,
+            "num_parameters": self._num_parameters(),
+            "num_trainable": self.state.store.values.shape[1],
+            "diagnosis": [finding.as_dict() for finding in self.diagnosis.findings],
+        }
+
+    def _end_events(self, journal: Journal, status: str) -> None:
+        if journal.events is None:
+            return
+        if self.config["monitor"]["texts"]:
+            journal.events.text("about/diagnosis", self.state.step, self.diagnosis.markdown())
+        if self.config["monitor"]["graph"] and status == "finished":
+            graph, reason = model_graph(self.built.model, self.built.sample.inputs)
+            if graph is None:
+                journal.display.note(f"warning: no graph for TensorBoard: {reason}")
+            else:
+                journal.events.graph(graph)
+        if self.config["monitor"]["hparams"]:
+            journal.events.raw(hparams.session_end("success" if status == "finished" else "failure"), self.state.step)
+
+    def _summary(self, result: Config) -> list[tuple[str, str]]:
+        rows = [
+            (tag, short(result[tag]))
+            for tag in ("train/loss", "val/loss", "val/accuracy", "test/loss", "test/accuracy")
+            if tag in result
+        ]
+        found = [(finding.where, f"step {finding.step}: {finding.advice}") for finding in self.diagnosis.findings]
+        return [
+            *rows,
+            *(found or [("diagnosis", "nothing is amiss")]),
+            ("parameters", f"{result['num_parameters']:,}, {result['num_trainable']:,} of them trained"),
+            ("time", f"{result['seconds']:.1f} s for {result['steps']} steps"),
+            ("run folder", str(self.folder)),
+            *([("look at it", f"tensorboard --logdir {self.folder}")] if self.config["monitor"]["events"] else []),
+        ]
+
+
+def last_words(last: Mapping[str, float]) -> str:
+    """The last logged losses and gradient norm, `tag=value` and a space each."""
+    tags = ("train/loss", "val/loss", "grad_norm")
+    return "".join(f"{tag}={last[tag]:.4g} " for tag in tags if tag in last)

@@ -1,0 +1,211 @@
+"""Two processes train one model: the numbers of one, the same files, one end."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from trainer import checkpoint
+from trainer.distributed import World, find_world
+from trainer.errors import UserError
+
+WORDS = ("monitor.every=3", "console.every=1", "device=cpu")
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def ranks(folder: Path, *words: str, differing: tuple[str, ...] = ()) -> list[subprocess.Popen[str]]:
+    """Two processes as torchrun starts them; the second may be told something else."""
+    port = str(free_port())
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "trainer", *WORDS, *words, *(differing if rank else ())],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                "PYTHONWARNINGS": "error",
+                **{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"},
+                **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
+            },
+        )
+        for rank in range(2)
+    ]
+
+
+def ended(processes: list[subprocess.Popen[str]], seconds: float = 100) -> list[tuple[int, str, str]]:
+    """Exit code, stdout and stderr of each."""
+    end = time.monotonic() + seconds
+    texts = [process.communicate(timeout=max(1, end - time.monotonic())) for process in processes]
+    return [(process.returncode, *text) for process, text in zip(processes, texts, strict=True)]
+
+
+def wait_for_step(process: subprocess.Popen[str], step: int) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith(f"step={step} "):
+            return
+    pytest.fail(f"no step {step}")
+
+
+def model(folder: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = checkpoint.read(folder / "checkpoints/last.pt")["model"]
+    return state
+
+
+RECIPES: Mapping[str, tuple[str, ...]] = {
+    # 1,258 samples in batches of 150: the ninth and last has 58.
+    "augmentation": ("batch_size=150", "data.augment.crop_padding=2", "data.augment.rotation=5"),
+    # Whole steps of 3 * 67 samples, the last of 52; shares of 101 and 100 that go through in parts of 34.
+    "accumulation": ("batch_size=67", "gradient.accumulate=3", "gradient.clip_norm=0.5"),
+    "a plateau, and a penalty": (
+        "loss=composite",
+        "+loss.terms.l2={weight:0.001,criterion:{_target_:trainer.losses.L2Penalty}}",
+        "scheduler=plateau",
+        "scheduler.patience=0",
+        "eval_every=4",
+        "optimizer.lr=0.05",
+    ),
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_two_ranks_are_one_on_the_same_batches(recipe: str, tmp_path: Path, train: Any) -> None:
+    words = ("dtype=float64", "max_steps=20", *RECIPES[recipe])
+    two = ended(ranks(tmp_path, *words, "name=two"))
+    assert [code for code, _, _ in two] == [0, 0], two
+    assert two[1][1:] == ("", ""), "only rank 0 speaks"
+    assert ", 2 processes" in two[0][1]
+    one = train(*WORDS, *words, "name=one")
+    result = json.loads((tmp_path / "runs/two/result.json").read_text())
+    numbers = {k: v for k, v in one.items() if isinstance(v, float) and not k.startswith(("time/", "seconds"))}
+    assert {k: result[k] for k in numbers} == pytest.approx(numbers, rel=1e-9)
+    torch.testing.assert_close(model(tmp_path / "runs/two"), model(tmp_path / "runs/one"), rtol=1e-9, atol=1e-12)
+
+
+def test_a_signal_to_one_rank_stops_both_at_the_same_step_and_they_go_on_exactly(tmp_path: Path) -> None:
+    """Dropout draws differ from rank to rank; each goes on with its own."""
+    words = ("model=sequential", "loss=nll", "checkpoint.every=10", "monitor=off")
+    processes = ranks(tmp_path, *words, "max_steps=100000", "name=two")
+    wait_for_step(processes[0], 25)
+    processes[1].send_signal(signal.SIGTERM)
+    both = ended(processes)
+    assert [code for code, _, _ in both] == [143, 143], both
+    said = re.fullmatch(r"stopped after step (\d+) and saved. To go on: train resume=runs/two\n", both[0][2])
+    assert said is not None
+    assert both[1][2] == ""
+    stopped = checkpoint.read(tmp_path / "runs/two/checkpoints/last.pt")
+    assert stopped["step"] == int(said[1])
+    assert not torch.equal(stopped["random"][0]["cpu"], stopped["random"][1]["cpu"])
+    goal = f"max_steps={stopped['step'] + 15}"
+    assert [code for code, _, _ in ended(ranks(tmp_path, *words, goal, "name=two"))] == [0, 0]
+    assert [code for code, _, _ in ended(ranks(tmp_path, *words, goal, "name=straight"))] == [0, 0]
+    torch.testing.assert_close(model(tmp_path / "runs/two"), model(tmp_path / "runs/straight"), rtol=0, atol=0)
+    alone = subprocess.run(
+        [sys.executable, "-m", "trainer", *WORDS, *words, "max_steps=99999", "name=two"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert alone.returncode == 2
+    assert "it was trained by 2 processes, not 1" in alone.stderr
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_where_one_dies_the_other_ends(rank: int, tmp_path: Path) -> None:
+    processes = ranks(tmp_path, "max_steps=100000", "model=two_layer", "name=two", "monitor=off")
+    wait_for_step(processes[0], 20)
+    processes[rank].kill()
+    other = ended(processes, seconds=30)[1 - rank]
+    assert other[0] == 2, other
+    assert other[2] == f"error: rank {1 - rank}: another process of this training has ended.\n"
+
+
+def test_workers_die_with_their_agent(tmp_path: Path) -> None:
+    """By `kill -9` of torchrun, which can end nobody any more; and the run goes on from its last checkpoint."""
+    words = ["monitor=off", "console.every=1", "checkpoint.every=5", "max_steps=100000", "name=two", "device=cpu"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "trainer", *words]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as agent:
+        wait_for_step(agent, 12)
+        workers = [
+            int(path.parent.name)
+            for path in Path("/proc").glob("[0-9]*/stat")
+            if path.read_text().rpartition(")")[2].split()[1] == str(agent.pid)
+        ]
+        assert len(workers) == 2
+        agent.kill()
+        agent.wait()
+        end = time.monotonic() + 5
+        while any(map(is_alive, workers)):
+            assert time.monotonic() < end, "a worker lives on"
+            time.sleep(0.05)
+    assert checkpoint.read(tmp_path / "runs/two/checkpoints/last.pt")["step"] >= 10
+
+
+def is_alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_what_the_ranks_do_not_agree_on_is_said_once_and_nothing_is_written(tmp_path: Path) -> None:
+    both = ended(ranks(tmp_path, "max_steps=5", differing=("optimizer.lr=0.5",)))
+    assert [code for code, _, _ in both] == [2, 2]
+    assert both[0][2] == (
+        "error: optimizer.lr=0.5: on rank 1, but optimizer.lr=0.002 on rank 0. "
+        "Start all processes with the same command.\n"
+    )
+    assert both[1][2] == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_batches_that_leave_a_rank_without_a_sample_are_refused(tmp_path: Path) -> None:
+    both = ended(ranks(tmp_path, "batch_size=3"))  # 1,258 = 419 * 3 + 1
+    assert [code for code, _, _ in both] == [2, 2]
+    assert both[0][2].startswith("error: batch_size=3: 1258 samples end with a batch of 1, too few for 2 processes.")
+
+
+TORCHRUN = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
+
+def test_the_world_is_what_torchrun_says() -> None:
+    assert find_world({}) == World(0, 1, 0)
+    assert find_world(TORCHRUN) == World(1, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"MASTER_ADDR": None}, "MASTER_ADDR: is not set, though"),
+        ({"WORLD_SIZE": None}, "WORLD_SIZE: is not set, though"),
+        ({"RANK": "2"}, "RANK=2: must be below WORLD_SIZE=2"),
+        ({"LOCAL_RANK": "7"}, "LOCAL_RANK=7: must be below WORLD_SIZE=2"),
+        ({"RANK": "-1"}, "RANK=-1: must be a whole number >= 0"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE=two: must be a whole number"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE=0: must be at least 1"),
+        ({"MASTER_PORT": ""}, "MASTER_PORT=: must be a whole number"),
+    ],
+)
+def test_an_environment_that_makes_no_sense_is_one_line(changes: dict[str, str | None], line: str) -> None:
+    environment = {name: value for name, value in {**TORCHRUN, **changes}.items() if value is not None}
+    with pytest.raises(UserError, match=f"^{re.escape(line)}.*torchrun --nproc-per-node"):
+        find_world(environment)

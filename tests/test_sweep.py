@@ -1,0 +1,234 @@
+"""A sweep: every job its own run, no job harmed by another, gone on with by the same command."""
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from test_resume import assert_same
+from trainer import checkpoint
+from trainer.request import Request
+from trainer.sweep.plan import job_name
+from trainer.sweep.results import Row, metric_of, settings
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+# What jobs have in common: small and quick.
+SMALL = ("model=two_layer", "model.hidden_features=8", "data.limit=100", "max_steps=20", "monitor=off")
+
+MOODS = '''
+import os, signal, torch
+from trainer.models.two_layer import TwoLayer
+
+class Moody(TwoLayer):
+    """Does something bad at its tenth step, unless it is fine."""
+    def __init__(self, in_features, out_features, mood="fine"):
+        super().__init__(in_features=in_features, out_features=out_features, hidden_features=8)
+        self.mood, self.steps = mood, 0
+
+    def forward(self, inputs):
+        self.steps += self.training
+        if self.steps == 10 and not os.path.exists("good"):
+            if self.mood == "raises":
+                raise ArithmeticError("it is Monday")
+            if self.mood == "exits":
+                os._exit(0)
+            if self.mood == "is_killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if self.mood == "diverges":
+                return super().forward(inputs) * float("nan")
+        return super().forward(inputs)
+'''
+
+
+def results(folder: Path) -> dict[str, dict[str, Any]]:
+    return {row["name"]: row for row in json.loads((folder / "results.json").read_text())}
+
+
+def test_bad_jobs_harm_no_other_and_are_tried_again_when_asked(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "moody.py").write_text(MOODS)
+    moods = "fine,raises,exits,is_killed,diverges"
+    words = [
+        "--multirun",
+        "model._target_=moody.Moody",
+        "trust=[moody]",
+        *SMALL[2:],
+        f"+model.mood={moods}",
+        "name=all",
+    ]
+    done = command(*words, "sweep.jobs=2")
+    assert done.returncode == 1
+    found = results(tmp_path / "runs/all")
+    assert {row["model.mood"]: row["status"] for row in found.values()} == {
+        "fine": "finished",
+        "raises": "failed",
+        "exits": "failed",
+        "is_killed": "killed",
+        "diverges": "stopped",
+    }
+    for mood, line in {
+        "raises": "ArithmeticError: it is Monday",
+        "exits": "ended without a result",
+        "is_killed": "was killed by signal 9",
+        "diverges": "train/loss=nan at step 10",
+    }.items():
+        (error,) = [text for text in done.stderr.splitlines() if text.startswith(f"error: model.mood={mood}: ")]
+        assert line in error
+        assert error.endswith(f"Log: runs/all/model.mood={mood}/log.txt")
+    again = command(*words)
+    assert again.returncode == 1
+    assert "5 of 5 jobs have run already" in again.stdout
+    assert "4 of them failed; sweep.retry=true tries them again" in again.stdout
+    (tmp_path / "good").touch()
+    good = command(*words, "sweep.retry=true")
+    assert good.returncode == 0, good.stderr
+    assert {row["status"] for row in results(tmp_path / "runs/all").values()} == {"finished"}
+
+
+def test_the_first_failure_ends_it_where_that_is_wanted(command: Command, tmp_path: Path) -> None:
+    words = ("--multirun", *SMALL, "optimizer=sgd", "loss=mse", "optimizer.lr=1e30,0.1", "name=s")
+    done = command(*words, "sweep.on_failure=stop")
+    assert done.returncode == 1
+    assert [row["status"] for row in results(tmp_path / "runs/s").values()] == ["stopped", "waiting"]
+
+
+def test_it_is_gone_on_with_extended_and_not_changed(command: Command, tmp_path: Path) -> None:
+    words = ("--multirun", *SMALL, "optimizer.lr=0.1,0.01", "name=s")
+    first = command(*words, "seed=0,1")
+    assert first.returncode == 0, first.stderr
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs/s").rglob("result.json")}
+    assert sorted(path.parent.name for path in times) == [
+        f"optimizer.lr={lr},seed={seed}" for lr in ("0.01", "0.1") for seed in (0, 1)
+    ]
+    more = command(*words, "seed=0,1,2")
+    assert more.returncode == 0, more.stderr
+    assert "4 of 6 jobs have run already" in more.stdout
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    rows = list(csv.DictReader((tmp_path / "runs/s/results.csv").read_text().splitlines()))
+    assert [row["seed"] for row in rows] == ["0", "1", "2"] * 2
+    # Two settings, three seeds each, the better first.
+    table = [line.split() for line in more.stdout.splitlines() if line.startswith("0.")]
+    assert sorted(line[0] for line in table) == ["0.01", "0.1"]
+    assert {line[1] for line in table} == {"3"}
+    assert float(table[0][2]) >= float(table[1][2])
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    changed = command(*words, "seed=0,1", "batch_size=32")
+    assert changed.returncode == 2
+    assert "batch_size=32 (was 64)" in changed.stderr
+    assert changed.stderr.count("\n") == 1
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("optimizer.lr=0.1,-1",), r"job 1 (optimizer.lr=-1): optimizer.lr=-1: must be a number > 0"),
+        (("model=lenet,lent",), "model=lent: there is no such model. Did you mean lenet?"),
+        (("loss=cross_entropy,nll",), "job loss=nll: loss=nll: takes log_probabilities or probabilities"),
+        (("optimizer.lr=0.1,0.10", "seed=1,1"), "is the same as another"),
+        (("name=../x", "seed=0,1"), "name=../x: must be"),
+    ],
+)
+def test_what_is_wrong_with_any_job_is_said_before_the_first(
+    words: tuple[str, ...], line: str, command: Command, tmp_path: Path
+) -> None:
+    done = command("--multirun", *words)
+    assert done.returncode == 2
+    assert line in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_lists_the_jobs_and_writes_nothing(command: Command, tmp_path: Path) -> None:
+    done = command("--multirun", *SMALL, "optimizer.lr=0.1,0.01", "seed=range(0,2)", "dry_run=true")
+    assert done.stdout.splitlines() == [
+        "0: optimizer.lr=0.1,seed=0",
+        "1: optimizer.lr=0.1,seed=1",
+        "2: optimizer.lr=0.01,seed=0",
+        "3: optimizer.lr=0.01,seed=1",
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """Of every job its last state and its metrics, without times."""
+    return {
+        path.parent.name: (
+            checkpoint.read(path.parent / "checkpoints/last.pt"),
+            [json.loads(line) for line in (path.parent / "metrics.jsonl").read_text().splitlines()],
+        )
+        for path in sorted(folder.rglob("config.yaml"))
+    }
+
+
+def interrupted(words: list[str], folder: Path, kills: int, draw: random.Random) -> None:
+    """Killed as a whole, or asked to stop, at random moments; then to its end."""
+    command = [sys.executable, "-m", "trainer", *words]
+    for i in range(kills):
+        process = subprocess.Popen(
+            command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        time.sleep(draw.uniform(1, 6))
+        # The sweep itself alone, or with its jobs; the jobs alone die with it.
+        number = (signal.SIGKILL, signal.SIGTERM)[i % 2]
+        if process.poll() is None:
+            os.kill(process.pid, number)
+        assert process.wait(timeout=60) in (-9, 143, -15, 0)
+        time.sleep(0.3)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("seeds", "kills"),
+    [("0,1", 2), pytest.param("range(0,25)", 20, marks=pytest.mark.long)],
+    ids=["8 jobs", "100 jobs"],
+)
+def test_a_killed_sweep_ends_as_one_that_was_left_alone(seeds: str, kills: int, tmp_path: Path) -> None:
+    words = ["--multirun", "model=two_layer,lenet", "optimizer.lr=0.01,0.001", f"seed={seeds}", "max_steps=60"]
+    words += ["monitor=off", "checkpoint.every=7", "data.limit=300", "sweep.jobs=2", "threads=1"]
+    whole = subprocess.run(
+        [sys.executable, "-m", "trainer", *words, "name=whole"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert whole.returncode == 0, whole.stderr
+    interrupted([*words, "name=killed"], tmp_path, kills, random.Random(0))
+    assert_same(outcome(tmp_path / "runs/whole"), outcome(tmp_path / "runs/killed"))
+
+
+def test_names_are_what_is_typed_unless_a_file_system_would_not_have_it() -> None:
+    assert job_name({"optimizer.lr": "0.1", "seed": "0"}) == "optimizer.lr=0.1,seed=0"
+    assert job_name({}) == "job"
+    odd = [job_name({"data.path": path}) for path in ("a/b", "a-b", "a:b", "x" * 300, "x" * 301)]
+    assert len(set(odd)) == len(odd)
+    assert all("/" not in name and len(name) <= 120 for name in odd)
+
+
+def test_the_best_setting_is_that_of_the_best_mean() -> None:
+    def row(lr: str, seed: int, accuracy: float | None) -> Row:
+        from trainer.sweep.plan import Job
+
+        job = Job(f"{lr}-{seed}", Path(), {"lr": lr, "seed": str(seed)}, Request({}, {}, []))
+        return Row(
+            job, "finished", "", {} if accuracy is None else {"best/val/accuracy": accuracy, "best/val/loss": 1.0}
+        )
+
+    rows = [row("0.1", 0, 0.9), row("0.1", 1, 0.5), row("0.2", 0, 0.75), row("0.2", 1, 0.8), row("1", 0, None)]
+    assert metric_of(rows, None) == "best/val/accuracy"
+    assert metric_of(rows, "val/loss") == "best/val/loss"
+    found = settings(rows, "best/val/accuracy")
+    assert [setting.swept for setting in found] == [{"lr": "0.2"}, {"lr": "0.1"}, {"lr": "1"}]
+    assert found[1].mean("best/val/accuracy") == pytest.approx(0.7)
+    assert found[1].spread("best/val/accuracy") == pytest.approx(0.2828427)
