@@ -171,7 +171,7 @@ RULES: dict[str, Rule] = {
     "sweep.on_failure": Choice(("continue", "stop")),
     "sweep.retry": _FLAG,
     "sweep.jobs": Number(at_least=1, at_most=1024, whole=True),
-    "sweep.devices": ListOf(Number(at_least=0, whole=True), optional=True, example="sweep.devices=[0,1]"),
+    "sweep.devices": ListOf(Number(at_least=0, whole=True), optional=True, example="[0,1]"),
     "monitor.every": _COUNT_OR_NULL,
     "monitor.histogram_every": _COUNT_OR_NULL,
     "monitor.statistics": _FLAG,
