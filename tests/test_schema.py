@@ -37,6 +37,7 @@ TABLE: dict[str, tuple[list[Any], list[Any]]] = {
     "precision": (["float32", "bfloat16", "float16"], ["half", "float64", 16, None]),
     "dtype": (["float32", "float64"], ["float16", "double", None]),
     "compile": ([True, False], ["yes", 1, None]),
+    "fast": ([True, False], ["no", 0, None]),
     "deterministic": ([True, False], [0]),
     "threads": ([1, 8, 1024, None], [0, -1, 1025, "auto"]),
     "on_nan": (["stop", "skip"], ["ignore", None, True]),

@@ -15,7 +15,7 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
-from trainer import schema, trust
+from trainer import schema, trust, updates
 from trainer.cadence import evaluation_period, num_steps
 from trainer.data.batches import derived_seed, smallest_batch
 from trainer.data.images import Augmentation
@@ -305,7 +305,11 @@ class Built:
                 "the loop does not do. Try optimizer=adam."
             )
         is_elementwise = trust.belongs(found.__module__, trust.TRUSTED["optimizer"]) and found.__name__ in ELEMENTWISE
-        make = self._build("optimizer", {"_partial_": True})
+        make = self._build("optimizer", {"_partial_": True})  # checks the options, too
+        options = {key: value for key, value in self.config["optimizer"].items() if key != "_target_"}
+        update = updates.standing_for(found.__name__, options) if is_elementwise and self.config["fast"] else None
+        if update is not None:
+            return self._made("optimizer", lambda store: update(store.values, store.grads, **options), store)
         return self._made("optimizer", make, [store.flat] if is_elementwise else store.parameters)
 
     def _schedule(self, optimizer: Optimizer) -> Schedule:

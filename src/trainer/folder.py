@@ -24,6 +24,7 @@ FREE = (
     "eval_every",
     "device",
     "compile",
+    "fast",
     "deterministic",
     "threads",
     "on_nan",

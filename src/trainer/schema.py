@@ -145,6 +145,7 @@ RULES: dict[str, Rule] = {
     "precision": Choice(("float32", "bfloat16", "float16")),
     "dtype": Choice(("float32", "float64")),
     "compile": _FLAG,
+    "fast": _FLAG,
     "deterministic": _FLAG,
     "threads": Number(at_least=1, at_most=1024, whole=True, optional=True, example="null"),
     "on_nan": Choice(("stop", "skip")),

@@ -49,7 +49,7 @@ class Pool:
     def __init__(self, at_once: int, devices: Sequence[int] | None) -> None:
         self.at_once, self.devices = at_once, devices
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["trainer.run", "torch._dynamo"])  # torch.optim needs it
+        self.context.set_forkserver_preload(["trainer.run"])
         self.running: dict[Job, tuple[BaseProcess, float]] = {}
         self._slots: dict[Job, int] = {}
 
