@@ -162,13 +162,15 @@ class RunObserver:
                 is_stop_requested=self.is_stop_requested,
                 world=state.world,
             )
-            if numbers is None:
-                return None
-            numbers = {f"val/{name}": number for name, number in numbers.items()}
-            is_best = self.metric in self._better(numbers)
-            self.journal.write(step, numbers)
-            self.report(step, self.diagnosis.observe(step, numbers))
-            return numbers["val/loss"], is_best
+            return None if numbers is None else self.evaluated(step, numbers)
+
+    def evaluated(self, step: int, numbers: dict[str, float]) -> tuple[float, bool]:
+        """Is told what a validation gave, by name; returns the loss, and whether it is the best so far."""
+        numbers = {f"val/{name}": number for name, number in numbers.items()}
+        is_best = self.metric in self._better(numbers)
+        self.journal.write(step, numbers)
+        self.report(step, self.diagnosis.observe(step, numbers))
+        return numbers["val/loss"], is_best
 
     def _better(self, numbers: dict[str, float]) -> list[str]:
         """The tags whose number is better than it ever was; keeps it as `best/<tag>`."""

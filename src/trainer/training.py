@@ -10,7 +10,7 @@ import signal
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from omegaconf import OmegaConf
@@ -103,76 +103,94 @@ class Training:
 
     def train(self) -> Config:
         """Trains to the end, tests, and leaves the result in the run's folder."""
-        with self.signals.deferred():
-            is_fresh = self.world.together(self._prepare_folder)
-            journal = self.world.together(lambda: self._journal(is_fresh))
-            saver = Saver(self.checkpoints)
-            observer = self._observer(journal, saver)
-            board = self._board(journal)
-            journal.display.start(self._title())
-            for warning in self.warnings:
-                journal.display.note(warning)
-            status = "failed"
-            try:
-                self._fit(journal, observer, board)
-                saver.wait()
-                numbers = self.world.shared(self._test(board) if self.world.is_main else None)
-                if numbers is None:
-                    self._interrupted()
-                journal.write(self.state.step, {f"test/{name}": number for name, number in numbers.items()})
-                if not math.isfinite(numbers["loss"]):
-                    raise NonFinite(f"test/loss={numbers['loss']}: the loss on the test split is not finite")
-                status = "finished"
-            except NonFinite as error:
-                status = "stopped"
-                observer.report(self.state.step, self.diagnosis.stopped(self.state.step))
-                raise RunStopped(self._explained(error)) from error
-            except (Interrupted, KeyboardInterrupt):
-                status = "interrupted"
-                raise
-            except torch.OutOfMemoryError as error:
-                raise UserError(
-                    f"batch_size={self.built.batch_size}: {self.built.device} is out of memory. Try batch_size="
-                    f"{max(1, self.built.batch_size // 2)} "
-                    f"gradient.accumulate={2 * self.config['gradient']['accumulate']}."
-                ) from error
-            finally:
-                result = self._result(status, observer.seconds())
-                self._close(result, journal, saver, board)
-            return result
+        with self.signals.deferred(), self.open():
+            self.prepare()
+            # What is shared out over the processes goes through this; alone it is the model itself.
+            state = self.state
+            state.forward = self.world.parallel(self.built.model, self.built.device, self._has_unused_parameters())
+            agreement = Agreement(self.world)
 
-    def _fit(self, journal: Journal, observer: RunObserver, board: Board | None) -> None:
-        """The training itself, from where it stands."""
-        built, state, agreement = self.built, self.state, Agreement(self.world)
+            def asked() -> Wish:
+                return Wish(*agreement(self.signals.received != 0, self.observer.is_save_overdue()))
 
-        def asked() -> Wish:
-            return Wish(*agreement(self.signals.received != 0, observer.is_save_overdue()))
+            with warnings.catch_warnings():
+                # A scaler that skips the first updates is no wrong order of calls.
+                warnings.filterwarnings("ignore", message=r"Detected call of `lr_scheduler.step\(\)`")
+                is_over = fit(
+                    state, self.built.loss_fn, self._batches, self.plan(), self.observer, self.built.precision, asked
+                )
+            agreement.wait()
+            self.finish(is_over)
+        return self.result
 
-        state.forward = self.world.parallel(built.model, built.device, self._has_unused_parameters())
-        batches = self._batches()
-        with warnings.catch_warnings():
-            # A scaler that skips the first updates is no wrong order of calls.
-            warnings.filterwarnings("ignore", message=r"Detected call of `lr_scheduler.step\(\)`")
-            if state.step == 0 and board is not None:
-                batches = self._begin_board(board, batches)
-            if state.step == 0 and journal.events is not None and self.config["monitor"]["statistics"]:
-                # Weights that never change: once is enough.
-                frozen = {n: p for n, p in built.model.named_parameters() if not p.requires_grad}
-                journal.events.scalars(0, weight_statistics(frozen))
-            observer.start_clock()
-            is_over = fit(state, built.loss_fn, batches, self._plan(), observer, built.precision, asked)
-        agreement.wait()
-        refuse_non_finite_weights(state)
-        observer.save(state.step)
-        if not is_over:
-            observer.saver.wait()
-            self._interrupted()
+    @contextlib.contextmanager
+    def open(self) -> Iterator[None]:
+        """Opens what the run is written to; at the end closes it, and leaves `result`, whatever became of the run.
 
-    def _interrupted(self) -> NoReturn:
-        raise Interrupted(
-            f"stopped after step {self.state.step} and saved. To go on: train {schema.resume_word(self.folder)}",
-            self.signals.received or signal.SIGTERM,  # another process of this training got it
-        )
+        Raises:
+            RunStopped: for NonFinite, which it explains.
+        """
+        is_fresh = self.world.together(self._prepare_folder)
+        self.journal = self.world.together(lambda: self._open_journal(is_fresh))
+        self.saver = Saver(self.checkpoints)
+        self.observer = self._observer()
+        self.board = self._open_board()
+        self.journal.display.start(self._title())
+        for warning in self.warnings:
+            self.journal.display.note(warning)
+        status = "failed"
+        try:
+            yield
+            status = "finished"
+        except NonFinite as error:
+            status = "stopped"
+            self.observer.report(self.state.step, self.diagnosis.stopped(self.state.step))
+            raise RunStopped(self._explained(error)) from error
+        except (Interrupted, KeyboardInterrupt):
+            status = "interrupted"
+            raise
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"batch_size={self.built.batch_size}: {self.built.device} is out of memory. Try batch_size="
+                f"{max(1, self.built.batch_size // 2)} "
+                f"gradient.accumulate={2 * self.config['gradient']['accumulate']}."
+            ) from error
+        finally:
+            self.result = self._result(status, self.observer.seconds())
+            self._close()
+
+    def prepare(self) -> None:
+        """Before the first step of this process: shows what there is to see of a run that is new."""
+        self._batches = self.batches()
+        if self.state.step == 0 and self.board is not None:
+            self._batches = self._begin_board(self.board, self._batches)
+        if self.state.step == 0 and self.journal.events is not None and self.config["monitor"]["statistics"]:
+            # Weights that never change: once is enough.
+            frozen = {n: p for n, p in self.built.model.named_parameters() if not p.requires_grad}
+            self.journal.events.scalars(0, weight_statistics(frozen))
+        self.observer.start_clock()
+
+    def finish(self, is_over: bool) -> None:
+        """After the last step of this process: saves, and where the training is over tests.
+
+        Raises:
+            NonFinite: what was trained is not worth a checkpoint, or fails the test.
+            Interrupted: it is not over; all is saved.
+        """
+        refuse_non_finite_weights(self.state)
+        self.observer.save(self.state.step)
+        self.saver.wait()
+        numbers = None
+        if is_over:
+            numbers = self.world.shared(self._test() if self.world.is_main else None)
+        if numbers is None:
+            raise Interrupted(
+                f"stopped after step {self.state.step} and saved. To go on: train {schema.resume_word(self.folder)}",
+                self.signals.received or signal.SIGTERM,  # another process of this training got it
+            )
+        self.journal.write(self.state.step, {f"test/{name}": number for name, number in numbers.items()})
+        if not math.isfinite(numbers["loss"]):
+            raise NonFinite(f"test/loss={numbers['loss']}: the loss on the test split is not finite")
 
     def _explained(self, error: NonFinite) -> str:
         """The error, the numbers at that step, and where the first of them is that is not finite."""
@@ -181,7 +199,7 @@ class Training:
         numbers = f"lr={lr:.4g}"
         if (norm := state.store.grads.norm().item()) != 0:
             numbers += f" grad_norm={norm:.4g}"
-        batch = next(self._batches())  # that of the step which was not finished, since batches are a function of steps
+        batch = next(self.batches())  # that of the step which was not finished, since batches are a function of steps
         places = self.world.gather(first_non_finite(built.model, batch.inputs, built.precision))
         place = next((place for place in places if place is not None), None)
         where = place or "the loss itself, of outputs that are finite"
@@ -218,7 +236,7 @@ class Training:
                 self.warnings.append(f"warning: {free:,} bytes are free, but checkpoints may take {needed:,}")
         return is_new
 
-    def _journal(self, is_fresh: bool) -> Journal:
+    def _open_journal(self, is_fresh: bool) -> Journal:
         if not self.world.is_main:
             return Journal(None, None, Silent(), self.state.last)
         built = self.built
@@ -229,20 +247,20 @@ class Training:
         except OSError as error:
             raise cannot_write(self.folder, error) from error
 
-    def _close(self, result: Config, journal: Journal, saver: Saver, board: Board | None) -> None:
+    def _close(self) -> None:
         """Ends what is open, `result.json` last: a run that has it is whole.
 
         Raises:
             UserError: something could not be written, unless the run ends with another error, which is the first then.
         """
-        is_finished = result["status"] == "finished"
+        journal, board, is_finished = self.journal, self.board, self.result["status"] == "finished"
         failure: UserError | None = None
         for close in (
-            saver.wait,
+            self.saver.wait,
             lambda: board.end(self.state.step) if board is not None and is_finished else None,
-            lambda: self._end_events(journal, result["status"]),
+            lambda: self._end_events(),
             journal.close,
-            lambda: folders.write_result(self.folder, result) if self.world.is_main else None,
+            lambda: folders.write_result(self.folder, self.result) if self.world.is_main else None,
         ):
             try:
                 close()
@@ -250,7 +268,7 @@ class Training:
                 failure = failure or cannot_write(self.folder, error)
             except UserError as error:
                 failure = failure or error
-        journal.display.stop(self._summary(result) if is_finished and failure is None else ())
+        journal.display.stop(self._summary(self.result) if is_finished and failure is None else ())
         if failure is not None and is_finished:
             raise failure
 
@@ -267,14 +285,14 @@ class Training:
             events.raw(hparams.session_start(flat, group))
         return events
 
-    def _board(self, journal: Journal) -> Board | None:
-        if journal.events is None:
+    def _open_board(self) -> Board | None:
+        if self.journal.events is None:
             return None
-        data, note = self.built.data, journal.display.note
+        data, note = self.built.data, self.journal.display.note
         shape = self.built.splits.input_shape
         monitor = self.config["monitor"]
         return Board(
-            self.folder, journal.events, monitor, note, self.built.model, data.num_classes, data.class_names, shape
+            self.folder, self.journal.events, monitor, note, self.built.model, data.num_classes, data.class_names, shape
         )
 
     def _begin_board(self, board: Board, batches: Iterator[Batch]) -> Iterator[Batch]:
@@ -286,15 +304,15 @@ class Training:
         board.first_batch(*first)
         return itertools.chain([first], batches)
 
-    def _test(self, board: Board | None) -> dict[str, float] | None:
+    def _test(self) -> dict[str, float] | None:
         """The whole test split, on this process alone; None where a stop was asked for."""
         built, loss_fn = self.built, self.built.loss_fn
         with contextlib.ExitStack() as stack:
             keep = None
-            if board is not None:
+            if self.board is not None:
                 gives = getattr(built.model, "gives", "logits")
                 compared_with = next((t.wants.targets for t in loss_fn.terms if t.wants), "index")
-                keep = stack.enter_context(board.watching(len(built.splits.test), gives, compared_with))
+                keep = stack.enter_context(self.board.watching(len(built.splits.test), gives, compared_with))
             stop = self._is_stop_requested
             return evaluate(built.model, loss_fn, built.splits.test, built.device, built.precision, keep, stop)
 
@@ -313,15 +331,15 @@ class Training:
         }
         return {**self.built.names, **flat, "max_steps": self.built.max_steps}
 
-    def _observer(self, journal: Journal, saver: Saver) -> RunObserver:
+    def _observer(self) -> RunObserver:
         config, store = self.config, self.state.store
         watched = {**config["monitor"]} if self.world.is_main else dict.fromkeys(config["monitor"], False)
         return RunObserver(
             self.state,
             self.built.loss_fn,
             self.built.splits.val,
-            journal,
-            saver,
+            self.journal,
+            self.saver,
             self.built.precision,
             max_steps=self.built.max_steps,
             log_every=config["monitor"]["every"],
@@ -365,12 +383,14 @@ class Training:
             is_scaled=self.state.scaler.is_enabled(),
         )
 
-    def _batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[Batch]:
+        """From the next step on."""
         return self.built.splits.train.training(
             self.built.samples_per_step, self.config["seed"], self.state.step + 1, self.world.rank, self.world.size
         )
 
-    def _plan(self) -> Plan:
+    def plan(self) -> Plan:
+        """How long, and when what is due."""
         config = self.config
         return Plan(
             max_steps=self.built.max_steps,
@@ -413,7 +433,8 @@ class Training:
             "diagnosis": [finding.as_dict() for finding in self.diagnosis.findings],
         }
 
-    def _end_events(self, journal: Journal, status: str) -> None:
+    def _end_events(self) -> None:
+        journal, status = self.journal, self.result["status"]
         if journal.events is None:
             return
         if self.config["monitor"]["texts"]:

@@ -99,7 +99,9 @@ def draw_png(path: Path, names: Sequence[str], curves: Mapping[str, Sequence[Poi
     for axes, (tag, of_runs) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
         for index, points in enumerate(of_runs):
             # Every run has its place in the cycle of colours, also where it has no such numbers.
-            axes.plot([x for x, _ in points], [y for _, y in points], color=f"C{index % 10}", label=drawable(names[index]))
+            axes.plot(
+                [x for x, _ in points], [y for _, y in points], color=f"C{index % 10}", label=drawable(names[index])
+            )
         numbers = [y for points in of_runs for _, y in points]
         if min(numbers) > 0 and max(numbers) / min(numbers) > 50:
             axes.set_yscale("log")
@@ -111,7 +113,7 @@ def draw_png(path: Path, names: Sequence[str], curves: Mapping[str, Sequence[Poi
 
 
 def drawable(text: str) -> str:
-    """The text as matplotlib draws it as it is: between two dollar signs it would see a formula, and maybe a wrong one."""
+    """The text as matplotlib draws it as it is: between two dollar signs it would see a formula, maybe a wrong one."""
     return printable(text).replace("$", r"\$")
 
 

@@ -8,10 +8,11 @@ from yaml import YAMLError
 
 from trainer import foreign
 from trainer.errors import UserError
-from trainer.finished.table import Column, open_console, print_lines, table
+from trainer.finished.table import open_console, print_lines
 from trainer.request import Request
 from trainer.sweep.picture import draw, is_drawable
 from trainer.sweep.plan import Job
+from trainer.sweep.processes import LOG
 from trainer.sweep.results import Row, metric_of, print_table
 
 _OTHERS = ("name", "status", "reason")  # texts of a row that are no swept key
@@ -41,15 +42,9 @@ def compare_sweep(folder: Path, metric: str | None, png: str | None) -> int:
     if png is not None:
         draw(Path(png), folder.resolve().name, rows, tag)
     print_table(rows, tag)
-    failed = [r for r in rows if r.has_failed]
+    failed = [Text(f"  {r.job.name} {r.status}: {r.reason}") for r in rows if r.has_failed]
     if failed:
-        columns = [
-            Column("failed", [r.job.name for r in failed]),
-            Column("", [r.status for r in failed]),
-            Column("", [r.reason for r in failed], rank=1),
-        ]
-        console = open_console()
-        print_lines([Text(), *table(columns, console)[0]], console)
+        print_lines([Text(), Text(f"failed, see {LOG} in the folder of each", style="bold"), *failed], open_console())
     if png is not None:
         print(f"drawn in {png}")
     return 0

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from rich.text import Text
 
 MIN_JOBS = 4  # of fewer a forest learns nothing
+NUM_TREES = 256  # with fewer the shares move by more than some percent with the order of the jobs
 
 Point = tuple[Mapping[str, str], float]  # what a job was given, and the number that came of it
 
@@ -37,7 +38,9 @@ def importance(points: Sequence[Point]) -> dict[str, float]:
     if len(columns) < 2 or span == 0:
         return {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what Optuna imports, and what it calls experimental, is not our user's to mend
+        warnings.simplefilter(
+            "ignore"
+        )  # what Optuna imports, and what it calls experimental, is not our user's to mend
         import optuna
         import sklearn  # noqa: F401 - Optuna would say in many lines that it is missing
         from optuna.importance import MeanDecreaseImpurityImportanceEvaluator, get_param_importances
@@ -52,7 +55,9 @@ def importance(points: Sequence[Point]) -> dict[str, float]:
             # From 0 to 1: what varies by less than 1e-16, the forest takes for equal.
             trial = optuna.trial.create_trial(params=given, distributions=kinds, value=(number - low) / span)
             study.add_trial(trial)
-        shares = get_param_importances(study, evaluator=MeanDecreaseImpurityImportanceEvaluator(seed=0))
+        shares = get_param_importances(
+            study, evaluator=MeanDecreaseImpurityImportanceEvaluator(n_trees=NUM_TREES, seed=0)
+        )
     return {key: float(share) for key, share in shares.items()}
 
 

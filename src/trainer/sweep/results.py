@@ -93,7 +93,8 @@ def metric_of(rows: Sequence[Row], asked: str | None) -> str:
                 return tag
         known = sorted({tag for result in results for tag in _numbers(result)})
         raise UserError(f"sweep.metric={asked}: no job has it.{nearest(asked, known)}")
-    is_everywhere = results and all("best/val/accuracy" in result for result in results)
+    validated = [result for result in results if "best/val/loss" in result]  # one that diverged early never was
+    is_everywhere = validated and all("best/val/accuracy" in result for result in validated)
     return "best/val/accuracy" if is_everywhere else "best/val/loss"
 
 

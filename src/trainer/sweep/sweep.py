@@ -60,7 +60,7 @@ def sweep(requests: Sequence[Request], folder: Path, words: Sequence[str], signa
             signals.received,
         )
     print_table(rows, metric_of(rows, settings["metric"]))
-    print(f"sweep folder  {folder}\nlook at it    train runs {folder}; tensorboard --logdir {folder}")
+    print(f"sweep folder  {folder}\nlook at it    train compare {folder} --png sweep.png; train board {folder}")
     return sum(r.has_failed for r in rows)
 
 
