@@ -548,7 +548,7 @@ MISTAKES: list[Row] = [
     # Looking at runs
     Row("show", "train show takes one run, not 0. train runs lists them."),
     Row("show nope", "nope: there is no run. train runs lists them."),
-    Row("compare nope", "train compare takes two runs or more."),
+    Row("compare nope", "train compare takes two runs or more, or one sweep."),
     Row("runs nope", "nope: "),
     Row("board nope", "nope: "),
     Row("board port=0", "port=0: must be a whole number from 1 to 65535. Try port=6006.", directory("runs")),

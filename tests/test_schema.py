@@ -61,6 +61,8 @@ TABLE: dict[str, tuple[list[Any], list[Any]]] = {
     "dry_run": ([True, False], ["yes", None]),
     "sweep.metric": (["val/accuracy", None], ["", True]),
     "sweep.on_failure": (["continue", "stop"], ["ignore", None]),
+    "sweep.stack": (["auto", "always", "never"], [True, "on"]),
+    "sweep.verify": ([0, 3], [-1, 1.5, True]),
     "sweep.retry": ([True, False], [1, None]),
     "sweep.jobs": ([1, 8], [0, 1025, None, "all"]),
     "sweep.devices": ([[0, 1], [], None], [0, [-1], ["cuda:0"]]),

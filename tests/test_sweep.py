@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from test_resume import assert_same
 from trainer import checkpoint
@@ -167,6 +170,7 @@ def outcome(folder: Path) -> dict[str, Any]:
             [json.loads(line) for line in (path.parent / "metrics.jsonl").read_text().splitlines()],
         )
         for path in sorted(folder.rglob("config.yaml"))
+        if (path.parent / "checkpoints").exists()
     }
 
 
@@ -195,7 +199,7 @@ def interrupted(words: list[str], folder: Path, kills: int, draw: random.Random)
 )
 def test_a_killed_sweep_ends_as_one_that_was_left_alone(seeds: str, kills: int, tmp_path: Path) -> None:
     words = ["--multirun", "model=two_layer,lenet", "optimizer.lr=0.01,0.001", f"seed={seeds}", "max_steps=60"]
-    words += ["monitor=off", "checkpoint.every=7", "data.limit=300", "sweep.jobs=2", "threads=1"]
+    words += ["monitor=off", "checkpoint.every=7", "data.limit=300", "sweep.jobs=2", "threads=1", "sweep.stack=never"]
     whole = subprocess.run(
         [sys.executable, "-m", "trainer", *words, "name=whole"],
         cwd=tmp_path,
@@ -206,6 +210,94 @@ def test_a_killed_sweep_ends_as_one_that_was_left_alone(seeds: str, kills: int, 
     assert whole.returncode == 0, whole.stderr
     interrupted([*words, "name=killed"], tmp_path, kills, random.Random(0))
     assert_same(outcome(tmp_path / "runs/whole"), outcome(tmp_path / "runs/killed"))
+
+
+STACK = (
+    "--multirun",
+    "model=two_layer",
+    "model.hidden_features=8",
+    "data.limit=200",
+    "max_steps=60",
+    "monitor.every=5",
+)
+
+
+def close(a: dict[str, Any], b: dict[str, Any]) -> None:
+    """Two runs' outcomes but for rounding."""
+    assert a.keys() == b.keys()
+    for name, (state, metrics) in a.items():
+        other, other_metrics = b[name]
+        torch.testing.assert_close(state["model"], other["model"], rtol=1e-3, atol=1e-4)
+        assert [record.keys() for record in metrics] == [record.keys() for record in other_metrics]
+        for record, expected in zip(metrics, other_metrics, strict=True):
+            numbers = {k: v for k, v in expected.items() if not k.startswith("time/")}
+            assert {k: record[k] for k in numbers} == pytest.approx(numbers, rel=1e-4, abs=1e-6), name
+
+
+def test_jobs_that_differ_in_numbers_are_trained_together_and_nobody_can_tell(command: Command, tmp_path: Path) -> None:
+    words = (*STACK, "optimizer=sgd", "optimizer.momentum=0.9", "optimizer.lr=0.1,0.01,1e30", "seed=0,1", "loss=mse")
+    done = command(*words, "name=stack", "sweep.verify=2")
+    assert done.returncode == 1, done.stderr  # two diverge
+    assert "optimizer.lr=0.1,seed=0 and 5 others, together: started" in done.stdout
+    assert re.search(r"2 jobs trained alone: losses differ by \d.\de-\d+ of themselves at most", done.stdout)
+    alone = command(*words, "name=alone", "sweep.stack=never")
+    assert "together" not in alone.stdout
+    for folder in ("stack", "alone"):
+        found = results(tmp_path / "runs" / folder)
+        assert [row["status"] for row in found.values()] == ["finished"] * 4 + ["stopped"] * 2
+        assert "the first value that is not finite" in list(found.values())[-1]["reason"].lower()
+    good = [f"optimizer.lr={lr},seed={seed}" for lr in ("0.1", "0.01") for seed in (0, 1)]
+    whole = [outcome(tmp_path / "runs" / folder) for folder in ("stack", "alone")]
+    close(*({name: runs[name] for name in good} for runs in whole))
+    for name in good:
+        ours, expected = (tmp_path / "runs" / folder / name for folder in ("stack", "alone"))
+        listing = [
+            sorted(re.sub(r"tfevents.*", "", str(p.relative_to(f))) for p in f.rglob("*")) for f in (ours, expected)
+        ]
+        assert listing[0] == listing[1]
+        tags = [EventAccumulator(str(folder)).Reload().Tags() for folder in (ours, expected)]
+        assert tags[0] == tags[1]
+    # Each can be gone on with alone.
+    more = command(f"resume=runs/stack/{good[0]}", "max_steps=70")
+    assert more.returncode == 0, more.stderr
+
+
+def test_a_stack_that_was_killed_goes_on(command: Command, tmp_path: Path) -> None:
+    words = (*STACK[:-1], "optimizer.lr=0.01,0.001", "seed=0,1,2", "monitor=off", "monitor.every=50", "max_steps=800")
+    words += ("checkpoint.every=40",)
+    whole = command(*words, "name=whole")
+    assert whole.returncode == 0, whole.stderr
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "trainer", *words, "name=killed"],
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        before = newest_step(tmp_path)
+        while newest_step(tmp_path) <= before and process.poll() is None:
+            time.sleep(0.01)
+        os.kill(process.pid, number)
+        assert process.wait(timeout=60) in (-9, 143)
+        time.sleep(0.3)  # its jobs die with it, not quite at once
+    assert 40 <= newest_step(tmp_path) < 800
+    done = command(*words, "name=killed")
+    assert done.returncode == 0, done.stderr
+    close(outcome(tmp_path / "runs/whole"), outcome(tmp_path / "runs/killed"))
+
+
+def newest_step(folder: Path) -> int:
+    return max((int(path.stem[5:]) for path in folder.glob("runs/killed/*/checkpoints/step_*.pt")), default=0)
+
+
+def test_what_cannot_be_stacked_is_trained_one_by_one(command: Command, tmp_path: Path) -> None:
+    words = (*STACK[:-2], "max_steps=4", "gradient.accumulate=2", "optimizer.lr=0.1,0.01,0.001,0.0001", "monitor=off")
+    done = command(*words, "name=s")
+    assert done.returncode == 0, done.stderr
+    assert (
+        "go on one by one: they can't be trained together: gradient.accumulate: a batch of several runs" in done.stdout
+    )
+    assert {row["status"] for row in results(tmp_path / "runs/s").values()} == {"finished"}
 
 
 def test_names_are_what_is_typed_unless_a_file_system_would_not_have_it() -> None:

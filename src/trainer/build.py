@@ -54,10 +54,14 @@ class Built:
         UserError: what does not fit, both sides named.
     """
 
-    def __init__(self, request: Request, own: tuple[str, ...], world: World = ALONE) -> None:
+    def __init__(
+        self, request: Request, own: tuple[str, ...], world: World = ALONE, like: "Built | None" = None
+    ) -> None:
         self.request, self.own, self.world = request, own, world
         self.config = config = resolved(request.config)
         self.names = request.names
+        for group in schema.GROUPS:
+            trust.check_names(group, config[group], own)
         for group in schema.GROUPS:
             self._found(group)
         set_up_torch(config)
@@ -65,8 +69,8 @@ class Built:
         self.dtype = torch.float64 if config["dtype"] == "float64" else torch.float32
         self.precision = autocast(config, self.device)
         with fitting(self.device):
-            self.data = world.first_alone(self._data)
-            self.splits = self._splits()
+            self.data: Data = world.first_alone(self._data) if like is None else like.data
+            self.splits: Splits = self._splits() if like is None else like.splits
             seed_all(config["seed"])
             self.model = world.first_alone(self._model)
             self.loss_fn = self._loss()
@@ -116,7 +120,7 @@ class Built:
             built = instantiate(config, _convert_="all")
         except Exception as error:
             raise self._refused(group, error.__cause__ or error) from error
-        if not config.get("_partial_") and not isinstance(built, KINDS[group]):
+        if not (changes or {}).get("_partial_") and not isinstance(built, KINDS[group]):
             wanted = KINDS[group]
             raise UserError(
                 f"{group}={self.names[group]}: made a {type(built).__name__}; a "

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from trainer.errors import UserError
 from trainer.files import cannot_write, write_atomically
+from trainer.foreign import load_tensors, refuse_hostile
 
 
 def write(path: Path, state: Any) -> None:
@@ -24,31 +25,22 @@ def write(path: Path, state: Any) -> None:
 
     def save(temporary: Path) -> None:
         torch.save({"state": state, "checksums": checksums}, temporary)
-        refuse_damage(temporary)
+        refuse_hostile(temporary)
 
     write_atomically(path, save)
-
-
-def refuse_damage(path: Path) -> None:
-    """Compares each record of a file with its CRC, which torch.save writes and torch.load never looks at."""
-    with zipfile.ZipFile(path) as archive:
-        damaged = archive.testzip()
-    if damaged is not None:
-        raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
 
 
 def read(path: Path) -> dict[str, Any]:
     """The state in a checkpoint file, on the CPU.
 
-    Each record's CRC is checked first; then the checksum of each tensor, since damage to the archive's own tables has
-    torch read the wrong bytes.
+    Each record's CRC is checked first (`load_tensors`); then the checksum of each tensor, since damage to the archive's
+    own tables has torch read the wrong bytes.
 
     Raises:
         UserError: the file is damaged, holds something else, or wants to run code.
     """
     try:
-        refuse_damage(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_tensors(path)
         found = [checksum(tensor) for tensor in tensors(content)]
     except pickle.UnpicklingError as error:
         raise UserError(f"{path}: not a whole checkpoint (it holds more than tensors and plain values).") from error
@@ -60,6 +52,8 @@ def read(path: Path) -> dict[str, Any]:
     state, checksums = content["state"], content["checksums"]
     if not isinstance(state, dict) or not {"model", "optimizer", "step"} <= state.keys():
         raise UserError(f"{path}: not a checkpoint of train: it lacks model, optimizer or step.")
+    if type(state["step"]) is not int or state["step"] < 0:
+        raise UserError(f"{path}: not a checkpoint of train: its step is no whole number.")
     if found != checksums:
         raise UserError(f"{path}: not a whole checkpoint (the checksum of a tensor is wrong).")
     return state
@@ -122,6 +116,11 @@ class Checkpoints:
             self._link(path, "last.pt")
             if is_best:
                 self._link(path, "best.pt")
+        except pickle.UnpicklingError as error:
+            raise UserError(
+                f"{path}: could not be read again: {error}. Model and optimizer may keep tensors, numbers, texts, "
+                "lists and dicts in their states."
+            ) from error
         except (OSError, RuntimeError, zipfile.BadZipFile) as error:  # torch's own writer knows RuntimeErrors alone
             raise cannot_write(path, error, num_bytes(state)) from error
         files = self.files()

@@ -13,12 +13,15 @@ import traceback
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from trainer.errors import Interrupted, RunStopped, UserError, nearest, one_of
+from trainer.errors import Interrupted, RunStopped, UserError, nearest, one_of, printable
 from trainer.finished.verbs import HELP, VERBS, run_verb
 from trainer.schema import GROUPS, RULES, leaves, unknown_key, yaml_problem
 from trainer.signals import Signals
+
+if TYPE_CHECKING:
+    from trainer.request import Request
 
 # In a wheel the configs lie inside the package, in a checkout beside `src/`.
 _PACKAGE = Path(__file__).parent
@@ -64,7 +67,7 @@ def exit_code(task: Callable[[Signals], object]) -> int:
         if isinstance(error, Interrupted):
             ignore_ctrl_c()
         if not is_silent or str(error).startswith("rank "):
-            print(str(error) if isinstance(error, Interrupted) else f"error: {error}", file=sys.stderr)
+            print(printable(str(error) if isinstance(error, Interrupted) else f"error: {error}"), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         ignore_ctrl_c()
@@ -103,33 +106,61 @@ def run_command(argv: list[str], signals: Signals | None = None) -> int:
         return run_verb(argv)
     flags, words = sorted_words(argv)
     words = own_classes(words)
-    is_plain = not any(word.startswith(("hydra/launcher=", "hydra/sweeper=", "hydra.")) for word in words)
-    if is_plain and {"-m", "--multirun"} & set(flags) and not {"--cfg", "-c", "--info", "-i"} & set(flags):
+    is_question = not _QUESTIONS.isdisjoint(flag.partition("=")[0] for flag in flags)
+    of_hydra = next((word for word in words if word.lstrip("+~").startswith(("hydra.", "hydra/"))), None)
+    if of_hydra and not is_question and folders_after(argv, *_FLAGS_OF_FOLDERS):
+        raise UserError(f"{of_hydra}: Hydra would do what the folder's own files tell it, too. Type one of the two.")
+    if of_hydra or is_question:
+        return 1 if compose_and_run([*flags, *words], signals) else 0
+    if {"-m", "--multirun"} & set(flags):
         return 1 if run_sweep(argv, flags, words, signals or Signals()) else 0
-    return 1 if compose_and_run([*flags, *words], signals) else 0
+    (request,) = requests(argv, flags, words)
+    try:
+        from trainer.run import run  # torch comes with it
+
+        run(request, signals)
+    except ModuleNotFoundError as error:
+        raise UserError(f"the module {error.name} is missing. Type pip install {error.name}.") from error
+    return 0
 
 
-def run_sweep(argv: list[str], flags: list[str], words: list[str], signals: Signals) -> int:
-    """Runs every combination of the values, each a job of its own. Returns how many jobs failed."""
+def requests(argv: list[str], flags: list[str], words: list[str], is_sweep: bool = False) -> "list[Request]":
+    """What is asked for, job by job.
+
+    Hydra composes and does not run: it would call what the `hydra` section of any config names, and nobody checks that.
+    """
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
     from trainer.compose import combinations, composed, hydra_at
+
+    config_name = next((value for flag, value in with_values(flags) if flag in ("--config-name", "-cn")), "train")
+    shipped, *others = folders = config_folders(argv)
+    if not shipped.is_dir():
+        raise UserError("--config-path: takes a folder with a config of train. Type --config-dir=... to add your own.")
+    for folder in others:
+        if not folder.is_dir():
+            where = folder.absolute()
+            raise UserError(f"--config-dir={where}: there is no such folder. Give the one that holds model/, data/ ...")
+    try:
+        with hydra_at(folders) as search:
+            jobs = combinations(words) if is_sweep else [words]
+            return [composed(job, search, config_name) for job in jobs]
+    except (HydraException, OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
+        raise one_line(error, argv) from error
+
+
+def run_sweep(argv: list[str], flags: list[str], words: list[str], signals: Signals) -> int:
+    """Runs every combination of the values, each a job of its own. Returns how many jobs failed."""
     from trainer.sweep.sweep import sweep
 
     names = [word for word in words if word.startswith("name=")]
-    config_name = next((value for flag, value in with_values(flags) if flag in ("--config-name", "-cn")), "train")
-    try:
-        with hydra_at(config_folders(argv)) as search:
-            jobs = combinations([word for word in words if word not in names])
-            requests = [composed(overrides, search, config_name) for overrides in jobs]
-    except (HydraException, OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
-        raise one_line(error, argv) from error
+    jobs = requests(argv, flags, [word for word in words if word not in names], is_sweep=True)
     name = names[-1].removeprefix("name=") if names else f"sweep-{datetime.now():%Y-%m-%d_%H%M%S}"
     if not RULES["name"].allows(name):
         raise UserError(f"name={name}: must be {RULES['name'].accepts}.")
-    return sweep(requests, Path("runs", name), argv, signals)
+    return sweep(jobs, Path("runs", name), argv, signals)
 
 
 def with_values(flags: list[str]) -> list[tuple[str, str]]:
@@ -171,7 +202,7 @@ def compose_and_run(argv: list[str], signals: Signals | None = None) -> int:
                 raised.append(error)
                 return None
             failed.append(container["run_dir"])
-            print(f"error: job {about.job.num}: {error}", file=sys.stderr, flush=True)
+            print(printable(f"error: job {about.job.num}: {error}"), file=sys.stderr, flush=True)
             return None
         except ModuleNotFoundError as error:
             raised.append(UserError(f"the module {error.name} is missing. Type pip install {error.name}."))
@@ -215,10 +246,16 @@ def own_classes(words: list[str]) -> list[str]:
 
 def config_folders(argv: list[str]) -> list[Path]:
     """Where configs are looked for: the shipped ones and the user's `--config-dir`."""
-    folders = [CONFIGS]
+    shipped = [*folders_after(argv, "--config-path", "-cp"), CONFIGS][0]
+    return [shipped, *folders_after(argv, "--config-dir", "-cd")]
+
+
+def folders_after(argv: list[str], *flags: str) -> list[Path]:
+    """The values of flags."""
+    folders = []
     for i, word in enumerate(argv):
         name, _, value = word.partition("=")
-        if name in ("--config-dir", "-cd"):
+        if name in flags:
             folders.append(Path(value or (argv[i + 1] if i + 1 < len(argv) else "")))
     return folders
 
@@ -230,7 +267,7 @@ def options(folders: list[Path]) -> dict[str, dict[str, str]]:
         for path in sorted(folder.glob("*/*.yaml")):
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
             comments = [line.lstrip("# ") for line in lines if line.startswith("#") and not line.startswith("# @")]
-            found.setdefault(path.parent.name, {})[path.stem] = comments[0] if comments else ""
+            found.setdefault(path.parent.name, {})[path.stem] = printable(comments[0]) if comments else ""
     return found
 
 
@@ -267,8 +304,10 @@ def help_text(folders: list[Path]) -> str:
 # Hydra's flags, and those of them that take a value as the next word.
 _FLAGS = {"--multirun", "-m", "--resolve", "--run", "-r", "--hydra-help", "--version", "--shell-completion", "-sc"}
 _FLAGS_WITH_VALUE = {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--cfg", "-c", "--package"}
-_FLAGS_WITH_VALUE |= {"-p", "--experimental-rerun"}
+_FLAGS_WITH_VALUE |= {"-p"}  # not --experimental-rerun, which unpickles a file
 _FLAGS_WITH_CHOICE = {"--info", "-i"}
+_FLAGS_OF_FOLDERS = ("--config-dir", "-cd", "--config-path", "-cp")
+_QUESTIONS = {"--cfg", "-c", "--info", "-i", "--hydra-help", "--version", "--shell-completion", "-sc"}  # nothing runs
 _CHOICES = {
     **dict.fromkeys(("--cfg", "-c"), ("job", "hydra", "all")),
     **dict.fromkeys(("--info", "-i"), ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")),

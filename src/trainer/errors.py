@@ -24,6 +24,11 @@ class NonFinite(RunStopped):
     """A loss, a gradient or a weight is NaN or infinite."""
 
 
+def printable(text: str) -> str:
+    """The text with `?` for what a terminal would obey: configs, names of files and what they hold are foreign text."""
+    return text if text.isprintable() else "".join(sign if sign.isprintable() else "?" for sign in text)
+
+
 def nearest(word: str, accepted: Iterable[str], cutoff: float = 0.5) -> str:
     """``" Did you mean lenet?"`` for the nearest of the accepted words, or an empty string where none is near."""
     found = difflib.get_close_matches(word, list(accepted), n=1, cutoff=cutoff)

@@ -1,7 +1,10 @@
 """The folder of a run: where it lies, what it holds, and whether a run in it may go on with another config."""
 
+import io
 import json
 import math
+import os
+import re
 import secrets
 from collections.abc import Mapping
 from datetime import datetime
@@ -12,7 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from trainer import lock
+from trainer import foreign, lock
 from trainer.errors import UserError
 from trainer.files import write_text
 from trainer.schema import leaves, shown, yaml_problem
@@ -73,13 +76,19 @@ def read_config(folder: Path) -> dict[str, Any] | None:
     try:
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{folder}: is a file; a run needs a folder. Type another name=, run_dir= or resume=.")
-        if not path.exists():
-            if folder.exists() and not all(map(is_before_config, folder.iterdir())):
-                raise UserError(
-                    f"{folder}: is not empty and holds no run (no config.yaml). Type another name= or run_dir=."
-                )
+        is_run = os.path.lexists(path)
+        if not is_run and folder.exists() and not all(map(is_before_config, folder.iterdir())):
+            raise UserError(
+                f"{folder}: is not empty and holds no run (no config.yaml). Type another name= or run_dir=."
+            )
+        foreign.refuse_links(folder)  # before anything in it is read, locked or written
+        if not is_run:
             return None
-        stored = OmegaConf.to_container(OmegaConf.load(path))
+        text = foreign.text(path)
+        foreign.read_yaml(text)
+        stored = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)))
+    except foreign.Link as error:
+        raise UserError(f"{folder}: {error}; a run's folder holds plain files alone. Take it out.") from error
     except OSError as error:  # not readable; a name of more letters than there may be
         raise UserError(f"{path}: can't be read: {error.strerror}. Type another name= or run_dir=.") from error
     except (ValueError, OmegaConfBaseException, YAMLError) as error:
@@ -87,6 +96,27 @@ def read_config(folder: Path) -> dict[str, Any] | None:
     if not isinstance(stored, dict):
         raise UserError(f"{path}: holds no config.")
     return {str(key): value for key, value in stored.items()}
+
+
+def refuse_resolvers(folder: Path, stored: Any, config: Any, key: str = "") -> None:
+    """Refuses `${oc.env:HOME}` and its like in a stored config, which would read this machine for whoever wrote it.
+
+    Args:
+        stored, config: of the folder, and of this command, both with interpolations: what stands in both was typed.
+
+    Raises:
+        UserError: names the key.
+    """
+    if isinstance(stored, Mapping):
+        for name, value in stored.items():
+            other = config.get(name) if isinstance(config, Mapping) else None
+            refuse_resolvers(folder, value, other, f"{key}.{name}".lstrip("."))
+    elif isinstance(stored, list):
+        for i, value in enumerate(stored):
+            other = config[i] if isinstance(config, list) and i < len(config) else None
+            refuse_resolvers(folder, value, other, f"{key}.{i}")
+    elif isinstance(stored, str) and stored != config and re.search(r"\$\{.*:", stored, re.DOTALL):
+        raise UserError(f"{folder}/config.yaml: {key}={stored}: asks for more than another key. Type {key}=...")
 
 
 def refuse_changes(folder: Path, stored: Mapping[str, Any], config: Mapping[str, Any]) -> None:
@@ -117,10 +147,10 @@ def write_config(folder: Path, config: Mapping[str, Any], overrides: list[str]) 
 def read_result(folder: Path) -> dict[str, Any] | None:
     """`result.json`, None where the run has not ended."""
     try:
-        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        result = json.loads(foreign.text(folder / "result.json"))
+    except (OSError, ValueError, RecursionError):
         return None
-    return result if isinstance(result, dict) else None
+    return result if isinstance(result, dict) and isinstance(result.get("steps"), int) else None
 
 
 def write_result(folder: Path, result: Mapping[str, Any]) -> None:

@@ -29,7 +29,7 @@ except ImportError:  # PyYAML without libyaml
 MAX_TEXT_BYTES = 1 << 24  # a config has some kB
 MAX_PICKLE_BYTES = 1 << 24  # what describes the tensors of a file: about 90 bytes each
 _LONG_WORD = re.compile(r"[-+\w.:]{300,}")  # such a number takes ever longer to read, and can't be printed
-MAX_DEPTH = 50  # of a config; the parser in C ends the process at some thousands
+MAX_DEPTH = 50  # of a config; PyYAML's parser in C ends the process at some ten thousands
 
 # What torch.save has rebuild a state: no function whose result can be longer than its arguments.
 _BUILDS = re.compile(
@@ -118,7 +118,7 @@ def load_tensors(path: Path, may_be_old: bool = False) -> Any:
     """The tensors and plain values that torch.save wrote, on the CPU.
 
     Args:
-        may_be_old: the format of torch before 1.6 is read, too, in which published weights still come.
+        may_be_old: the format of torch before 1.6 is read, too.
 
     Raises:
         OSError: the file isn't there, or is something else than a plain file.

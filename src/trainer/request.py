@@ -32,6 +32,11 @@ class Request:
         return str(self.config[group]["_target_"]).rsplit(".", 1)[-1] if choice == "own" else choice
 
     @property
+    def typed(self) -> list[str]:
+        """The keys that were typed."""
+        return [override.lstrip("+~").split("=", 1)[0] for override in self.overrides]
+
+    @property
     def names(self) -> dict[str, str]:
         return {group: self.name(group) for group in schema.GROUPS}
 

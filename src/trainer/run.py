@@ -28,9 +28,13 @@ def run(request: Request, signals: Signals | None = None) -> Config:
         RunStopped: a loss that is not finite.
         Interrupted: a signal; the run has been saved.
     """
-    # Whose classes may be named comes from this command alone, never from a file.
     schema.check(resolved(request.config))
+    # Whose classes may be named comes from what was typed alone, never from a file.
     own = tuple(request.config["trust"])
+    if own and "trust" not in request.typed:
+        raise UserError(
+            f"trust={schema.shown(list(own))}: stands in a config file. Whom you trust you type, once you have read it."
+        )
     world = find_world()
     folder = find_folder(request)
     stored = folders.read_config(folder)
@@ -71,10 +75,10 @@ def find_folder(request: Request) -> Path:
     if config["resume"] == "auto" and config["name"] is None and config["run_dir"] is None:
         for folder in sorted(Path("runs", label).glob("*/"), reverse=True):
             result = folders.read_result(folder)
-            if (result is None or result.get("status") != "finished") and holder(folder) is None:
+            if result is None or result.get("status") != "finished":
                 with contextlib.suppress(UserError):
                     stored = folders.read_config(folder)
-                    if stored is not None:
+                    if stored is not None and holder(folder) is None:
                         going_on(request, folder, stored)
                         return folder
     return folders.locate(config, label)
@@ -101,14 +105,16 @@ def going_on(request: Request, folder: Path, stored: Config) -> Request:
     holders = (*schema.GROUPS, *schema.SECTIONS)
     if not isinstance(choices, dict) or not all(isinstance(stored.get(key), dict) for key in holders):
         raise UserError(f"{folder}/config.yaml: is no config of train.")
+    if not choices.keys() <= {*holders} or not all(isinstance(choice, str) for choice in choices.values()):
+        raise UserError(f"{folder}/config.yaml: choices={schema.shown(choices)}: is none of train's.")
     config = request.config
+    folders.refuse_resolvers(folder, stored, config)
     if config["resume"] not in (None, "auto"):
-        typed = [override.lstrip("+~").split("=", 1)[0] for override in request.overrides]
         # A folder of an older release lacks keys that there are now.
         known = {key: value for key, value in config.items() if key not in schema.GROUPS}
         sections = {section: {**known[section], **stored[section]} for section in schema.SECTIONS}
         merged: Any = OmegaConf.create({**known, **stored, **sections})
-        for key in typed:
+        for key in request.typed:
             OmegaConf.update(merged, key, OmegaConf.select(OmegaConf.create(config), key), merge=False, force_add=True)
         merged["resume"], merged["trust"] = config["resume"], config["trust"]
         container = OmegaConf.to_container(merged)

@@ -171,6 +171,8 @@ RULES: dict[str, Rule] = {
     "sweep.metric": Text("a tag of the results such as val/accuracy, or null", optional=True),
     "sweep.on_failure": Choice(("continue", "stop")),
     "sweep.retry": _FLAG,
+    "sweep.stack": Choice(("auto", "always", "never")),
+    "sweep.verify": Number(at_least=0, whole=True, example="2"),
     "sweep.jobs": Number(at_least=1, at_most=1024, whole=True),
     "sweep.devices": ListOf(Number(at_least=0, whole=True), optional=True, example="[0,1]"),
     "monitor.every": _COUNT_OR_NULL,

@@ -123,7 +123,7 @@ class TrainingState:
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.evaluated = state["step"], state["evaluated"]
         self.num_skipped, self.num_skipped_in_row = state["num_skipped"], state["num_skipped_in_row"]
-        self.seconds = state["seconds"]
+        self.seconds = float(state["seconds"])
         self.last.clear()
-        self.last.update(state["last"])
+        self.last.update({str(tag): float(number) for tag, number in state["last"].items()})
         set_random_state(state["random"][self.world.rank], self.store.values.device)

@@ -10,7 +10,7 @@ import signal
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from omegaconf import OmegaConf
@@ -31,7 +31,7 @@ from trainer.models.finetune import Finetune
 from trainer.monitor import hparams
 from trainer.monitor.activations import Activations
 from trainer.monitor.board import Board
-from trainer.monitor.console import Silent, open_display, short
+from trainer.monitor.console import Display, Lines, Silent, open_display, short
 from trainer.monitor.diagnosis import Diagnosis, Facts, chance_loss, layer_of, squashed_layers
 from trainer.monitor.events import EventFile
 from trainer.monitor.graph import model_graph
@@ -44,10 +44,16 @@ from trainer.signals import Signals
 
 
 class Training:
-    """A run in its folder."""
+    """A run in its folder.
 
-    def __init__(self, request: Request, built: Built, folder: Path, signals: Signals) -> None:
-        self.request, self.built, self.folder, self.signals = request, built, folder, signals
+    Args:
+        log: where it says how it goes, if not on the terminal.
+    """
+
+    def __init__(
+        self, request: Request, built: Built, folder: Path, signals: Signals, log: TextIO | None = None
+    ) -> None:
+        self.request, self.built, self.folder, self.signals, self.log = request, built, folder, signals, log
         self.config, self.state, self.world = built.config, built.state, built.world
         self.checkpoints = Checkpoints(folder / "checkpoints", self.config["checkpoint"]["keep"])
         self.warnings = [*built.warnings]
@@ -93,7 +99,7 @@ class Training:
             self.state.load_state_dict(state)
             if "diagnosis" in state:
                 self.diagnosis.load_state_dict(state["diagnosis"])
-        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # of every kind: the file may be anybody's
             raise UserError(f"{self.folder}: the checkpoint does not fit: {first_line(error)}.") from error
         if self.state.step > self.built.max_steps:
             raise UserError(
@@ -241,7 +247,10 @@ class Training:
             return Journal(None, None, Silent(), self.state.last)
         built = self.built
         every = self.config["console"]["every"] or self.config["monitor"]["every"] or built.max_steps
-        display = open_display(built.max_steps, built.steps_per_epoch, every, self.state.step)
+        if self.log is not None:
+            display: Display = Lines(every, built.max_steps, self.log)
+        else:
+            display = open_display(built.max_steps, built.steps_per_epoch, every, self.state.step)
         try:
             return Journal(self.folder, self._events(is_fresh), display, self.state.last)
         except OSError as error:

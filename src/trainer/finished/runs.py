@@ -8,10 +8,10 @@ from typing import Any
 
 from rich.text import Text
 
-from trainer.errors import UserError
+from trainer.errors import UserError, printable
 from trainer.finished.query import conditions, in_order, refuse_unknown
 from trainer.finished.read import Run, existing_folder, is_finite, number, runs_below
-from trainer.finished.table import Column, open_console, print_lines, printable, table
+from trainer.finished.table import Column, open_console, print_lines, table
 from trainer.monitor.console import duration, short
 from trainer.schema import GROUPS, is_larger_better, shown
 

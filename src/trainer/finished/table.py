@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.text import Text
 
+from trainer.errors import printable
+
 GAP = 2  # columns between two columns
 _MOST = 24  # characters of a cell on a terminal, but for the first column
 _LEAST = 18  # which gives way down to this
@@ -29,11 +31,6 @@ class Column:
     is_number: bool = False
     styles: dict[int, str] = field(default_factory=dict)
     rank: float = 0
-
-
-def printable(text: str) -> str:
-    """The text with `?` for what a terminal would obey: configs and names of folders are foreign text."""
-    return text if text.isprintable() else "".join(sign if sign.isprintable() else "?" for sign in text)
 
 
 def cut(text: str, width: int, console: Console) -> str:

@@ -15,6 +15,8 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Protocol, TextIO
 
+from trainer.errors import printable
+
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleRenderable
     from rich.text import Text
@@ -97,14 +99,14 @@ def _rich_table(rows: Rows) -> "ConsoleRenderable":
 
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, *values in rows:
-        table.add_row(Text(name, style="cyan"), *map(Text, values))
+        table.add_row(Text(printable(name), style="cyan"), *map(Text, map(printable, values)))
     return table
 
 
 def _encodable(text: str, stream: IO[str]) -> str:
-    """The text without what the stream's encoding has no sign for."""
+    """The text without what the stream's encoding has no sign for, and without what a terminal would obey."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    return text.encode(encoding, "replace").decode(encoding)
+    return printable(text).encode(encoding, "replace").decode(encoding)
 
 
 class Silent:

@@ -22,6 +22,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog, SourceMetadata
 from tensorboard.compat.proto.graph_pb2 import GraphDef
@@ -94,10 +95,11 @@ def _framed(message: bytes) -> bytes:
 
 def records(path: Path) -> Iterator[bytes]:
     """The messages of an event file up to its end or its first torn or damaged record, as TensorBoard reads it."""
+    size = path.stat().st_size
     with path.open("rb") as file:
         while len(head := file.read(12)) == 12:
             length = struct.unpack_from("<Q", head)[0]
-            if head != _frame_head(length):
+            if head != _frame_head(length) or length > size:
                 return
             message, checksum = file.read(length), file.read(4)
             if len(message) < length or checksum != struct.pack("<I", _mask(crc32c(message))):
@@ -126,7 +128,10 @@ def _copy(path: Path, step: int, rest: Path) -> None:
     """What `cut` leaves of an event file."""
     with rest.open("wb") as file:
         for message in records(path):
-            event = Event.FromString(message)
+            try:
+                event = Event.FromString(message)
+            except DecodeError:
+                break
             stale = (HPARAMS_PREFIX, *END_PREFIXES) if event.step == step else HPARAMS_PREFIX
             is_stale = any(value.tag.startswith(stale) for value in event.summary.value)
             if not is_stale and (event.step <= step or not event.HasField("summary")):

@@ -12,6 +12,11 @@ from trainer import schema
 from trainer.errors import UserError
 from trainer.request import Request, resolved
 
+# Models whose runs are faster together on a CPU; a convolution is slower so (tests/benchmarks/bench_stack.py).
+FASTER_TOGETHER = ("two_layer", "sequential", "frozen_resnet")
+FEWEST_TOGETHER = 4
+# Keys that runs which are trained together may differ in, beside numbers of optimizer and scheduler.
+DIFFERENT = ("seed", "run_dir", "model.dropout", "model.init_std")
 MAX_NAME = 120  # characters; a file system takes 255 bytes
 
 
@@ -83,6 +88,38 @@ def _is_longer(job: Job) -> bool:
     """Whether more steps are asked for than the run was begun, or last gone on, with."""
     stored = folders.read_config(job.folder) or {}
     return any(stored.get(key) != job.request.config[key] for key in ("max_steps", "max_epochs"))
+
+
+def units(jobs: Sequence[Job], stack: str, at_once: int) -> list[list[Job]]:
+    """The jobs, those together that can be trained as one program: they differ in nothing but numbers.
+
+    Args:
+        stack: auto: where it is known to be faster; always: wherever it can be done; never.
+        at_once: processes, among which the jobs of a kind are divided.
+    """
+    kinds: dict[str, list[Job]] = {}
+    for job in jobs:
+        is_wanted = stack == "always" or (stack == "auto" and job.request.name("model") in FASTER_TOGETHER)
+        leaves = [leaf for leaf in sorted(schema.leaves(job.request.config)) if not _may_differ(*leaf)]
+        kinds.setdefault(str(leaves) if is_wanted else job.name, []).append(job)
+    found = []
+    for kind in kinds.values():
+        size = -(-len(kind) // at_once)
+        if size < FEWEST_TOGETHER:
+            found += [[job] for job in kind]
+        else:
+            found += [kind[i : i + size] for i in range(0, len(kind), size)]
+    return found
+
+
+def _may_differ(key: str, value: Any) -> bool:
+    """Whether runs that are trained together may have another value there."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    is_numbers = isinstance(value, list) and all(isinstance(item, float) for item in value)
+    if key.startswith("optimizer."):
+        return is_number or is_numbers
+    is_weight = key.startswith("loss.terms.") and key.endswith(".weight")
+    return key in DIFFERENT or is_weight or (key.startswith("scheduler.") and is_number)
 
 
 def listing(jobs: Sequence[Job]) -> list[dict[str, Any]]:

@@ -9,14 +9,16 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from trainer.folder import read_result
 from trainer.request import Request
 from trainer.sweep.plan import Job
 
@@ -38,6 +40,16 @@ class Outcome:
     reason: str = ""
 
 
+@dataclass(frozen=True, eq=False)
+class Running:
+    """The process of one job, or of several that train together."""
+
+    jobs: list[Job]
+    process: BaseProcess
+    slot: int
+    began: float
+
+
 class Pool:
     """Runs jobs, some at a time.
 
@@ -50,44 +62,47 @@ class Pool:
         self.at_once, self.devices = at_once, devices
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["trainer.run"])
-        self.running: dict[Job, tuple[BaseProcess, float]] = {}
-        self._slots: dict[Job, int] = {}
+        self.running: list[Running] = []
+        # Every job holds the other end: it ends with this process, however that does.
+        self._theirs, self._ours = self.context.Pipe(duplex=False)
 
     def has_room(self) -> bool:
         return len(self.running) < self.at_once
 
-    def start(self, job: Job) -> None:
-        """Starts the process of a job; what it prints goes to the log in its folder."""
-        slot = next(i for i in range(self.at_once) if i not in self._slots.values())
-        config = {**job.request.config}
+    def start(self, jobs: list[Job]) -> None:
+        """Starts a process for one job, or for several that train together; each prints to the log in its folder."""
+        slot = next(i for i in range(self.at_once) if all(running.slot != i for running in self.running))
+        logs = [job.folder / LOG for job in jobs]
+        requests = [self._dealt(job.request, slot) for job in jobs]
+        process = self.context.Process(target=work, args=(self._theirs, requests, logs), name=jobs[0].name)
+        process.start()
+        self.running.append(Running(jobs, process, slot, time.monotonic()))
+
+    def _dealt(self, request: Request, slot: int) -> Request:
+        """The request with its share of the machine."""
+        config = {**request.config}
         if self.at_once > 1 and config["threads"] is None:
             config["threads"] = max(1, (os.cpu_count() or 1) // self.at_once)
         if self.devices:
             config["device"] = f"cuda:{self.devices[slot % len(self.devices)]}"
-        request = Request(config, job.request.choices, job.request.overrides)
-        process = self.context.Process(target=work, args=(request, job.folder / LOG), name=job.name)
-        process.start()
-        self.running[job], self._slots[job] = (process, time.monotonic()), slot
+        return Request(config, request.choices, request.overrides)
 
-    def ended(self, seconds: float) -> list[Outcome]:
-        """Waits so long for processes to end; tells how those ended that did."""
-        wait([process.sentinel for process, _ in self.running.values()], seconds)
-        outcomes = []
-        for job, (process, began) in list(self.running.items()):
-            if not process.is_alive():
-                process.join()
-                code = process.exitcode or 0
-                process.close()
-                del self.running[job], self._slots[job]
-                outcomes.append(Outcome(job, code, time.monotonic() - began, reason(job, code)))
-        return outcomes
+    def ended(self, seconds: float) -> Iterator[tuple[Running, int, float]]:
+        """Waits so long for processes to end; gives those that did, with exit code and seconds."""
+        wait([running.process.sentinel for running in self.running], seconds)
+        for running in [running for running in self.running if not running.process.is_alive()]:
+            running.process.join()
+            code = running.process.exitcode or 0
+            running.process.close()
+            self.running.remove(running)
+            yield running, code, time.monotonic() - running.began
 
     def signal(self, number: int) -> None:
         """Sends a signal to every job."""
-        for process, _ in self.running.values():
-            if process.pid is not None:
+        for running in self.running:
+            if running.process.pid is not None:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(process.pid, number)
+                    os.kill(running.process.pid, number)
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """What a function gives, called in a process of its own."""
@@ -105,35 +120,50 @@ def _answer(pipe: Any, function: Callable[..., Any], *arguments: Any) -> None:
     pipe.send(function(*arguments))
 
 
-def work(request: Request, log: Path) -> None:
-    """What the process of a job does."""
+def work(alive: Connection, requests: list[Request], logs: list[Path]) -> None:
+    """What the process of one job does, or of several that train together.
+
+    Args:
+        alive: a pipe that is closed when the process of the sweep ends.
+    """
     from trainer.cli import exit_code
-    from trainer.distributed import die_with_parent
     from trainer.run import run
 
-    die_with_parent()
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "ab", buffering=0) as file:
+    threading.Thread(target=end_with, args=(alive,), daemon=True).start()
+    logs[0].parent.mkdir(parents=True, exist_ok=True)
+    with open(logs[0], "ab", buffering=0) as file:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
             os.dup2(file.fileno(), stream.fileno())
-    sys.exit(exit_code(lambda signals: run(request, signals)))
+    if len(requests) == 1:
+        sys.exit(exit_code(lambda signals: run(requests[0], signals)))
+    from trainer.sweep.together import train_together
+
+    sys.exit(exit_code(lambda signals: train_together(requests, logs, signals)))
+
+
+def end_with(alive: Connection) -> None:
+    """Ends this process at once when the one at the other end of the pipe has ended.
+
+    Not by the kernel, as `die_with_parent`: the parent of a job is the server that it was forked from.
+    """
+    alive.poll(None)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def reason(job: Job, code: int) -> str:
-    """Why a job has no good end, in a line."""
+    """Why a job has no good end, in a line; empty where it has one."""
     if code < 0:
         return f"was killed by signal {-code} ({signal.strsignal(-code)})"
-    if code > 0:
-        lines = _last_lines(job.folder / LOG)
-        said = next((line for line in reversed(lines) if line.startswith("error: ")), "")
-        if code == 1 and len(lines) > 1:  # the line says that it is our fault; the one before it, what happened
-            said = lines[-2]
-        return said.removeprefix("error: ") or f"ended with exit code {code}"
-    from trainer.folder import read_result
-
     result = read_result(job.folder)
-    return "" if result is not None and result.get("status") == "finished" else "ended without a result (exit code 0)"
+    if code == 0 and result is not None and result.get("status") == "finished":
+        return ""
+    lines = _last_lines(job.folder / LOG)
+    if code == 1 and len(lines) > 1:  # the last line says that it is our fault; the one before it, what happened
+        return lines[-2]
+    if lines and lines[-1].startswith("error: "):
+        return lines[-1].removeprefix("error: ")
+    return f"ended without a result (exit code {code})"
 
 
 def _last_lines(path: Path) -> list[str]:

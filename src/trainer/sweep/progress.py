@@ -4,7 +4,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -44,9 +44,13 @@ class Progress:
         else:
             print(printable(line), file=sys.stderr if is_error else sys.stdout, flush=True)
 
-    def started(self, job: Job) -> None:
+    def note(self, line: str) -> None:
+        self._say(line)
+
+    def started(self, jobs: Sequence[Job]) -> None:
         if self._live is None:
-            self._say(f"{job.name}: started")
+            others = f" and {len(jobs) - 1} others, together" if len(jobs) > 1 else ""
+            self._say(f"{jobs[0].name}{others}: started")
 
     def ended(self, outcome: Outcome) -> None:
         """Says what a job came to, or why it failed and where the whole of it stands."""
@@ -69,7 +73,8 @@ class Progress:
 
         spent = duration(time.monotonic() - self.began)
         head = Text(f"{self.num_done} of {self.num_jobs} jobs, {spent}")
-        lines = [Text(printable(f"  {job.name}  {last_numbers(job)}"), style="dim") for job in running]
+        jobs = list(running)[:20]
+        lines = [Text(printable(f"  {job.name}  {last_numbers(job)}"), style="dim") for job in jobs]
         self._live.update(Group(head, ProgressBar(self.num_jobs, self.num_done), *lines))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.text import Text
 
+from trainer import foreign
 from trainer.errors import UserError, nearest
 from trainer.files import write_text
 from trainer.finished.table import Column, open_console, print_lines, table
@@ -56,9 +57,9 @@ def row(job: Job, failures: dict[str, dict[str, str]]) -> Row:
 def read_failures(folder: Path) -> dict[str, dict[str, str]]:
     """The jobs that had failed when this sweep was run last, with status and reason."""
     try:
-        rows = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        rows = json.loads(foreign.text(folder / "results.json"))
         return {r["name"]: {"status": r["status"], "reason": r["reason"]} for r in rows if r["reason"]}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
 
 

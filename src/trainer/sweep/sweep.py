@@ -12,14 +12,18 @@ from omegaconf import OmegaConf
 from trainer import schema
 from trainer.errors import Interrupted, UserError
 from trainer.files import cannot_write, write_text
+from trainer.folder import read_result
 from trainer.lock import locked
 from trainer.request import Request
 from trainer.signals import Signals
-from trainer.sweep.plan import Job, is_finished, listing, plan
-from trainer.sweep.processes import Outcome, Pool
+from trainer.sweep.plan import Job, is_finished, listing, plan, units
+from trainer.sweep.processes import Outcome, Pool, reason
 from trainer.sweep.progress import Progress
 from trainer.sweep.results import Row, metric_of, print_table, read_failures, row, write_results
+from trainer.sweep.verify import verify
 
+# Exit codes of jobs that train together: all is said; a signal.
+ENDS_OF_A_STACK = (0, 128 + signal.SIGINT, 128 + signal.SIGTERM)
 # What jobs may differ in and still be built alike: numbers that the schema has looked at already.
 NUMBERS = ("seed", "optimizer.", "run_dir", "max_steps", "max_epochs", "eval_every")
 
@@ -49,7 +53,13 @@ def sweep(requests: Sequence[Request], folder: Path, words: Sequence[str], signa
             folder.mkdir(parents=True, exist_ok=True)
             with locked(folder):
                 write_text(folder / "sweep.yaml", OmegaConf.to_yaml({"command": list(words), "jobs": listing(jobs)}))
-                rows = run_all(jobs, folder, pool, settings, signals)
+                together: list[Job] = []
+                rows = run_all(jobs, folder, pool, settings, signals, together)
+                is_proved = True
+                whole = [r.job for r in rows if r.status == "finished" and r.job in together]
+                if settings["verify"] and whole and not signals.received:
+                    line, is_proved = verify(whole, settings["verify"], folder, pool)
+                    print(line, file=sys.stdout if is_proved else sys.stderr, flush=True)
         except OSError as error:
             raise cannot_write(folder, error) from error
     num_left = sum(r.status in ("waiting", "interrupted") for r in rows)
@@ -61,25 +71,33 @@ def sweep(requests: Sequence[Request], folder: Path, words: Sequence[str], signa
         )
     print_table(rows, metric_of(rows, settings["metric"]))
     print(f"sweep folder  {folder}\nlook at it    train compare {folder} --png sweep.png; train board {folder}")
-    return sum(r.has_failed for r in rows)
+    return sum(r.has_failed for r in rows) + (not is_proved)
 
 
 def _name(folder: Path) -> str:
     return folder.relative_to("runs").as_posix() if folder.is_relative_to("runs") else str(folder)
 
 
-def run_all(jobs: Sequence[Job], folder: Path, pool: Pool, settings: Mapping[str, Any], signals: Signals) -> list[Row]:
-    """Runs what is not finished, some jobs at a time."""
+def run_all(
+    jobs: Sequence[Job],
+    folder: Path,
+    pool: Pool,
+    settings: Mapping[str, Any],
+    signals: Signals,
+    together: list[Job],
+) -> list[Row]:
+    """Runs what is not finished, some jobs at a time; puts those into `together` that were trained so to their end."""
     failures = read_failures(folder)
     if settings["retry"]:
         failures.clear()
-    waiting = [job for job in jobs if job.name not in failures and not is_finished(job)]
-    if len(waiting) < len(jobs):
-        print(f"{len(jobs) - len(waiting)} of {len(jobs)} jobs have run already", flush=True)
+    left = [job for job in jobs if job.name not in failures and not is_finished(job)]
+    if len(left) < len(jobs):
+        print(f"{len(jobs) - len(left)} of {len(jobs)} jobs have run already", flush=True)
     if failures:
         print(f"{len(failures)} of them failed; sweep.retry=true tries them again", flush=True)
+    waiting = units(left, settings["stack"], pool.at_once)
     is_told = False
-    with Progress(len(jobs), len(jobs) - len(waiting)) as progress:
+    with Progress(len(jobs), len(jobs) - len(left)) as progress:
         while waiting or pool.running:
             is_stopping = signals.received != 0 or (bool(failures) and settings["on_failure"] == "stop")
             if is_stopping and not is_told:
@@ -88,14 +106,23 @@ def run_all(jobs: Sequence[Job], folder: Path, pool: Pool, settings: Mapping[str
             if is_stopping:
                 waiting.clear()
             while waiting and pool.has_room():
-                job = waiting.pop(0)
-                progress.started(job)
-                pool.start(job)
-            for outcome in pool.ended(0.2):
-                note(outcome, failures)
-                progress.ended(outcome)
+                progress.started(waiting[0])
+                pool.start(waiting.pop(0))
+            for running, code, seconds in pool.ended(0.2):
+                if len(running.jobs) > 1 and code not in ENDS_OF_A_STACK:
+                    # What ended it may be the fault of one, and each has its checkpoint: they go on one by one.
+                    alone = [job for job in running.jobs if not is_finished(job)]
+                    progress.note(f"{alone[0].name} and others go on one by one: {reason(running.jobs[0], code)}")
+                    waiting[:0] = [[job] for job in alone]
+                    continue
+                if len(running.jobs) > 1:
+                    together += running.jobs
+                for job in running.jobs:
+                    outcome = Outcome(job, code, seconds, reason(job, code))
+                    note(outcome, failures)
+                    progress.ended(outcome)
                 write_results(folder, [row(job, failures) for job in jobs])
-            progress.update(pool.running)
+            progress.update([job for running in pool.running for job in running.jobs])
     rows = [row(job, failures) for job in jobs]
     write_results(folder, rows)
     return rows
@@ -105,7 +132,8 @@ def note(outcome: Outcome, failures: dict[str, dict[str, str]]) -> None:
     """Keeps why a job failed, and says so at once. An interrupted one has not failed: it goes on the next time."""
     if not outcome.reason or outcome.code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
         return
-    status = {3: "stopped"}.get(outcome.code, "killed" if outcome.code < 0 else "failed")
+    stopped = (read_result(outcome.job.folder) or {}).get("status") == "stopped"
+    status = "stopped" if stopped else "killed" if outcome.code < 0 else "failed"
     failures[outcome.job.name] = {"status": status, "reason": outcome.reason}
 
 

@@ -1,0 +1,135 @@
+"""The training loop for many runs at once: `trainer.loop.fit` with a row of every tensor for each run."""
+
+import math
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from trainer.cadence import is_due, is_recorded
+from trainer.data.batches import Batches
+from trainer.errors import NonFinite
+from trainer.loop import Plan, Wish, is_finite, refuse_non_finite_weights
+from trainer.losses import Losses
+from trainer.stack.evaluate import evaluate
+from trainer.stack.member import Member
+from trainer.stack.refusal import CannotStack
+from trainer.stack.stack import Stack
+
+
+def fit_stack(
+    members: Sequence[Member], train: Batches, val: Batches, sample: Tensor, plan: Plan, asked: Callable[[], Wish]
+) -> bool:
+    """Trains all members to `plan.max_steps`, or until a stop is asked for. Returns whether they are at the end.
+
+    A run whose loss, validation loss or weights are not finite, or whose observer raises an error, leaves with that as
+    its `error`; the others do not notice.
+
+    Args:
+        members: all at the same step.
+        train, val: splits that all have.
+        sample: a few inputs, `[N, ...]`, on which all models are compared with what they give alone.
+        plan: of all.
+
+    Raises:
+        CannotStack: they must be trained one by one, for which they are as good as before.
+    """
+    refuse_plan(members, plan)
+    step, last = members[0].state.step, plan.max_steps
+    stack = Stack(members, train, plan.samples_per_step, sample)
+    is_broken_off = is_due(step, plan.eval_every, last) and any(m.state.evaluated < step for m in members)
+    if is_broken_off and not validate_and_save(step, stack, val, plan, asked):
+        return False
+    while step < last:
+        step += 1
+        losses = stack.forward_backward()
+        if not is_finite(losses.total):
+            stack.each(refuse_non_finite, step, losses)
+            losses = rows_of(losses, stack.let_go())
+        if not stack.members:
+            break
+        is_logged = is_recorded(step, plan.log_every, last) or is_recorded(step, plan.show_every, last)
+        if is_logged:
+            stack.each(before_update, step, losses)
+        stack.store.clip(plan.clip_norm, plan.clip_value)
+        stack.step(step)
+        if is_logged:
+            stack.each(after_update, step)
+        if not validate_and_save(step, stack, val, plan, asked):
+            return False
+    return True
+
+
+def validate_and_save(step: int, stack: Stack, val: Batches, plan: Plan, asked: Callable[[], Wish]) -> bool:
+    """After a step, where it is due; then those leave who have an error. Returns whether the training goes on."""
+    last = plan.max_steps
+    is_best = [False] * len(stack.members)
+    if is_due(step, plan.eval_every, last):
+        numbers = evaluate(stack.network, stack.loss_fn, val, plan.part_size, lambda: asked().stop)
+        if numbers is None:
+            return False
+        stack.each(evaluated, step, plan, numbers, is_best)
+    wish = asked()
+    is_everyone = is_due(step, plan.save_every, last) or wish.save
+    if is_everyone or any(is_best):
+        stack.each(save, step, is_everyone, is_best)
+    for member in stack.members:
+        member.observer.tick(step)
+    stack.let_go()
+    return not wish.stop
+
+
+# What is done for every member, see `Stack.each`.
+
+
+def refuse_non_finite(row: int, member: Member, step: int, losses: Losses) -> None:
+    """Raises NonFinite where the loss of a run is not finite."""
+    loss = losses.total[row].item()
+    if not math.isfinite(loss):
+        raise NonFinite(f"train/loss={loss} at step {step}: the loss is not finite")
+
+
+def before_update(row: int, member: Member, step: int, losses: Losses) -> None:
+    own = Losses(losses.total[row], {name: term[row] for name, term in losses.terms.items()})
+    member.observer.before_update(step, own)
+
+
+def after_update(row: int, member: Member, step: int) -> None:
+    member.observer.after_update(step)
+
+
+def evaluated(
+    row: int, member: Member, step: int, plan: Plan, numbers: list[dict[str, float]], is_best: list[bool]
+) -> None:
+    loss, is_best[row] = member.observer.evaluated(step, numbers[row])
+    if not math.isfinite(loss):
+        raise NonFinite(f"val/loss={loss} at step {step}: the validation loss is not finite")
+    if is_due(step, plan.eval_every, math.inf):  # as in trainer.loop
+        member.state.schedule.evaluated(loss)
+    member.state.evaluated = step
+
+
+def save(row: int, member: Member, step: int, is_everyone: bool, is_best: list[bool]) -> None:
+    if is_everyone or is_best[row]:
+        refuse_non_finite_weights(member.state)
+        with member.drawing():
+            member.observer.save(step, is_best[row])
+
+
+def rows_of(losses: Losses, rows: list[int]) -> Losses:
+    """Those of some runs."""
+    return Losses(losses.total[rows], {name: term[rows] for name, term in losses.terms.items()})
+
+
+def refuse_plan(members: Sequence[Member], plan: Plan) -> None:
+    """Raises CannotStack for what `trainer.loop.fit` can do and `fit_stack` can't."""
+    states = [member.state for member in members]
+    if len({state.step for state in states}) > 1:
+        raise CannotStack(f"the runs stand at different steps: {sorted({state.step for state in states})}")
+    if plan.part_size < min(plan.samples_per_step, plan.num_samples):
+        raise CannotStack("gradient.accumulate: a batch of several runs is not taken in parts")
+    if plan.skips_non_finite:
+        raise CannotStack("on_nan=skip: a step is made by all runs or by none")
+    if any(state.scaler.is_enabled() for state in states):
+        raise CannotStack("precision=float16: the runs' gradients are not scaled one by one")
+    if any(state.world.size > 1 for state in states):
+        raise CannotStack("several processes train one model each")

@@ -1,0 +1,69 @@
+"""A run that trains beside others."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from trainer.draws import random_state, set_random_state
+from trainer.loop import Observer
+from trainer.losses import LossFunction
+from trainer.stack import optimizers, store
+from trainer.state import TrainingState
+
+
+class StackObserver(Observer, Protocol):
+    """Whoever watches a run in a stack, which validates all of its runs at once: `evaluate` is not called.
+
+    Nor is `before_forward`: the run's own model is not called.
+    """
+
+    def evaluated(self, step: int, numbers: dict[str, float]) -> tuple[float, bool]:
+        """Is told what `trainer.evaluate.evaluate` would give; returns what `evaluate` would return."""
+
+
+@dataclass
+class Member:
+    """A run as `trainer.loop.fit` would get it, whose state is up to date after every step of the stack.
+
+    Args:
+        seed: of the order of its data.
+        random: what `trainer.draws.random_state` gave when its turn to train would have come: after it was built, or
+            after its checkpoint was loaded.
+
+    Attributes:
+        error: what ended it before its last step; the others go on.
+        generator: draws what torch's own would draw on the CPU if the run were alone.
+    """
+
+    state: TrainingState
+    loss_fn: LossFunction
+    observer: StackObserver
+    seed: int
+    random: dict[str, Any]
+    error: Exception | None = None
+    generator: torch.Generator = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.generator = torch.Generator()
+        self.generator.set_state(self.random["cpu"])
+
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Within it all generators are where they would be if the run were alone, as its checkpoints have them."""
+        device = self.state.store.values.device
+        others = random_state(device)
+        set_random_state({**self.random, "cpu": self.generator.get_state()}, device)
+        try:
+            yield
+        finally:
+            self.random = random_state(device)
+            self.generator.set_state(self.random["cpu"])
+            set_random_state(others, device)
+
+    def leave(self) -> None:
+        """Takes the run out of its stack as it is now, with memory of its own; it may go on alone."""
+        store.take_out(self.state.model, self.state.store)
+        optimizers.take_out(self.state.optimizer, self.state.store)
