@@ -105,7 +105,7 @@ def run_command(argv: list[str], signals: Signals | None = None) -> int:
     if argv and argv[0] in VERBS:
         return run_verb(argv)
     flags, words = sorted_words(argv)
-    words = own_classes(words)
+    words = [as_typed(word) for word in own_classes(words)]
     is_question = not _QUESTIONS.isdisjoint(flag.partition("=")[0] for flag in flags)
     of_hydra = next((word for word in words if word.lstrip("+~").startswith(("hydra.", "hydra/"))), None)
     if of_hydra and not is_question and folders_after(argv, *_FLAGS_OF_FOLDERS):
@@ -230,6 +230,15 @@ def job_name(overrides: list[str]) -> str:
     """A folder's name for a job of a sweep: what was typed, without what no file system likes."""
     cleaned = re.sub(r"[^\w.=,+-]+", "-", ",".join(overrides)).strip("-.")
     return cleaned[:120] or "job"
+
+
+def as_typed(word: str) -> str:
+    """`resume=<folder>` in quotes where Hydra's grammar would read something into it, as into that of a job."""
+    key, _, value = word.partition("=")
+    if key != "resume" or re.fullmatch(r"[\w./+~-]*|['\"].*", value):
+        return word
+    escaped = value.replace('"', '\\"')
+    return f'{key}="{escaped}"'
 
 
 def own_classes(words: list[str]) -> list[str]:

@@ -140,9 +140,7 @@ def main() -> None:
         makes = built(words)
         for what, other in (("", seconds_one_by_one), (", a bare loop", seconds_bare)):
             seconds_stacked(makes)
-            alone, together = rounds.ratios(
-                lambda f=other, m=makes: f(m), lambda m=makes: seconds_stacked(m), num_rounds
-            )
+            times = rounds.ratios(lambda f=other, m=makes: f(m), lambda m=makes: seconds_stacked(m), num_rounds)
             print(rounds.line(name.partition(" (")[0] + what if what else name, *times), flush=True)
 
 
