@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.text import Text
 
@@ -46,7 +47,7 @@ def importance(points: Sequence[Point]) -> dict[str, float]:
         from optuna.importance import MeanDecreaseImpurityImportanceEvaluator, get_param_importances
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        kinds = {
+        kinds: dict[str, Any] = {
             key: optuna.distributions.CategoricalDistribution(sorted(set(choices))) for key, choices in columns.items()
         }
         study = optuna.create_study()
