@@ -231,26 +231,3 @@ def test_a_signal_stops_after_the_step_and_saves(
     assert straight.returncode == 0, straight.stderr
     last = [checkpoint.read(tmp_path / "runs" / name / "checkpoints/last.pt") for name in ("it", "straight")]
     assert_same(last[0]["model"], last[1]["model"])
-
-
-def test_kill_9_and_the_same_command_again(
-    tmp_path: Path, command: Callable[..., subprocess.CompletedProcess[str]]
-) -> None:
-    words = ("monitor=off", "max_steps=300", "checkpoint.every=10", "console.every=1", "seed=3")
-    whole = command(*words, "name=whole")
-    assert whole.returncode == 0, whole.stderr
-    process = subprocess.Popen(
-        [sys.executable, "-m", "trainer", *words, "name=killed"],
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    while not list((tmp_path / "runs/killed/checkpoints").glob("step_*.pt")):
-        time.sleep(0.01)
-        assert process.poll() is None
-    process.kill()
-    process.wait()
-    again = command(*words, "name=killed")
-    assert again.returncode == 0, again.stderr
-    last = [checkpoint.read(tmp_path / "runs" / name / "checkpoints/last.pt") for name in ("whole", "killed")]
-    assert_same(*({k: v for k, v in state.items() if k != "seconds"} for state in last))

@@ -421,6 +421,16 @@ class TestLeaving:
         assert_close(left.store.values, state.store.values, rtol=1e-12, atol=0)
         assert_close(left.store.grads, state.store.grads, rtol=1e-12, atol=0, equal_nan=True)
 
+    def test_takes_its_own_memory_along_and_no_other_s(self):
+        bad = Run(Convolutional, updates.Adam, {"lr": math.inf})
+        members = members_of([bad, Run(Convolutional, updates.Adam, {"lr": 0.01})])
+        stacked(members, SHORT)
+        assert members[0].error is not None
+        state = members[0].state
+        moments = state.optimizer.state_dict()["state"][0]
+        tensors = [state.store.values, state.store.grads, *state.model.buffers(), moments["exp_avg"]]
+        assert [tensor.untyped_storage().nbytes() for tensor in tensors] == [tensor.nbytes for tensor in tensors]
+
     def test_all_at_once(self):
         members = members_of([Run(options={"lr": 1e200}, seed=seed) for seed in range(2)])
         assert stacked(members, SHORT)
@@ -487,6 +497,7 @@ class TestStopping:
         expected = together([Run(seed=seed) for seed in range(2)], plan)
         for member, watcher in zip(members, expected, strict=True):
             assert member.observer.validations == [pytest.approx(v, rel=1e-12) for v in watcher.validations]
+            assert member.state.evaluated == SHORT.max_steps
 
     def test_a_wish_to_save_is_everybody_s(self):
         members = members_of([Run(seed=seed) for seed in range(2)])
@@ -509,6 +520,17 @@ class Undecided(Noisy):
         return outputs if outputs.sum() > 0 else -outputs
 
 
+class Scaled(Noisy):
+    """With a number of its own that is no buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.rand(())
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.scale * self.last(inputs.flatten(1))
+
+
 class OwnPenalty(L2Penalty):
     pass
 
@@ -528,6 +550,7 @@ REFUSED = {
     "gradient: autograd in one model, numpy": (Run(), Run(lambda: two_layer(gradient="numpy"))),
     "Noisy: draws random numbers": (Run(Noisy), Run(Noisy)),
     "Undecided: ": (Run(Undecided), Run(Undecided)),
+    "Scaled: gives other outputs in a stack than alone": (Run(Scaled), Run(Scaled, seed=1)),
     "1.weight is 3.weight, too": (Run(tied), Run(tied)),
     "SGD and Adam": (Run(), Run(update=updates.Adam)),
     "optimizer.nesterov: False in one run, True": (

@@ -262,6 +262,7 @@ def test_jobs_that_differ_in_numbers_are_trained_together_and_nobody_can_tell(co
     assert more.returncode == 0, more.stderr
 
 
+@pytest.mark.long
 def test_a_stack_that_was_killed_goes_on(command: Command, tmp_path: Path) -> None:
     words = (*STACK[:-1], "optimizer.lr=0.01,0.001", "seed=0,1,2", "monitor=off", "monitor.every=50", "max_steps=800")
     words += ("checkpoint.every=40",)

@@ -106,6 +106,7 @@ def run_command(argv: list[str], signals: Signals | None = None) -> int:
         return run_verb(argv)
     flags, words = sorted_words(argv)
     words = [as_typed(word) for word in own_classes(words)]
+    words = ["sweep.stack=always" if word == "hydra/launcher=stacked" else word for word in words]  # said as of Hydra's
     is_question = not _QUESTIONS.isdisjoint(flag.partition("=")[0] for flag in flags)
     of_hydra = next((word for word in words if word.lstrip("+~").startswith(("hydra.", "hydra/"))), None)
     if of_hydra and not is_question and folders_after(argv, *_FLAGS_OF_FOLDERS):

@@ -20,7 +20,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
     kind, keys, *rest = np.random.get_state()
     state: dict[str, Any] = {
         "cpu": torch.get_rng_state(),
-        "python": [version, torch.tensor(numbers), gauss],
+        "python": [version, torch.from_numpy(np.array(numbers, np.int64)), gauss],
         "numpy": [kind, torch.from_numpy(np.asarray(keys, np.int64)), *rest],
     }
     if device.type == "cuda":

@@ -144,7 +144,7 @@ class ResidentBatches:
         size = _share_size(batch_size, rank, world_size)
         for order in _orders(num_samples, batch_size, seed, first_step, rank, world_size):
             for rows in order.to(self.inputs.device).split(size * BATCHES_PER_GATHER):
-                yield from Batch(self.inputs[rows], self.targets[rows]).parts(size)
+                yield from Batch(*(whole.index_select(0, rows) for whole in (self.inputs, self.targets))).parts(size)
 
     def in_order(self, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
         mine = share(len(self), rank, world_size)
