@@ -293,7 +293,7 @@ def newest_step(folder: Path) -> int:
 
 def test_what_cannot_be_stacked_is_trained_one_by_one(command: Command, tmp_path: Path) -> None:
     words = (*STACK[:-2], "max_steps=4", "gradient.accumulate=2", "optimizer.lr=0.1,0.01,0.001,0.0001", "monitor=off")
-    done = command(*words, "name=s")
+    done = command(*words, "name=s", "hydra/launcher=stacked")
     assert done.returncode == 0, done.stderr
     assert (
         "go on one by one: they can't be trained together: gradient.accumulate: a batch of several runs" in done.stdout
