@@ -20,7 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from test_resume import assert_same
 from trainer import checkpoint
 from trainer.request import Request
-from trainer.sweep.plan import job_name
+from trainer.sweep.plan import Job, job_name, units
 from trainer.sweep.results import Row, metric_of, settings
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -301,6 +301,26 @@ def test_what_cannot_be_stacked_is_trained_one_by_one(command: Command, tmp_path
     assert {row["status"] for row in results(tmp_path / "runs/s").values()} == {"finished"}
 
 
+@pytest.mark.parametrize(
+    ("changes", "size"),
+    [
+        ({}, 4),
+        ({"precision": "bfloat16"}, 1),
+        ({"compile": True}, 1),
+        ({"fast": False}, 1),
+        ({"monitor": {"activations": True}}, 1),
+    ],
+)
+def test_what_only_a_run_alone_has_keeps_it_alone(changes: dict[str, Any], size: int) -> None:
+    base = {"precision": "float32", "compile": False, "fast": True, "monitor": {"activations": False}}
+    jobs = []
+    for seed in range(4):
+        config = {**base, "seed": seed, "model": {"_target_": "x"}, **changes}
+        jobs.append(Job(f"seed={seed}", Path(), {}, Request(config, {"model": "two_layer"}, [])))
+    assert [len(unit) for unit in units(jobs, "auto", 1)] == [size] * (4 // size)
+    assert [len(unit) for unit in units(jobs, "never", 1)] == [1] * 4
+
+
 def test_names_are_what_is_typed_unless_a_file_system_would_not_have_it() -> None:
     assert job_name({"optimizer.lr": "0.1", "seed": "0"}) == "optimizer.lr=0.1,seed=0"
     assert job_name({}) == "job"
@@ -311,8 +331,6 @@ def test_names_are_what_is_typed_unless_a_file_system_would_not_have_it() -> Non
 
 def test_the_best_setting_is_that_of_the_best_mean() -> None:
     def row(lr: str, seed: int, accuracy: float | None) -> Row:
-        from trainer.sweep.plan import Job
-
         job = Job(f"{lr}-{seed}", Path(), {"lr": lr, "seed": str(seed)}, Request({}, {}, []))
         return Row(
             job, "finished", "", {} if accuracy is None else {"best/val/accuracy": accuracy, "best/val/loss": 1.0}

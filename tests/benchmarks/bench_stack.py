@@ -25,8 +25,8 @@ from trainer.stack.member import Member
 
 NUM_RATES, NUM_SEEDS = 8, 4
 WORK = {
-    "digits 64-32-10, batch 64 (at least 12)": ("model=two_layer", "model.hidden_features=32", "max_steps=120"),
-    "the same, Adam": ("model=two_layer", "model.hidden_features=32", "optimizer=adam", "max_steps=120"),
+    "digits 64-32-10, batch 64 (at least 12)": ("model=two_layer", "model.hidden_features=32", "max_steps=400"),
+    "the same, Adam": ("model=two_layer", "model.hidden_features=32", "optimizer=adam", "max_steps=400"),
     "two-layer 64-1000-100-10, full batch (at least 2.8)": (
         "model=two_layer",
         "data=random_regression",

@@ -149,9 +149,8 @@ def refuse_different_settings(models: Sequence[nn.Module]) -> None:
 
 def refuse_other_outputs(network: Network, models: Sequence[nn.Module], sample: Tensor) -> None:
     """Raises CannotStack where the models together do not give what each gives alone."""
-    outputs = network.forward(sample.unsqueeze(0), False)
-    for model, row in zip(models, outputs, strict=True):
-        with evaluating(model, sample.device):
-            alone = model(sample)
-        if not torch.allclose(row, alone, rtol=1e-3, atol=1e-4 * alone.abs().max().item()):
-            raise CannotStack(f"{type(model).__name__}: gives other outputs in a stack than alone")
+    with evaluating(nn.ModuleList(models), sample.device):
+        outputs = network.forward(sample.unsqueeze(0), False)
+        alone = torch.stack([model(sample) for model in models])
+    if not torch.allclose(outputs, alone, rtol=1e-3, atol=1e-4 * alone.abs().max().item()):
+        raise CannotStack(f"{type(models[0]).__name__}: gives other outputs in a stack than alone")

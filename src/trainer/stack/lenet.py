@@ -26,7 +26,8 @@ def stacked_lenet(
         (store.parameters[f"{name}.weight"].values, store.parameters[f"{name}.bias"].values)
         for name in ("conv1", "conv2", "fc1", "fc2", "fc3")
     ]
-    thinned = Dropout([model.dropout for model in models], generators)
+    shares = [model.dropout for model in models]
+    thinned = Dropout(shares, generators) if any(shares) else None
 
     def forward(inputs: Tensor, is_training: bool) -> Tensor:
         groups = len(inputs)  # runs with the same batch are one with more channels
@@ -36,7 +37,8 @@ def stacked_lenet(
             groups = len(models)
         x = x.unflatten(1, (groups, -1)).flatten(2).permute(1, 2, 0)  # [num_runs, features, N]
         for weight, bias in parameters[2:4]:
-            x = thinned.forward(relu(torch.baddbmm(bias.unsqueeze(2), weight, x)), is_training)
+            x = relu(torch.baddbmm(bias.unsqueeze(2), weight, x))
+            x = x if thinned is None else thinned.forward(x, is_training)
         weight, bias = parameters[4]
         return torch.baddbmm(bias.unsqueeze(2), weight, x).mT
 

@@ -10,7 +10,7 @@ from typing import Any
 from trainer import folder as folders
 from trainer import schema
 from trainer.errors import UserError
-from trainer.request import Request, resolved
+from trainer.request import Config, Request, resolved
 
 # Models whose runs are faster together on a CPU; a convolution is slower so (tests/benchmarks/bench_stack.py).
 FASTER_TOGETHER = ("two_layer", "sequential", "frozen_resnet")
@@ -100,6 +100,7 @@ def units(jobs: Sequence[Job], stack: str, at_once: int) -> list[list[Job]]:
     kinds: dict[str, list[Job]] = {}
     for job in jobs:
         is_wanted = stack == "always" or (stack == "auto" and job.request.name("model") in FASTER_TOGETHER)
+        is_wanted = is_wanted and not _has_what_a_stack_lacks(job.request.config)
         leaves = [leaf for leaf in sorted(schema.leaves(job.request.config)) if not _may_differ(*leaf)]
         kinds.setdefault(str(leaves) if is_wanted else job.name, []).append(job)
     found = []
@@ -110,6 +111,12 @@ def units(jobs: Sequence[Job], stack: str, at_once: int) -> list[list[Job]]:
         else:
             found += [kind[i : i + size] for i in range(0, len(kind), size)]
     return found
+
+
+def _has_what_a_stack_lacks(config: Config) -> bool:
+    """Whether something is asked for that only a run alone has; what the models lack is seen when they are stacked."""
+    is_plain = config["precision"] == "float32" and config["fast"] and not config["compile"]
+    return not is_plain or config["monitor"]["activations"]
 
 
 def _may_differ(key: str, value: Any) -> bool:
