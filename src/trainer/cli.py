@@ -175,44 +175,31 @@ def compose_and_run(argv: list[str], signals: Signals | None = None) -> int:
     import hydra
     from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
-    from hydra.types import RunMode
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
+    flags, words = sorted_words(argv)
+    is_question = not _QUESTIONS.isdisjoint(flag.partition("=")[0] for flag in flags)
+    if {"-m", "--multirun"} & set(flags) and not is_question:
+        return run_plugged_sweep(argv, flags, words, signals or Signals())
     raised: list[BaseException] = []
-    failed: list[str] = []
 
-    def task(config: DictConfig) -> float | None:
+    def task(config: DictConfig) -> None:
         about = HydraConfig.get()
         container: Any = OmegaConf.to_container(config)
         groups = (*GROUPS, "monitor")
         choices = {group: str(choice) for group, choice in about.runtime.choices.items() if group in groups}
         overrides: Any = OmegaConf.to_container(about.overrides.task, resolve=False)  # "lr=${oc.env:LR}" as typed
-        is_sweep = about.mode == RunMode.MULTIRUN
-        if is_sweep:
-            container["run_dir"] = str(Path(about.sweep.dir) / job_name(overrides))
-            print(f"job {about.job.num}: {' '.join(overrides)}", flush=True)
         try:
             from trainer.request import Request
             from trainer.run import run  # torch comes with it
 
-            result = run(Request(container, choices, overrides), signals)
-        except (UserError, RunStopped) as error:
-            if not is_sweep:
-                raised.append(error)
-                return None
-            failed.append(container["run_dir"])
-            print(printable(f"error: job {about.job.num}: {error}"), file=sys.stderr, flush=True)
-            return None
+            run(Request(container, choices, overrides), signals)
         except ModuleNotFoundError as error:
             raised.append(UserError(f"the module {error.name} is missing. Type pip install {error.name}."))
-            return None
         except Exception as error:  # Hydra would print a line of its own about what it passes on
             raised.append(error)
-            return None
-        metric: float | None = result.get(container["checkpoint"]["metric"])
-        return metric
 
     # Without it Hydra prints errors itself, in several lines, and exits with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -224,13 +211,29 @@ def compose_and_run(argv: list[str], signals: Signals | None = None) -> int:
         raise one_line(error, argv) from error
     if raised:
         raise raised[0]
-    return len(failed)
+    return 0
 
 
-def job_name(overrides: list[str]) -> str:
-    """A folder's name for a job of a sweep: what was typed, without what no file system likes."""
-    cleaned = re.sub(r"[^\w.=,+-]+", "-", ",".join(overrides)).strip("-.")
-    return cleaned[:120] or "job"
+def run_plugged_sweep(argv: list[str], flags: list[str], words: list[str], signals: Signals) -> int:
+    """Runs a sweep by plugins of Hydra's, which the words name. Returns how many jobs failed."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    from trainer.compose import hydra_at
+    from trainer.plugins import PluggedSweep
+
+    names = [word for word in words if word.startswith("name=")]
+    words = [word for word in words if word not in names]
+    config_name = next((value for flag, value in with_values(flags) if flag in ("--config-name", "-cn")), "train")
+    name = names[-1].removeprefix("name=") if names else f"sweep-{datetime.now():%Y-%m-%d_%H%M%S}"
+    if not RULES["name"].allows(name):
+        raise UserError(f"name={name}: must be {RULES['name'].accepts}.")
+    try:
+        with hydra_at(config_folders(argv)) as search:
+            return PluggedSweep(words, search, config_name, Path("runs", name)).run(argv, signals)
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:  # a search composes as it goes
+        raise one_line(error, argv) from error
 
 
 def as_typed(word: str) -> str:

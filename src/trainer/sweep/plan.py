@@ -35,14 +35,18 @@ class Job:
     request: Request
 
 
-def plan(requests: Sequence[Request], folder: Path) -> list[Job]:
+def plan(requests: Sequence[Request], folder: Path, keys: Sequence[str] | None = None) -> list[Job]:
     """The jobs of a sweep in its folder.
+
+    Args:
+        keys: that are swept; None for those in which the requests differ.
 
     Raises:
         UserError: two jobs are the same; a job's config is wrong, or not what its folder was begun with.
     """
     typed = [dict(word.lstrip("+~").partition("=")[::2] for word in request.overrides) for request in requests]
-    keys = [key for key in typed[0] if len({words.get(key) for words in typed}) > 1]
+    if keys is None:
+        keys = [key for key in typed[0] if len({words.get(key) for words in typed}) > 1]
     jobs: dict[str, Job] = {}
     for number, (request, words) in enumerate(zip(requests, typed, strict=True)):
         swept = {key: words[key] for key in keys}

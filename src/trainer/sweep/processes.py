@@ -20,6 +20,7 @@ from typing import Any
 
 from trainer.folder import read_result
 from trainer.request import Request
+from trainer.signals import Signals
 from trainer.sweep.plan import Job
 
 LOG = "log.txt"
@@ -61,7 +62,7 @@ class Pool:
     def __init__(self, at_once: int, devices: Sequence[int] | None) -> None:
         self.at_once, self.devices = at_once, devices
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["trainer.run"])
+        self.context.set_forkserver_preload(["trainer.sweep.deaf", "trainer.run"])
         self.running: list[Running] = []
         # Every job holds the other end: it ends with this process, however that does.
         self._theirs, self._ours = self.context.Pipe(duplex=False)
@@ -117,7 +118,13 @@ class Pool:
 
 
 def _answer(pipe: Any, function: Callable[..., Any], *arguments: Any) -> None:
+    unblock_sigterm()
     pipe.send(function(*arguments))
+
+
+def unblock_sigterm() -> None:
+    """In a process that was forked from the server (`deaf`)."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 def work(alive: Connection, requests: list[Request], logs: list[Path]) -> None:
@@ -129,17 +136,22 @@ def work(alive: Connection, requests: list[Request], logs: list[Path]) -> None:
     from trainer.cli import exit_code
     from trainer.run import run
 
+    def task(signals: Signals) -> None:
+        unblock_sigterm()
+        if len(requests) == 1:
+            run(requests[0], signals)
+        else:
+            from trainer.sweep.together import train_together
+
+            train_together(requests, logs, signals)
+
     threading.Thread(target=end_with, args=(alive,), daemon=True).start()
     logs[0].parent.mkdir(parents=True, exist_ok=True)
     with open(logs[0], "ab", buffering=0) as file:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
             os.dup2(file.fileno(), stream.fileno())
-    if len(requests) == 1:
-        sys.exit(exit_code(lambda signals: run(requests[0], signals)))
-    from trainer.sweep.together import train_together
-
-    sys.exit(exit_code(lambda signals: train_together(requests, logs, signals)))
+    sys.exit(exit_code(task))
 
 
 def end_with(alive: Connection) -> None:

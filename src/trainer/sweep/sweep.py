@@ -1,9 +1,10 @@
 """A sweep from its first job to its table; the same command goes on with it."""
 
+import contextlib
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from trainer.folder import read_result
 from trainer.lock import locked
 from trainer.request import Request
 from trainer.signals import Signals
+from trainer.sweep.cluster import Cluster
 from trainer.sweep.plan import Job, is_finished, listing, plan, units
 from trainer.sweep.processes import Outcome, Pool, reason
 from trainer.sweep.progress import Progress
@@ -28,13 +30,16 @@ ENDS_OF_A_STACK = (0, 128 + signal.SIGINT, 128 + signal.SIGTERM)
 NUMBERS = ("seed", "optimizer.", "run_dir", "max_steps", "max_epochs", "eval_every")
 
 
-def sweep(requests: Sequence[Request], folder: Path, words: Sequence[str], signals: Signals) -> int:
+def sweep(
+    requests: Sequence[Request], folder: Path, words: Sequence[str], signals: Signals, cluster: Cluster | None = None
+) -> int:
     """Runs all jobs. Returns how many have failed.
 
     Args:
         requests: what each job asks for.
         folder: of the sweep.
         words: as typed.
+        cluster: what runs the jobs; None for processes of this machine.
 
     Raises:
         UserError: a job can't be composed or built, or the sweep was begun differently; nothing has been written then.
@@ -48,30 +53,71 @@ def sweep(requests: Sequence[Request], folder: Path, words: Sequence[str], signa
         for number, job in enumerate(jobs):
             print(f"{number}: {job.name}{' (finished)' if is_finished(job) else ''}")
         return 0
-    with signals.deferred():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with locked(folder):
-                write_text(folder / "sweep.yaml", OmegaConf.to_yaml({"command": list(words), "jobs": listing(jobs)}))
-                together: list[Job] = []
-                rows = run_all(jobs, folder, pool, settings, signals, together)
-                is_proved = True
-                whole = [r.job for r in rows if r.status == "finished" and r.job in together]
-                if settings["verify"] and whole and not signals.received:
-                    line, is_proved = verify(whole, settings["verify"], folder, pool)
-                    print(line, file=sys.stdout if is_proved else sys.stderr, flush=True)
-        except OSError as error:
-            raise cannot_write(folder, error) from error
+    is_proved = True
+    with signals.deferred(), opened(folder):
+        write_words(folder, words, jobs)
+        failures = {} if settings["retry"] else read_failures(folder)
+        num_done = sum(job.name in failures or is_finished(job) for job in jobs)
+        if num_done:
+            print(f"{num_done} of {len(jobs)} jobs have run already", flush=True)
+        if failures:
+            print(f"{len(failures)} of them failed; sweep.retry=true tries them again", flush=True)
+        together: list[Job] = []
+        with Progress(len(jobs), num_done) as progress:
+            rows = run_all(jobs, folder, cluster or pool, settings, signals, together, failures, progress)
+        if not signals.received:
+            is_proved = prove(rows, together, settings["verify"], folder, pool)
+    return close(rows, len(jobs), folder, settings, signals) + (not is_proved)
+
+
+@contextlib.contextmanager
+def opened(folder: Path) -> Iterator[None]:
+    """Makes the folder of a sweep and locks it.
+
+    Raises:
+        UserError: it can't be written, or another sweep is at work there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder):
+            yield
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+
+
+def write_words(folder: Path, words: Sequence[str], jobs: Sequence[Job]) -> None:
+    """`sweep.yaml`: what was typed, and the jobs that came of it."""
+    write_text(folder / "sweep.yaml", OmegaConf.to_yaml({"command": list(words), "jobs": listing(jobs)}))
+
+
+def prove(rows: Sequence[Row], together: Sequence[Job], count: int, folder: Path, pool: Pool) -> bool:
+    """Trains some of those once more alone that were trained together. Returns whether they came to the same."""
+    whole = [r.job for r in rows if r.status == "finished" and r.job in together]
+    if not count or not whole:
+        return True
+    line, is_proved = verify(whole, count, folder, pool)
+    print(line, file=sys.stdout if is_proved else sys.stderr, flush=True)
+    return is_proved
+
+
+def close(rows: Sequence[Row], num_jobs: int, folder: Path, settings: Mapping[str, Any], signals: Signals) -> int:
+    """Prints what the jobs came to. Returns how many have failed, or not come to their end.
+
+    Raises:
+        Interrupted: a signal ended the sweep.
+    """
     num_left = sum(r.status in ("waiting", "interrupted") for r in rows)
+    how = f"To go on, type the same with name={_name(folder)}"
     if signals.received:
+        num_left += num_jobs - len(rows)
         raise Interrupted(
-            f"stopped with {num_left} of {len(jobs)} jobs to go; those that ran are saved. "
-            f"To go on, type the same with name={_name(folder)}",
-            signals.received,
+            f"stopped with {num_left} of {num_jobs} jobs to go; those that ran are saved. {how}", signals.received
         )
     print_table(rows, metric_of(rows, settings["metric"]))
+    if num_left:
+        print(f"{num_left} of {num_jobs} jobs have not come to their end. {how}")
     print(f"sweep folder  {folder}\nlook at it    train compare {folder} --png sweep.png; train board {folder}")
-    return sum(r.has_failed for r in rows) + (not is_proved)
+    return sum(r.has_failed for r in rows) + num_left
 
 
 def _name(folder: Path) -> str:
@@ -81,48 +127,47 @@ def _name(folder: Path) -> str:
 def run_all(
     jobs: Sequence[Job],
     folder: Path,
-    pool: Pool,
+    pool: Pool | Cluster,
     settings: Mapping[str, Any],
     signals: Signals,
     together: list[Job],
+    failures: dict[str, dict[str, str]],
+    progress: Progress,
 ) -> list[Row]:
-    """Runs what is not finished, some jobs at a time; puts those into `together` that were trained so to their end."""
-    failures = read_failures(folder)
-    if settings["retry"]:
-        failures.clear()
+    """Runs what is not finished, some jobs at a time.
+
+    Args:
+        together: those are added that were trained so to their end.
+        failures: status and reason by the name of the job; those that fail are added.
+    """
     left = [job for job in jobs if job.name not in failures and not is_finished(job)]
-    if len(left) < len(jobs):
-        print(f"{len(jobs) - len(left)} of {len(jobs)} jobs have run already", flush=True)
-    if failures:
-        print(f"{len(failures)} of them failed; sweep.retry=true tries them again", flush=True)
     waiting = units(left, settings["stack"], pool.at_once)
     is_told = False
-    with Progress(len(jobs), len(jobs) - len(left)) as progress:
-        while waiting or pool.running:
-            is_stopping = signals.received != 0 or (bool(failures) and settings["on_failure"] == "stop")
-            if is_stopping and not is_told:
-                pool.signal(signal.SIGTERM)
-                is_told = True
-            if is_stopping:
-                waiting.clear()
-            while waiting and pool.has_room():
-                progress.started(waiting[0])
-                pool.start(waiting.pop(0))
-            for running, code, seconds in pool.ended(0.2):
-                if len(running.jobs) > 1 and code not in ENDS_OF_A_STACK:
-                    # What ended it may be the fault of one, and each has its checkpoint: they go on one by one.
-                    alone = [job for job in running.jobs if not is_finished(job)]
-                    progress.note(f"{alone[0].name} and others go on one by one: {reason(running.jobs[0], code)}")
-                    waiting[:0] = [[job] for job in alone]
-                    continue
-                if len(running.jobs) > 1:
-                    together += running.jobs
-                for job in running.jobs:
-                    outcome = Outcome(job, code, seconds, reason(job, code))
-                    note(outcome, failures)
-                    progress.ended(outcome)
-                write_results(folder, [row(job, failures) for job in jobs])
-            progress.update([job for running in pool.running for job in running.jobs])
+    while waiting or pool.running:
+        is_stopping = signals.received != 0 or (bool(failures) and settings["on_failure"] == "stop")
+        if is_stopping and not is_told:
+            pool.signal(signal.SIGTERM)
+            is_told = True
+        if is_stopping:
+            waiting.clear()
+        while waiting and pool.has_room():
+            progress.started(waiting[0])
+            pool.start(waiting.pop(0))
+        for running, code, seconds in pool.ended(0.2):
+            if len(running.jobs) > 1 and code not in ENDS_OF_A_STACK:
+                # What ended it may be the fault of one, and each has its checkpoint: they go on one by one.
+                alone = [job for job in running.jobs if not is_finished(job)]
+                progress.note(f"{alone[0].name} and others go on one by one: {reason(running.jobs[0], code)}")
+                waiting[:0] = [[job] for job in alone]
+                continue
+            if len(running.jobs) > 1:
+                together += running.jobs
+            for job in running.jobs:
+                outcome = Outcome(job, code, seconds, reason(job, code))
+                note(outcome, failures)
+                progress.ended(outcome)
+            write_results(folder, [row(job, failures) for job in jobs])
+        progress.update([job for running in pool.running for job in running.jobs])
     rows = [row(job, failures) for job in jobs]
     write_results(folder, rows)
     return rows

@@ -1,0 +1,10 @@
+"""Imported by the server that jobs are forked from, and by nothing else: signals for a group of processes are theirs.
+
+A cluster, or whoever ends a service, sends SIGTERM, SIGUSR1 or SIGUSR2 to every process that there is. The server must
+outlive its jobs: they die with it, before they have saved. So it blocks these signals, and a job, which begins like it,
+unblocks SIGTERM as soon as it listens: none is lost in between.
+"""
+
+import signal
+
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2})

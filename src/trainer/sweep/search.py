@@ -1,0 +1,108 @@
+"""A search: a sweep whose jobs are chosen as it goes, by what those before them came to."""
+
+import contextlib
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from trainer.request import Request
+from trainer.schema import is_larger_better
+from trainer.signals import Signals
+from trainer.sweep.cluster import Cluster
+from trainer.sweep.plan import Job, is_finished, plan
+from trainer.sweep.processes import Pool
+from trainer.sweep.progress import Progress
+from trainer.sweep.results import metric_of, read_failures, row
+from trainer.sweep.sweep import close, opened, prove, refuse_unbuildable, run_all, write_words
+
+Trial = Sequence[str]  # the overrides that are its own
+
+
+class Space(Protocol):
+    """What is searched, and by whom."""
+
+    @property
+    def num_trials(self) -> int: ...
+
+    def corners(self) -> list[Trial]:
+        """Trials that have, one or another, each word of the space and both ends of each interval."""
+
+    def request(self, trial: Trial) -> Request:
+        """What a trial asks for."""
+
+    def drive(self, run: Callable[[Sequence[Trial]], list[float | None]], is_larger_better: bool) -> None:
+        """Has trials run until there have been enough; `run` gives the number of each, None where it failed."""
+
+
+class _Ended(Exception):
+    """No further trial is wanted."""
+
+
+def search(space: Space, folder: Path, words: Sequence[str], signals: Signals, cluster: Cluster | None = None) -> int:
+    """Runs the trials. Returns how many have failed; a failed one ends nothing.
+
+    The same command goes on: it asks for the same trials, and those that have run are not run again.
+
+    Args:
+        folder: of the sweep.
+        words: as typed.
+        cluster: what runs the jobs; None for processes of this machine.
+
+    Raises:
+        UserError: a corner of the space can't be composed or built; nothing has been written then.
+        Interrupted: a signal; what was running has been saved.
+    """
+    corners = [(trial, space.request(trial)) for trial in space.corners()]
+    first = corners[0][1]
+    settings = first.config["sweep"]
+    pool = Pool(settings["jobs"], settings["devices"])
+    refuse_unbuildable([plan([request], folder, keys_of(trial))[0] for trial, request in corners], pool)
+    metric = settings["metric"] or pool.call(natural_metric, first)
+    if first.config["dry_run"]:
+        print(f"a search of {space.num_trials} trials for the best {metric}, chosen as it goes")
+        return 0
+    jobs: dict[str, Job] = {}
+    together: list[Job] = []
+    failures = {} if settings["retry"] else read_failures(folder)
+
+    def run(trials: Sequence[Trial]) -> list[float | None]:
+        batch = []
+        for trial in trials:
+            (job,) = plan([space.request(trial)], folder, keys_of(trial))
+            batch.append(jobs.setdefault(job.name, job))
+        progress.num_done += sum(job.name in failures or is_finished(job) for job in batch)
+        write_words(folder, words, list(jobs.values()))
+        known = list(jobs.values())
+        rows = run_all(known, folder, cluster or pool, settings, signals, together, failures, progress)
+        if signals.received or (failures and settings["on_failure"] == "stop"):
+            raise _Ended
+        if any(r.status == "finished" for r in rows):
+            metric_of(rows, settings["metric"])  # says so where no job has it
+        return [number(job) for job in batch]
+
+    def number(job: Job) -> float | None:
+        result = row(job, failures).result
+        value = result.get(f"best/{metric}", result.get(metric))
+        if job.name in failures or not isinstance(value, int | float) or not math.isfinite(value):
+            return None
+        return float(value)
+
+    with signals.deferred(), opened(folder), Progress(space.num_trials, 0) as progress:
+        with contextlib.suppress(_Ended):
+            space.drive(run, is_larger_better(metric))
+        rows = [row(job, failures) for job in jobs.values()]
+        is_proved = bool(signals.received) or prove(rows, together, settings["verify"], folder, pool)
+    return close(rows, space.num_trials, folder, settings, signals) + (not is_proved)
+
+
+def keys_of(trial: Trial) -> list[str]:
+    return [word.lstrip("+~").partition("=")[0] for word in trial]
+
+
+def natural_metric(request: Request) -> str:
+    """The validation accuracy, where the loss has one."""
+    from trainer.build import Built
+
+    has_accuracy = Built(request, tuple(request.config["trust"])).loss_fn.num_classes is not None
+    return "val/accuracy" if has_accuracy else "val/loss"
