@@ -29,6 +29,10 @@ def printable(text: str) -> str:
     return text if text.isprintable() else "".join(sign if sign.isprintable() else "?" for sign in text)
 
 
+class Pruned(RunStopped):
+    """The other jobs of a sweep are so much better that this one is not worth its time."""
+
+
 def nearest(word: str, accepted: Iterable[str], cutoff: float = 0.5) -> str:
     """``" Did you mean lenet?"`` for the nearest of the accepted words, or an empty string where none is near."""
     found = difflib.get_close_matches(word, list(accepted), n=1, cutoff=cutoff)

@@ -18,6 +18,7 @@ from trainer.monitor.activations import Activations
 from trainer.monitor.diagnosis import Diagnosis, Finding
 from trainer.monitor.journal import Journal
 from trainer.monitor.statistics import Statistics, histograms
+from trainer.pruning import MedianRule
 from trainer.schema import is_larger_better
 from trainer.state import TrainingState
 
@@ -36,6 +37,7 @@ class RunObserver:
         save_every: steps that may be lost at most: the training waits until such a checkpoint is on the disk.
         save_every_minutes: a checkpoint is due when the last one is older; it is written beside the training.
         is_stop_requested: breaks a validation off.
+        rule: says whether the run is worth its time, or None.
     """
 
     def __init__(
@@ -58,10 +60,13 @@ class RunObserver:
         save_every: int | None,
         save_every_minutes: float | None,
         is_stop_requested: Callable[[], bool],
+        rule: MedianRule | None,
     ) -> None:
         self.state, self.loss_fn, self.val, self.journal = state, loss_fn, val, journal
         self.saver, self.precision = saver, precision
         self.is_stop_requested = is_stop_requested
+        self.rule = rule
+        self.pruned_for: str | None = None
         self.save_every = save_every
         self._save_every_seconds = math.inf if save_every_minutes is None else 60 * save_every_minutes
         self.max_steps, self.log_every = max_steps, log_every
@@ -170,6 +175,8 @@ class RunObserver:
         is_best = self.metric in self._better(numbers)
         self.journal.write(step, numbers)
         self.report(step, self.diagnosis.observe(step, numbers))
+        if self.rule is not None and step < self.max_steps:
+            self.pruned_for = self.rule.verdict(step, self.state.last)
         return numbers["val/loss"], is_best
 
     def _better(self, numbers: dict[str, float]) -> list[str]:

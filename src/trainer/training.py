@@ -22,7 +22,7 @@ from trainer.cadence import evaluation_period
 from trainer.checkpoint import Checkpoints, Saver, num_bytes
 from trainer.data.batches import Batch
 from trainer.distributed import Agreement
-from trainer.errors import Interrupted, NonFinite, RunStopped, UserError
+from trainer.errors import Interrupted, NonFinite, Pruned, RunStopped, UserError
 from trainer.evaluate import evaluate, evaluating
 from trainer.files import cannot_write, remove_leftovers
 from trainer.lock import locked
@@ -39,6 +39,7 @@ from trainer.monitor.journal import Journal, cut_metrics
 from trainer.monitor.nonfinite import first_non_finite
 from trainer.monitor.statistics import Statistics, weight_statistics
 from trainer.observer import RunObserver
+from trainer.pruning import MedianRule
 from trainer.request import Config, Request
 from trainer.signals import Signals
 
@@ -117,7 +118,8 @@ class Training:
             agreement = Agreement(self.world)
 
             def asked() -> Wish:
-                return Wish(*agreement(self.signals.received != 0, self.observer.is_save_overdue()))
+                is_to_stop = self.signals.received != 0 or self.observer.pruned_for is not None
+                return Wish(*agreement(is_to_stop, self.observer.is_save_overdue()))
 
             with warnings.catch_warnings():
                 # A scaler that skips the first updates is no wrong order of calls.
@@ -152,6 +154,9 @@ class Training:
             status = "stopped"
             self.observer.report(self.state.step, self.diagnosis.stopped(self.state.step))
             raise RunStopped(self._explained(error)) from error
+        except Pruned:
+            status = "pruned"
+            raise
         except (Interrupted, KeyboardInterrupt):
             status = "interrupted"
             raise
@@ -181,11 +186,16 @@ class Training:
 
         Raises:
             NonFinite: what was trained is not worth a checkpoint, or fails the test.
+            Pruned: it is not worth going on; all is saved.
             Interrupted: it is not over; all is saved.
         """
         refuse_non_finite_weights(self.state)
         self.observer.save(self.state.step)
         self.saver.wait()
+        reason = self.world.shared(self.observer.pruned_for)
+        if not is_over and reason is not None and not self.signals.received:
+            how = f"train {schema.resume_word(self.folder)} sweep.prune=null"
+            raise Pruned(f"pruned after step {self.state.step}: {reason}. To go on all the same: {how}")
         numbers = None
         if is_over:
             numbers = self.world.shared(self._test() if self.world.is_main else None)
@@ -361,7 +371,16 @@ class Training:
             save_every=config["checkpoint"]["every"],
             save_every_minutes=config["checkpoint"]["every_minutes"],
             is_stop_requested=self._is_stop_requested,
+            rule=self._rule(),
         )
+
+    def _rule(self) -> MedianRule | None:
+        """What prunes this run where it is a job of a sweep; on the main process alone, which tells the others."""
+        sweep = self.config["sweep"]
+        if sweep["prune"] is None or not self.world.is_main or not (self.folder.parent / "sweep.yaml").exists():
+            return None
+        metric = sweep["metric"] or ("val/loss" if self.built.loss_fn.num_classes is None else "val/accuracy")
+        return MedianRule(self.folder, metric, sweep["prune_first"], sweep["prune_steps"])
 
     def _facts(self) -> Facts:
         built, config, model = self.built, self.config, self.built.model

@@ -18,7 +18,7 @@ from trainer.schema import GROUPS, is_larger_better, shown
 PLACE = ("name", "run_dir", "resume")  # where a run lies says nothing about it
 WATCHING = ("trust", "monitor", "console", "checkpoint")  # nor does how it was watched and saved
 LENGTH = ("max_steps", "max_epochs")  # the steps that it took are shown
-STATUS = {"finished": "green", "running": "cyan", "interrupted": "yellow"}  # any other: red
+STATUS = {"finished": "green", "running": "cyan", "interrupted": "yellow", "pruned": "yellow"}  # any other: red
 
 
 def print_runs(word: str, where: str | None, sort: str | None, form: str) -> int:

@@ -76,6 +76,9 @@ def refuse(job: Job) -> None:
     """Raises UserError for a config that is wrong, or that is not what the job's folder was begun with."""
     config = resolved(job.request.config)
     schema.check(config)
+    metric, prune = (config["sweep"][key] for key in ("metric", "prune"))
+    if prune is not None and metric is not None and not metric.startswith("val/"):
+        raise UserError(f"sweep.metric={metric}: sweep.prune judges by a validation tag. Type sweep.prune=null.")
     stored = folders.read_config(job.folder)
     if stored is not None:
         stored.pop("choices", None)
@@ -85,7 +88,7 @@ def refuse(job: Job) -> None:
 def is_finished(job: Job) -> bool:
     """Whether there is nothing left to do, whatever the length that is asked for now."""
     result = folders.read_result(job.folder)
-    return result is not None and result.get("status") == "finished" and not _is_longer(job)
+    return result is not None and result.get("status") in ("finished", "pruned") and not _is_longer(job)
 
 
 def _is_longer(job: Job) -> bool:

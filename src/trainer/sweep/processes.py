@@ -18,6 +18,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from trainer.errors import RunStopped
 from trainer.folder import read_result
 from trainer.request import Request
 from trainer.signals import Signals
@@ -167,8 +168,8 @@ def reason(job: Job, code: int) -> str:
     """Why a job has no good end, in a line; empty where it has one."""
     if code < 0:
         return f"was killed by signal {-code} ({signal.strsignal(-code)})"
-    result = read_result(job.folder)
-    if code == 0 and result is not None and result.get("status") == "finished":
+    status = (read_result(job.folder) or {}).get("status")
+    if (code, status) in ((0, "finished"), (RunStopped.exit_code, "pruned")):
         return ""
     lines = _last_lines(job.folder / LOG)
     if code == 1 and len(lines) > 1:  # the last line says that it is our fault; the one before it, what happened

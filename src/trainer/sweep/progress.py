@@ -61,6 +61,8 @@ class Progress:
             return
         result = read_result(job.folder) or {}
         numbers = " ".join(f"{tag}={short(result[tag])}" for tag in TAGS if isinstance(result.get(tag), float))
+        if result.get("status") == "pruned":
+            numbers = f"pruned after step {result['steps']:,}, {numbers}"
         self._say(f"{job.name}: {numbers} in {outcome.seconds:.1f} s ({self.num_done} of {self.num_jobs})")
 
     def update(self, running: Iterable[Job]) -> None:

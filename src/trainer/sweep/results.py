@@ -30,7 +30,7 @@ class Row:
     """A job and what it came to.
 
     Args:
-        status: finished, interrupted, stopped, failed, killed, or waiting.
+        status: finished, pruned, interrupted, stopped, failed, killed, or waiting.
         reason: why it has no good end.
         result: what its `result.json` holds.
     """
@@ -107,7 +107,7 @@ class Setting:
     rows: list[Row]
 
     def values(self, tag: str) -> list[float]:
-        values = [r.result.get(tag) for r in self.rows]
+        values = [r.result.get(tag) for r in self.rows if r.status != "pruned"]
         return [v for v in values if isinstance(v, int | float) and math.isfinite(v)]
 
     def mean(self, tag: str) -> float:
@@ -149,9 +149,10 @@ def print_table(rows: Sequence[Row], metric: str) -> None:
         columns.append(Column("seeds", [str(len(setting.values(metric))) for setting in found], is_number=True))
     for rank, tag in enumerate(tags):
         columns.append(Column(tag, [_cell(setting, tag, is_averaged) for setting in found], is_number=True, rank=rank))
-    failed = [sum(r.has_failed for r in setting.rows) for setting in found]
-    if any(failed):
-        columns.append(Column("failed", [str(n) if n else "" for n in failed], is_number=True))
+    for word in ("failed", "pruned"):
+        counts = [sum(r.has_failed if word == "failed" else r.status == word for r in s.rows) for s in found]
+        if any(counts):
+            columns.append(Column(word, [str(n) if n else "" for n in counts], is_number=True))
     console = open_console()
     lines, left_out = table(columns, console)
     if left_out:

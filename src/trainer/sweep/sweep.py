@@ -141,7 +141,8 @@ def run_all(
         failures: status and reason by the name of the job; those that fail are added.
     """
     left = [job for job in jobs if job.name not in failures and not is_finished(job)]
-    waiting = units(left, settings["stack"], pool.at_once)
+    # Jobs that train together are at every step together: none has finished that another could be measured by.
+    waiting = units(left, "never" if settings["prune"] else settings["stack"], pool.at_once)
     is_told = False
     while waiting or pool.running:
         is_stopping = signals.received != 0 or (bool(failures) and settings["on_failure"] == "stop")
