@@ -421,6 +421,10 @@ def one_line(error: Exception, argv: list[str]) -> UserError:
     if isinstance(error, OSError) and error.strerror:
         return UserError(f"{error.filename or 'the folder that you are in'}: {error.strerror}.")
     text = str(error)
+    if "BasicSweeper does not support sweep type" in text:
+        return UserError(
+            "an interval is for a search. Type hydra/sweeper=optuna, or some values: optimizer.lr=0.1,0.01."
+        )
     if match := re.search(r"Ambiguous value for argument '([^']+)'", text):
         key, _, value = match[1].partition("=")
         hint = "" if key in groups else f", or a list: {key}=[{value}]"

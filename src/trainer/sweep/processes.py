@@ -174,7 +174,7 @@ def reason(job: Job, code: int) -> str:
     lines = _last_lines(job.folder / LOG)
     if code == 1 and len(lines) > 1:  # the last line says that it is our fault; the one before it, what happened
         return lines[-2]
-    if lines and lines[-1].startswith("error: "):
+    if lines and (lines[-1].startswith("error: ") or code > 128):  # a signal: it says how far it came
         return lines[-1].removeprefix("error: ")
     return f"ended without a result (exit code {code})"
 
