@@ -24,9 +24,9 @@ from trainer.errors import RunStopped, UserError
 from trainer.finished.chart import chart
 from trainer.finished.read import Broken, read_config, read_run
 from trainer.finished.table import Column, open_console, table
-from trainer.finished.verbs import run_verb
 from trainer.monitor.events import EventFile
 from trainer.schema import leaves
+from trainer.verbs import run_verb
 
 TINY = ("model=two_layer", "max_steps=5", "monitor.every=1", "eval_every=2")
 JOB = (*TINY, "optimizer=sgd", "optimizer.lr=0.3")
@@ -49,7 +49,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
             assert cli.run_command([*TINY, *words]) == 0
         with pytest.raises(RunStopped):
             cli.run_command([*TINY, "name=diverged", "optimizer=sgd", "optimizer.lr=1e30"])
-        assert cli.run_command(["--multirun", "hydra.sweep.dir=runs/sweep", *JOB]) == 0
+        assert cli.run_command([*JOB, f"name='{SWEEP}'"]) == 0
     return root
 
 
@@ -460,7 +460,7 @@ def test_what_a_terminal_would_obey_is_not_printed(said: Said, terminal: Callabl
 def test_where_stdout_lacks_a_sign(here: Path) -> None:
     Path("runs/adam").rename("runs/größe")
     env = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONWARNINGS": "error", "COLUMNS": "60", "FORCE_COLOR": "1"}
-    code = "import sys; from trainer.finished.verbs import run_verb; run_verb(sys.argv[1:])"
+    code = "import sys; from trainer.verbs import run_verb; run_verb(sys.argv[1:])"
     for words in (["runs"], ["compare", "größe", "sgd/fast"], ["show", "größe"]):
         done = subprocess.run(
             [sys.executable, "-c", code, *words], env=env, capture_output=True, encoding="ascii", timeout=60
@@ -472,7 +472,7 @@ def test_where_stdout_lacks_a_sign(here: Path) -> None:
 @pytest.mark.parametrize("words", ["runs", "runs --json", "compare adam sgd/fast", "show adam"])
 def test_a_verb_imports_no_torch(here: Path, words: str) -> None:
     code = (
-        "import sys; from trainer.finished.verbs import run_verb\n"
+        "import sys; from trainer.verbs import run_verb\n"
         "heavy = {'torch', 'hydra', 'omegaconf', 'numpy', 'tensorboard', 'matplotlib'}\n"
         "assert not ({'rich', 'yaml'} | heavy) & sys.modules.keys(), 'before it is known to be a verb'\n"
         "assert run_verb(sys.argv[1:]) == 0\n"
@@ -675,7 +675,7 @@ class Board:
     """`train board` as a process, from its first line on."""
 
     def __init__(self, *words: str) -> None:
-        code = "import sys; from trainer.finished.verbs import run_verb; sys.exit(run_verb(['board', *sys.argv[1:]]))"
+        code = "import sys; from trainer.verbs import run_verb; sys.exit(run_verb(['board', *sys.argv[1:]]))"
         env = {**os.environ, "PYTHONWARNINGS": "error"}
         self.process = subprocess.Popen(
             [sys.executable, "-c", code, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env

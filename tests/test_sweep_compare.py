@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from trainer.errors import UserError
-from trainer.finished.verbs import run_verb
 from trainer.sweep import importance as importances
 from trainer.sweep.compare import read_rows
 from trainer.sweep.importance import importance, importance_line
 from trainer.sweep.picture import Scale, axis
+from trainer.verbs import run_verb
 
 Swept = dict[str, str]
 Said = Callable[..., str]
@@ -441,7 +441,7 @@ def test_a_real_sweep_in_compare_in_runs_and_in_the_hparams_tab(
 def test_it_loads_no_torch(tmp_path: Path) -> None:
     write(tmp_path / "s", grid(lr="1,2"), lambda swept: 0.5)
     code = (
-        "import sys; from trainer.finished.verbs import run_verb\n"
+        "import sys; from trainer.verbs import run_verb\n"
         "assert run_verb(['compare', 's']) == 0\n"
         "heavy = {'torch', 'hydra', 'tensorboard', 'matplotlib'} & sys.modules.keys()\n"
         "assert not heavy, heavy"

@@ -3,22 +3,20 @@
 Imports no torch: help, `--cfg job` and tab completion answer before it would be there.
 """
 
-import errno
 import itertools
 import os
 import re
-import signal
 import sys
-import traceback
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from trainer.errors import Interrupted, RunStopped, UserError, nearest, one_of, printable
-from trainer.finished.verbs import HELP, VERBS, run_verb
+from trainer.errors import UserError, nearest, one_of, printable
+from trainer.exits import exit_code
 from trainer.schema import GROUPS, RULES, leaves, unknown_key, yaml_problem
 from trainer.signals import Signals
+from trainer.verbs import HELP, VERBS, run_verb
 
 if TYPE_CHECKING:
     from trainer.request import Request
@@ -50,53 +48,6 @@ def main() -> NoReturn:
     sys.exit(exit_code(lambda signals: run_command(argv, signals)))
 
 
-def exit_code(task: Callable[[Signals], object]) -> int:
-    """The exit code of the process that `task` is for; prints what it raises, in a line. A number it gives is the code.
-
-    Args:
-        task: called with the signals that the process gets.
-    """
-    signals = Signals()
-    # Under torchrun what all processes have to say is said once.
-    is_silent = os.environ.get("RANK", "0") != "0"
-    try:
-        with signals.listening():
-            result = task(signals)
-            return result if isinstance(result, int) else 0
-    except (UserError, RunStopped, Interrupted) as error:
-        if isinstance(error, Interrupted):
-            ignore_ctrl_c()
-        if not is_silent or str(error).startswith("rank "):
-            print(printable(str(error) if isinstance(error, Interrupted) else f"error: {error}"), file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        ignore_ctrl_c()
-        print("stopped.", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # `train --help | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except Exception as error:
-        if is_of_the_system(error):
-            hint = "Free what is full, or ask for more of it, and type the same again."
-            print(f"error: {error}. {hint}", file=sys.stderr)
-            return 2
-        traceback.print_exc()
-        print("error: this is a fault of train itself; please report the lines above.", file=sys.stderr)
-        return 1
-
-
-def is_of_the_system(error: BaseException) -> bool:
-    """Whether it is an error of the system's that may meet any line of code: a full disk, too many open files."""
-    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-    return isinstance(error, OSError) and (error.errno in numbers or "temporary directory" in str(error))
-
-
-def ignore_ctrl_c() -> None:
-    """The process is ending: one more Ctrl-C would only change its exit code."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 def run_command(argv: list[str], signals: Signals | None = None) -> int:
     """What the words after `train` ask for. Returns the exit code; raises what `main` turns into one."""
     if "--help" in argv or "-h" in argv or argv[:1] == ["help"]:
@@ -111,10 +62,12 @@ def run_command(argv: list[str], signals: Signals | None = None) -> int:
     of_hydra = next((word for word in words if word.lstrip("+~").startswith(("hydra.", "hydra/"))), None)
     if of_hydra and not is_question and folders_after(argv, *_FLAGS_OF_FOLDERS):
         raise UserError(f"{of_hydra}: Hydra would do what the folder's own files tell it, too. Type one of the two.")
+    if {"-m", "--multirun"} & set(flags) and not is_question:
+        sweep = run_plugged_sweep if of_hydra else run_sweep
+        return 1 if sweep(argv, flags, words, signals or Signals()) else 0
     if of_hydra or is_question:
-        return 1 if compose_and_run([*flags, *words], signals) else 0
-    if {"-m", "--multirun"} & set(flags):
-        return 1 if run_sweep(argv, flags, words, signals or Signals()) else 0
+        compose_and_run([*flags, *words], signals)
+        return 0
     (request,) = requests(argv, flags, words)
     try:
         from trainer.run import run  # torch comes with it
@@ -136,7 +89,6 @@ def requests(argv: list[str], flags: list[str], words: list[str], is_sweep: bool
 
     from trainer.compose import combinations, composed, hydra_at
 
-    config_name = next((value for flag, value in with_values(flags) if flag in ("--config-name", "-cn")), "train")
     shipped, *others = folders = config_folders(argv)
     if not shipped.is_dir():
         raise UserError("--config-path: takes a folder with a config of train. Type --config-dir=... to add your own.")
@@ -147,7 +99,7 @@ def requests(argv: list[str], flags: list[str], words: list[str], is_sweep: bool
     try:
         with hydra_at(folders) as search:
             jobs = combinations(words) if is_sweep else [words]
-            return [composed(job, search, config_name) for job in jobs]
+            return [composed(job, search, config_name(flags)) for job in jobs]
     except (HydraException, OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
         raise one_line(error, argv) from error
 
@@ -156,12 +108,39 @@ def run_sweep(argv: list[str], flags: list[str], words: list[str], signals: Sign
     """Runs every combination of the values, each a job of its own. Returns how many jobs failed."""
     from trainer.sweep.sweep import sweep
 
+    folder, words = sweep_folder(words)
+    return sweep(requests(argv, flags, words, is_sweep=True), folder, argv, signals)
+
+
+def run_plugged_sweep(argv: list[str], flags: list[str], words: list[str], signals: Signals) -> int:
+    """Runs a sweep by plugins of Hydra's, which the words name. Returns how many jobs failed."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    from trainer.compose import hydra_at
+    from trainer.plugins import PluggedSweep
+
+    folder, words = sweep_folder(words)
+    try:
+        with hydra_at(config_folders(argv)) as search:
+            return PluggedSweep(words, search, config_name(flags), folder).run(argv, signals)
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:  # a search composes as it goes
+        raise one_line(error, argv) from error
+
+
+def sweep_folder(words: list[str]) -> tuple[Path, list[str]]:
+    """Where a sweep lies, and the words that are of its jobs."""
     names = [word for word in words if word.startswith("name=")]
-    jobs = requests(argv, flags, [word for word in words if word not in names], is_sweep=True)
     name = names[-1].removeprefix("name=") if names else f"sweep-{datetime.now():%Y-%m-%d_%H%M%S}"
     if not RULES["name"].allows(name):
         raise UserError(f"name={name}: must be {RULES['name'].accepts}.")
-    return sweep(jobs, Path("runs", name), argv, signals)
+    return Path("runs", name), [word for word in words if word not in names]
+
+
+def config_name(flags: list[str]) -> str:
+    """Of the config that all others go into."""
+    return next((value for flag, value in with_values(flags) if flag in ("--config-name", "-cn")), "train")
 
 
 def with_values(flags: list[str]) -> list[tuple[str, str]]:
@@ -170,8 +149,8 @@ def with_values(flags: list[str]) -> list[tuple[str, str]]:
     return [*pairs, *itertools.pairwise(flags)]  # type: ignore[list-item]
 
 
-def compose_and_run(argv: list[str], signals: Signals | None = None) -> int:
-    """Has Hydra compose the config and calls the run with it. Returns how many jobs of a sweep failed."""
+def compose_and_run(argv: list[str], signals: Signals | None = None) -> None:
+    """Has Hydra answer a question, or compose the config and call the run with it."""
     import hydra
     from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
@@ -179,10 +158,6 @@ def compose_and_run(argv: list[str], signals: Signals | None = None) -> int:
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    flags, words = sorted_words(argv)
-    is_question = not _QUESTIONS.isdisjoint(flag.partition("=")[0] for flag in flags)
-    if {"-m", "--multirun"} & set(flags) and not is_question:
-        return run_plugged_sweep(argv, flags, words, signals or Signals())
     raised: list[BaseException] = []
 
     def task(config: DictConfig) -> None:
@@ -211,29 +186,6 @@ def compose_and_run(argv: list[str], signals: Signals | None = None) -> int:
         raise one_line(error, argv) from error
     if raised:
         raise raised[0]
-    return 0
-
-
-def run_plugged_sweep(argv: list[str], flags: list[str], words: list[str], signals: Signals) -> int:
-    """Runs a sweep by plugins of Hydra's, which the words name. Returns how many jobs failed."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
-    from trainer.compose import hydra_at
-    from trainer.plugins import PluggedSweep
-
-    names = [word for word in words if word.startswith("name=")]
-    words = [word for word in words if word not in names]
-    config_name = next((value for flag, value in with_values(flags) if flag in ("--config-name", "-cn")), "train")
-    name = names[-1].removeprefix("name=") if names else f"sweep-{datetime.now():%Y-%m-%d_%H%M%S}"
-    if not RULES["name"].allows(name):
-        raise UserError(f"name={name}: must be {RULES['name'].accepts}.")
-    try:
-        with hydra_at(config_folders(argv)) as search:
-            return PluggedSweep(words, search, config_name, Path("runs", name)).run(argv, signals)
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:  # a search composes as it goes
-        raise one_line(error, argv) from error
 
 
 def as_typed(word: str) -> str:

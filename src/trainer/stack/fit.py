@@ -8,7 +8,8 @@ from torch import Tensor
 from trainer.cadence import is_due, is_recorded
 from trainer.data.batches import Batches
 from trainer.errors import NonFinite
-from trainer.loop import Plan, Wish, is_finite, refuse_non_finite_weights
+from trainer.finite import is_finite, refuse_non_finite_weights
+from trainer.loop import Plan, Wish
 from trainer.losses import Losses
 from trainer.stack.evaluate import evaluate
 from trainer.stack.member import Member

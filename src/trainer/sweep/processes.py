@@ -134,7 +134,7 @@ def work(alive: Connection, requests: list[Request], logs: list[Path]) -> None:
     Args:
         alive: a pipe that is closed when the process of the sweep ends.
     """
-    from trainer.cli import exit_code
+    from trainer.exits import exit_code
     from trainer.run import run
 
     def task(signals: Signals) -> None:
