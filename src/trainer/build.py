@@ -25,6 +25,7 @@ from trainer.distributed import ALONE, World
 from trainer.draws import seed_all
 from trainer.errors import UserError, nearest
 from trainer.evaluate import evaluating
+from trainer.heap import keep_freed_memory
 from trainer.losses import LossFunction
 from trainer.models.initialise import initialise
 from trainer.optimizers import ELEMENTWISE
@@ -65,6 +66,7 @@ class Built:
         for group in schema.GROUPS:
             self._found(group)
         set_up_torch(config)
+        self.order_seed = config["seed"] if config["order_seed"] is None else config["order_seed"]
         self.device = find_device(config["device"], world)
         self.dtype = torch.float64 if config["dtype"] == "float64" else torch.float32
         self.precision = autocast(config, self.device)
@@ -253,10 +255,13 @@ class Built:
         """What to type where the config says other sizes than the data has."""
         return f" Type {' '.join(self.differing)}." if self.differing else ""
 
+    def tags(self, split: str) -> list[str]:
+        """What an evaluation of this split gives."""
+        tags = [f"{split}/loss", *(f"{split}/loss/{name}" for name in self.loss_fn.names if name)]
+        return tags if self.data.num_classes is None else [*tags, f"{split}/accuracy"]
+
     def _check_metric(self) -> None:
-        tags = ["val/loss", *(f"val/loss/{name}" for name in self.loss_fn.names if name)]
-        if self.data.num_classes is not None:
-            tags.append("val/accuracy")
+        tags = self.tags("val")
         metric = self.config["checkpoint"]["metric"]
         if metric not in tags:
             raise UserError(
@@ -387,7 +392,9 @@ def smallest_part(num_samples: int, batch_size: int, accumulate: int, world_size
 
 
 def set_up_torch(config: Config) -> None:
-    """Threads and determinism, before the first tensor."""
+    """Memory, threads and determinism, before the first tensor."""
+    if config["fast"]:
+        keep_freed_memory()
     if config["threads"] is not None:
         torch.set_num_threads(config["threads"])
     if config["deterministic"]:
