@@ -6,6 +6,7 @@ import re
 import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -286,6 +287,19 @@ class TestSavingBeside:
         assert len(names(tmp_path)) == 22
         assert is_state(checkpoint.read(tmp_path / "best.pt"), 14)
         assert is_state(checkpoint.read(tmp_path / "last.pt"), 20)
+
+    def test_the_best_waits_for_a_better_one(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(checkpoint, "BEST_SECONDS", 0.2)
+        saver = Saver(Checkpoints(tmp_path, keep=100))
+        for step in (1, 2, 3):
+            saver.save(state(step), is_best=True)
+        assert not (tmp_path / "best.pt").exists()
+        for step in (3, 4):
+            while not (tmp_path / f"step_{step:08d}.pt").exists():
+                time.sleep(0.01)
+            saver.save(state(step + 1), is_best=True)
+        saver.wait()
+        assert names(tmp_path) == ["best.pt", "last.pt", *(f"step_{step:08d}.pt" for step in (3, 4, 5))]
 
     def test_what_went_wrong_is_told_once_by_whoever_asks_next(self, tmp_path):
         (tmp_path / "file").touch()

@@ -18,6 +18,9 @@ from trainer.errors import UserError
 from trainer.files import cannot_write, write_atomically
 from trainer.foreign import load_tensors, refuse_hostile
 
+# How long the best checkpoint may be in memory alone.
+BEST_SECONDS = 10.0
+
 
 def write(path: Path, state: Any) -> None:
     """A checkpoint file: plain values, tensors and a checksum of each; read back before it gets its name."""
@@ -171,26 +174,56 @@ class Checkpoints:
 class Saver:
     """Writes checkpoints beside the training: a copy is taken at once, a thread writes it.
 
-    One file at a time: who saves again before the last is written waits for it.
+    One file at a time: who saves again before the last is written waits for it. The best so far is not written at once,
+    as early in a training a better one is soon there, but after `BEST_SECONDS`, or before whatever else is. If the
+    process is killed meanwhile, the run goes on from before it and finds it again.
     """
 
     def __init__(self, checkpoints: Checkpoints) -> None:
         self._checkpoints = checkpoints
         self._thread: threading.Thread | None = None
+        self._timer: threading.Timer | None = None
+        self._best: dict[str, Any] | None = None  # a copy that is on no disk
+        self._taking, self._writing = threading.Lock(), threading.Lock()
         self._error: Exception | None = None
 
     def save(self, state: dict[str, Any], is_best: bool = False) -> None:
-        """Raises UserError: the file before this one could not be written."""
-        self.wait()
+        """Raises UserError: a file before this one could not be written."""
+        self.refuse_failed()
         copy = snapshot(state)
-        self._thread = threading.Thread(target=self._write, args=(copy, is_best), name="checkpoint")
+        if is_best:
+            with self._taking:
+                self._best = copy
+            if self._timer is None:
+                self._timer = threading.Timer(BEST_SECONDS, self._write_best)
+                self._timer.daemon = True
+                self._timer.start()
+            return
+        self._join()
+        self._thread = threading.Thread(target=self._write, args=(copy,), name="checkpoint")
         self._thread.start()
 
-    def _write(self, state: dict[str, Any], is_best: bool) -> None:
-        try:
-            self._checkpoints.save(state, is_best)
-        except Exception as error:
-            self._error = error
+    def _write_best(self) -> None:
+        self._timer = None
+        self._write(None)
+
+    def _write(self, state: dict[str, Any] | None) -> None:
+        """The best that has waited, then this."""
+        with self._writing:
+            with self._taking:
+                best, self._best = self._best, None
+            try:
+                if best is not None:
+                    self._checkpoints.save(best, is_best=True)
+                if state is not None:
+                    self._checkpoints.save(state)
+            except Exception as error:
+                self._error = error
+
+    def _join(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
 
     def refuse_failed(self) -> None:
         """Raises UserError if a file could not be written."""
@@ -200,7 +233,9 @@ class Saver:
 
     def wait(self) -> None:
         """Waits until all is on the disk. Raises UserError if it could not be written."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._join()
+        self._write(None)
         self.refuse_failed()
