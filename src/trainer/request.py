@@ -1,5 +1,6 @@
 """What was asked for: a config that Hydra has composed, before anything is built. Imports no torch."""
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +48,8 @@ def resolved(config: Config) -> Config:
     Raises:
         UserError: one that refers to nothing, or a value that is missing (`???`).
     """
+    if not _is_to_resolve(config):
+        return copy.deepcopy(config)
     try:
         container = OmegaConf.to_container(OmegaConf.create(config), resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
@@ -55,3 +58,12 @@ def resolved(config: Config) -> Config:
         raise UserError(f"{getattr(error, 'full_key', None) or 'config'}: {str(error).splitlines()[0]}.") from error
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
+
+
+def _is_to_resolve(value: Any) -> bool:
+    """Whether OmegaConf would change anything; it takes milliseconds."""
+    if isinstance(value, dict):
+        return any(_is_to_resolve(item) or not isinstance(key, str) for key, item in value.items())
+    if isinstance(value, list):
+        return any(map(_is_to_resolve, value))
+    return not isinstance(value, int | float | None) and (not isinstance(value, str) or "${" in value or value == "???")
