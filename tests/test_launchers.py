@@ -247,7 +247,10 @@ def test_slurm_is_asked_for_what_it_knows_and_named_where_it_is_missing(command:
 
 @needs_submitit
 @pytest.mark.long
-@pytest.mark.skipif(shutil.which("srun") is None, reason="no Slurm here")
+@pytest.mark.skipif(
+    shutil.which("sinfo") is None or subprocess.run(["sinfo"], capture_output=True).returncode != 0,
+    reason="no Slurm here",
+)
 def test_a_slurm_cluster(command: Command, tmp_path: Path) -> None:
     asked = ("hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=2")
     run_moods(command, tmp_path, "hydra/launcher=slurm", *asked)

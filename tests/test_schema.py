@@ -61,6 +61,8 @@ TABLE: dict[str, tuple[list[Any], list[Any]]] = {
     "dry_run": ([True, False], ["yes", None]),
     "sweep.metric": (["val/accuracy", None], ["", True]),
     "sweep.on_failure": (["continue", "stop"], ["ignore", None]),
+    "order_seed": ([None, 0, 2**32 - 1], [-1, 2**32, 0.5]),
+    "sweep.share_batches": ([True, False], ["yes", 1]),
     "sweep.stack": (["auto", "always", "never"], [True, "on"]),
     "sweep.verify": ([0, 3], [-1, 1.5, True]),
     "sweep.retry": ([True, False], [1, None]),

@@ -19,6 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from test_resume import assert_same
 from trainer import checkpoint
+from trainer.folder import read_result
 from trainer.request import Request
 from trainer.sweep.plan import Job, job_name, units
 from trainer.sweep.results import Row, metric_of, settings
@@ -139,6 +140,10 @@ def test_it_is_gone_on_with_extended_and_not_changed(command: Command, tmp_path:
         (("loss=cross_entropy,nll",), "job loss=nll: loss=nll: takes log_probabilities or probabilities"),
         (("optimizer.lr=0.1,0.10", "seed=1,1"), "is the same as another"),
         (("name=../x", "seed=0,1"), "name=../x: must be"),
+        (
+            ("sweep.metric=val/acuracy", "seed=0,1"),
+            "sweep.metric=val/acuracy: is not measured here; there is",
+        ),
     ],
 )
 def test_what_is_wrong_with_any_job_is_said_before_the_first(
@@ -149,6 +154,16 @@ def test_what_is_wrong_with_any_job_is_said_before_the_first(
     assert line in done.stderr
     assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_batches_are_shared_where_that_is_wanted(command: Command, tmp_path: Path) -> None:
+    words = ("--multirun", *SMALL, "seed=3,4", "batch_size=20")
+    for name, more in (("shared", ("sweep.share_batches=true",)), ("own", ())):
+        assert command(*words, *more, f"name={name}").returncode == 0
+    assert command(*SMALL, "batch_size=20", "seed=4", "order_seed=3", "name=alone").returncode == 0
+    ends = [read_result(tmp_path / "runs" / name) for name in ("shared/seed=4", "alone", "own/seed=4")]
+    losses = [end["train/loss"] for end in ends if end is not None]
+    assert losses[0] == losses[1] != losses[2]
 
 
 def test_a_dry_run_lists_the_jobs_and_writes_nothing(command: Command, tmp_path: Path) -> None:

@@ -25,8 +25,9 @@ from trainer.distributed import Agreement
 from trainer.errors import Interrupted, NonFinite, Pruned, RunStopped, UserError
 from trainer.evaluate import evaluate, evaluating
 from trainer.files import cannot_write, remove_leftovers
+from trainer.finite import refuse_non_finite_weights
 from trainer.lock import locked
-from trainer.loop import Plan, Wish, fit, refuse_non_finite_weights
+from trainer.loop import Plan, Wish, fit
 from trainer.models.finetune import Finetune
 from trainer.monitor import hparams
 from trainer.monitor.activations import Activations
@@ -414,7 +415,7 @@ class Training:
     def batches(self) -> Iterator[Batch]:
         """From the next step on."""
         return self.built.splits.train.training(
-            self.built.samples_per_step, self.config["seed"], self.state.step + 1, self.world.rank, self.world.size
+            self.built.samples_per_step, self.built.order_seed, self.state.step + 1, self.world.rank, self.world.size
         )
 
     def plan(self) -> Plan:

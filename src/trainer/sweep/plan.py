@@ -16,7 +16,7 @@ from trainer.request import Config, Request, resolved
 FASTER_TOGETHER = ("two_layer", "sequential", "frozen_resnet")
 FEWEST_TOGETHER = 4
 # Keys that runs which are trained together may differ in, beside numbers of optimizer and scheduler.
-DIFFERENT = ("seed", "run_dir", "model.dropout", "model.init_std")
+DIFFERENT = ("seed", "order_seed", "run_dir", "model.dropout", "model.init_std")
 MAX_NAME = 120  # characters; a file system takes 255 bytes
 
 
@@ -54,6 +54,8 @@ def plan(requests: Sequence[Request], folder: Path, keys: Sequence[str] | None =
         if name in jobs:
             raise UserError(f"job {number} ({name}): is the same as another. Type each value once.")
         config = {**request.config, "run_dir": str(folder / name), "name": None, "resume": "auto"}
+        if config["sweep"]["share_batches"] and config["order_seed"] is None:
+            config["order_seed"] = requests[0].config["seed"]
         jobs[name] = Job(name, folder / name, swept, Request(config, request.choices, request.overrides))
         try:
             refuse(jobs[name])

@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from trainer import schema
-from trainer.errors import Interrupted, UserError
+from trainer.errors import Interrupted, UserError, nearest, one_of
 from trainer.files import cannot_write, write_text
 from trainer.folder import read_result
 from trainer.lock import locked
@@ -27,7 +27,9 @@ from trainer.sweep.verify import verify
 # Exit codes of jobs that train together: all is said; a signal.
 ENDS_OF_A_STACK = (0, 128 + signal.SIGINT, 128 + signal.SIGTERM)
 # What jobs may differ in and still be built alike: numbers that the schema has looked at already.
-NUMBERS = ("seed", "optimizer.", "run_dir", "max_steps", "max_epochs", "eval_every")
+NUMBERS = ("seed", "order_seed", "optimizer.", "run_dir", "max_steps", "max_epochs", "eval_every")
+# What a result has beside losses and accuracies.
+OTHER_METRICS = ("seconds", "steps", "lr", "grad_norm", "time/step_ms", "time/samples_per_second")
 
 
 def sweep(
@@ -155,15 +157,17 @@ def run_all(
             progress.started(waiting[0])
             pool.start(waiting.pop(0))
         for running, code, seconds in pool.ended(0.2):
-            if len(running.jobs) > 1 and code not in ENDS_OF_A_STACK:
+            ended = running.jobs
+            if len(ended) > 1 and code in ENDS_OF_A_STACK:
+                together += ended
+            elif len(ended) > 1:
                 # What ended it may be the fault of one, and each has its checkpoint: they go on one by one.
-                alone = [job for job in running.jobs if not is_finished(job)]
-                progress.note(f"{alone[0].name} and others go on one by one: {reason(running.jobs[0], code)}")
+                alone = [job for job in ended if not is_finished(job)]
+                if alone:
+                    progress.note(f"{alone[0].name} and others go on one by one: {reason(alone[0], code)}")
                 waiting[:0] = [[job] for job in alone]
-                continue
-            if len(running.jobs) > 1:
-                together += running.jobs
-            for job in running.jobs:
+                ended, code = [job for job in ended if job not in alone], 0
+            for job in ended:
                 outcome = Outcome(job, code, seconds, reason(job, code))
                 note(outcome, failures)
                 progress.ended(outcome)
@@ -204,9 +208,16 @@ def first_problem(requests: Sequence[tuple[str, Request]]) -> str | None:
     from trainer.build import Built  # torch comes with it
 
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - to the end of the process
+    tags: list[str] = []
     for name, request in requests:
         try:
-            Built(request, tuple(request.config["trust"]))
+            built = Built(request, tuple(request.config["trust"]))
         except UserError as error:
             return f"job {name}: {error}"
-    return None
+        tags += [tag for split in ("val", "test", "train") for tag in built.tags(split) if tag != "train/accuracy"]
+    metric = requests[0][1].config["sweep"]["metric"] if requests else None
+    tag = str(metric).removeprefix("best/")
+    if metric is None or tag in tags or tag in OTHER_METRICS:
+        return None
+    known = list(dict.fromkeys([*tags, *OTHER_METRICS]))
+    return f"sweep.metric={metric}: is not measured here; there is {one_of(known)}.{nearest(tag, known)}"

@@ -69,7 +69,7 @@ def begun(request: Request, log: TextIO, signals: Signals, stack: contextlib.Exi
 def member(training: Training, random: dict[str, object]) -> Member:
     """The run as the stack sees it."""
     observer: Any = getattr(training, "observer", None)  # None before it is opened
-    return Member(training.state, training.built.loss_fn, observer, training.config["seed"], dict(random))
+    return Member(training.state, training.built.loss_fn, observer, training.built.order_seed, dict(random))
 
 
 def refuse_unstackable(trainings: Sequence[Training]) -> None:
