@@ -189,30 +189,44 @@ def outcome(folder: Path) -> dict[str, Any]:
     }
 
 
-def interrupted(words: list[str], folder: Path, kills: int, draw: random.Random) -> None:
-    """Killed as a whole, or asked to stop, at random moments; then to its end."""
+def interrupted(words: list[str], folder: Path, numbers: list[int], draw: random.Random) -> None:
+    """Sent these signals at random moments, and begun again each time; then to its end. No finished job runs again."""
     command = [sys.executable, "-m", "trainer", *words]
-    for i in range(kills):
+    finished: dict[Path, int] = {}
+    for number in numbers:
         process = subprocess.Popen(
             command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
         time.sleep(draw.uniform(1, 6))
-        # The sweep itself alone, or with its jobs; the jobs alone die with it.
-        number = (signal.SIGKILL, signal.SIGTERM)[i % 2]
         if process.poll() is None:
-            os.kill(process.pid, number)
+            os.kill(process.pid, number)  # its jobs die with it
         assert process.wait(timeout=60) in (-9, 143, -15, 0)
         time.sleep(0.3)
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+        assert finished.items() <= ends(folder).items()
+        finished = ends(folder)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
+    assert finished.items() <= ends(folder).items()
+
+
+def ends(folder: Path) -> dict[Path, int]:
+    """When each finished job ended."""
+    return {
+        path: path.stat().st_mtime_ns
+        for path in folder.rglob("result.json")
+        if json.loads(path.read_text())["status"] == "finished"
+    }
 
 
 @pytest.mark.parametrize(
-    ("seeds", "kills"),
-    [("0,1", 2), pytest.param("range(0,25)", 20, marks=pytest.mark.long)],
+    ("seeds", "numbers"),
+    [
+        ("0,1", [signal.SIGKILL, signal.SIGTERM]),
+        pytest.param("range(0,25)", [signal.SIGKILL] * 20, marks=pytest.mark.long),
+    ],
     ids=["8 jobs", "100 jobs"],
 )
-def test_a_killed_sweep_ends_as_one_that_was_left_alone(seeds: str, kills: int, tmp_path: Path) -> None:
+def test_a_killed_sweep_ends_as_one_that_was_left_alone(seeds: str, numbers: list[int], tmp_path: Path) -> None:
     words = ["--multirun", "model=two_layer,lenet", "optimizer.lr=0.01,0.001", f"seed={seeds}", "max_steps=60"]
     words += ["monitor=off", "checkpoint.every=7", "data.limit=300", "sweep.jobs=2", "threads=1", "sweep.stack=never"]
     whole = subprocess.run(
@@ -220,10 +234,10 @@ def test_a_killed_sweep_ends_as_one_that_was_left_alone(seeds: str, kills: int, 
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert whole.returncode == 0, whole.stderr
-    interrupted([*words, "name=killed"], tmp_path, kills, random.Random(0))
+    interrupted([*words, "name=killed"], tmp_path, numbers, random.Random(0))
     assert_same(outcome(tmp_path / "runs/whole"), outcome(tmp_path / "runs/killed"))
 
 

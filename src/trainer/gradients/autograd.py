@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 
 def two_layer(inputs: Tensor, w1: Tensor, w2: Tensor, b1: Tensor | None = None, b2: Tensor | None = None) -> Tensor:
@@ -14,5 +13,6 @@ def two_layer(inputs: Tensor, w1: Tensor, w2: Tensor, b1: Tensor | None = None, 
     Returns:
         outputs `[N, out]`.
     """
-    hidden = torch.relu(linear(inputs, w1.T, b1))  # torch's linear multiplies by the transpose of what it is given
-    return linear(hidden, w2.T, b2)
+    # Not torch.nn.functional.linear, which multiplies by a transpose: the gradient would be one, too, and added slowly.
+    hidden = torch.relu(inputs @ w1 if b1 is None else torch.addmm(b1, inputs, w1))
+    return hidden @ w2 if b2 is None else torch.addmm(b2, hidden, w2)
