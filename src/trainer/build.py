@@ -28,6 +28,7 @@ from trainer.evaluate import evaluating
 from trainer.heap import keep_freed_memory
 from trainer.losses import LossFunction
 from trainer.models.initialise import initialise
+from trainer.models.lenet import LeNet
 from trainer.optimizers import ELEMENTWISE
 from trainer.request import Config, Request, resolved
 from trainer.schedulers import Schedule
@@ -197,6 +198,8 @@ class Built:
         takes = trust.parameters(self._found("model"))
         unknown = {name: fact for name, fact in facts.items() if name in takes and config.get(name) is None}
         model: nn.Module = self._build("model", unknown)
+        if isinstance(model, LeNet):
+            model.is_fast = self.config["fast"]
         if config.get("init", "default") != "default":
             if config.get("weights") is not None:
                 raise UserError(f"model.init={config['init']}: would overwrite model.weights. Type model.init=default.")

@@ -24,7 +24,12 @@ class LeNet(nn.Module):
 
     Shapes:
         inputs `[N, in_channels, image_size, image_size]` to logits `[N, num_classes]`.
+
+    Attributes:
+        is_fast: whether layers may use another layout in memory, with the same numbers.
     """
+
+    is_fast = True
 
     def __init__(
         self,
@@ -55,14 +60,26 @@ class LeNet(nn.Module):
         self.fc3 = nn.Linear(84, num_classes)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        # Channels last in memory: the pool is vectorised over channels, and on a CPU it is what a step waits for.
-        maps = inputs.to(memory_format=torch.channels_last)
         # ReLU after the pool gives the same numbers as before it, on a quarter of the entries.
-        maps = relu(max_pool2d(self.conv1(maps), 2))
-        maps = relu(max_pool2d(self.conv2(maps), 2))
+        maps = inputs.to_mkldnn() if self._is_blocked(inputs) else inputs
+        maps = relu(max_pool2d(self.conv1(maps), 2, 2))
+        maps = relu(max_pool2d(self.conv2(maps), 2, 2))
+        maps = maps.to_dense() if maps.is_mkldnn else maps
         hidden = relu(self.fc1(maps.flatten(1)))
         hidden = relu(self.fc2(self._thinned(hidden)))
         return self.fc3(self._thinned(hidden))
+
+    def _is_blocked(self, inputs: Tensor) -> bool:
+        """Whether the maps lie in memory as oneDNN has them, in blocks of channels, from the first layer to the last.
+
+        The numbers are the same (the last place may differ), but torch's own pool makes little use of a CPU's vectors,
+        and maps that leave the blocks after each convolution must go back into them. Whoever looks at the maps (a hook)
+        gets them as they usually are.
+        """
+        is_watched = bool(self.conv1._forward_hooks or self.conv2._forward_hooks)
+        is_plain = inputs.dtype == torch.float32 and not torch.is_autocast_enabled(inputs.device.type)
+        has_onednn = inputs.device.type == "cpu" and torch.backends.mkldnn.is_available()
+        return self.is_fast and has_onednn and is_plain and not is_watched and not torch.compiler.is_compiling()
 
     def _thinned(self, hidden: Tensor) -> Tensor:
         return dropout(hidden, self.dropout, self.training) if self.dropout else hidden
