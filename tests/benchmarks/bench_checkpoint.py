@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,15 +55,15 @@ def main() -> None:
             content = state(num_parameters)
             path = Path("state.pt")
             ours, plain = rounds.ratios(
-                lambda content=content, path=path: seconds(lambda c, p: checkpoint.write(p, c), content, path),
-                lambda content=content, path=path: seconds(torch.save, content, path),
+                partial(seconds, lambda c, p: checkpoint.write(p, c), content, path),
+                partial(seconds, torch.save, content, path),
                 num_rounds,
             )
             print(rounds.line(name, ours, plain), flush=True)
         for model in ("lenet", "two_layer"):
             on, off = rounds.ratios(
-                lambda model=model: run_seconds(f"model={model}", "checkpoint.every_minutes=0.02"),
-                lambda model=model: run_seconds(f"model={model}", "checkpoint.every_minutes=null"),
+                partial(run_seconds, f"model={model}", "checkpoint.every_minutes=0.02"),
+                partial(run_seconds, f"model={model}", "checkpoint.every_minutes=null"),
                 num_rounds,
             )
             print(rounds.line(f"{model}, saved every 1.2 s / never", on, off), flush=True)

@@ -1,0 +1,109 @@
+"""The loop of a tutorial, which logs nothing. A process that times it: `python bare.py '{"work": "lenet", ...}'`
+
+Nothing of `trainer` is imported here.
+"""
+
+import itertools
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+from works import WORKS, Work
+
+WARM_UP = 50  # steps that do not count
+
+
+class LeNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 6, 5)
+        self.conv2 = nn.Conv2d(6, 16, 5)
+        self.fc1 = nn.Linear(16 * 5 * 5, 120)
+        self.fc2 = nn.Linear(120, 84)
+        self.fc3 = nn.Linear(84, 10)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        maps = nn.functional.max_pool2d(nn.functional.relu(self.conv1(inputs)), 2)
+        maps = nn.functional.max_pool2d(nn.functional.relu(self.conv2(maps)), 2)
+        hidden = nn.functional.relu(self.fc1(torch.flatten(maps, 1)))
+        return self.fc3(nn.functional.relu(self.fc2(hidden)))
+
+
+def model_of(work: Work) -> nn.Module:
+    if work.name == "lenet":
+        return LeNet()
+    if work.name == "digits":
+        return nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    model = nn.Sequential(nn.Linear(1000, 100, bias=False), nn.ReLU(), nn.Linear(100, 10, bias=False))
+    for parameter in model.parameters():
+        nn.init.normal_(parameter)
+    return model
+
+
+def data_of(work: Work) -> tuple[Tensor, Tensor]:
+    """Inputs and targets, drawn: what the numbers are does not change the time of a step."""
+    inputs = torch.randn(work.num_samples, *work.shape)
+    shape = (work.num_samples, 10)
+    return inputs, torch.randn(shape) if work.is_full_batch else torch.randint(10, shape[:1])
+
+
+def loss_of(work: Work) -> nn.Module:
+    return nn.MSELoss(reduction="sum") if work.is_full_batch else nn.CrossEntropyLoss()
+
+
+def loaded(work: Work, inputs: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of a tutorial, without end."""
+    if work.is_full_batch:
+        yield from itertools.repeat((inputs, targets))
+    loader = DataLoader(TensorDataset(inputs, targets), batch_size=work.batch_size, shuffle=True)
+    while True:
+        yield from loader
+
+
+def indexed(work: Work, inputs: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same batches as an index into tensors."""
+    if work.batch_size is None:
+        yield from itertools.repeat((inputs, targets))
+        return
+    while True:
+        for rows in torch.randperm(len(inputs)).split(work.batch_size):
+            yield inputs[rows], targets[rows]
+
+
+def train(
+    work: Work,
+    num_steps: int,
+    lr: float,
+    batches_of: Callable[[Work, Tensor, Tensor], Iterator[tuple[Tensor, Tensor]]] = loaded,
+    is_fused: bool | None = None,
+) -> list[float]:
+    """Times at the start of each step and after the last."""
+    model, loss_fn = model_of(work), loss_of(work)
+    batches = batches_of(work, *data_of(work))
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=work.momentum, fused=is_fused)
+    times = []
+    for _ in range(num_steps):
+        times.append(time.perf_counter())
+        inputs, targets = next(batches)
+        loss = loss_fn(model(inputs), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return [*times, time.perf_counter()]
+
+
+def main() -> None:
+    """`steps` are timed after `WARM_UP` others; `steps=0`: the process ends after its first step."""
+    question = json.loads(sys.argv[1])
+    work, num_steps = WORKS[question["work"]], question["steps"]
+    times = train(work, WARM_UP + num_steps if num_steps else 1, work.lr)
+    ended = time.time()
+    print(json.dumps({"seconds": (times[-1] - times[WARM_UP]) / num_steps if num_steps else 0.0, "ended": ended}))
+
+
+if __name__ == "__main__":
+    main()

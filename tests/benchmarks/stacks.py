@@ -1,0 +1,138 @@
+"""32 runs, 8 learning rates by 4 seeds, trained in one of several ways; training alone, nothing is logged or saved.
+
+A process that stays: `{"work": "digits", "how": "stack", "steps": 300}` is answered with seconds, see `WAYS`.
+"""
+
+import itertools
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import bare
+import torch
+from processes import answer_questions
+from works import WORKS, Work
+
+from trainer import cli
+from trainer.build import Built
+from trainer.compose import composed, hydra_at
+from trainer.draws import random_state
+from trainer.loop import Plan, Wish, fit
+from trainer.stack.fit import fit_stack
+from trainer.stack.member import Member
+
+NUM_RATES, NUM_SEEDS = 8, 4
+
+
+class Nobody:
+    """Watches nothing."""
+
+    def before_forward(self, *_: object) -> None: ...
+
+    after_update = before_update = skipped = save = tick = before_forward
+
+    def evaluate(self, step: int) -> tuple[float, bool] | None: ...
+
+    def evaluated(self, step: int, numbers: dict[str, float]) -> tuple[float, bool]:
+        raise AssertionError("nothing is validated here")
+
+
+def never() -> Wish:
+    return Wish()
+
+
+def learning_rates(work: Work) -> list[float]:
+    """Up to that of the work: with larger ones it might not last."""
+    return [work.lr / 2**i for i in range(NUM_RATES)]
+
+
+def built(work: Work, num_steps: int, words: list[str]) -> list[Built]:
+    """Each run as it is before its first step."""
+    with hydra_at(cli.config_folders([])) as search:
+        typed = [word for word in work.words if not word.startswith("optimizer.lr=")]
+        requests = [
+            composed([*typed, *words, f"max_steps={num_steps}", f"optimizer.lr={lr}", f"seed={seed}"], search, "train")
+            for lr, seed in itertools.product(learning_rates(work), range(NUM_SEEDS))
+        ]
+    return [Built(request, ()) for request in requests]
+
+
+def plan_of(run: Built) -> Plan:
+    size, check_every = run.samples_per_step, 1 if run.device.type == "cpu" else 1000  # as `Training.plan`
+    return Plan(run.max_steps, len(run.splits.train), size, size, None, None, None, None, check_every=check_every)
+
+
+def wait_for(run: Built) -> None:
+    if run.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def stack(work: Work, num_steps: int, words: list[str]) -> float:
+    """All at once, as one program."""
+    runs, members = built(work, num_steps, words), []
+    for run in runs:
+        members.append(Member(run.state, run.loss_fn, Nobody(), run.config["seed"], random_state(run.device)))
+    splits, sample = runs[0].splits, runs[0].sample.inputs
+    wait_for(runs[0])
+    start = time.perf_counter()
+    fit_stack(members, splits.train, splits.val, sample, plan_of(runs[0]), never)
+    wait_for(runs[0])
+    spent = time.perf_counter() - start
+    if any(member.error is not None or member.state.step != num_steps for member in members):
+        raise ValueError("a run did not come to its end")
+    return spent
+
+
+def loop(work: Work, num_steps: int, words: list[str]) -> float:
+    """One after another by `trainer.loop`."""
+    return sum(by_loop(run) for run in built(work, num_steps, words))
+
+
+def one(work: Work, num_steps: int, words: list[str]) -> float:
+    """One of them by `trainer.loop`."""
+    return by_loop(built(work, num_steps, words)[0])
+
+
+def by_loop(run: Built) -> float:
+    batches = run.splits.train.training(run.samples_per_step, run.config["seed"], 1)
+    wait_for(run)
+    start = time.perf_counter()
+    fit(run.state, run.loss_fn, batches, plan_of(run), Nobody(), nullcontext, never)
+    wait_for(run)
+    return time.perf_counter() - start
+
+
+def tutorial(work: Work, num_steps: int, words: list[str]) -> float:
+    """One after another by the loop of a tutorial."""
+    return sum(by_bare(bare.train(work, num_steps, lr)) for lr in learning_rates(work) for _ in range(NUM_SEEDS))
+
+
+def resident(work: Work, num_steps: int, words: list[str]) -> float:
+    """The same with an index into tensors for a DataLoader, and a fused optimizer."""
+    return sum(
+        by_bare(bare.train(work, num_steps, lr, bare.indexed, is_fused=True))
+        for lr in learning_rates(work)
+        for _ in range(NUM_SEEDS)
+    )
+
+
+def by_bare(times: list[float]) -> float:
+    return times[-1] - times[0]
+
+
+WAYS: dict[str, Callable[[Work, int, list[str]], float]] = {
+    "stack": stack,
+    "loop": loop,
+    "one": one,
+    "tutorial": tutorial,
+    "resident": resident,
+}
+
+
+def answer(question: dict[str, Any]) -> float:
+    return WAYS[question["how"]](WORKS[question["work"]], question["steps"], question.get("words", []))
+
+
+if __name__ == "__main__":
+    answer_questions(answer)
