@@ -153,12 +153,32 @@ class _Loader(foreign.SafeLoader):
     }
 
 
-_TOP_LEVEL = re.compile(r"^(?=[^\s#-])", re.MULTILINE)  # before each key of the top level
+_KEYS = re.compile(r"^(?=[^\s#-])", re.MULTILINE)  # before each key of the top level
+_SECTION = re.compile(r"([a-z_]+):\n((?:  .*\n)+)")
+# A key and a value that needs no YAML: a number, true, false or null.
+_PLAIN = re.compile(r"([A-Za-z_]\w*): (-?(?:0|[1-9]\d{0,14})(?:\.\d{1,17})?|true|false|null)\n")
+_WORDS = {"true": True, "false": False, "null": None}
 _UNREADABLE = (OSError, ValueError, RecursionError, YAMLError)
 
 
 @lru_cache(maxsize=10_000)
 def _leaves(block: str) -> dict[str, Any]:
+    """The values of a key of the top level, dotted.
+
+    Most of a config is the same in the next run's: each different part of it is read once.
+    """
+    if (section := _SECTION.fullmatch(block)) is None:
+        return _read(block)
+    name, inner = section.groups()
+    parts = _KEYS.split(inner.replace("\n  ", "\n")[2:])
+    return {f"{name}.{key}": value for part in parts if part for key, value in _read(part).items()}
+
+
+@lru_cache(maxsize=10_000)
+def _read(block: str) -> dict[str, Any]:
+    if (plain := _PLAIN.fullmatch(block)) is not None:
+        key, value = plain.groups()
+        return {key: _WORDS[value] if value in _WORDS else float(value) if "." in value else int(value)}
     config = foreign.read_yaml(block, _Loader)
     if not isinstance(config, dict | None):
         raise ValueError("it holds no config")
@@ -174,10 +194,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         text = foreign.text(folder / "config.yaml")
         try:
-            # Most of a config is the same in the next run: each different part of it is parsed once.
-            blocks = [_leaves(block) for block in _TOP_LEVEL.split(text)]
+            blocks = [_leaves(block) for block in _KEYS.split(text)]
         except (YAMLError, ValueError):
-            blocks = [_leaves(text)]  # not written by us: a text over several lines without indentation
+            blocks = [_read(text)]  # not written by us: a text over several lines without indentation
     except _UNREADABLE as error:
         raise Broken(f"{folder / 'config.yaml'}: can't be read: {_reason(error)}") from error
     flat = {key: value for block in blocks for key, value in block.items()}

@@ -81,6 +81,8 @@ def differing(runs: Sequence[Run], hidden: Sequence[str]) -> list[str]:
 def _differs(key: str, runs: Sequence[Run]) -> bool:
     """1 and 1.0 are the same, 1 and true are not, nor are null and a key that is missing."""
     values = [run.config[key] for run in runs if key in run.config]
+    if len(values) == len(runs) and all(value is values[0] for value in values):  # mostly, and soon seen
+        return False
     different = {shown(value) if number(value) is None else value for value in values}
     return len(different) + (len(values) < len(runs)) > 1
 

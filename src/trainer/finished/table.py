@@ -35,8 +35,10 @@ class Column:
 
 def cut(text: str, width: int, console: Console) -> str:
     """The end of a text that is too long, since it is in their ends that names differ."""
+    if len(text) <= width:
+        return text
     ellipsis = "..." if console.options.ascii_only else "…"
-    return text if len(text) <= width else ellipsis + text[len(text) - width + len(ellipsis) :]
+    return ellipsis + text[len(text) - width + len(ellipsis) :]
 
 
 def table(columns: Sequence[Column], console: Console, indent: int = 0) -> tuple[list[Text], list[str]]:
@@ -64,16 +66,21 @@ def table(columns: Sequence[Column], console: Console, indent: int = 0) -> tuple
         widths = [max(map(len, [column.heading, *column.cells])) for column in columns]
 
     def line(texts: Iterable[str], styles: Iterable[str]) -> Text:
-        found = Text()
-        for text, style, column, width in zip(texts, styles, columns, widths, strict=True):
-            text = cut(printable(text), width, console)
-            found.append(" " * GAP if found else "")
-            found.append(text.rjust(width) if column.is_number else text.ljust(width), style)
-        return found
+        cells = [
+            text.rjust(width) if column.is_number else text.ljust(width)
+            for column, width, text in zip(columns, widths, texts, strict=True)
+        ]
+        if not console.is_terminal:
+            return Text((" " * GAP).join(cells))
+        return Text(" " * GAP).join(map(Text, cells, styles))
 
     bold = ["bold"] * len(columns)
     lines = [line(words, bold) for words in zip(*heads, strict=True) if any(words)]
-    for row, texts in enumerate(zip(*(column.cells for column in columns), strict=True)):
+    shown = (
+        [cut(printable(text), width, console) for text in column.cells]
+        for column, width in zip(columns, widths, strict=True)
+    )
+    for row, texts in enumerate(zip(*shown, strict=True)):
         lines.append(line(texts, [column.styles.get(row, "") for column in columns]))
     return lines, left_out[::-1]
 
