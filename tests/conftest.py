@@ -25,6 +25,14 @@ from trainer import cli
 torch.set_num_threads(1)  # two pytest workers share two cores
 
 
+@pytest.fixture(autouse=True, scope="session")
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing is kept in the cache folder of whoever runs the tests, or found there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     """`train("model=lenet", ...)` runs in an empty folder, in this process, and gives what `result.json` holds.

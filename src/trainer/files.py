@@ -8,6 +8,16 @@ from pathlib import Path
 from trainer.errors import UserError
 
 
+def cache_folder(name: str) -> Path:
+    """`train/<name>` in the user's cache folder: `$XDG_CACHE_HOME`, or `~/.cache`. Nothing is created.
+
+    Raises:
+        RuntimeError: there is no home folder.
+    """
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(cache) if os.path.isabs(cache) else Path.home() / ".cache") / "train" / name
+
+
 def write_atomically(path: Path, write: Callable[[Path], object], temporary: Path | None = None) -> None:
     """Calls `write` with a temporary name in the same folder; `path` then holds all of it, or what it held before."""
     temporary = temporary or path.with_name(f".{path.name}.tmp")

@@ -28,6 +28,7 @@ FREE = (
     "device",
     "compile",
     "fast",
+    "cache_limit",
     "deterministic",
     "threads",
     "on_nan",

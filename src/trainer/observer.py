@@ -38,6 +38,9 @@ class RunObserver:
         save_every_minutes: a checkpoint is due when the last one is older; it is written beside the training.
         is_stop_requested: breaks a validation off.
         rule: says whether the run is worth its time, or None.
+
+    Attributes:
+        network, val: what is validated, and on what: the model or its head, on inputs or on features.
     """
 
     def __init__(
@@ -62,7 +65,8 @@ class RunObserver:
         is_stop_requested: Callable[[], bool],
         rule: MedianRule | None,
     ) -> None:
-        self.state, self.loss_fn, self.val, self.journal = state, loss_fn, val, journal
+        self.state, self.loss_fn, self.journal = state, loss_fn, journal
+        self.network, self.val = state.model, val
         self.saver, self.precision = saver, precision
         self.is_stop_requested = is_stop_requested
         self.rule = rule
@@ -147,19 +151,19 @@ class RunObserver:
             self.journal.display.note(finding.line())
 
     @contextmanager
-    def _off_the_clock(self) -> Any:
+    def off_the_clock(self) -> Any:
         """What is no training does not count in the time of a step."""
         start = time.perf_counter()
         yield
         self._logged_at += time.perf_counter() - start
 
     def evaluate(self, step: int) -> tuple[float, bool] | None:
-        with self._off_the_clock():
+        with self.off_the_clock():
             state = self.state
             state.world.share_buffers(state.model)
             device = state.store.values.device
             numbers = evaluate(
-                state.model,
+                self.network,
                 self.loss_fn,
                 self.val,
                 device,
@@ -201,7 +205,7 @@ class RunObserver:
         if step == self._saved_step and not is_best:
             return
         self._saved_step = step
-        with self._off_the_clock():
+        with self.off_the_clock():
             more = {"seconds": self.seconds(), "diagnosis": self.diagnosis.state_dict()}
             state = self.state.state_dict() | more  # every rank adds to it
             if self.state.world.is_main:

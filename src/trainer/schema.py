@@ -147,6 +147,9 @@ RULES: dict[str, Rule] = {
     "dtype": Choice(("float32", "float64")),
     "compile": _FLAG,
     "fast": _FLAG,
+    "cache_limit": Text(
+        "a number of bytes, or of kB, MB, GB or TB; 0 keeps nothing", r"\d+(\.\d+)? ?([kMGT]B)?", example="4GB"
+    ),
     "deterministic": _FLAG,
     "threads": Number(at_least=1, at_most=1024, whole=True, optional=True, example="null"),
     "on_nan": Choice(("stop", "skip")),

@@ -67,7 +67,8 @@ class TrainingState:
     """Everything that a step changes.
 
     Args:
-        forward: what a batch goes through: the model, or what spreads it over several processes.
+        forward: what a batch goes through: the model, or its head alone where batches are features (trainer.features),
+            or what spreads either over several processes.
         last: the last value of every tag; and the best validations, best/<tag>.
         data: split to what tells it from another, see `trainer.data.prepare.fingerprint`.
     """

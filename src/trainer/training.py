@@ -18,13 +18,16 @@ from omegaconf import OmegaConf
 from trainer import __version__, schema
 from trainer import folder as folders
 from trainer.build import Built, first_line
+from trainer.cache import Cache
+from trainer.cache import num_bytes as num_cached_bytes
 from trainer.cadence import evaluation_period
 from trainer.checkpoint import Checkpoints, Saver, num_bytes
-from trainer.data.batches import Batch
+from trainer.data.batches import Batch, Batches
 from trainer.distributed import Agreement
 from trainer.errors import Interrupted, NonFinite, Pruned, RunStopped, UserError
 from trainer.evaluate import evaluate, evaluating
-from trainer.files import cannot_write, remove_leftovers
+from trainer.features import Features, Feed, of_inputs
+from trainer.files import cache_folder, cannot_write, remove_leftovers
 from trainer.finite import refuse_non_finite_weights
 from trainer.lock import locked
 from trainer.loop import Plan, Wish, fit
@@ -113,9 +116,9 @@ class Training:
         """Trains to the end, tests, and leaves the result in the run's folder."""
         with self.signals.deferred(), self.open():
             self.prepare()
-            # What is shared out over the processes goes through this; alone it is the model itself.
+            # What is shared out over the processes goes through this; alone it is the network itself.
             state = self.state
-            state.forward = self.world.parallel(self.built.model, self.built.device, self._has_unused_parameters())
+            state.forward = self.world.parallel(state.forward, self.built.device, self._has_unused_parameters())
             agreement = Agreement(self.world)
 
             def asked() -> Wish:
@@ -147,6 +150,7 @@ class Training:
         self.journal.display.start(self._title())
         for warning in self.warnings:
             self.journal.display.note(warning)
+        self.features = self._find_features()
         status = "failed"
         try:
             yield
@@ -181,6 +185,49 @@ class Training:
             frozen = {n: p for n, p in self.built.model.named_parameters() if not p.requires_grad}
             self.journal.events.scalars(0, weight_statistics(frozen))
         self.observer.start_clock()
+        with self.observer.off_the_clock():
+            self._take_feed()
+
+    def _take_feed(self) -> None:
+        """Has the batches be features, and go through the head alone, where that is the same and quicker."""
+        built, is_long = self.built, self.built.max_steps - self.state.step > self.built.steps_per_epoch
+        feed = None
+        if self.features is not None:
+            feed = self.features.feed(built.model.get_submodule("head"), is_worth=is_long)
+        self.is_on_features = feed is not None
+        self.feed = feed or Feed(built.model, built.splits.train, built.splits.val, built.sample.inputs)
+        self.state.forward = self.observer.network = self.feed.network
+        self.observer.val = self.feed.val
+        if self.is_on_features:
+            self._batches = self.batches(self.feed.train)
+
+    def _find_features(self) -> Features | None:
+        """Of the frozen backbone, where the training needs no more of it than constants.
+
+        Not where its layers are to be watched at work.
+        """
+        built, config = self.built, self.config
+        model, is_random = built.model, getattr(built.splits.train, "augment", None)
+        if type(model) is not Finetune or model.unfrozen or is_random:
+            return None
+        if not config["fast"] or config["monitor"]["activations"]:
+            return None
+        note, limit = self.journal.display.note, num_cached_bytes(config["cache_limit"])
+        try:
+            cache = Cache(cache_folder("features"), limit, note)
+        except RuntimeError:  # no home folder
+            cache = Cache(self.folder, 0, note)
+        return Features(
+            model,
+            built.splits,
+            built.sample.inputs,
+            built.precision,
+            config["precision"],
+            self.world,
+            cache,
+            note,
+            self._is_stop_requested,
+        )
 
     def finish(self, is_over: bool) -> None:
         """After the last step of this process: saves, and where the training is over tests.
@@ -326,15 +373,20 @@ class Training:
 
     def _test(self) -> dict[str, float] | None:
         """The whole test split, on this process alone; None where a stop was asked for."""
-        built, loss_fn = self.built, self.built.loss_fn
+        built, loss_fn, network, test = self.built, self.built.loss_fn, self.feed.network, self.built.splits.test
+        if self.features is not None and self.is_on_features:
+            features = self.features.of("test") if self.world.size == 1 else None  # which all ranks would compute
+            network, test = (network, features) if features is not None else (built.model, test)
         with contextlib.ExitStack() as stack:
             keep = None
             if self.board is not None:
                 gives = getattr(built.model, "gives", "logits")
                 compared_with = next((t.wants.targets for t in loss_fn.terms if t.wants), "index")
-                keep = stack.enter_context(self.board.watching(len(built.splits.test), gives, compared_with))
+                keep = stack.enter_context(self.board.watching(len(test), gives, compared_with))
+            if keep is not None and network is not built.model:
+                keep = of_inputs(keep, built.splits.test)
             stop = self._is_stop_requested
-            return evaluate(built.model, loss_fn, built.splits.test, built.device, built.precision, keep, stop)
+            return evaluate(network, loss_fn, test, built.device, built.precision, keep, stop)
 
     def _is_stop_requested(self) -> bool:
         return self.signals.received != 0
@@ -412,9 +464,9 @@ class Training:
             is_scaled=self.state.scaler.is_enabled(),
         )
 
-    def batches(self) -> Iterator[Batch]:
-        """From the next step on."""
-        return self.built.splits.train.training(
+    def batches(self, split: Batches | None = None) -> Iterator[Batch]:
+        """From the next step on; of the training split, or of its samples in another form."""
+        return (split or self.built.splits.train).training(
             self.built.samples_per_step, self.built.order_seed, self.state.step + 1, self.world.rank, self.world.size
         )
 

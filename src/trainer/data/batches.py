@@ -107,6 +107,7 @@ class ResidentBatches:
         targets: `[N]` or `[N, D]`.
         transform: applied to a batch where the transformed split would be too large to hold.
         augment: random changes of training batches.
+        evaluation_batch: samples of a batch of `in_order`; None: EVALUATION_BATCH.
     """
 
     def __init__(
@@ -115,9 +116,11 @@ class ResidentBatches:
         targets: Tensor,
         transform: Callable[[Tensor], Tensor] | None = None,
         augment: Augmentation | None = None,
+        evaluation_batch: int | None = None,
     ) -> None:
         self.inputs, self.targets = inputs, targets
         self.transform, self.augment = transform, augment
+        self.evaluation_batch = evaluation_batch or EVALUATION_BATCH
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -148,8 +151,8 @@ class ResidentBatches:
 
     def in_order(self, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
         mine = share(len(self), rank, world_size)
-        for start in range(mine.start, mine.stop, EVALUATION_BATCH):
-            rows = slice(start, min(start + EVALUATION_BATCH, mine.stop))
+        for start in range(mine.start, mine.stop, self.evaluation_batch):
+            rows = slice(start, min(start + self.evaluation_batch, mine.stop))
             yield Batch(self._finished(self.inputs[rows]), self.targets[rows])
 
 

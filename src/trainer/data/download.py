@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from trainer.errors import UserError, one_of
+from trainer.files import cache_folder
 
 CHUNK_BYTES = 1 << 16
 MIN_BYTES_PER_SECOND = 1_000  # a mirror that stays below this is given up: a trickle never runs into a timeout
@@ -30,19 +31,13 @@ class _MirrorFailed(Exception):
 
 
 def data_folder(root: str | None, name: str) -> Path:
-    """The folder that the user gave as `data.root`, or `train/<name>` in the user's cache folder.
-
-    The cache folder is `$XDG_CACHE_HOME`, or `~/.cache`. Nothing is created.
+    """The folder that the user gave as `data.root`, or else `cache_folder(name)`. Nothing is created.
 
     Raises:
         UserError: there is a file instead of a folder, or no home folder.
     """
     try:
-        if root:
-            folder = Path(str(root)).expanduser().absolute()
-        else:
-            cache = os.environ.get("XDG_CACHE_HOME", "")
-            folder = (Path(cache) if os.path.isabs(cache) else Path.home() / ".cache") / "train" / name
+        folder = Path(str(root)).expanduser().absolute() if root else cache_folder(name)
     except RuntimeError as error:
         raise UserError(f"data.root={root}: you have no home folder here. Type data.root=<a folder>.") from error
     if os.path.lexists(folder) and not os.path.isdir(folder):

@@ -1,9 +1,11 @@
 """A folder of images per class, read when they are needed: data that does not fit in memory."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import PIL
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -36,6 +38,12 @@ class FolderImages(ImageFiles):
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def marks(self) -> list[object]:
+        """Names, sizes and times of last change; and the release that decodes them."""
+        stats = [os.stat(path) for path in self.paths]
+        marks = [(p, stat.st_size, stat.st_mtime_ns) for p, stat in zip(self.paths, stats, strict=True)]
+        return [PIL.__version__, *marks]
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         path, size = self.paths[index], (self.image_size, self.image_size)

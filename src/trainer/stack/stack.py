@@ -39,10 +39,12 @@ class Stack:
     def _assemble(self, members: Sequence[Member]) -> None:
         # Side by side, those that have the same batches share their memory.
         self.members = sorted(members, key=lambda member: member.seed)
-        models = [member.state.model for member in self.members]
+        networks = [member.state.forward for member in self.members]
         self.optimizers = [member.state.optimizer for member in self.members]
-        self.store = StackedStore(models, [member.state.store for member in self.members])
-        self.network = stacked_network(models, self.store, [member.generator for member in self.members], self._sample)
+        self.store = StackedStore(networks, [member.state.store for member in self.members])
+        self.network = stacked_network(
+            networks, self.store, [member.generator for member in self.members], self._sample
+        )
         self.loss_fn = StackedLoss([member.loss_fn for member in self.members], self.store)
         self.update = stacked_update(self.optimizers, self.store)
         seeds = [member.seed for member in self.members]

@@ -130,6 +130,7 @@ def train_group(members_of: Sequence[tuple[Training, dict[str, object]]], signal
             closing = contextlib.ExitStack()
             if ended(training, lambda t=training, c=closing: c.enter_context(t.open())):  # type: ignore[misc]
                 opened.append((training, closing, member(training, random)))
+        share_features([training for training, _, _ in opened])
         for training, _, one in opened:
             with one.drawing():
                 training.prepare()
@@ -138,8 +139,8 @@ def train_group(members_of: Sequence[tuple[Training, dict[str, object]]], signal
         def asked() -> Wish:
             return Wish(signals.received != 0, first.observer.is_save_overdue())
 
-        built, members = first.built, [one for _, _, one in opened]
-        is_over = fit_stack(members, built.splits.train, built.splits.val, built.sample.inputs, first.plan(), asked)
+        feed, members = first.feed, [one for _, _, one in opened]
+        is_over = fit_stack(members, feed.train, feed.val, feed.sample, first.plan(), asked)
         for training, closing, one in opened:
 
             def end(training: Training = training, closing: contextlib.ExitStack = closing, one: Member = one) -> None:
@@ -149,6 +150,14 @@ def train_group(members_of: Sequence[tuple[Training, dict[str, object]]], signal
                     training.finish(is_over)
 
             ended(training, end)
+
+
+def share_features(trainings: Sequence[Training]) -> None:
+    """Has all runs take the features of one, whose backbone is that of all; else none of them takes any."""
+    first = trainings[0].features
+    keys = {None if training.features is None else training.features.backbone_key for training in trainings}
+    for training in trainings:
+        training.features = first if len(keys) == 1 else None
 
 
 def ended(training: Training, task: Callable[[], object]) -> bool:
