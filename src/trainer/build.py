@@ -79,7 +79,7 @@ class Built:
             self.loss_fn = self._loss()
         self._check_metric()
         self.warnings = doubts(self.data, self.names["data"])
-        if config["compile"]:
+        if config["compile"] and world.size > 1:  # alone, the whole step is: see trainer.compiled
             compile_in_place(self.model)
         try:
             store = Store(self.model)

@@ -6,8 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from torch import Tensor, nn
-from torch.amp import GradScaler
+from torch import Tensor
 
 from trainer.cadence import is_due, is_recorded
 from trainer.data.batches import Batch, batch_length
@@ -102,7 +101,7 @@ def fit(
         if is_logged:
             observer.before_forward(step)
         of = batch_length(plan.num_samples, plan.samples_per_step, step)
-        losses = forward_backward(state.forward, loss_fn, batch, of, plan.part_size, precision, state.scaler)
+        losses = forward_backward(state, loss_fn, batch, of, plan.part_size, precision)
 
         state.scaler.unscale_(state.optimizer)
         is_skipped = plan.skips_non_finite and is_to_be_skipped(state, losses)
@@ -154,13 +153,12 @@ def validate_and_save(state: TrainingState, plan: Plan, observer: Observer, aske
 
 
 def forward_backward(
-    forward: nn.Module,
+    state: TrainingState,
     loss_fn: LossFunction,
     batch: Batch,
     of: int,
     part_size: int,
     precision: Callable[[], AbstractContextManager[object]],
-    scaler: GradScaler,
 ) -> Losses:
     """The losses of a batch, detached; its gradients go to the parameters' own. A large batch goes in parts.
 
@@ -168,17 +166,28 @@ def forward_backward(
         of: the number of samples of which the batch is this process's share.
     """
     if len(batch.inputs) <= part_size:
-        with precision():
-            losses = loss_fn(forward(batch.inputs), batch.targets, of)
-        scaler.scale(losses.total).backward()
-        return Losses(losses.total.detach(), losses.terms)
+        return differentiated(state, loss_fn, batch, of, precision)
     sums: list[Tensor] = []
     parts = list(batch.parts(part_size))
     for i, part in enumerate(parts):
-        with held_back(forward, is_held=i < len(parts) - 1):
-            with precision():
-                losses = loss_fn(forward(part.inputs), part.targets, of)
-            scaler.scale(losses.total).backward()
-        numbers = [losses.total.detach(), *losses.terms.values()]
+        with held_back(state.forward, is_held=i < len(parts) - 1):
+            losses = differentiated(state, loss_fn, part, of, precision)
+        numbers = [losses.total, *losses.terms.values()]
         sums = [a + b for a, b in zip(sums, numbers, strict=True)] if sums else numbers
     return Losses(sums[0], dict(zip(losses.terms, sums[1:], strict=True)))
+
+
+def differentiated(
+    state: TrainingState,
+    loss_fn: LossFunction,
+    part: Batch,
+    of: int,
+    precision: Callable[[], AbstractContextManager[object]],
+) -> Losses:
+    """The losses of samples that go through the model at once, detached; their gradients are added to what is there."""
+    if state.compiled is not None and (losses := state.compiled(part, of)) is not None:
+        return losses
+    with precision():
+        losses = loss_fn(state.forward(part.inputs), part.targets, of)
+    state.scaler.scale(losses.total).backward()
+    return Losses(losses.total.detach(), losses.terms)

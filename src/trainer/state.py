@@ -1,5 +1,6 @@
 """What a checkpoint must hold so that a run goes on exactly; and the parameters as one flat buffer."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import Any
@@ -9,8 +10,10 @@ from torch import nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
+from trainer.data.batches import Batch
 from trainer.distributed import ALONE, World
 from trainer.draws import random_state, set_random_state
+from trainer.losses import Losses
 from trainer.schedulers import Schedule
 
 
@@ -69,6 +72,7 @@ class TrainingState:
     Args:
         forward: what a batch goes through: the model, or its head alone where batches are features (trainer.features),
             or what spreads either over several processes.
+        compiled: forward, loss and backward in one for some samples out of so many; None of samples that it is not for.
         last: the last value of every tag; and the best validations, best/<tag>.
         data: split to what tells it from another, see `trainer.data.prepare.fingerprint`.
     """
@@ -87,6 +91,7 @@ class TrainingState:
     data: dict[str, str] = field(default_factory=dict)
     world: World = ALONE
     forward: nn.Module = field(init=False)
+    compiled: Callable[[Batch, int], Losses | None] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.forward = self.model

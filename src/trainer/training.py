@@ -7,6 +7,7 @@ import json
 import math
 import shutil
 import signal
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,7 +23,8 @@ from trainer.cache import Cache
 from trainer.cache import num_bytes as num_cached_bytes
 from trainer.cadence import evaluation_period
 from trainer.checkpoint import Checkpoints, Saver, num_bytes
-from trainer.data.batches import Batch, Batches
+from trainer.compiled import CompiledStep, NotCompiled
+from trainer.data.batches import Batch, Batches, first_samples
 from trainer.distributed import Agreement
 from trainer.errors import Interrupted, NonFinite, Pruned, RunStopped, UserError
 from trainer.evaluate import evaluate, evaluating
@@ -187,6 +189,8 @@ class Training:
         self.observer.start_clock()
         with self.observer.off_the_clock():
             self._take_feed()
+            if self.config["compile"]:
+                self._compile()
 
     def _take_feed(self) -> None:
         """Has the batches be features, and go through the head alone, where that is the same and quicker."""
@@ -228,6 +232,24 @@ class Training:
             note,
             self._is_stop_requested,
         )
+
+    def _compile(self) -> None:
+        """Has the step compiled, where that is possible; says how long it took, or why it is not."""
+        built, state, note = self.built, self.state, self.journal.display.note
+        if self.world.size > 1:
+            note("compile=true: of several processes the model alone is compiled, in the first steps")
+            return
+        of = built.samples_per_step
+        example = first_samples(self.feed.train, min(built.batch_size, of))
+        started = time.perf_counter()
+        try:
+            state.compiled = CompiledStep(
+                self.feed.network, built.loss_fn, state.store, state.scaler, built.precision, example, of, note
+            )
+        except NotCompiled as error:
+            note(f"warning: compile=true: {error}; the run goes on uncompiled")
+        else:
+            note(f"compile=true: it took {time.perf_counter() - started:.1f} s to compile the step")
 
     def finish(self, is_over: bool) -> None:
         """After the last step of this process: saves, and where the training is over tests.

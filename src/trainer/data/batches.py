@@ -99,6 +99,17 @@ class Batches(Protocol):
         """The rank's share of the split, in order: each sample once. A rank of more than there are samples has none."""
 
 
+def first_samples(batches: Batches, size: int) -> Batch:
+    """The first samples of a split, as its batches are; it has at least so many."""
+    taken: list[Batch] = []
+    for batch in batches.in_order():
+        taken.append(batch)
+        if sum(len(batch.inputs) for batch in taken) >= size:
+            break
+    inputs, targets = (torch.cat(tensors)[:size] for tensors in zip(*taken, strict=True))
+    return Batch(inputs, targets)
+
+
 class ResidentBatches:
     """A split held on the device as one tensor.
 

@@ -12,7 +12,7 @@ from trainer import schema
 from trainer.errors import UserError
 from trainer.request import Config, Request, resolved
 
-# Models whose runs are faster together on a CPU; a convolution is slower so (tests/benchmarks/bench_stack.py).
+# Models whose runs are faster together on a CPU; a convolution is slower so (tests/benchmarks/table.py).
 FASTER_TOGETHER = ("two_layer", "sequential", "frozen_resnet")
 FEWEST_TOGETHER = 4
 # Keys that runs which are trained together may differ in, beside numbers of optimizer and scheduler.

@@ -1,0 +1,138 @@
+"""Forward, loss and backward of a step as one compiled function: `compile=true`."""
+
+import math
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler
+
+from trainer.data.batches import Batch
+from trainer.evaluate import evaluating
+from trainer.losses import Losses, LossFunction
+from trainer.state import Store
+
+# How far a compiled loss or gradient may be from the uncompiled one, as a share of its norm: many times what rounding
+# makes of it, and far below what a wrong one is.
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.1}
+
+
+class NotCompiled(Exception):
+    """Why something can't be compiled, in a few words."""
+
+
+class CompiledStep:
+    """What the loop does with the samples that go through the model at once, up to the gradients, as one function.
+
+    It is compiled for one number of samples; the short batch at the end of an epoch is not worth another compilation
+    and goes the ordinary way. Dropout draws what it would uncompiled, and buffers change as they would.
+
+    Before it is used, one batch goes both ways: its loss, gradients and buffers must be the same but for rounding.
+    Nothing of that is left: the parameters, buffers, gradients, modes and random state are what they were.
+
+    Args:
+        model: in training it is called with `len(example.inputs)` samples at once.
+        scaler: what scales the loss; a scaled loss has scaled gradients.
+        precision: what the forward pass and the loss run under.
+        example: samples of the training split.
+        of: the number of samples of which they are a part, see `LossFunction`.
+        note: is told in a line where a later step can't be computed so, which ends its use.
+
+    Raises:
+        NotCompiled: the compiler refuses, or what it makes computes something else.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: LossFunction,
+        store: Store,
+        scaler: GradScaler,
+        precision: Callable[[], AbstractContextManager[object]],
+        example: Batch,
+        of: int,
+        note: Callable[[str], None],
+    ) -> None:
+        import torch._dynamo  # a second of import that other runs need not wait for
+
+        torch._dynamo.config.trace_autograd_ops = True
+        torch._dynamo.reset()  # what other runs of this process left would be looked through at every step
+
+        def step(grads: Tensor, inputs: Tensor, targets: Tensor, scale: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            with precision():
+                losses = loss_fn(model(inputs), targets, of)
+            parts = torch.autograd.grad(losses.total * scale, store.parameters, allow_unused=True)
+            zipped = zip(parts, store.parameters, strict=True)
+            grads.add_(torch.cat([(torch.zeros_like(p) if part is None else part).reshape(-1) for part, p in zipped]))
+            return losses.total.detach(), losses.terms
+
+        self._model, self._grads, self._scaler = model, store.grads[0], scaler
+        self._num_samples, self._of, self._note = len(example.inputs), of, note
+        self._one = torch.ones((), device=store.grads.device)
+        self._plain, self._precision = step, precision
+        # `fallback_random`: the draws of torch's own generator, in the order of the uncompiled step.
+        self._compiled = torch.compile(step, fullgraph=True, dynamic=False, options={"fallback_random": True})
+        self._is_usable = True
+        try:
+            self._compare(example)
+        except NotCompiled:
+            raise
+        except Exception as error:  # of whatever kind: a compiler may fail in any way
+            raise NotCompiled(f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".: ")) from error
+
+    def __call__(self, part: Batch, of: int) -> Losses | None:
+        """The losses of some samples, detached, whose gradients are added to the store's; None: not these samples.
+
+        Args:
+            of: the number of samples of which they are a part.
+        """
+        # Who has hooks there wants to see the modules one by one, as they are in the ordinary way alone.
+        is_watched = bool(self._model._forward_pre_hooks)
+        if not self._is_usable or is_watched or of != self._of or len(part.inputs) != self._num_samples:
+            return None
+        try:
+            with torch.compiler.set_stance("fail_on_recompile"):
+                return self._run(self._compiled, part)
+        except RuntimeError as error:
+            if "fail_on_recompile" not in str(error):
+                raise
+            self._is_usable = False
+            self._note("warning: compile=true: the model changes from step to step; the run goes on uncompiled")
+            return None
+
+    def _run(self, step: Callable[..., tuple[Tensor, dict[str, Tensor]]], part: Batch) -> Losses:
+        inputs, targets = (tensor.contiguous() for tensor in part)  # memory of one form, of which the code is made
+        return Losses(*step(self._grads, inputs, targets, self._scaler.scale(self._one)))
+
+    def _compare(self, example: Batch) -> None:
+        """Raises NotCompiled where the two ways differ."""
+        floats = [buffer for buffer in self._model.buffers() if buffer.is_floating_point()]
+        before = [buffer.clone() for buffer in self._model.buffers()]
+
+        def measured(step: Callable[..., tuple[Tensor, dict[str, Tensor]]]) -> list[Tensor]:
+            try:
+                with evaluating(self._model, self._grads.device), torch.enable_grad():
+                    self._model.train()
+                    losses = self._run(step, example)
+                # Buffers as one: where all means are 0 but for rounding, rounding is all that they are.
+                buffers = [torch.cat([buffer.reshape(-1) for buffer in floats])] if floats else []
+                return [losses.total, self._grads.clone(), *buffers]
+            finally:
+                self._grads.zero_()
+                with torch.no_grad():
+                    for buffer, saved in zip(self._model.buffers(), before, strict=True):
+                        buffer.copy_(saved)
+
+        plain = measured(self._plain)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the compiler's about itself
+            compiled = measured(self._compiled)
+        with self._precision():
+            kind = self._grads.device.type
+            dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self._grads.dtype
+        for a, b in zip(plain, compiled, strict=True):
+            distance = (a - b).norm().item()
+            if math.isfinite(a.norm().item()) and not distance <= TOLERANCE[dtype] * a.norm().item():
+                raise NotCompiled(f"what it gives is off by {distance:.2g} of {a.norm().item():.2g}")
