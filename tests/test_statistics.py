@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.monitor import statistics
@@ -45,6 +46,11 @@ def expected(weights: Tensor, gradients: Tensor, updated: Tensor) -> dict[str, f
     return numbers
 
 
+def numbers_of(compute: Statistics, weights: Tensor, gradients: Tensor, updated: Tensor) -> NDArray[np.float64]:
+    compute.before(weights, gradients)
+    return compute.after(updated)
+
+
 def assert_equal(tags: tuple[str, ...], row: np.ndarray, reference: dict[str, float]) -> None:
     found = dict(zip(tags, row.tolist(), strict=True))
     assert found.keys() == reference.keys()
@@ -65,16 +71,16 @@ def assert_equal(tags: tuple[str, ...], row: np.ndarray, reference: dict[str, fl
 )
 def test_equal_to_torch_in_float64(path: str, scale: float, shift: float, monkeypatch: pytest.MonkeyPatch) -> None:
     if path == "cuda":  # the operations of the device path run on the CPU as well
-        monkeypatch.setattr(statistics, "_on_cpu", statistics._on_cuda)
+        monkeypatch.setattr(statistics, "_is_early", lambda x: False)
     data = buffers(scale, shift)
     compute = Statistics(names(), bounds())
-    assert_equal(compute.tags, compute(*data)[0], expected(*(x[0] for x in data)))
+    assert_equal(compute.tags, numbers_of(compute, *data)[0], expected(*(x[0] for x in data)))
 
 
 def test_every_run_has_its_row() -> None:
     data = buffers(num_runs=3)
     compute = Statistics(names(), bounds())
-    table = compute(*data)
+    table = numbers_of(compute, *data)
     assert table.shape == (3, len(compute.tags))
     for run in range(3):
         assert_equal(compute.tags, table[run], expected(*(x[run] for x in data)))
@@ -90,7 +96,7 @@ def test_millions_of_equal_numbers() -> None:
     n = 4_000_000
     weights = torch.full((1, n), 0.1)
     compute = Statistics(["w"], [0, n])
-    numbers = dict(zip(compute.tags, compute(weights, weights, 2 * weights)[0].tolist(), strict=True))
+    numbers = dict(zip(compute.tags, numbers_of(compute, weights, weights, 2 * weights)[0].tolist(), strict=True))
     assert numbers["weight_norm/w"] == pytest.approx(0.1 * math.sqrt(n), rel=1e-6)
     assert numbers["grad_mean/w"] == pytest.approx(0.1, rel=1e-6)
     assert numbers["weight_std/w"] == pytest.approx(0, abs=1e-8)
@@ -100,11 +106,11 @@ def test_millions_of_equal_numbers() -> None:
 @pytest.mark.parametrize("path", ["cpu", "cuda"])
 def test_nonfinite_gradients_are_counted(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if path == "cuda":
-        monkeypatch.setattr(statistics, "_on_cpu", statistics._on_cuda)
+        monkeypatch.setattr(statistics, "_is_early", lambda x: False)
     weights, gradients, updated = buffers()
     gradients[0, [3, 4000, 4001]] = torch.tensor([math.nan, math.inf, -math.inf])
     compute = Statistics(names(), bounds())
-    numbers = dict(zip(compute.tags, compute(weights, gradients, updated)[0].tolist(), strict=True))
+    numbers = dict(zip(compute.tags, numbers_of(compute, weights, gradients, updated)[0].tolist(), strict=True))
     assert numbers["nonfinite_gradients"] == 3
     assert not math.isfinite(numbers["grad_norm"])
     assert not math.isfinite(numbers["grad_norm/layer1.weight"])
@@ -115,7 +121,7 @@ def test_nonfinite_gradients_are_counted(path: str, monkeypatch: pytest.MonkeyPa
 def test_update_ratio_of_weights_that_are_zero() -> None:
     zero, one = torch.zeros(1, 2), torch.ones(1, 2)
     compute = Statistics(["still", "moved"], [0, 1, 2])
-    still, moved = compute(zero, one, torch.tensor([[0.0, 0.1]]))[0][-2:]
+    still, moved = numbers_of(compute, zero, one, torch.tensor([[0.0, 0.1]]))[0][-2:]
     assert still == 0
     assert math.isnan(moved)
 
@@ -124,13 +130,13 @@ def test_update_ratio_of_weights_that_are_zero() -> None:
 def test_other_dtypes(dtype: torch.dtype) -> None:
     data = tuple(x.to(dtype) for x in buffers())
     compute = Statistics(names(), bounds())
-    assert_equal(compute.tags, compute(*data)[0], expected(*(x[0] for x in data)))
+    assert_equal(compute.tags, numbers_of(compute, *data)[0], expected(*(x[0] for x in data)))
 
 
 def test_buffers_are_only_read() -> None:
     data = buffers()
     before = [x.clone() for x in data]
-    Statistics(names(), bounds())(*data)
+    numbers_of(Statistics(names(), bounds()), *data)
     histograms(data[0][0], bounds())
     for x, y in zip(data, before, strict=True):
         assert torch.equal(x, y)
@@ -144,7 +150,7 @@ def test_wrong_bounds_are_refused() -> None:
 def test_weight_statistics_equal_those_of_the_buffer() -> None:
     weights, gradients, updated = buffers()
     compute = Statistics(names(), bounds())
-    from_buffer = dict(zip(compute.tags, compute(weights, gradients, updated)[0].tolist(), strict=True))
+    from_buffer = dict(zip(compute.tags, numbers_of(compute, weights, gradients, updated)[0].tolist(), strict=True))
     parameters = {
         name: weights[0, a:b].reshape(1, -1) for name, a, b in zip(names(), bounds()[:-1], bounds()[1:], strict=True)
     }

@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from trainer.cadence import is_due, is_recorded
 from trainer.checkpoint import Saver
@@ -79,7 +78,6 @@ class RunObserver:
         self.activations, self.diagnosis = activations, diagnosis
         self.tick = journal.display.tick
         self._numbers: dict[str, float] = {}
-        self._before: Tensor | None = None
         self._saved_step: int | None = None
         self.start_clock()
 
@@ -103,12 +101,7 @@ class RunObserver:
             return
         store = self.state.store
         if self.statistics is not None:
-            # After the update neither is there any more, and the ratio of the update needs both ends of it.
-            # Into the same memory every time: a new block of this size is new pages, which cost more than the copy.
-            if self._before is None:
-                self._before, self._gradients = (torch.empty_like(x) for x in (store.values, store.grads))
-            self._before.copy_(store.values)
-            self._gradients.copy_(store.grads)
+            self.statistics.before(store.values, store.grads)
         if self.journal.events is not None and is_recorded(step, self.histogram_every, self.max_steps):
             for kind, buffer in (("gradients", store.grads), ("weights", store.values)):
                 drawn = histograms(buffer[0], store.bounds)
@@ -127,8 +120,8 @@ class RunObserver:
             self.journal.display.update(step, self._numbers)
             return
         per_parameter: dict[str, float] = {}
-        if self.statistics is not None and self._before is not None:
-            values = self.statistics(self._before, self._gradients, self.state.store.values)[0].tolist()
+        if self.statistics is not None:
+            values = self.statistics.after(self.state.store.values)[0].tolist()
             per_parameter = dict(zip(self.statistics.tags, values, strict=True))
             self._numbers["grad_norm"] = per_parameter.pop("grad_norm")
         if self.activations is not None:

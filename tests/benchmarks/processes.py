@@ -40,8 +40,13 @@ class Ended(NamedTuple):
     output: str
 
 
-def run(command: Sequence[str], folder: Path | str = ".", threads: int | None = None) -> Ended:
-    """Runs a command in a folder to its end.
+def run(
+    command: Sequence[str],
+    folder: Path | str = ".",
+    threads: int | None = None,
+    until: Callable[[], bool] | None = None,
+) -> Ended:
+    """Runs a command in a folder to its end, or until something is true, and then kills it.
 
     This process must stay small: on Linux what it holds when it starts another counts as that one's peak.
 
@@ -51,12 +56,17 @@ def run(command: Sequence[str], folder: Path | str = ".", threads: int | None = 
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         began, start = time.time(), time.perf_counter()
         process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=errors, env=_environment(threads))
+        ends = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        while until is not None and os.waitid(os.P_PID, process.pid, ends) is None and not until():
+            time.sleep(0.001)
+        if until is not None:
+            process.kill()
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
         for file in (output, errors):
             file.seek(0)
-        if process.returncode != 0:
+        if process.returncode != 0 and until is None:
             raise Failed(last_line(errors.read()) or f"exit code {process.returncode}")
         unit = 1 if sys.platform == "darwin" else 1024
         return Ended(began, seconds, usage.ru_maxrss * unit / 2**20, output.read())
