@@ -60,7 +60,8 @@ def results(folder: Path) -> dict[str, dict[str, Any]]:
 
 def test_bad_jobs_harm_no_other_and_are_tried_again_when_asked(command: Command, tmp_path: Path) -> None:
     (tmp_path / "moody.py").write_text(MOODS)
-    moods = "fine,raises,exits,is_killed,diverges"
+    moods = "fine,raises,well,exits,glad,is_killed,calm,diverges"
+    good_moods = dict.fromkeys(("fine", "well", "glad", "calm"), "finished")
     words = [
         "--multirun",
         "model._target_=moody.Moody",
@@ -73,7 +74,7 @@ def test_bad_jobs_harm_no_other_and_are_tried_again_when_asked(command: Command,
     assert done.returncode == 1
     found = results(tmp_path / "runs/all")
     assert {row["model.mood"]: row["status"] for row in found.values()} == {
-        "fine": "finished",
+        **good_moods,
         "raises": "failed",
         "exits": "failed",
         "is_killed": "killed",
@@ -90,7 +91,7 @@ def test_bad_jobs_harm_no_other_and_are_tried_again_when_asked(command: Command,
         assert error.endswith(f"Log: runs/all/model.mood={mood}/log.txt")
     again = command(*words)
     assert again.returncode == 1
-    assert "5 of 5 jobs have run already" in again.stdout
+    assert "8 of 8 jobs have run already" in again.stdout
     assert "4 of them failed; sweep.retry=true tries them again" in again.stdout
     (tmp_path / "good").touch()
     good = command(*words, "sweep.retry=true")

@@ -46,6 +46,11 @@ class Memory:
         return self._tensors[size]
 
 
+# Numbers in a weight above which each run's product is one call: there is enough to do in it, and its result may lie
+# anywhere. One call for many matrices wants them in one piece, which a copy of small ones costs little.
+LARGE = 1 << 15
+
+
 class Affine:
     """W x + b of each run.
 
@@ -59,6 +64,7 @@ class Affine:
         self._weight = weight.values.mT if is_inputs_first else weight.values
         self._bias = None if bias is None else bias.values.unsqueeze(2)
         self._of_weight, self._of_bias = weight.gradient, None if bias is None else bias.gradient
+        self._is_large = self._weight[0].numel() > LARGE
         self.learns = self._of_weight is not None or self._of_bias is not None
         self._outputs, self._of_x, self._product = Memory(), Memory(), Memory()
 
@@ -66,21 +72,32 @@ class Affine:
         self._x = x = of_each(x.mT, len(self._weight)).mT  # what comes in first has its features last in memory
         shape = *self._weight.shape[:2], x.shape[2]
         outputs = self._outputs(x, *shape) if is_training else x.new_empty(shape)
+        if self._is_large:
+            each_product(self._weight, x, outputs)
+            return outputs if self._bias is None else outputs.add_(self._bias)
         if self._bias is None:
             return torch.bmm(self._weight, x, out=outputs)
         return torch.baddbmm(self._bias, self._weight, x, out=outputs)
 
     def backward(self, gradient: Tensor, needs_x: bool) -> Tensor:
         if self._of_weight is not None:
-            # Each run's lies in one piece in its row, but a product of many matrices wants all of them in one.
-            product = self._product(self._of_weight, *self._of_weight.shape)
             factors = (self._x, gradient.mT) if self._is_inputs_first else (gradient, self._x.mT)
-            self._of_weight.copy_(torch.bmm(*factors, out=product))
+            if self._is_large:
+                each_product(*factors, self._of_weight)
+            else:
+                product = self._product(self._of_weight, *self._of_weight.shape)
+                self._of_weight.copy_(torch.bmm(*factors, out=product))
         if self._of_bias is not None:
             torch.sum(gradient, 2, out=self._of_bias)
         if not needs_x:
             return gradient
         return torch.bmm(self._weight.mT, gradient, out=self._of_x(self._x, *self._x.shape))
+
+
+def each_product(a: Tensor, b: Tensor, out: Tensor) -> None:
+    """`torch.bmm` into memory where each run's result is in one piece, and not all of them are."""
+    for factors in zip(a, b, out, strict=True):
+        torch.mm(*factors[:2], out=factors[2])
 
 
 class ReLU:

@@ -66,4 +66,6 @@ class Member:
     def leave(self) -> None:
         """Takes the run out of its stack as it is now, with memory of its own; it may go on alone."""
         store.take_out(self.state.model, self.state.store)
+        if self.error is None:  # as the loop of a run alone leaves them; a stack writes them anew in each step
+            self.state.store.zero_grad()
         optimizers.take_out(self.state.optimizer, self.state.store)

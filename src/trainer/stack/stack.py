@@ -66,7 +66,6 @@ class Stack:
         self.update.step()
         if len(self.update.matrices) != num_matrices:  # the first of all: it has made them
             share(self.update, self.optimizers)
-        self.store.grads.zero_()  # as the loop of a run alone leaves them
         for member in self.members:
             member.state.schedule.step(step)
             member.state.step = step
