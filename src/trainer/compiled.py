@@ -4,6 +4,7 @@ import math
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +74,12 @@ class CompiledStep:
         self._one = torch.ones((), device=store.grads.device)
         self._plain, self._precision = step, precision
         # `fallback_random`: the draws of torch's own generator, in the order of the uncompiled step.
-        self._compiled = torch.compile(step, fullgraph=True, dynamic=False, options={"fallback_random": True})
+        options: dict[str, Any] = {"fallback_random": True}
+        self._is_replayed = self._grads.is_cuda
+        if self._is_replayed:  # the kernels of a step are recorded as a CUDA graph; not tried on a GPU yet
+            options["triton.cudagraphs"] = True
+            torch._dynamo.mark_static_address(self._grads)  # a graph writes where it has written before
+        self._compiled = torch.compile(step, fullgraph=True, dynamic=False, options=options)
         self._is_usable = True
         try:
             self._compare(example)
@@ -104,7 +110,12 @@ class CompiledStep:
 
     def _run(self, step: Callable[..., tuple[Tensor, dict[str, Tensor]]], part: Batch) -> Losses:
         inputs, targets = (tensor.contiguous() for tensor in part)  # memory of one form, of which the code is made
-        return Losses(*step(self._grads, inputs, targets, self._scaler.scale(self._one)))
+        if self._is_replayed:
+            torch.compiler.cudagraph_mark_step_begin()
+        total, terms = step(self._grads, inputs, targets, self._scaler.scale(self._one))
+        if self._is_replayed:  # the next replay writes its losses to the same places
+            total, terms = total.clone(), {name: term.clone() for name, term in terms.items()}
+        return Losses(total, terms)
 
     def _compare(self, example: Batch) -> None:
         """Raises NotCompiled where the two ways differ."""
