@@ -29,6 +29,7 @@ from trainer.heap import keep_freed_memory
 from trainer.losses import LossFunction
 from trainer.models.initialise import initialise
 from trainer.models.lenet import LeNet
+from trainer.models.resnet import ResNet
 from trainer.optimizers import ELEMENTWISE
 from trainer.request import Config, Request, resolved
 from trainer.schedulers import Schedule
@@ -198,8 +199,9 @@ class Built:
         takes = trust.parameters(self._found("model"))
         unknown = {name: fact for name, fact in facts.items() if name in takes and config.get(name) is None}
         model: nn.Module = self._build("model", unknown)
-        if isinstance(model, LeNet):
-            model.is_fast = self.config["fast"]
+        for module in model.modules():
+            if isinstance(module, LeNet | ResNet):
+                module.is_fast = self.config["fast"]
         if config.get("init", "default") != "default":
             if config.get("weights") is not None:
                 raise UserError(f"model.init={config['init']}: would overwrite model.weights. Type model.init=default.")

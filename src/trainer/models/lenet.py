@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, max_pool2d, relu
 
+from trainer.models.blocks import takes_blocks
 from trainer.models.windows import convolved_pooled_relu
 
 
@@ -70,7 +71,9 @@ class LeNet(nn.Module):
 
     def _maps(self, inputs: Tensor) -> Tensor:
         """What the convolutions make of the images, `[N, 16 * side * side]`."""
-        maps = inputs.to_mkldnn() if self._is_blocked(inputs) else inputs
+        # torch's own pool makes little use of a CPU's vectors, and maps that leave oneDNN's blocks after a convolution
+        # must go back into them for the next.
+        maps = inputs.to_mkldnn() if self.is_fast and takes_blocks(inputs, self.conv1, self.conv2) else inputs
         # ReLU after the pool gives the same numbers as before it, on a quarter of the entries.
         maps = relu(max_pool2d(self.conv1(maps), 2, 2))
         maps = relu(max_pool2d(self.conv2(maps), 2, 2))
@@ -83,18 +86,6 @@ class LeNet(nn.Module):
             assert conv.bias is not None
             maps = convolved_pooled_relu(maps, conv.weight, conv.bias)
         return maps.flatten(0, 2).t()
-
-    def _is_blocked(self, inputs: Tensor) -> bool:
-        """Whether the maps lie in memory as oneDNN has them, in blocks of channels, from the first layer to the last.
-
-        The numbers are the same (the last place may differ), but torch's own pool makes little use of a CPU's vectors,
-        and maps that leave the blocks after each convolution must go back into them. Whoever looks at the maps (a hook)
-        gets them as they usually are.
-        """
-        is_watched = bool(self.conv1._forward_hooks or self.conv2._forward_hooks)
-        is_plain = inputs.dtype == torch.float32 and not torch.is_autocast_enabled(inputs.device.type)
-        has_onednn = inputs.device.type == "cpu" and torch.backends.mkldnn.is_available()
-        return self.is_fast and has_onednn and is_plain and not is_watched and not torch.compiler.is_compiling()
 
     def _thinned(self, hidden: Tensor) -> Tensor:
         return dropout(hidden, self.dropout, self.training) if self.dropout else hidden

@@ -17,6 +17,7 @@ from torch.nn.functional import max_pool2d
 
 from trainer.errors import UserError, nearest
 from trainer.foreign import load_tensors
+from trainer.models.blocks import takes_blocks
 
 # The first eight digits of the file's SHA-256 stand in its name; torch.hub checks them.
 IMAGENET = {
@@ -101,6 +102,7 @@ class ResNet(nn.Module):
     """
 
     is_pretrained = False  # True once `load` has filled it
+    is_fast = True  # may use another layout in memory, with the same numbers
 
     def __init__(
         self,
@@ -132,7 +134,10 @@ class ResNet(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         maps = self.bn1(self.conv1(inputs)).relu_()
-        maps = max_pool2d(maps, kernel_size=3, stride=2, padding=1)
+        if self.is_fast and takes_blocks(maps, self.conv1):  # torch's own pool makes little use of a CPU's vectors
+            maps = max_pool2d(maps.to_mkldnn(), kernel_size=3, stride=2, padding=1).to_dense()
+        else:
+            maps = max_pool2d(maps, kernel_size=3, stride=2, padding=1)
         maps = self.layer4(self.layer3(self.layer2(self.layer1(maps))))
         return self.fc(maps.mean((2, 3)))
 

@@ -35,7 +35,8 @@ def verify(jobs: Sequence[Job], count: int, folder: Path, pool: Pool) -> tuple[s
     shutil.rmtree(copies, ignore_errors=True)
     largest = max(differences)
     tolerance = TOLERANCE[str(chosen[0].request.config["dtype"])]
-    line = f"{len(chosen)} jobs trained alone: losses differ by {largest:.1e} of themselves at most"
+    count_of = "1 job" if len(chosen) == 1 else f"{len(chosen)} jobs"
+    line = f"{count_of} trained alone: losses differ by {largest:.1e} of themselves at most"
     return f"{line} in the first {STEPS} steps ({tolerance:.0e} are allowed)", largest <= tolerance
 
 
