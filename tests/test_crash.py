@@ -182,7 +182,10 @@ def outcome(folder: Path) -> dict[str, Any]:
         "state": state,
         "metrics": metrics,
         "scalars": scalars,
-        "files": sorted(p.name for p in checkpoints(folder)),
+        "best": checkpoint.read(folder / "checkpoints/best.pt"),
+        # A signal's checkpoint is one more, so which of the earlier ones is left depends on when it came.
+        "newest": max(p.name for p in checkpoints(folder)),
+        "num_files": len(checkpoints(folder)),
     }
 
 
