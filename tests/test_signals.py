@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from trainer.errors import Interrupted
+from trainer.errors import Interrupted, UserError
+from trainer.exits import exit_code
 from trainer.signals import Signals
 
 
@@ -50,6 +51,30 @@ def test_what_a_callback_of_the_interpreter_has_swallowed_still_counts() -> None
             send(signal.SIGTERM)
         with pytest.raises(Interrupted), signals.deferred():
             pytest.fail("began to train")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_what_a_library_makes_of_it_is_still_the_signal(number: int, code: int) -> None:
+    def task(signals: Signals) -> None:
+        try:
+            send(number)
+        except BaseException as error:  # as code that tidies up, and fails at that
+            raise UserError("half done") from error
+
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        assert exit_code(task) == code
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def test_an_error_after_a_signal_that_waits_is_an_error() -> None:
+    def task(signals: Signals) -> None:
+        with signals.deferred():
+            send(signal.SIGTERM)
+            raise UserError("no room")
+
+    assert exit_code(task) == 2
 
 
 def test_afterwards_all_is_as_it_was() -> None:

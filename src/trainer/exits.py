@@ -22,7 +22,11 @@ def exit_code(task: Callable[[Signals], object]) -> int:
     is_silent = os.environ.get("RANK", "0") != "0"
     try:
         with signals.listening():
-            result = task(signals)
+            try:
+                result = task(signals)
+            except Exception:
+                signals.raise_what_was_raised()
+                raise
             return result if isinstance(result, int) else 0
     except (UserError, RunStopped, Interrupted) as error:
         if isinstance(error, Interrupted):

@@ -19,6 +19,7 @@ class Signals:
     def __init__(self) -> None:
         self.received = 0
         self._is_deferred = False
+        self._has_raised = False
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -50,10 +51,16 @@ class Signals:
         if self.received:
             raise Interrupted("stopped before the first step: nothing was trained.", self.received)
 
+    def raise_what_was_raised(self) -> None:
+        """Raises once more what a signal raised in the midst of a library, which may have come out as another error."""
+        if self._has_raised:
+            self.raise_received()
+
     def _receive(self, number: int, frame: FrameType | None) -> None:
         is_second = self.received == number == signal.SIGINT
         self.received = number
         if not self._is_deferred:
+            self._has_raised = True
             self.raise_received()
         if is_second:
             raise KeyboardInterrupt
