@@ -31,6 +31,7 @@ from trainer.models.initialise import initialise
 from trainer.models.lenet import LeNet
 from trainer.models.resnet import ResNet
 from trainer.optimizers import ELEMENTWISE
+from trainer.products import fast_products
 from trainer.request import Config, Request, resolved
 from trainer.schedulers import Schedule
 from trainer.state import Store, TrainingState
@@ -100,6 +101,12 @@ class Built:
         self.state = TrainingState(self.model, store, optimizer, schedule, scaler, data=data, world=world)
         if world.rank > 0:  # each its own dropout
             seed_all(derived_seed(config["seed"], "rank", world.rank))
+
+    def products(self, num_runs: int = 1) -> AbstractContextManager[None]:
+        """What the training of so many runs like this one multiplies its matrices under."""
+        if not self.config["fast"] or self.device.type != "cpu":
+            return contextlib.nullcontext()
+        return fast_products(self.model, min(self.batch_size, self.samples_per_step), num_runs)
 
     # ------------------------------------------------------------------ building
 

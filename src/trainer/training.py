@@ -116,7 +116,7 @@ class Training:
 
     def train(self) -> Config:
         """Trains to the end, tests, and leaves the result in the run's folder."""
-        with self.signals.deferred(), self.open():
+        with self.signals.deferred(), self.open(), self.built.products():
             self.prepare()
             # What is shared out over the processes goes through this; alone it is the network itself.
             state = self.state

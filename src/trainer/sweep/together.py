@@ -124,7 +124,7 @@ def memory_of(training: Training) -> int:
 
 def train_group(members_of: Sequence[tuple[Training, dict[str, object]]], signals: Signals) -> None:
     """Opens the runs, trains them together, ends each on its own."""
-    with signals.deferred():
+    with signals.deferred(), members_of[0][0].built.products(len(members_of)):
         opened = []
         for training, random in members_of:
             closing = contextlib.ExitStack()

@@ -1,0 +1,71 @@
+"""Which library multiplies matrices on a CPU: MKL, which torch takes by itself, or oneDNN, where that is faster."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import torch
+from torch import nn
+
+# Multiplications in a product above which oneDNN is faster on the CPUs that `is_served_badly` names; it takes 10 us to
+# begin. Measured on 2026-11-22, one thread of an AMD EPYC (Zen 5), torch 2.13: 64x1000x100 0.54 of MKL's time,
+# 64x400x120 0.65, 64x120x84 1.2, 64x64x32 3.
+WORTH = 1 << 20
+
+
+@contextmanager
+def fast_products(model: nn.Module, num_samples: int, num_runs: int = 1) -> Iterator[None]:
+    """Has torch multiply by oneDNN, where that is faster for this model and rounds no more than float32 does.
+
+    torch does so where it is allowed to compute with less (`torch.set_float32_matmul_precision("medium")`). oneDNN does
+    compute with less where the CPU has instructions for it (AMX), and keeps float32 on others, which is what is looked
+    for here, and tried, too. Results differ from MKL's in the last places.
+
+    Args:
+        num_samples: that go through the model at once.
+        num_runs: models like this one that are trained together, a product of all of them being one call.
+    """
+    weights = [
+        parameter.numel()
+        for module in model.modules()
+        if not isinstance(module, nn.Embedding)
+        for parameter in module.parameters(recurse=False)
+        if parameter.dim() == 2
+    ]
+    is_worth = sum(weights) * num_samples * num_runs > WORTH * len(weights)
+    if not is_worth or not is_served_badly() or not is_untouched():
+        yield
+        return
+    torch.set_float32_matmul_precision("medium")
+    try:
+        if not is_float32():
+            torch.set_float32_matmul_precision("highest")
+        yield
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def is_untouched() -> bool:
+    """Whether nobody has asked for another precision."""
+    try:
+        return torch.get_float32_matmul_precision() == "highest"
+    except RuntimeError:  # somebody has, for one library
+        return False
+
+
+@cache
+def is_served_badly() -> bool:
+    """Whether MKL leaves half of this CPU unused: it takes AVX-512 on Intel's alone."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            facts = file.read(1 << 13)  # the first core's are enough
+    except OSError:
+        return False
+    return "AuthenticAMD" in facts and "avx512f" in facts and "amx" not in facts
+
+
+def is_float32() -> bool:
+    """Whether a product keeps what bfloat16 and TF32 would round away."""
+    number = 1 + 2.0**-12
+    product = torch.full((64, 1000), number) @ torch.ones(1000, 100)
+    return bool((product.double() == 1000 * number).all())
