@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 
 from trainer.data.batches import Batch
-from trainer.evaluate import evaluating
+from trainer.evaluate import rehearsing
 from trainer.losses import Losses, LossFunction
 from trainer.state import Store
 
@@ -69,7 +69,7 @@ class CompiledStep:
             grads.add_(torch.cat([(torch.zeros_like(p) if part is None else part).reshape(-1) for part, p in zipped]))
             return losses.total.detach(), losses.terms
 
-        self._model, self._grads, self._scaler = model, store.grads[0], scaler
+        self._model, self._store, self._grads, self._scaler = model, store, store.grads[0], scaler
         self._num_samples, self._of, self._note = len(example.inputs), of, note
         self._one = torch.ones((), device=store.grads.device)
         self._plain, self._precision = step, precision
@@ -120,21 +120,13 @@ class CompiledStep:
     def _compare(self, example: Batch) -> None:
         """Raises NotCompiled where the two ways differ."""
         floats = [buffer for buffer in self._model.buffers() if buffer.is_floating_point()]
-        before = [buffer.clone() for buffer in self._model.buffers()]
 
         def measured(step: Callable[..., tuple[Tensor, dict[str, Tensor]]]) -> list[Tensor]:
-            try:
-                with evaluating(self._model, self._grads.device), torch.enable_grad():
-                    self._model.train()
-                    losses = self._run(step, example)
+            with rehearsing(self._model, self._store):
+                losses = self._run(step, example)
                 # Buffers as one: where all means are 0 but for rounding, rounding is all that they are.
                 buffers = [torch.cat([buffer.reshape(-1) for buffer in floats])] if floats else []
                 return [losses.total, self._grads.clone(), *buffers]
-            finally:
-                self._grads.zero_()
-                with torch.no_grad():
-                    for buffer, saved in zip(self._model.buffers(), before, strict=True):
-                        buffer.copy_(saved)
 
         plain = measured(self._plain)
         with warnings.catch_warnings():

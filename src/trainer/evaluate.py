@@ -10,6 +10,7 @@ from trainer.data.batches import Batches
 from trainer.distributed import ALONE, World
 from trainer.draws import random_state, set_random_state
 from trainer.losses import LossFunction
+from trainer.state import Store
 
 
 @contextmanager
@@ -25,6 +26,22 @@ def evaluating(model: nn.Module, device: torch.device) -> Iterator[None]:
         for module, was_training in modes.items():
             module.training = was_training
         set_random_state(random, device)
+
+
+@contextmanager
+def rehearsing(model: nn.Module, store: Store) -> Iterator[None]:
+    """Training mode with gradients, for a step of which nothing is left: buffers, modes and the random state are what
+    they were, and the gradients 0."""
+    before = [buffer.clone() for buffer in model.buffers()]
+    with evaluating(model, store.values.device), torch.enable_grad():
+        model.train()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                store.zero_grad()
+                for buffer, saved in zip(model.buffers(), before, strict=True):
+                    buffer.copy_(saved)
 
 
 def num_correct(outputs: Tensor, targets: Tensor, threshold: float) -> Tensor:

@@ -121,7 +121,6 @@ def fit(
             state.scaler.step(state.optimizer)
         state.scaler.update()
         state.schedule.step(step)
-        store.zero_grad()
         state.step = step
         if is_logged:
             observer.after_update(step)
@@ -160,11 +159,14 @@ def forward_backward(
     part_size: int,
     precision: Callable[[], AbstractContextManager[object]],
 ) -> Losses:
-    """The losses of a batch, detached; its gradients go to the parameters' own. A large batch goes in parts.
+    """The losses of a batch, detached; its gradients, and no other, are in the store then. A large batch goes in parts.
 
     Args:
         of: the number of samples of which the batch is this process's share.
     """
+    if state.recorded is not None and (recorded := state.recorded(batch)) is not None:
+        return recorded
+    state.store.zero_grad()
     if len(batch.inputs) <= part_size:
         return differentiated(state, loss_fn, batch, of, precision)
     sums: list[Tensor] = []

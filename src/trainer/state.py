@@ -73,6 +73,7 @@ class TrainingState:
         forward: what a batch goes through: the model, or its head alone where batches are features (trainer.features),
             or what spreads either over several processes.
         compiled: forward, loss and backward in one for some samples out of so many; None of samples that it is not for.
+        recorded: the same for a whole batch, whose gradients take the place of what was there.
         last: the last value of every tag; and the best validations, best/<tag>.
         data: split to what tells it from another, see `trainer.data.prepare.fingerprint`.
     """
@@ -92,6 +93,7 @@ class TrainingState:
     world: World = ALONE
     forward: nn.Module = field(init=False)
     compiled: Callable[[Batch, int], Losses | None] | None = field(init=False, default=None)
+    recorded: Callable[[Batch], Losses | None] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.forward = self.model

@@ -1,0 +1,225 @@
+"""Forward, loss and backward of a step as the calls of torch's operations that it is made of, made again and again."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from trainer.data.batches import Batch
+from trainer.evaluate import rehearsing
+from trainer.losses import Losses, LossFunction
+from trainer.state import Store
+from trainer.trust import TRUSTED, belongs
+
+# A larger network is none the quicker for it: its time is not in the bookkeeping. And what it computes is kept.
+MOST_PARAMETERS = 1 << 20
+MOST_BYTES = 8 << 20
+
+
+class NotRecorded(Exception):
+    """Why a step can't be recorded, in a few words."""
+
+
+class RecordedStep:
+    """What the loop does with a batch, up to the gradients, without modules and autograd between the operations.
+
+    In small networks those take longer than the arithmetic. The operations are those of the ordinary way, in their
+    order, on the same memory every time, which is how a CUDA graph works; so the numbers are the same bits, and draws
+    and buffers change as they would. Before it is used, it is compared with the ordinary way on other samples than
+    those that it was recorded with; of that nothing is left.
+
+    Args:
+        model: on a CPU, called in training with as many samples at once as one of the examples has.
+        examples: samples of the training split.
+
+    Raises:
+        NotRecorded: the model or the loss is the user's, who may have written more than operations; it is too large;
+            or what was recorded depends on more than samples, parameters and buffers.
+    """
+
+    def __init__(self, model: nn.Module, loss_fn: LossFunction, store: Store, examples: Iterable[Batch]) -> None:
+        trusted = (*TRUSTED["model"], *TRUSTED["loss"])
+        for module in (*model.modules(), *loss_fn.modules()):
+            if not belongs(type(module).__module__, trusted):
+                raise NotRecorded(f"{type(module).__name__} is not ours")
+        if sum(parameter.numel() for parameter in model.parameters()) > MOST_PARAMETERS:
+            raise NotRecorded("it is large")
+        self._model = model
+        self._programs: dict[int, Program] = {}
+        for example in examples:
+            with rehearsing(model, store):
+                program = Program(model, loss_fn, store, example)
+            other = Batch(example.inputs.flip(0), example.targets.flip(0))
+            ways = (partial(by_autograd, model, loss_fn, store, other), partial(program, other))
+            if not all(map(is_same, *(rehearsed(way, model, store) for way in ways))):
+                raise NotRecorded("it gives other numbers")
+            self._programs[len(example.inputs)] = program
+
+    def __call__(self, batch: Batch) -> Losses | None:
+        """The losses of a batch, whose gradients are in the store then, whatever was there; None: not this batch."""
+        # Who has hooks there wants to see the modules one by one.
+        program = None if self._model._forward_pre_hooks else self._programs.get(len(batch.inputs))
+        return None if program is None else program(batch)
+
+
+def by_autograd(model: nn.Module, loss_fn: LossFunction, store: Store, batch: Batch) -> Losses:
+    losses = loss_fn(model(batch.inputs), batch.targets)
+    store.zero_grad()
+    losses.total.backward()
+    return losses
+
+
+def rehearsed(way: Callable[[], Losses], model: nn.Module, store: Store) -> list[Tensor]:
+    """What a step gives, which is not made."""
+    with rehearsing(model, store):
+        losses = way()
+        numbers = (losses.total, *losses.terms.values(), store.grads, *model.buffers())
+        return [tensor.detach().clone() for tensor in numbers]
+
+
+def is_same(a: Tensor, b: Tensor) -> bool:
+    """Bit for bit, but for the sign of 0 and of what is not a number."""
+    return torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
+
+
+class Call(NamedTuple):
+    operator: OpOverload
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    results: list[Tensor]
+
+
+class Recorder(TorchDispatchMode):
+    """Keeps the calls of torch's operations, below autograd.
+
+    Args:
+        known: the tensors that may come in; of others nobody knows that they are the same in the next step.
+    """
+
+    def __init__(self, known: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.calls: list[Call] = []
+        self._known = {id(tensor): tensor for tensor in known}
+        self._num_bytes = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # as in trainer.monitor.graph: torch's default imports a compiler
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if any(id(tensor) not in self._known for tensor in tensors_in((args, kwargs))):
+            raise NotRecorded(f"{operator} takes a tensor that comes from elsewhere")
+        found = operator(*args, **kwargs)
+        results = tensors_in(found)
+        if not results or any(result.layout != torch.strided for result in results):
+            raise NotRecorded(f"{operator} gives no plain tensor")
+        self._num_bytes += sum(result.nbytes for result in results if id(result) not in self._known)
+        if self._num_bytes > MOST_BYTES:
+            raise NotRecorded("it computes too much")
+        self._known |= {id(result): result for result in results}
+        self.calls.append(Call(operator, args, kwargs, results))
+        return found
+
+
+def tensors_in(values: Any) -> list[Tensor]:
+    """Those among arguments or results."""
+    if isinstance(values, Tensor):
+        return [values]
+    if isinstance(values, dict):
+        values = list(values.values())
+    return [tensor for value in values for tensor in tensors_in(value)] if isinstance(values, list | tuple) else []
+
+
+class Program:
+    """A step recorded with some samples, to be made with as many others."""
+
+    def __init__(self, model: nn.Module, loss_fn: LossFunction, store: Store, example: Batch) -> None:
+        self._batch = Batch(example.inputs.clone(), example.targets.clone())
+        self._seen: Batch | None = None  # whose samples that memory has
+        one = torch.ones((), dtype=store.values.dtype)
+        kept = [tensor for module in (model, loss_fn) for tensor in (*module.parameters(), *module.buffers())]
+        recorder = Recorder([*self._batch, one, *kept])
+        with recorder:
+            self._losses = loss_fn(model(self._batch.inputs), self._batch.targets)
+            gradients = torch.autograd.grad(self._losses.total, store.parameters, one, allow_unused=True)
+        arguments = [id(tensor) for call in recorder.calls for tensor in tensors_in((call.args, call.kwargs))]
+        needed = {*arguments, *duplicates(map(id, gradients))}
+        places = {id(g): p.grad for g, p in zip(gradients, store.parameters, strict=True) if id(g) not in needed}
+        written: set[int] = set()
+        self._calls: list[Callable[[], object]] = []
+        for call in recorder.calls:
+            result, *others = call.results
+            place = None if others else places.get(id(result))
+            # A gradient that nothing else is computed from is written to where it is wanted.
+            if place is not None and place.stride() == result.stride() and out_overload(call.operator):
+                written.add(id(result))
+                call = call._replace(results=[place])
+            self._calls += repeated(call)
+        for gradient, parameter in zip(gradients, store.parameters, strict=True):
+            assert parameter.grad is not None  # the store's
+            if gradient is None:
+                self._calls.append(parameter.grad.zero_)
+            elif id(gradient) not in written:
+                self._calls.append(partial(parameter.grad.copy_, gradient))
+
+    def __call__(self, batch: Batch) -> Losses:
+        with torch.no_grad():
+            if batch is not self._seen:
+                self._batch.inputs.copy_(batch.inputs)
+                self._batch.targets.copy_(batch.targets)
+                self._seen = batch
+            for call in self._calls:
+                call()
+            total, terms = self._losses
+            return Losses(total.clone(), {name: term.clone() for name, term in terms.items()})
+
+
+def duplicates(values: Iterable[int]) -> list[int]:
+    return [value for value, count in Counter(values).items() if count > 1]
+
+
+def repeated(call: Call) -> list[Callable[[], object]]:
+    """What leaves the results of a call where they were the first time, from what its arguments hold by then."""
+    operator, args, kwargs, results = call
+    arguments = tensors_in((args, kwargs))
+    if all(any(result is argument for argument in arguments) for result in results):  # in place
+        return [partial(operator, *args, **kwargs)]
+    if any(result.alias_info is not None for result in operator._schema.returns):  # a view, which is there
+        return []
+    found = out_overload(operator)
+    if found is not None and len(results) == len(operator._schema.returns):  # some backward passes leave some out
+        names = [argument.name for argument in found._schema.arguments]
+        taken = {name: value for name, value in kwargs.items() if name in names}
+        return [partial(found, *args, **taken, **dict(zip(names[-len(results) :], results, strict=True)))]
+
+    def again() -> None:
+        for result, new in zip(results, tensors_in(operator(*args, **kwargs)), strict=True):
+            result.copy_(new)
+
+    return [again]
+
+
+@cache
+def out_overload(operator: OpOverload) -> OpOverload | None:
+    """The form of an operation that writes its results to tensors that it is given, its last arguments."""
+    if any(argument.name == "reduction" for argument in operator._schema.arguments):
+        return None  # a loss: torch's kernels have what they are given larger on the way, and warn of it
+    packet = operator.overloadpacket
+    for overload in (getattr(packet, name) for name in packet.overloads()):
+        arguments = overload._schema.arguments
+        inputs = [(argument.name, str(argument.type)) for argument in arguments if not argument.is_out]
+        own = [(argument.name, str(argument.type)) for argument in operator._schema.arguments]
+        # What says how memory is made is not asked for where there is some.
+        own = [argument for argument in own if argument in inputs or argument[0] not in FACTORY]
+        if len(arguments) - len(inputs) == len(operator._schema.returns) > 0 and inputs == own:
+            return overload
+    return None
+
+
+FACTORY = ("dtype", "layout", "device", "pin_memory")

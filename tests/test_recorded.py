@@ -1,0 +1,235 @@
+"""A step as calls of torch's operations: the bits of the ordinary way, and left alone where it can't be known."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from trainer import checkpoint
+from trainer.data.batches import Batch
+from trainer.losses import LossFunction
+from trainer.models.sequential import Sequential
+from trainer.models.two_layer import TwoLayer
+from trainer.recorded import NotRecorded, RecordedStep, out_overload
+from trainer.state import Store
+from trainer.training import Training
+
+Train = Callable[..., dict[str, Any]]
+NAMES = {"loss": "chosen", "model": "net", "data": "numbers"}
+# 95 samples are trained on: three steps of 40, 40 and 15 an epoch.
+BASE = ("monitor=scalars", "monitor.every=1", "data.limit=119", "batch_size=40", "max_steps=8")
+MOMENTUM = ("optimizer=sgd", "optimizer.momentum=0.9", "optimizer.lr=0.05")
+TWO_LAYER = ("model=two_layer", "model.hidden_features=7", *MOMENTUM)
+LAYERS = (
+    "model.layers=[{_target_:torch.nn.Flatten},{_target_:torch.nn.Linear,in_features:64,out_features:20},"
+    "{_target_:torch.nn.BatchNorm1d,num_features:20},{_target_:torch.nn.GELU},{_target_:torch.nn.Dropout,p:0.5},"
+    "{_target_:torch.nn.Linear,in_features:20,out_features:10}]"
+)
+CONVOLUTIONS = (
+    "model.layers=[{_target_:torch.nn.Conv2d,in_channels:1,out_channels:4,kernel_size:3},"
+    "{_target_:torch.nn.BatchNorm2d,num_features:4},{_target_:torch.nn.ReLU,inplace:true},"
+    "{_target_:torch.nn.MaxPool2d,kernel_size:2},{_target_:torch.nn.Flatten},"
+    "{_target_:torch.nn.Linear,in_features:36,out_features:10},{_target_:torch.nn.LogSoftmax,dim:1}]"
+)
+PENALTY = "+loss.terms.l2={weight:0.01,criterion:{_target_:trainer.losses.L2Penalty}}"
+CASES = {
+    "autograd": TWO_LAYER,
+    "tensors": (*TWO_LAYER, "model.gradient=tensors"),
+    "custom_function": (*TWO_LAYER, "model.gradient=custom_function"),
+    "float64": (*TWO_LAYER, "dtype=float64"),
+    "large": (*TWO_LAYER, "model.hidden_features=1000", "batch_size=full"),
+    "adam": ("model=two_layer", "optimizer=adam"),
+    "torch's dropout and softmax": ("model=sequential", "loss=nll", *MOMENTUM),
+    "batch norm and dropout": ("model=sequential", LAYERS, "loss=cross_entropy", *MOMENTUM),
+    "convolutions": ("model=sequential", CONVOLUTIONS, "loss=nll", *MOMENTUM),
+    "terms and penalty": (*TWO_LAYER, "loss=composite", PENALTY),
+    "clipping": (*TWO_LAYER, "gradient.clip_norm=0.1"),
+    "looked at": (*TWO_LAYER, "on_nan=skip"),
+    "watched": (*TWO_LAYER, "monitor.activations=true", "monitor.every=3"),
+    **{loss: (*TWO_LAYER, f"loss={loss}") for loss in ("mse", "sum_squared_error", "bce_with_logits", "huber", "l1")},
+}
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each run of this process was recorded."""
+    found: list[bool] = []
+    record = Training._record
+
+    def spied(training: Training) -> None:
+        record(training)
+        found.append(training.state.recorded is not None)
+
+    monkeypatch.setattr(Training, "_record", spied)
+    return found
+
+
+def outcome(name: str) -> list[Any]:
+    """What a run wrote, without times, and its last state."""
+    lines = Path("runs", name, "metrics.jsonl").read_text().splitlines()
+    numbers = [{tag: x for tag, x in json.loads(line).items() if not tag.startswith("time")} for line in lines]
+    state = checkpoint.read(Path("runs", name, "checkpoints", "step_00000008.pt"))
+    return [numbers, *(state[key] for key in ("model", "optimizer", "random"))]
+
+
+def is_equal(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(is_equal(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(is_equal, a, b))
+    return bool(a == b)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_recorded_run_has_the_bits_of_the_ordinary_one(
+    case: str, train: Train, recorded: list[bool], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    train(*BASE, *CASES[case], "name=recorded")
+    assert recorded == [True]
+    assert capfd.readouterr().err == ""  # torch's warnings
+    monkeypatch.setattr(Training, "_record", lambda training: None)
+    train(*BASE, *CASES[case], "name=ordinary")
+    assert is_equal(outcome("recorded"), outcome("ordinary"))
+
+
+def test_a_recorded_run_goes_on_exactly(train: Train, recorded: list[bool]) -> None:
+    words = (*BASE, *CASES["batch norm and dropout"], "checkpoint.every=1", "checkpoint.keep=100")
+    train(*words, "name=whole")
+    train(*words, "name=broken")
+    for path in Path("runs/broken/checkpoints").iterdir():
+        if path.name > "step_00000005.pt":
+            path.unlink()
+    Path("runs/broken/result.json").unlink()
+    train(*words, "name=broken")
+    assert recorded == [True] * 3
+    assert is_equal(outcome("broken"), outcome("whole"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("model=two_layer", "fast=false"),
+        ("model=two_layer", "model.gradient=numpy"),  # its results come from nowhere that torch knows
+        ("model=two_layer", "gradient.accumulate=2"),
+        ("model=two_layer", "precision=bfloat16"),
+        ("model=two_layer", "model.hidden_features=20000"),  # large
+        ("model=lenet",),  # in another layout than plain memory
+    ],
+)
+def test_else_it_goes_the_ordinary_way(words: tuple[str, ...], train: Train, recorded: list[bool]) -> None:
+    train(*BASE, *words, "max_steps=2")
+    assert recorded == [False]
+
+
+def a_batch(num_samples: int = 4) -> Batch:
+    return Batch(torch.randn(num_samples, 6), torch.randn(num_samples, 3))
+
+
+def a_step(model: nn.Module, example: Batch) -> RecordedStep:
+    return RecordedStep(model, LossFunction(nn.MSELoss(), model, None, NAMES), Store(model), [example])
+
+
+class Counting(nn.Linear):
+    """The user's: it does something else every time."""
+
+    calls = 0
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(inputs) * self.calls
+
+
+def test_who_may_do_more_than_torchs_operations_is_not_recorded() -> None:
+    with pytest.raises(NotRecorded, match="Counting is not ours"):
+        a_step(nn.Sequential(Counting(6, 3)), a_batch())
+
+
+class Reading(nn.ReLU):
+    """Stands for a module of torch's that decides by a number."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs * 2 if inputs.sum().item() > 0 else inputs
+
+
+class Making(nn.ReLU):
+    """Stands for a module of torch's that makes a tensor in Python."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs * torch.from_numpy(inputs.detach().numpy().copy())
+
+
+@pytest.mark.parametrize("kind", [Reading, Making])
+def test_what_depends_on_more_than_samples_and_parameters_is_not_recorded(
+    kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kind, "__module__", "torch.nn.modules.activation")
+    model = nn.Sequential(nn.Linear(6, 3), kind())
+    before = [p.clone() for p in model.parameters()]
+    with pytest.raises(NotRecorded, match=r"gives no plain tensor|comes from elsewhere"):
+        a_step(model, a_batch())
+    assert all(map(torch.equal, before, model.parameters()))
+
+
+def test_recording_leaves_nothing_but_zero_gradients() -> None:
+    model = nn.Sequential(nn.Linear(6, 3), nn.BatchNorm1d(3), nn.Dropout(0.5)).eval()
+    buffers, example = [b.clone() for b in model.buffers()], a_batch()
+    random = torch.get_rng_state()
+    a_step(model, example)
+    assert torch.equal(random, torch.get_rng_state())
+    assert not model.training
+    assert all(map(torch.equal, buffers, model.buffers()))
+    assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
+
+
+def test_another_number_of_samples_goes_the_ordinary_way() -> None:
+    step = a_step(nn.Sequential(nn.Linear(6, 3)), a_batch(4))
+    assert step(a_batch(5)) is None
+    assert step(a_batch(4)) is not None
+
+
+def test_a_parameter_without_a_part_in_the_loss_has_a_gradient_of_zero() -> None:
+    model = TwoLayer(in_features=6, hidden_features=5, out_features=3)
+    model.register_parameter("idle", nn.Parameter(torch.ones(2)))
+    step = a_step(model, a_batch())
+    for p in model.parameters():
+        assert p.grad is not None
+        p.grad.fill_(7.0)
+    assert step(a_batch()) is not None
+    assert model.idle.grad.tolist() == [0.0, 0.0]  # type: ignore[union-attr]
+    assert model.w1.grad is not None
+    assert not (model.w1.grad == 7).any()
+
+
+def test_losses_and_gradients_are_those_of_each_batch() -> None:
+    torch.manual_seed(0)
+    model = Sequential([nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)])
+    loss_fn, store = LossFunction(nn.MSELoss(), model, None, NAMES), Store(model)
+    step = RecordedStep(model, loss_fn, store, [a_batch()])
+    kept = []
+    for _ in range(3):
+        batch = a_batch()
+        losses = step(batch)
+        assert losses is not None
+        gradients = store.grads.clone()
+        store.zero_grad()
+        expected = loss_fn(model(batch.inputs), batch.targets).total
+        expected.backward()
+        assert torch.equal(store.grads, gradients)
+        kept.append((losses.total, expected.detach()))
+    assert all(torch.equal(a, b) for a, b in kept)  # no later step has written over an earlier one's
+    assert len({a.item() for a, _ in kept}) == 3
+
+
+def test_the_form_that_writes_to_given_memory() -> None:
+    aten = torch.ops.aten
+    assert out_overload(aten.mm.default) is aten.mm.out
+    assert out_overload(aten.sum.dim_IntList) is aten.sum.IntList_out
+    assert out_overload(aten.threshold_backward.default) is aten.threshold_backward.grad_input
+    assert out_overload(aten.zeros_like.default) is aten.zeros_like.out
+    assert out_overload(aten.mse_loss.default) is None
