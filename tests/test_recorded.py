@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from trainer import checkpoint
+from trainer.build import Built
 from trainer.data.batches import Batch
 from trainer.losses import LossFunction
 from trainer.models.sequential import Sequential
 from trainer.models.two_layer import TwoLayer
 from trainer.recorded import NotRecorded, RecordedStep, out_overload
 from trainer.state import Store
-from trainer.training import Training
 
 Train = Callable[..., dict[str, Any]]
 NAMES = {"loss": "chosen", "model": "net", "data": "numbers"}
@@ -58,13 +58,14 @@ CASES = {
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether each run of this process was recorded."""
     found: list[bool] = []
-    record = Training._record
+    recorded = Built.recorded
 
-    def spied(training: Training) -> None:
-        record(training)
-        found.append(training.state.recorded is not None)
+    def spied(*arguments: Any) -> RecordedStep | None:
+        step = recorded(*arguments)
+        found.append(step is not None)
+        return step
 
-    monkeypatch.setattr(Training, "_record", spied)
+    monkeypatch.setattr(Built, "recorded", spied)
     return found
 
 
@@ -93,7 +94,7 @@ def test_a_recorded_run_has_the_bits_of_the_ordinary_one(
     train(*BASE, *CASES[case], "name=recorded")
     assert recorded == [True]
     assert capfd.readouterr().err == ""  # torch's warnings
-    monkeypatch.setattr(Training, "_record", lambda training: None)
+    monkeypatch.setattr(Built, "recorded", lambda *_: None)
     train(*BASE, *CASES[case], "name=ordinary")
     assert is_equal(outcome("recorded"), outcome("ordinary"))
 

@@ -371,11 +371,12 @@ def test_what_an_update_here_does_not_do_goes_to_torch(words, is_torchs, train):
     assert ("foreach" in group) is is_torchs
 
 
-def test_a_run_imports_no_compiler(tmp_path):
-    script = """
+@pytest.mark.parametrize("model", ["lenet", "two_layer"])
+def test_a_run_imports_no_compiler(tmp_path, model):
+    script = f"""
 import sys
 from trainer import cli
-cli.run_command(["max_steps=2", "data.limit=40", "scheduler=one_cycle", "name=it"])
+cli.run_command(["model={model}", "max_steps=2", "data.limit=40", "scheduler=one_cycle", "name=it"])
 print(*(name for name in ("torch._dynamo", "torch._inductor", "sympy") if name in sys.modules))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, cwd=tmp_path)

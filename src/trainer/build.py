@@ -17,7 +17,14 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from trainer import schema, trust, updates
 from trainer.cadence import evaluation_period, num_steps
-from trainer.data.batches import derived_seed, smallest_batch
+from trainer.data.batches import (
+    Batches,
+    ResidentBatches,
+    batch_length,
+    derived_seed,
+    first_samples,
+    smallest_batch,
+)
 from trainer.data.images import Augmentation
 from trainer.data.prepare import Splits, check, doubts, fingerprint, limited, prepare
 from trainer.data.source import Data
@@ -32,6 +39,7 @@ from trainer.models.lenet import LeNet
 from trainer.models.resnet import ResNet
 from trainer.optimizers import ELEMENTWISE
 from trainer.products import fast_products
+from trainer.recorded import NotRecorded, RecordedStep
 from trainer.request import Config, Request, resolved
 from trainer.schedulers import Schedule
 from trainer.state import Store, TrainingState
@@ -107,6 +115,24 @@ class Built:
         if not self.config["fast"] or self.device.type != "cpu":
             return contextlib.nullcontext()
         return fast_products(self.model, min(self.batch_size, self.samples_per_step), num_runs)
+
+    def recorded(self, network: nn.Module, train: Batches) -> RecordedStep | None:
+        """The step as calls of torch's operations alone, where that is the same and quicker.
+
+        Args:
+            network: the model, or its head alone where the batches of `train` are features.
+        """
+        config, is_whole = self.config, self.samples_per_step <= self.batch_size
+        is_plain = config["fast"] and not config["compile"] and config["precision"] == "float32"
+        is_near = self.device.type == "cpu" and isinstance(train, ResidentBatches) and self.world.size == 1
+        if not (is_whole and is_plain and is_near):
+            return None
+        lengths = {batch_length(len(train), self.samples_per_step, step) for step in (1, self.steps_per_epoch)}
+        try:
+            examples = (first_samples(train, length) for length in sorted(lengths))
+            return RecordedStep(network, self.loss_fn, self.state.store, examples)
+        except NotRecorded:
+            return None
 
     # ------------------------------------------------------------------ building
 

@@ -142,12 +142,11 @@ class Program:
     def __init__(self, model: nn.Module, loss_fn: LossFunction, store: Store, example: Batch) -> None:
         self._batch = Batch(example.inputs.clone(), example.targets.clone())
         self._seen: Batch | None = None  # whose samples that memory has
-        one = torch.ones((), dtype=store.values.dtype)
         kept = [tensor for module in (model, loss_fn) for tensor in (*module.parameters(), *module.buffers())]
-        recorder = Recorder([*self._batch, one, *kept])
+        recorder = Recorder([*self._batch, *kept])
         with recorder:
             self._losses = loss_fn(model(self._batch.inputs), self._batch.targets)
-            gradients = torch.autograd.grad(self._losses.total, store.parameters, one, allow_unused=True)
+            gradients = torch.autograd.grad(self._losses.total, store.parameters, allow_unused=True)
         arguments = [id(tensor) for call in recorder.calls for tensor in tensors_in((call.args, call.kwargs))]
         needed = {*arguments, *duplicates(map(id, gradients))}
         places = {id(g): p.grad for g, p in zip(gradients, store.parameters, strict=True) if id(g) not in needed}

@@ -24,7 +24,7 @@ from trainer.cache import num_bytes as num_cached_bytes
 from trainer.cadence import evaluation_period
 from trainer.checkpoint import Checkpoints, Saver, num_bytes
 from trainer.compiled import CompiledStep, NotCompiled
-from trainer.data.batches import Batch, Batches, ResidentBatches, batch_length, first_samples
+from trainer.data.batches import Batch, Batches, first_samples
 from trainer.distributed import Agreement
 from trainer.errors import Interrupted, NonFinite, Pruned, RunStopped, UserError
 from trainer.evaluate import evaluate, evaluating
@@ -46,7 +46,6 @@ from trainer.monitor.nonfinite import first_non_finite
 from trainer.monitor.statistics import Statistics, weight_statistics
 from trainer.observer import RunObserver
 from trainer.pruning import MedianRule
-from trainer.recorded import NotRecorded, RecordedStep
 from trainer.request import Config, Request
 from trainer.signals import Signals
 
@@ -119,9 +118,9 @@ class Training:
         """Trains to the end, tests, and leaves the result in the run's folder."""
         with self.signals.deferred(), self.open(), self.built.products():
             self.prepare()
-            self._record()
             # What is shared out over the processes goes through this; alone it is the network itself.
             state = self.state
+            state.recorded = self.built.recorded(self.feed.network, self.feed.train)
             state.forward = self.world.parallel(state.forward, self.built.device, self._has_unused_parameters())
             agreement = Agreement(self.world)
 
@@ -252,21 +251,6 @@ class Training:
             note(f"warning: compile=true: {error}; the run goes on uncompiled")
         else:
             note(f"compile=true: it took {time.perf_counter() - started:.1f} s to compile the step")
-
-    def _record(self) -> None:
-        """Has the steps be calls of torch's operations alone, where that is the same and quicker."""
-        built, config = self.built, self.config
-        is_whole, is_alone = built.samples_per_step <= built.batch_size, self.world.size == 1
-        is_plain = config["fast"] and not config["compile"] and config["precision"] == "float32"
-        if not (is_whole and is_alone and is_plain and built.device.type == "cpu"):
-            return
-        if not isinstance(self.feed.train, ResidentBatches):
-            return
-        num_samples, size = len(built.splits.train), built.samples_per_step
-        lengths = {batch_length(num_samples, size, step) for step in (1, built.steps_per_epoch)}
-        examples = (first_samples(self.feed.train, length) for length in sorted(lengths))
-        with contextlib.suppress(NotRecorded):
-            self.state.recorded = RecordedStep(self.feed.network, built.loss_fn, self.state.store, examples)
 
     def finish(self, is_over: bool) -> None:
         """After the last step of this process: saves, and where the training is over tests.

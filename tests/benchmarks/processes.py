@@ -73,7 +73,8 @@ def run(
 
 
 def _environment(threads: int | None) -> dict[str, str]:
-    return dict(os.environ) if threads is None else {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}  # as it is for a user
+    return environment if threads is None else {**environment, "OMP_NUM_THREADS": str(threads)}
 
 
 def last_line(text: str) -> str:

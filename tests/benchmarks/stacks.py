@@ -76,7 +76,8 @@ def stack(work: Work, num_steps: int, words: list[str]) -> float:
     splits, sample = runs[0].splits, runs[0].sample.inputs
     wait_for(runs[0])
     start = time.perf_counter()
-    fit_stack(members, splits.train, splits.val, sample, plan_of(runs[0]), never)
+    with runs[0].products(len(runs)):
+        fit_stack(members, splits.train, splits.val, sample, plan_of(runs[0]), never)
     wait_for(runs[0])
     spent = time.perf_counter() - start
     if any(member.error is not None or member.state.step != num_steps for member in members):
@@ -98,7 +99,9 @@ def by_loop(run: Built) -> float:
     batches = run.splits.train.training(run.samples_per_step, run.config["seed"], 1)
     wait_for(run)
     start = time.perf_counter()
-    fit(run.state, run.loss_fn, batches, plan_of(run), Nobody(), nullcontext, never)
+    with run.products():
+        run.state.recorded = run.recorded(run.model, run.splits.train)
+        fit(run.state, run.loss_fn, batches, plan_of(run), Nobody(), nullcontext, never)
     wait_for(run)
     return time.perf_counter() - start
 

@@ -7,7 +7,7 @@ from processes import TRAIN, Kept, new_folder, run
 from rounds import Contest, Row
 from works import WORKS, Work
 
-NUM_STEPS = {"digits": 300, "two_layer": 60}
+NUM_STEPS = {"digits": 1000, "two_layer": 250}
 GOALS = {"digits": 12.0, "two_layer": 2.8}
 # One after another: the loop of a tutorial without its DataLoader, with it, and our own.
 ALONE = {

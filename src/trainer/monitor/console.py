@@ -151,9 +151,10 @@ class Lines:
     def update(self, step: int, numbers: Mapping[str, float]) -> None:
         is_due = self._every > 0 and (step // self._every > self._last // self._every or step == self._max_steps)
         is_evaluation = any(tag.startswith(("val/", "test/")) for tag in numbers)
-        shown = [f"{tag}={short(number)}" for tag, number in numbers.items() if _belongs_in_a_line(tag)]
-        if shown and (is_due or is_evaluation):
-            self.note(f"step={step} {' '.join(shown)}")
+        if is_due or is_evaluation:
+            shown = [f"{tag}={short(number)}" for tag, number in numbers.items() if _belongs_in_a_line(tag)]
+            if shown:
+                self.note(f"step={step} {' '.join(shown)}")
         if is_due:
             self._last = step
 

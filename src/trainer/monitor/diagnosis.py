@@ -12,6 +12,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -385,16 +386,17 @@ def exploding_gradient(seen: Seen) -> Sighting | None:
     section 3.2 (clipping); I. Goodfellow, Y. Bengio, A. Courville, "Deep Learning" (2016), section 8.2.4.
     """
     loss, norm = seen.numbers["train/loss"], seen.numbers.get("grad_norm", 0.0)
-    numbers, advice = {"train/loss": loss, "grad_norm": norm}, attempt(seen.calmer)
+    numbers = {"train/loss": loss, "grad_norm": norm}
     if seen.numbers.get("nonfinite_gradients", 0) and not seen.facts.is_scaled:
-        return Sighting(None, numbers, OVERFLOWN, advice)
+        return Sighting(None, numbers, OVERFLOWN, attempt(seen.calmer))
     if seen.first_grad_norm is None or seen.first_loss is None:
         return None
     if loss <= seen.first_loss + abs(seen.first_loss) or norm <= EXPLODED * seen.first_grad_norm:
         return None
     numbers |= {"first_loss": seen.first_loss, "first_grad_norm": seen.first_grad_norm}
     worst = max(seen.gradients.items(), key=lambda x: x[1], default=(None, norm))[0]
-    return Sighting(worst, numbers, "every update overshoots, and the next gradient is larger for it", advice)
+    meaning = "every update overshoots, and the next gradient is larger for it"
+    return Sighting(worst, numbers, meaning, attempt(seen.calmer))
 
 
 def learning_rate_too_small(seen: Seen) -> Sighting | None:
@@ -405,10 +407,10 @@ def learning_rate_too_small(seen: Seen) -> Sighting | None:
 
     Source: A. Karpathy, CS231n, "Neural Networks Part 3", "Ratio of weights:updates" (should be about 1e-3).
     """
-    update = seen.update
+    if seen.has_learnt or (update := seen.update) is None or not 0 < update[1] < SMALLEST_UPDATE:
+        return None
     lr = max((x for tag, x in seen.numbers.items() if tag.partition("/")[0] == "lr"), default=math.inf)
-    is_held_down = seen.largest_lr is not None and lr < seen.largest_lr[1] / 2
-    if update is None or not 0 < update[1] < SMALLEST_UPDATE or seen.has_learnt or is_held_down:
+    if seen.largest_lr is not None and lr < seen.largest_lr[1] / 2:  # held down
         return None
     if seen.numbers.get("grad_norm", 0.0) < STILL_PULLS * (seen.first_grad_norm or 0.0):
         return None
@@ -426,9 +428,8 @@ def learning_rate_too_large(seen: Seen) -> Sighting | None:
 
     Source: A. Karpathy, CS231n, "Neural Networks Part 3", "Ratio of weights:updates" (should be about 1e-3).
     """
-    update = seen.update
     limit = 10 * LARGEST_UPDATE if seen.has_fallen else LARGEST_UPDATE
-    if update is None or update[1] < limit or seen.has_learnt:
+    if seen.has_learnt or (update := seen.update) is None or update[1] < limit:
         return None
     numbers = {f"update_ratio/{update[0]}": update[1], "train/loss": seen.loss}
     meaning = f"a step changes the weights by more than {limit:g} of themselves, and the loss stays high"
@@ -586,7 +587,7 @@ class Rule:
     is_long: bool = False
     tag: str = "train/loss"
 
-    @property
+    @cached_property
     def name(self) -> str:
         return self.check.__name__.replace("_", " ").replace("relus", "ReLUs")
 

@@ -27,8 +27,8 @@ MOMENTS = ("norm", "mean", "std", "max", "zeros")
 # A float32 dot product of numbers of one sign drifts with their count (measured: 6e-4 for two million equal ones), so
 # blocks of it are added up in float64. And above 10,000 numbers OpenBLAS starts threads, which would fight torch's.
 _BLOCK = 8192
-# Numbers of a segment that is looked at with others.
-_SMALL = 4096
+# Numbers of a segment that is looked at with others, and how many of those it is worth for.
+_SMALL, _FEW = 4096, 3
 
 
 class Statistics:
@@ -127,8 +127,10 @@ class _Segments:
         segments = [slice(a, b) for a, b in pairwise(bounds)]
         lengths = np.diff(bounds)
         self._count = len(segments)
-        self._large = [(i, segment) for i, segment in enumerate(segments) if lengths[i] > _SMALL]
-        self._small = np.flatnonzero((lengths > 0) & (lengths <= _SMALL))
+        is_small = (lengths > 0) & (lengths <= _SMALL)
+        is_small &= np.count_nonzero(is_small) >= _FEW
+        self._large = [(i, segment) for i, segment in enumerate(segments) if lengths[i] and not is_small[i]]
+        self._small = np.flatnonzero(is_small)
         if len(self._small):
             self._places = np.concatenate([np.arange(bounds[int(i)], bounds[int(i) + 1]) for i in self._small])
             self._lengths = lengths[self._small]
@@ -142,7 +144,8 @@ class _Segments:
                 for i, segment in self._large:
                     numbers[:, i] = _moments(row[segment])
                 if len(self._small):
-                    numbers[:, self._small] = self._of_small(row)
+                    for i, moment in enumerate(self._of_small(row)):
+                        numbers[i, self._small] = moment
         return found
 
     def norms(self, rows: NDArray) -> NDArray[np.float64]:
@@ -159,15 +162,13 @@ class _Segments:
     def _taken(self, row: NDArray) -> NDArray[np.float64]:
         return row[self._places].astype(np.float64)
 
-    def _of_small(self, row: NDArray) -> NDArray[np.float64]:
+    def _of_small(self, row: NDArray) -> tuple[NDArray[np.float64], ...]:
         x, lengths = self._taken(row), self._lengths
         mean = np.add.reduceat(x, self._starts) / lengths
         variance = np.add.reduceat(np.square(x - mean.repeat(lengths)), self._starts) / lengths
         norm = np.sqrt(np.add.reduceat(np.square(x), self._starts))
         largest = np.maximum.reduceat(np.abs(x), self._starts)
-        return np.stack(
-            [norm, mean, np.sqrt(variance), largest, np.add.reduceat(x == 0, self._starts, dtype=int) / lengths]
-        )
+        return norm, mean, np.sqrt(variance), largest, np.add.reduceat(x == 0, self._starts, dtype=int) / lengths
 
 
 # [num_runs, num_moments, num_segments] of the gradients and of the weights, [num_runs, num_segments] norms of the
