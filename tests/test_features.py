@@ -24,7 +24,7 @@ from trainer.data.prepare import Splits
 from trainer.distributed import ALONE
 from trainer.features import Features
 from trainer.models.finetune import Finetune
-from trainer.models.folding import folded
+from trainer.models.folding import folded, in_blocks
 from trainer.models.resnet import ResNet, resnet18
 
 Train = Callable[..., dict[str, Any]]
@@ -473,6 +473,33 @@ class TestFolding:
         network, inputs = Twice().eval(), torch.randn(2, 1, 3, 3)
         with torch.no_grad():
             torch.testing.assert_close(folded(network)(inputs), network(inputs))
+
+
+class Mixed(nn.Module):
+    """What oneDNN's layout has and has not, in turn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.second, self.relu = nn.Conv2d(8, 8, 3, padding=1, groups=2), nn.ReLU(inplace=True)
+        self.pool, self.average = nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.relu(self.norm(self.first(x)))
+        maps = self.pool(self.second(maps) + maps)
+        maps = torch.relu(self.second(torch.sigmoid(maps))) + maps.mean((2, 3), keepdim=True)
+        return self.average(maps).flatten(1)
+
+
+@pytest.mark.parametrize("make", [Mixed, resnet18])
+def test_in_blocks_it_is_the_same_network(make: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    network, inputs = make().eval(), torch.randn(3, 3, 40, 40)
+    quick = in_blocks(folded(network))
+    with torch.no_grad():
+        torch.testing.assert_close(quick(inputs), network(inputs), rtol=1e-4, atol=1e-4)
+    assert all(module.weight.is_mkldnn for module in quick.modules() if isinstance(module, nn.Conv2d))
+    assert not any(parameter.is_mkldnn for parameter in network.parameters())
 
 
 def test_no_compiler_is_imported(command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ CASES = {
     "tensors": (*TWO_LAYER, "model.gradient=tensors"),
     "custom_function": (*TWO_LAYER, "model.gradient=custom_function"),
     "float64": (*TWO_LAYER, "dtype=float64"),
+    "bfloat16": (*TWO_LAYER, "precision=bfloat16"),
     "large": (*TWO_LAYER, "model.hidden_features=1000", "batch_size=full"),
     "adam": ("model=two_layer", "optimizer=adam"),
     "torch's dropout and softmax": ("model=sequential", "loss=nll", *MOMENTUM),
@@ -118,7 +119,6 @@ def test_a_recorded_run_goes_on_exactly(train: Train, recorded: list[bool]) -> N
         ("model=two_layer", "fast=false"),
         ("model=two_layer", "model.gradient=numpy"),  # its results come from nowhere that torch knows
         ("model=two_layer", "gradient.accumulate=2"),
-        ("model=two_layer", "precision=bfloat16"),
         ("model=two_layer", "model.hidden_features=20000"),  # large
         ("model=lenet",),  # in another layout than plain memory
     ],

@@ -123,14 +123,14 @@ class Built:
             network: the model, or its head alone where the batches of `train` are features.
         """
         config, is_whole = self.config, self.samples_per_step <= self.batch_size
-        is_plain = config["fast"] and not config["compile"] and config["precision"] == "float32"
+        is_plain = config["fast"] and not config["compile"] and not self.state.scaler.is_enabled()
         is_near = self.device.type == "cpu" and isinstance(train, ResidentBatches) and self.world.size == 1
         if not (is_whole and is_plain and is_near):
             return None
         lengths = {batch_length(len(train), self.samples_per_step, step) for step in (1, self.steps_per_epoch)}
         try:
             examples = (first_samples(train, length) for length in sorted(lengths))
-            return RecordedStep(network, self.loss_fn, self.state.store, examples)
+            return RecordedStep(network, self.loss_fn, self.state.store, examples, self.precision)
         except NotRecorded:
             return None
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -36,13 +37,26 @@ class RecordedStep:
     Args:
         model: on a CPU, called in training with as many samples at once as one of the examples has.
         examples: samples of the training split.
+        precision: what the forward pass and the loss run under.
 
     Raises:
         NotRecorded: the model or the loss is the user's, who may have written more than operations; it is too large;
             or what was recorded depends on more than samples, parameters and buffers.
     """
 
-    def __init__(self, model: nn.Module, loss_fn: LossFunction, store: Store, examples: Iterable[Batch]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: LossFunction,
+        store: Store,
+        examples: Iterable[Batch],
+        precision: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
+        def losses_of(batch: Batch) -> Losses:
+            with precision():
+                losses: Losses = loss_fn(model(batch.inputs), batch.targets)
+            return losses
+
         trusted = (*TRUSTED["model"], *TRUSTED["loss"])
         for module in (*model.modules(), *loss_fn.modules()):
             if not belongs(type(module).__module__, trusted):
@@ -53,9 +67,9 @@ class RecordedStep:
         self._programs: dict[int, Program] = {}
         for example in examples:
             with rehearsing(model, store):
-                program = Program(model, loss_fn, store, example)
+                program = Program(losses_of, (model, loss_fn), store, example)
             other = Batch(example.inputs.flip(0), example.targets.flip(0))
-            ways = (partial(by_autograd, model, loss_fn, store, other), partial(program, other))
+            ways = (partial(by_autograd, losses_of, store, other), partial(program, other))
             if not all(map(is_same, *(rehearsed(way, model, store) for way in ways))):
                 raise NotRecorded("it gives other numbers")
             self._programs[len(example.inputs)] = program
@@ -67,8 +81,8 @@ class RecordedStep:
         return None if program is None else program(batch)
 
 
-def by_autograd(model: nn.Module, loss_fn: LossFunction, store: Store, batch: Batch) -> Losses:
-    losses = loss_fn(model(batch.inputs), batch.targets)
+def by_autograd(losses_of: Callable[[Batch], Losses], store: Store, batch: Batch) -> Losses:
+    losses = losses_of(batch)
     store.zero_grad()
     losses.total.backward()
     return losses
@@ -137,15 +151,21 @@ def tensors_in(values: Any) -> list[Tensor]:
 
 
 class Program:
-    """A step recorded with some samples, to be made with as many others."""
+    """A step recorded with some samples, to be made with as many others.
 
-    def __init__(self, model: nn.Module, loss_fn: LossFunction, store: Store, example: Batch) -> None:
+    Args:
+        losses_of: a batch; it computes from that and from what the modules keep.
+    """
+
+    def __init__(
+        self, losses_of: Callable[[Batch], Losses], modules: Iterable[nn.Module], store: Store, example: Batch
+    ) -> None:
         self._batch = Batch(example.inputs.clone(), example.targets.clone())
         self._seen: Batch | None = None  # whose samples that memory has
-        kept = [tensor for module in (model, loss_fn) for tensor in (*module.parameters(), *module.buffers())]
+        kept = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
         recorder = Recorder([*self._batch, *kept])
         with recorder:
-            self._losses = loss_fn(model(self._batch.inputs), self._batch.targets)
+            self._losses = losses_of(self._batch)
             gradients = torch.autograd.grad(self._losses.total, store.parameters, allow_unused=True)
         arguments = [id(tensor) for call in recorder.calls for tensor in tensors_in((call.args, call.kwargs))]
         needed = {*arguments, *duplicates(map(id, gradients))}

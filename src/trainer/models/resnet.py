@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import max_pool2d
 
 from trainer.errors import UserError, nearest
 from trainer.foreign import load_tensors
@@ -123,6 +122,7 @@ class ResNet(nn.Module):
 
         self.conv1 = convolution(in_channels, 64, 7, stride=2)
         self.bn1 = nn.BatchNorm2d(64)
+        self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
         self.layer1 = stage(64, 64, num_blocks[0], stride=1)
         self.layer2 = stage(block.expansion * 64, 128, num_blocks[1], stride=2)
         self.layer3 = stage(block.expansion * 128, 256, num_blocks[2], stride=2)
@@ -134,10 +134,11 @@ class ResNet(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         maps = self.bn1(self.conv1(inputs)).relu_()
-        if self.is_fast and takes_blocks(maps, self.conv1):  # torch's own pool makes little use of a CPU's vectors
-            maps = max_pool2d(maps.to_mkldnn(), kernel_size=3, stride=2, padding=1).to_dense()
+        # torch's own pool makes little use of a CPU's vectors
+        if self.is_fast and takes_blocks(maps, self.conv1, self.maxpool):
+            maps = self.maxpool(maps.to_mkldnn()).to_dense()
         else:
-            maps = max_pool2d(maps, kernel_size=3, stride=2, padding=1)
+            maps = self.maxpool(maps)
         maps = self.layer4(self.layer3(self.layer2(self.layer1(maps))))
         return self.fc(maps.mean((2, 3)))
 
