@@ -15,7 +15,7 @@ from trainer.data.batches import Batch
 from trainer.losses import LossFunction
 from trainer.models.sequential import Sequential
 from trainer.models.two_layer import TwoLayer
-from trainer.recorded import NotRecorded, RecordedStep, out_overload
+from trainer.recorded import NotRecorded, RecordedStep, is_same, out_overload
 from trainer.state import Store
 
 Train = Callable[..., dict[str, Any]]
@@ -163,6 +163,19 @@ class Making(nn.ReLU):
 
     def forward(self, inputs: Tensor) -> Tensor:
         return inputs * torch.from_numpy(inputs.detach().numpy().copy())
+
+
+def test_what_torch_refuses_is_not_recorded() -> None:
+    with pytest.raises(NotRecorded, match="RuntimeError"):
+        a_step(nn.Sequential(nn.Linear(7, 3)), a_batch())
+
+
+def test_the_same_bits() -> None:
+    nan, numbers = torch.tensor([1.0, torch.nan]), torch.tensor([1.0, 2.0])
+    assert is_same(nan, nan.clone())
+    assert is_same(torch.tensor([True]), torch.tensor([True]))
+    assert not is_same(nan, numbers)
+    assert not is_same(numbers, numbers * (1 + 2**-23))
 
 
 @pytest.mark.parametrize("kind", [Reading, Making])

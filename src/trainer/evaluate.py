@@ -30,8 +30,10 @@ def evaluating(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def rehearsing(model: nn.Module, store: Store) -> Iterator[None]:
-    """Training mode with gradients, for a step of which nothing is left: buffers, modes and the random state are what
-    they were, and the gradients 0."""
+    """Training mode with gradients, for a step of which nothing is left.
+
+    Buffers, modes and the random state are what they were then, and the gradients 0.
+    """
     before = [buffer.clone() for buffer in model.buffers()]
     with evaluating(model, store.values.device), torch.enable_grad():
         model.train()

@@ -20,6 +20,8 @@ from trainer.trust import TRUSTED, belongs
 # A larger network is none the quicker for it: its time is not in the bookkeeping. And what it computes is kept.
 MOST_PARAMETERS = 1 << 20
 MOST_BYTES = 8 << 20
+# How an operation makes memory; not asked for by the form of it that is given memory.
+FACTORY = ("dtype", "layout", "device", "pin_memory")
 
 
 class NotRecorded(Exception):
@@ -41,7 +43,7 @@ class RecordedStep:
 
     Raises:
         NotRecorded: the model or the loss is the user's, who may have written more than operations; it is too large;
-            or what was recorded depends on more than samples, parameters and buffers.
+            or what was recorded depends on more than samples, parameters and buffers; or torch refuses.
     """
 
     def __init__(
@@ -65,14 +67,19 @@ class RecordedStep:
             raise NotRecorded("it is large")
         self._model = model
         self._programs: dict[int, Program] = {}
-        for example in examples:
-            with rehearsing(model, store):
-                program = Program(losses_of, (model, loss_fn), store, example)
-            other = Batch(example.inputs.flip(0), example.targets.flip(0))
-            ways = (partial(by_autograd, losses_of, store, other), partial(program, other))
-            if not all(map(is_same, *(rehearsed(way, model, store) for way in ways))):
-                raise NotRecorded("it gives other numbers")
-            self._programs[len(example.inputs)] = program
+        try:
+            for example in examples:
+                with rehearsing(model, store):
+                    program = Program(losses_of, (model, loss_fn), store, example)
+                other = Batch(example.inputs.flip(0), example.targets.flip(0))
+                ways = (partial(by_autograd, losses_of, store, other), partial(program, other))
+                if not all(map(is_same, *(rehearsed(way, model, store) for way in ways))):
+                    raise NotRecorded("it gives other numbers")
+                self._programs[len(example.inputs)] = program
+        except NotRecorded:
+            raise
+        except Exception as error:  # of whatever kind: an operation may not be made to be called so
+            raise NotRecorded(f"{type(error).__name__}: {error}") from error
 
     def __call__(self, batch: Batch) -> Losses | None:
         """The losses of a batch, whose gradients are in the store then, whatever was there; None: not this batch."""
@@ -98,7 +105,7 @@ def rehearsed(way: Callable[[], Losses], model: nn.Module, store: Store) -> list
 
 def is_same(a: Tensor, b: Tensor) -> bool:
     """Bit for bit, but for the sign of 0 and of what is not a number."""
-    return torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
+    return bool(((a == b) | ((a != a) & (b != b))).all())
 
 
 class Call(NamedTuple):
@@ -168,8 +175,8 @@ class Program:
             self._losses = losses_of(self._batch)
             gradients = torch.autograd.grad(self._losses.total, store.parameters, allow_unused=True)
         arguments = [id(tensor) for call in recorder.calls for tensor in tensors_in((call.args, call.kwargs))]
-        needed = {*arguments, *duplicates(map(id, gradients))}
-        places = {id(g): p.grad for g, p in zip(gradients, store.parameters, strict=True) if id(g) not in needed}
+        uses = Counter([*arguments, *map(id, gradients)])
+        places = {id(g): p.grad for g, p in zip(gradients, store.parameters, strict=True) if uses[id(g)] == 1}
         written: set[int] = set()
         self._calls: list[Callable[[], object]] = []
         for call in recorder.calls:
@@ -197,10 +204,6 @@ class Program:
                 call()
             total, terms = self._losses
             return Losses(total.clone(), {name: term.clone() for name, term in terms.items()})
-
-
-def duplicates(values: Iterable[int]) -> list[int]:
-    return [value for value, count in Counter(values).items() if count > 1]
 
 
 def repeated(call: Call) -> list[Callable[[], object]]:
@@ -234,11 +237,7 @@ def out_overload(operator: OpOverload) -> OpOverload | None:
         arguments = overload._schema.arguments
         inputs = [(argument.name, str(argument.type)) for argument in arguments if not argument.is_out]
         own = [(argument.name, str(argument.type)) for argument in operator._schema.arguments]
-        # What says how memory is made is not asked for where there is some.
         own = [argument for argument in own if argument in inputs or argument[0] not in FACTORY]
         if len(arguments) - len(inputs) == len(operator._schema.returns) > 0 and inputs == own:
             return overload
     return None
-
-
-FACTORY = ("dtype", "layout", "device", "pin_memory")
