@@ -76,11 +76,11 @@ def existing_folder(word: str) -> Path:
 
 def runs_below(root: Path) -> tuple[list[Run], list[str]]:
     """Every run in a folder, sorted by name, and a line for each that can't be read."""
-    runs, broken = [], []
+    runs, broken, start = [], [], f"{root.as_posix()}/"
     for folder in run_folders(root):
-        name = folder.relative_to(root).as_posix()
+        name = folder.resolve().name if folder is root else folder.as_posix().removeprefix(start)
         try:
-            runs.append(read_run(folder, folder.resolve().name if name == "." else name))
+            runs.append(read_run(folder, name))
         except Broken as error:
             broken.append(str(error))
     return runs, broken
@@ -158,6 +158,7 @@ _SECTION = re.compile(r"([a-z_]+):\n((?:  .*\n)+)")
 # A key and a value that needs no YAML: a number, true, false or null.
 _PLAIN = re.compile(r"([A-Za-z_]\w*): (-?(?:0|[1-9]\d{0,14})(?:\.\d{1,17})?|true|false|null)\n")
 _WORDS = {"true": True, "false": False, "null": None}
+_CHOICES = {f"choices.{group}" for group in GROUPS}
 _UNREADABLE = (OSError, ValueError, RecursionError, YAMLError)
 
 
@@ -199,11 +200,15 @@ def read_config(folder: Path) -> dict[str, Any]:
             blocks = [_read(text)]  # not written by us: a text over several lines without indentation
     except _UNREADABLE as error:
         raise Broken(f"{folder / 'config.yaml'}: can't be read: {_reason(error)}") from error
-    flat = {key: value for block in blocks for key, value in block.items()}
+    flat: dict[str, Any] = {}
+    for block in blocks:
+        flat |= block
     choices = {group: flat[f"choices.{group}"] for group in (*GROUPS, "monitor") if f"choices.{group}" in flat}
     if not all(isinstance(choices.get(group), str) for group in GROUPS):
         raise Broken(f"{folder / 'config.yaml'}: is no config of train, or not a whole one")
-    return {**choices, **{key: v for key, v in flat.items() if not key.startswith("choices.") and key not in choices}}
+    for key in {key for block in blocks if _CHOICES.intersection(block) for key in block if key.startswith("choices.")}:
+        del flat[key]
+    return {**choices, **flat, **choices}  # first, and whatever else is named so
 
 
 def read_result(folder: Path) -> dict[str, Any]:
@@ -242,7 +247,7 @@ def read_metrics(folder: Path) -> Records:
 
 def _flat(values: dict[str, Any]) -> dict[str, Any]:
     """Without what is nested: our own files hold numbers and words alone."""
-    return {key: value for key, value in values.items() if _depth_is_at_most(0, value)}
+    return {key: value for key, value in values.items() if not isinstance(value, (dict, list))}
 
 
 def _depth_is_at_most(depth: int, value: Any) -> bool:
