@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from trainer import checkpoint
 from trainer.build import Built
 from trainer.data.batches import Batch
-from trainer.losses import LossFunction
+from trainer.losses import LossFunction, SumSquaredError
 from trainer.models.sequential import Sequential
 from trainer.models.two_layer import TwoLayer
 from trainer.recorded import NotRecorded, RecordedStep, is_same, out_overload
@@ -134,6 +134,58 @@ def a_batch(num_samples: int = 4) -> Batch:
 
 def a_step(model: nn.Module, example: Batch) -> RecordedStep:
     return RecordedStep(model, LossFunction(nn.MSELoss(), model, None, NAMES), Store(model), [example])
+
+
+VECTORS = (
+    *(nn.ReLU(), nn.ReLU(inplace=True), nn.GELU(), nn.SiLU(inplace=True), nn.ELU(), nn.LeakyReLU(), nn.PReLU()),
+    *(nn.RReLU(), nn.Sigmoid(), nn.Tanh(), nn.Softplus(), nn.Hardswish(), nn.Mish(), nn.Softmax(1), nn.LogSoftmax(1)),
+    *(nn.Dropout(0.5), nn.AlphaDropout(0.5), nn.LayerNorm(12), nn.BatchNorm1d(12), nn.GroupNorm(3, 12), nn.Hardtanh()),
+    *(nn.SELU(), nn.CELU(), nn.Threshold(0.1, 0.0), nn.Softsign(), nn.Hardshrink(), nn.GLU(), nn.Unflatten(1, (3, 4))),
+)
+MAPS = (
+    nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2)),
+    nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4), nn.AvgPool2d(2)),
+    nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), nn.AdaptiveAvgPool2d(2)),
+    nn.Sequential(nn.ConvTranspose2d(3, 4, 2), nn.InstanceNorm2d(4, affine=True), nn.AdaptiveMaxPool2d(3)),
+    nn.Sequential(nn.Conv2d(3, 6, 3, groups=3), nn.Upsample(scale_factor=2), nn.Dropout2d(0.3)),
+    nn.Sequential(nn.Conv2d(3, 4, 3), nn.LocalResponseNorm(2)),
+)
+TIED = nn.Linear(12, 12)
+CRITERIA = (
+    *(nn.MSELoss(), nn.MSELoss(reduction="sum"), nn.L1Loss(), nn.SmoothL1Loss(), nn.HuberLoss(), nn.PoissonNLLLoss()),
+    *(nn.BCEWithLogitsLoss(), nn.SoftMarginLoss(), nn.KLDivLoss(reduction="batchmean"), SumSquaredError()),
+)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "layers"),
+    [
+        *(((12,), layer) for layer in VECTORS),
+        *(((3, 16, 16), layers) for layers in MAPS),
+        ((6, 12), nn.TransformerEncoderLayer(12, 2, 24, batch_first=True)),
+        ((12,), nn.Sequential(TIED, nn.Tanh(), TIED)),
+        ((12,), nn.utils.parametrizations.weight_norm(nn.Linear(12, 12))),
+        ((12,), nn.utils.parametrizations.spectral_norm(nn.Linear(12, 12))),
+    ],
+    ids=lambda x: type(x).__name__ if isinstance(x, nn.Module) else str(x),
+)
+def test_torchs_layers_can_be_recorded(
+    inputs: tuple[int, ...], layers: nn.Module, capfd: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    first = nn.Linear(12, 12) if len(inputs) == 1 else nn.Identity()
+    size = nn.Sequential(first, layers)(torch.randn(2, *inputs)).flatten(1).shape[1]
+    model = nn.Sequential(first, layers, nn.Flatten(), nn.Linear(size, 3))
+    a_step(model, Batch(torch.randn(16, *inputs), torch.randn(16, 3)))  # which compares
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("criterion", CRITERIA, ids=lambda criterion: type(criterion).__name__)
+def test_torchs_losses_can_be_recorded(criterion: nn.Module, capfd: pytest.CaptureFixture[str]) -> None:
+    model = nn.Linear(6, 3)
+    loss_fn = LossFunction(criterion, model, None, NAMES)
+    RecordedStep(model, loss_fn, Store(model), [Batch(torch.randn(16, 6), torch.rand(16, 3))])
+    assert capfd.readouterr().err == ""
 
 
 class Counting(nn.Linear):
