@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from trainer import products
 from trainer.errors import RunStopped
+from trainer.models.lenet import LeNet
 from trainer.products import fast_products, is_float32, is_served_badly
 
 Train = Callable[..., dict[str, Any]]
@@ -78,6 +79,7 @@ def test_a_cpu_that_would_compute_with_less_is_not_let(monkeypatch: pytest.Monke
         (nn.Sequential(nn.Linear(64, 32), nn.Linear(32, 10)), 64, 1, "highest"),
         (nn.Sequential(nn.Linear(64, 32), nn.Linear(32, 10)), 64, 32, "medium"),  # one call for all runs
         (nn.Sequential(nn.Conv2d(1, 6, 5)), 64, 1, "highest"),  # oneDNN's as it is
+        (LeNet(num_classes=10), 64, 1, "highest"),
         (nn.Sequential(nn.Embedding(50_000, 100), nn.Linear(100, 10)), 64, 1, "highest"),  # looks up
     ],
 )
@@ -86,6 +88,12 @@ def test_only_where_products_are_large(model: nn.Module, num_samples: int, num_r
     with fast_products(model, num_samples, num_runs):
         assert torch.get_float32_matmul_precision() == expected
     assert torch.get_float32_matmul_precision() == "highest"
+
+
+@pytest.mark.usefixtures("badly_served")
+def test_a_compiled_convolution_is_a_product() -> None:
+    with fast_products(LeNet(num_classes=10), 64, num_places=32 * 32):
+        assert torch.get_float32_matmul_precision() == "medium"
 
 
 @pytest.mark.usefixtures("badly_served")

@@ -114,7 +114,8 @@ class Built:
         """What the training of so many runs like this one multiplies its matrices under."""
         if not self.config["fast"] or self.device.type != "cpu":
             return contextlib.nullcontext()
-        return fast_products(self.model, min(self.batch_size, self.samples_per_step), num_runs)
+        num_places = math.prod(self.splits.input_shape[1:]) if self.config["compile"] else 0
+        return fast_products(self.model, min(self.batch_size, self.samples_per_step), num_runs, num_places)
 
     def recorded(self, network: nn.Module, train: Batches) -> RecordedStep | None:
         """The step as calls of torch's operations alone, where that is the same and quicker.

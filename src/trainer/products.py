@@ -7,14 +7,14 @@ from functools import cache
 import torch
 from torch import nn
 
-# Multiplications in a product above which oneDNN is faster on the CPUs that `is_served_badly` names; it takes 10 us to
-# begin. Measured on 2026-11-22, one thread of an AMD EPYC (Zen 5), torch 2.13: 64x1000x100 0.54 of MKL's time,
-# 64x400x120 0.65, 64x120x84 1.2, 64x64x32 3.
-WORTH = 1 << 20
+# Multiplications in a model's mean product above which oneDNN is faster on the CPUs that `is_served_badly` names; it
+# takes 10 us to begin. Measured on 2026-11-22, one thread of an AMD EPYC (Zen 5), torch 2.13: 64x1000x100 0.54 of MKL's
+# time, 64x400x120 0.65, 64x120x84 1.2, 64x64x32 3; all nine of LeNet together, 1.3 million in the mean, 1.15.
+WORTH = 1 << 21
 
 
 @contextmanager
-def fast_products(model: nn.Module, num_samples: int, num_runs: int = 1) -> Iterator[None]:
+def fast_products(model: nn.Module, num_samples: int, num_runs: int = 1, num_places: int = 0) -> Iterator[None]:
     """Has torch multiply by oneDNN, where that is faster for this model and rounds no more than float32 does.
 
     torch does so where it is allowed to compute with less (`torch.set_float32_matmul_precision("medium")`). oneDNN does
@@ -24,13 +24,15 @@ def fast_products(model: nn.Module, num_samples: int, num_runs: int = 1) -> Iter
     Args:
         num_samples: that go through the model at once.
         num_runs: models like this one that are trained together, a product of all of them being one call.
+        num_places: of an image, where a compiler may make products of convolutions; each weight counts at each.
     """
+    times = {2: 1, 4: num_places}
     weights = [
-        parameter.numel()
+        parameter.numel() * times[parameter.dim()]
         for module in model.modules()
         if not isinstance(module, nn.Embedding)
         for parameter in module.parameters(recurse=False)
-        if parameter.dim() == 2
+        if times.get(parameter.dim())
     ]
     is_worth = sum(weights) * num_samples * num_runs > WORTH * len(weights)
     if not is_worth or not is_served_badly() or not is_untouched():
