@@ -292,6 +292,23 @@ def test_losses_and_gradients_are_those_of_each_batch() -> None:
     assert len({a.item() for a, _ in kept}) == 3
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_it_is_a_cuda_graph() -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)).cuda()
+    loss_fn, store = LossFunction(nn.MSELoss(), model, None, NAMES), Store(model)
+    step = RecordedStep(model, loss_fn, store, [Batch(*(tensor.cuda() for tensor in a_batch()))])
+    for _ in range(3):
+        batch = Batch(*(tensor.cuda() for tensor in a_batch()))
+        losses = step(batch)
+        assert losses is not None
+        gradients = store.grads.clone()
+        store.zero_grad()
+        expected = loss_fn(model(batch.inputs), batch.targets).total
+        expected.backward()
+        torch.testing.assert_close(losses.total, expected.detach(), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(store.grads, gradients, rtol=1e-4, atol=1e-6)
+
+
 def test_the_form_that_writes_to_given_memory() -> None:
     aten = torch.ops.aten
     assert out_overload(aten.mm.default) is aten.mm.out

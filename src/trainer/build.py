@@ -125,7 +125,7 @@ class Built:
         """
         config, is_whole = self.config, self.samples_per_step <= self.batch_size
         is_plain = config["fast"] and not config["compile"] and not self.state.scaler.is_enabled()
-        is_near = self.device.type == "cpu" and isinstance(train, ResidentBatches) and self.world.size == 1
+        is_near = self.device.type in ("cpu", "cuda") and isinstance(train, ResidentBatches) and self.world.size == 1
         if not (is_whole and is_plain and is_near):
             return None
         lengths = {batch_length(len(train), self.samples_per_step, step) for step in (1, self.steps_per_epoch)}
