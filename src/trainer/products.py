@@ -9,7 +9,8 @@ from torch import nn
 
 # Multiplications in a model's mean product above which oneDNN is faster on the CPUs that `is_served_badly` names; it
 # takes 10 us to begin. Measured on 2026-11-22, one thread of an AMD EPYC (Zen 5), torch 2.13: 64x1000x100 0.54 of MKL's
-# time, 64x400x120 0.65, 64x120x84 1.2, 64x64x32 3; all nine of LeNet together, 1.3 million in the mean, 1.15.
+# time, 64x400x120 0.65, 64x120x84 1.2, 64x64x32 3; all nine of LeNet together, 1.3 million in the mean, 0.95, for
+# which its 7 MiB of kernels are too much.
 WORTH = 1 << 21
 
 
