@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from trainer import products
 from trainer.errors import RunStopped
 from trainer.models.lenet import LeNet
-from trainer.products import fast_products, is_float32, is_served_badly
+from trainer.products import fast_products, is_float32, is_half_unused
 
 Train = Callable[..., dict[str, Any]]
 LARGE = nn.Linear(1000, 100)
@@ -111,10 +111,17 @@ def test_an_error_puts_it_back() -> None:
     assert torch.get_float32_matmul_precision() == "highest"
 
 
-def test_which_cpu_this_is_can_be_told() -> None:
-    """Either way; on no CPU it may raise."""
-    is_served_badly.cache_clear()
-    assert is_served_badly() in (True, False)
+@pytest.mark.parametrize(
+    ("vendor", "flags", "expected"),
+    [
+        ("AuthenticAMD", "fpu avx2 avx512f avx512_bf16", True),
+        ("AuthenticAMD", "fpu avx2", False),
+        ("AuthenticAMD", "fpu avx2 avx512f amx_bf16 amx_tile", False),  # would compute with less
+        ("GenuineIntel", "fpu avx2 avx512f", False),  # which MKL serves well
+    ],
+)
+def test_which_cpus_gain_by_it(vendor: str, flags: str, expected: bool) -> None:
+    assert is_half_unused(f"processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: {flags}\n") is expected
 
 
 @pytest.fixture

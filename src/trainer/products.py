@@ -58,12 +58,16 @@ def is_untouched() -> bool:
 
 @cache
 def is_served_badly() -> bool:
-    """Whether MKL leaves half of this CPU unused: it takes AVX-512 on Intel's alone."""
+    """Whether MKL leaves half of this CPU unused."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            facts = file.read(1 << 13)  # the first core's are enough
+            return is_half_unused(file.read(1 << 13))  # the first core's facts are enough
     except OSError:
         return False
+
+
+def is_half_unused(facts: str) -> bool:
+    """As Linux tells them in `/proc/cpuinfo`: MKL takes AVX-512 on Intel's CPUs alone."""
     return "AuthenticAMD" in facts and "avx512f" in facts and "amx" not in facts
 
 
