@@ -20,7 +20,7 @@ import pytest
 import torch
 from PIL import Image
 
-from trainer import cli
+from trainer.command import main as cli
 
 torch.set_num_threads(1)  # two pytest workers share two cores
 

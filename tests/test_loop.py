@@ -14,15 +14,15 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ExponentialLR, OneCycleLR, ReduceLROnPlateau
 from torch.testing import assert_close
 
-from trainer.checkpoint import Checkpoints
 from trainer.data.batches import Batch, ResidentBatches
 from trainer.data.images import Augmentation
+from trainer.disk.checkpoint import Checkpoints
 from trainer.errors import NonFinite, RunStopped
 from trainer.evaluate import evaluate
 from trainer.loop import Plan, Wish, fit
 from trainer.losses import Composite, L1Penalty, L2Penalty, Losses, LossFunction, SumSquaredError
-from trainer.optimizers import ManualSGD
-from trainer.schedulers import Schedule
+from trainer.optim.manual_sgd import ManualSGD
+from trainer.optim.schedulers import Schedule
 from trainer.state import Store, TrainingState
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.testing import assert_close
 
-from trainer.schedulers import Schedule
+from trainer.optim.schedulers import Schedule
 from trainer.state import Store, TrainingState, random_state, set_random_state
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

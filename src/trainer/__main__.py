@@ -1,6 +1,6 @@
 """`python -m trainer` is the command `train` (and what torchrun starts)."""
 
-from trainer.cli import main
+from trainer.command.main import main
 
 if __name__ == "__main__":
     main()

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from trainer.config.schema import shown
 from trainer.errors import UserError
-from trainer.schema import shown
 
 
 class Losses(NamedTuple):

@@ -14,7 +14,7 @@ from trainer.data.batches import Batch
 from trainer.distributed import ALONE, World
 from trainer.draws import random_state, set_random_state
 from trainer.losses import Losses
-from trainer.schedulers import Schedule
+from trainer.optim.schedulers import Schedule
 
 
 class Store:
@@ -70,8 +70,8 @@ class TrainingState:
     """Everything that a step changes.
 
     Args:
-        forward: what a batch goes through: the model, or its head alone where batches are features (trainer.features),
-            or what spreads either over several processes.
+        forward: what a batch goes through: the model, or its head alone where batches are features, or
+            what spreads either over several processes.
         compiled: forward, loss and backward in one for some samples out of so many; None of samples that it is not for.
         recorded: the same for a whole batch, whose gradients take the place of what was there.
         last: the last value of every tag; and the best validations, best/<tag>.

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
+
 from works import WORKS, Work
 
 WARM_UP = 50  # steps that do not count

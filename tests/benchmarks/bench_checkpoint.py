@@ -15,10 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import rounds
 import torch
 
-from trainer import checkpoint, cli
+import rounds
+from trainer.command import main as cli
+from trainer.disk import checkpoint
 
 STATES = {"0.4 MB": 34_000, "100 MB": 8_700_000}  # parameters, with the two numbers that Adam keeps for each
 REST = ("eval_every=1000000", "monitor=off", "max_steps=3000", "name=run")

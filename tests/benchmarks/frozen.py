@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from processes import events, new_folder, record_times, train
 from rounds import Contest, Row
 

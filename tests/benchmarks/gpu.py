@@ -45,8 +45,9 @@ def answer(question: dict[str, Any]) -> bool | float:
     """Whether there is a GPU; seconds per step of a replayed graph: forward, backward and update of a new batch."""
     import time
 
-    import bare
     import torch
+
+    import bare
 
     if "steps" not in question:
         return torch.cuda.is_available()

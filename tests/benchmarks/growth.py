@@ -97,11 +97,11 @@ def seconds_to_list(root: Path) -> float:
 
 def seconds_after(question: dict[str, Any]) -> float:
     """Per step of a run that stands at a step without having made the ones before it."""
-    from trainer import cli
-    from trainer.build import Built
-    from trainer.compose import composed, hydra_at
+    from trainer.command import main as cli
+    from trainer.config.compose import composed, hydra_at
+    from trainer.run.build import Built
+    from trainer.run.training import Training
     from trainer.signals import Signals
-    from trainer.training import Training
 
     first, last = question["after"] + 50, question["after"] + 50 + question["steps"]
     with new_folder() as folder, hydra_at(cli.config_folders([])) as search:

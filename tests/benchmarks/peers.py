@@ -28,8 +28,9 @@ class Prepared:
     """A work as a trainer takes it; shapes, optimizer and data are those of `bare.py`."""
 
     def __init__(self, work: Work, num_steps: int) -> None:
-        import bare
         import torch
+
+        import bare
 
         self.work, self.num_steps = work, num_steps
         self.model = timed(bare.model_of(work))

@@ -18,7 +18,7 @@ from trainer.monitor.events import event_files, records
 
 HERE = Path(__file__).parent
 # What an installation makes of `[project.scripts]`.
-TRAIN = [sys.executable, "-c", "from trainer.cli import main; main()"]
+TRAIN = [sys.executable, "-c", "from trainer.command.main import main; main()"]
 
 
 class Failed(Exception):

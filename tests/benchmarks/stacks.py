@@ -9,18 +9,18 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
-import bare
 import torch
-from processes import answer_questions
-from works import WORKS, Work
 
-from trainer import cli
-from trainer.build import Built
-from trainer.compose import composed, hydra_at
+import bare
+from processes import answer_questions
+from trainer.command import main as cli
+from trainer.config.compose import composed, hydra_at
 from trainer.draws import random_state
 from trainer.loop import Plan, Wish, fit
+from trainer.run.build import Built
 from trainer.stack.fit import fit_stack
 from trainer.stack.member import Member
+from works import WORKS, Work
 
 NUM_RATES, NUM_SEEDS = 8, 4
 

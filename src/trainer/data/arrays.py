@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trainer.config.schema import shown
 from trainer.data.source import Data, Samples, existing_path, split_off
 from trainer.errors import UserError, nearest
-from trainer.schema import shown
 
 Array = NDArray[Any]
 Pair = tuple[Array, Array]  # inputs [N, ...] and targets [N] or [N, D]

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from trainer.disk.files import cache_folder
 from trainer.errors import UserError, one_of
-from trainer.files import cache_folder
 
 CHUNK_BYTES = 1 << 16
 MIN_BYTES_PER_SECOND = 1_000  # a mirror that stays below this is given up: a trickle never runs into a timeout

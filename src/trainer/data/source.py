@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from trainer.config.schema import shown
 from trainer.errors import UserError, nearest
-from trainer.schema import shown
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from trainer.config.schema import is_larger_better, shown
 from trainer.errors import UserError
 from trainer.finished.chart import COLOURS, SIGNS, chart, colour, draw_png
 from trainer.finished.read import Run, best, finite_points, is_finite, number, read_metrics, run_named
 from trainer.finished.runs import PLACE, cell, differing, spent
 from trainer.finished.table import Column, open_console, print_lines, table
-from trainer.schema import is_larger_better, shown
 
 _CURVES = ("train/loss", "val/loss", "val/accuracy")
 _METRICS = ("train/loss", "val/loss", "val/accuracy", "test/loss", "test/accuracy")

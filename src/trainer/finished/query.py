@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from trainer.config.schema import is_larger_better, shown
 from trainer.errors import UserError, nearest
 from trainer.finished.read import Run, number
-from trainer.schema import is_larger_better, shown
 
 _WORD = r"""[^\s<>=!"']+"""
 _TERM = re.compile(rf"\s*({_WORD})\s*(<=|>=|!=|==|<|>|=)\s*({_WORD})(?=\s|$)")

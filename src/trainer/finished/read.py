@@ -14,9 +14,9 @@ from typing import Any
 
 from yaml import YAMLError
 
-from trainer import foreign
+from trainer.config.schema import GROUPS, is_larger_better, leaves
+from trainer.disk import foreign
 from trainer.errors import UserError, nearest
-from trainer.schema import GROUPS, is_larger_better, leaves
 
 Records = list[dict[str, Any]]  # the lines of metrics.jsonl, each with its `step`
 

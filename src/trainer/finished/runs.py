@@ -8,12 +8,12 @@ from typing import Any
 
 from rich.text import Text
 
+from trainer.config.schema import GROUPS, is_larger_better, shown
 from trainer.errors import UserError, printable
 from trainer.finished.query import conditions, in_order, refuse_unknown
 from trainer.finished.read import Run, existing_folder, is_finite, number, runs_below
 from trainer.finished.table import Column, open_console, print_lines, table
 from trainer.monitor.console import duration, short
-from trainer.schema import GROUPS, is_larger_better, shown
 
 PLACE = ("name", "run_dir", "resume")  # where a run lies says nothing about it
 WATCHING = ("trust", "monitor", "console", "checkpoint")  # nor does how it was watched and saved

@@ -10,12 +10,12 @@ from typing import Any
 from rich.text import Text
 from yaml import YAMLError
 
-from trainer import foreign
+from trainer.config.schema import GROUPS, resume_word, shown
+from trainer.config.trust import is_nobodys
+from trainer.disk import foreign
 from trainer.finished.read import Run, number, run_named
 from trainer.finished.runs import STATUS, cell, spent
 from trainer.finished.table import Column, open_console, print_lines, table
-from trainer.schema import GROUPS, resume_word, shown
-from trainer.trust import is_nobodys
 
 _OF_ALL = ("status", "steps", "seconds", "num_parameters", "num_trainable")  # of a result; the rest are tags
 _INDENT = 2

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, max_pool2d, relu
 
-from trainer.models.blocks import takes_blocks
-from trainer.models.windows import convolved_pooled_relu
+from trainer.fast.blocks import takes_blocks
+from trainer.fast.windows import convolved_pooled_relu
 
 
 class LeNet(nn.Module):

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainer.disk.tensors import load_tensors
 from trainer.errors import UserError, nearest
-from trainer.foreign import load_tensors
-from trainer.models.blocks import takes_blocks
+from trainer.fast.blocks import takes_blocks
 
 # The first eight digits of the file's SHA-256 stand in its name; torch.hub checks them.
 IMAGENET = {

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from trainer.schema import shown
+from trainer.config.schema import shown
 
 PROBABILITIES = (nn.Softmax, nn.Softmax2d, nn.Sigmoid)
 LOG_PROBABILITIES = (nn.LogSoftmax, nn.LogSigmoid)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.errors import nearest, one_of
-from trainer.gradients import autograd, custom_function, numpy, tensors
+from trainer.models.gradients import autograd, custom_function, numpy, tensors
 
 GRADIENTS = {
     "autograd": autograd.two_layer,

@@ -31,7 +31,7 @@ from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_STRING
 
-from trainer.files import cannot_write, write_atomically
+from trainer.disk.files import cannot_write, write_atomically
 
 MAX_WAITING = 1000  # records that may wait for the disk; one more, and the caller waits with them
 HPARAMS_PREFIX = "_hparams_/"  # the tags of the HPARAMS tab: a run that goes on writes them anew

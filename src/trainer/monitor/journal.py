@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from trainer.files import cannot_write, write_text
+from trainer.disk.files import cannot_write, write_text
 from trainer.monitor.console import Display
 from trainer.monitor.events import EventFile
 

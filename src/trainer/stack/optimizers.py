@@ -5,23 +5,23 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.optim import Optimizer
 
-from trainer import updates
+from trainer.fast import updates
+from trainer.fast.updates import Update
 from trainer.stack.refusal import CannotStack
 from trainer.stack.store import StackedStore
 from trainer.state import Store
-from trainer.updates import Update
 
 
 def stacked_update(optimizers: Sequence[Optimizer], store: StackedStore) -> Update:
     """What makes the updates of all optimizers at once; call `share` after a step that made new tensors.
 
     Raises:
-        CannotStack: they are of several classes, differ in more than numbers, or are not of `trainer.updates`.
+        CannotStack: they are of several classes, differ in more than numbers, or are not of `trainer.fast.updates`.
     """
     first = optimizers[0]
     for optimizer in optimizers:
         if not isinstance(optimizer, Update):
-            raise CannotStack(f"optimizer {type(optimizer).__name__}: is not one of those in trainer.updates")
+            raise CannotStack(f"optimizer {type(optimizer).__name__}: is not one of those in trainer.fast.updates")
         if type(optimizer) is not type(first):
             raise CannotStack(f"the optimizers are {type(first).__name__} and {type(optimizer).__name__}")
         for name, value in first.defaults.items():

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainer.disk.files import write_text
+from trainer.disk.lock import holder
 from trainer.errors import UserError
-from trainer.files import write_text
-from trainer.lock import holder
 from trainer.sweep.plan import Job
 from trainer.sweep.processes import LOG, Pool
 

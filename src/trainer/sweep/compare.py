@@ -6,10 +6,10 @@ from pathlib import Path
 from rich.text import Text
 from yaml import YAMLError
 
-from trainer import foreign
+from trainer.config.request import Request
+from trainer.disk import foreign
 from trainer.errors import UserError
 from trainer.finished.table import open_console, print_lines
-from trainer.request import Request
 from trainer.sweep.picture import draw, is_drawable
 from trainer.sweep.plan import Job
 from trainer.sweep.processes import LOG

@@ -8,11 +8,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from trainer.config.schema import is_larger_better
 from trainer.errors import UserError
 from trainer.finished.chart import drawable, new_figure, save_figure
 from trainer.finished.read import is_finite
 from trainer.monitor.console import short
-from trainer.schema import is_larger_better
 from trainer.sweep.results import Row, Setting, settings
 
 _LONGEST = 18  # characters of a value or a part of a key; of a longer one its end is shown, where names differ

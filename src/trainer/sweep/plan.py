@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer import folder as folders
-from trainer import schema
+from trainer.config import schema
+from trainer.config.request import Config, Request, resolved
+from trainer.disk import folder as folders
 from trainer.errors import UserError
-from trainer.request import Config, Request, resolved
 
 # Models whose runs are faster together on a CPU; a convolution is slower so (tests/benchmarks/table.py).
 FASTER_TOGETHER = ("two_layer", "sequential", "frozen_resnet")

@@ -18,9 +18,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from trainer.config.request import Request
+from trainer.disk.folder import read_result
 from trainer.errors import RunStopped
-from trainer.folder import read_result
-from trainer.request import Request
 from trainer.signals import Signals
 from trainer.sweep.plan import Job
 
@@ -63,7 +63,7 @@ class Pool:
     def __init__(self, at_once: int, devices: Sequence[int] | None) -> None:
         self.at_once, self.devices = at_once, devices
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["trainer.sweep.deaf", "trainer.run"])
+        self.context.set_forkserver_preload(["trainer.sweep.deaf", "trainer.run.run"])
         self.running: list[Running] = []
         # Every job holds the other end: it ends with this process, however that does.
         self._theirs, self._ours = self.context.Pipe(duplex=False)
@@ -135,7 +135,7 @@ def work(alive: Connection, requests: list[Request], logs: list[Path]) -> None:
         alive: a pipe that is closed when the process of the sweep ends.
     """
     from trainer.exits import exit_code
-    from trainer.run import run
+    from trainer.run.run import run
 
     def task(signals: Signals) -> None:
         unblock_sigterm()

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
+from trainer.disk.folder import read_result
 from trainer.finished.table import printable
-from trainer.folder import read_result
 from trainer.monitor.console import duration, short
 from trainer.sweep.plan import Job
 from trainer.sweep.processes import LOG, Outcome

@@ -12,13 +12,13 @@ from typing import Any
 
 from rich.text import Text
 
-from trainer import foreign
+from trainer.config.schema import is_larger_better
+from trainer.disk import foreign
+from trainer.disk.files import write_text
+from trainer.disk.folder import read_result
 from trainer.errors import UserError, nearest
-from trainer.files import write_text
 from trainer.finished.table import Column, open_console, print_lines, table
-from trainer.folder import read_result
 from trainer.monitor.console import short
-from trainer.schema import is_larger_better
 from trainer.sweep.importance import importance_line
 from trainer.sweep.plan import Job
 

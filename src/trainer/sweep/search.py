@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from trainer.request import Request
-from trainer.schema import is_larger_better
+from trainer.config.request import Request
+from trainer.config.schema import is_larger_better
 from trainer.signals import Signals
 from trainer.sweep.cluster import Cluster
 from trainer.sweep.plan import Job, is_finished, plan
@@ -102,7 +102,7 @@ def keys_of(trial: Trial) -> list[str]:
 
 def natural_metric(request: Request) -> str:
     """The validation accuracy, where the loss has one."""
-    from trainer.build import Built
+    from trainer.run.build import Built
 
     has_accuracy = Built(request, tuple(request.config["trust"])).loss_fn.num_classes is not None
     return "val/accuracy" if has_accuracy else "val/loss"

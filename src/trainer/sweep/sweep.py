@@ -10,12 +10,12 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from trainer import schema
+from trainer.config import schema
+from trainer.config.request import Request
+from trainer.disk.files import cannot_write, write_text
+from trainer.disk.folder import read_result
+from trainer.disk.lock import locked
 from trainer.errors import Interrupted, UserError, nearest, one_of
-from trainer.files import cannot_write, write_text
-from trainer.folder import read_result
-from trainer.lock import locked
-from trainer.request import Request
 from trainer.signals import Signals
 from trainer.sweep.cluster import Cluster
 from trainer.sweep.plan import Job, is_finished, listing, plan, units
@@ -205,7 +205,7 @@ def refuse_unbuildable(jobs: Sequence[Job], pool: Pool) -> None:
 
 def first_problem(requests: Sequence[tuple[str, Request]]) -> str | None:
     """What is wrong with the first request that can't be built."""
-    from trainer.build import Built  # torch comes with it
+    from trainer.run.build import Built  # torch comes with it
 
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - to the end of the process
     tags: list[str] = []

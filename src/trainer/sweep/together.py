@@ -9,19 +9,19 @@ from typing import Any, TextIO
 import torch
 from torch import Tensor
 
-from trainer import folder as folders
-from trainer.build import Built
+from trainer.config.request import Request
+from trainer.disk import folder as folders
 from trainer.draws import random_state
 from trainer.errors import Interrupted, RunStopped, UserError
 from trainer.loop import Wish
-from trainer.request import Request
-from trainer.run import going_on
+from trainer.run.build import Built
+from trainer.run.run import going_on
+from trainer.run.training import Training
 from trainer.signals import Signals
 from trainer.stack.fit import fit_stack, refuse_plan
 from trainer.stack.member import Member
 from trainer.stack.refusal import CannotStack
 from trainer.stack.stack import Stack
-from trainer.training import Training
 
 # Share of the free memory that a stack may take.
 SHARE_OF_MEMORY = 0.5

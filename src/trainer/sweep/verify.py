@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.request import Request
+from trainer.config.request import Request
 from trainer.sweep.plan import Job
 from trainer.sweep.processes import Pool
 

@@ -1,0 +1,1 @@
+"""What is typed: words to a verb, a run, a sweep or help."""

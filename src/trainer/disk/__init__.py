@@ -1,0 +1,1 @@
+"""Files that no crash can spoil and no stranger can use."""

@@ -1,0 +1,241 @@
+"""Checkpoints: written so that no crash can spoil a file, read so that no file can run code."""
+
+import os
+import pickle
+import re
+import shutil
+import threading
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainer.disk.files import cannot_write, write_atomically
+from trainer.disk.tensors import load_tensors, refuse_hostile
+from trainer.errors import UserError
+
+# How long the best checkpoint may be in memory alone.
+BEST_SECONDS = 10.0
+
+
+def write(path: Path, state: Any) -> None:
+    """A checkpoint file: plain values, tensors and a checksum of each; read back before it gets its name."""
+    checksums = [checksum(tensor) for tensor in tensors(state)]
+
+    def save(temporary: Path) -> None:
+        torch.save({"state": state, "checksums": checksums}, temporary)
+        refuse_hostile(temporary)
+
+    write_atomically(path, save)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The state in a checkpoint file, on the CPU.
+
+    Each record's CRC is checked first (`load_tensors`); then the checksum of each tensor, since damage to the archive's
+    own tables has torch read the wrong bytes.
+
+    Raises:
+        UserError: the file is damaged, holds something else, or wants to run code.
+    """
+    try:
+        content = load_tensors(path)
+        found = [checksum(tensor) for tensor in tensors(content)]
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{path}: not a whole checkpoint (it holds more than tensors and plain values).") from error
+    except Exception as error:  # damage makes torch and zipfile raise errors of every kind
+        reason = ascii(str(error).splitlines()[0])[1:-1] if str(error) else type(error).__name__
+        raise UserError(f"{path}: not a whole checkpoint ({reason}).") from error
+    if not isinstance(content, dict) or content.keys() != {"state", "checksums"}:
+        raise UserError(f"{path}: not a checkpoint of train.")
+    state, checksums = content["state"], content["checksums"]
+    if not isinstance(state, dict) or not {"model", "optimizer", "step"} <= state.keys():
+        raise UserError(f"{path}: not a checkpoint of train: it lacks model, optimizer or step.")
+    if type(state["step"]) is not int or state["step"] < 0:
+        raise UserError(f"{path}: not a checkpoint of train: its step is no whole number.")
+    if found != checksums:
+        raise UserError(f"{path}: not a whole checkpoint (the checksum of a tensor is wrong).")
+    return state
+
+
+def tensors(state: Any) -> Iterator[Tensor]:
+    """Every tensor in nested dicts and lists, in their order."""
+    if isinstance(state, Tensor):
+        yield state
+    elif isinstance(state, Mapping):
+        for value in state.values():
+            yield from tensors(value)
+    elif isinstance(state, list | tuple):
+        for value in state:
+            yield from tensors(value)
+
+
+def num_bytes(state: Any) -> int:
+    """What the tensors of a state take."""
+    return sum(tensor.nbytes for tensor in tensors(state))
+
+
+def snapshot(state: Any) -> Any:
+    """The state as it is now, on the CPU: what happens to the tensors later does not change it."""
+    if isinstance(state, Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, Mapping):
+        return {key: snapshot(value) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)([snapshot(value) for value in state])
+    return state
+
+
+def checksum(tensor: Tensor) -> int:
+    """The CRC-32 of a tensor's bytes."""
+    return zlib.crc32(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+
+
+class Checkpoints:
+    """The folder `checkpoints/` of a run: `step_<n>.pt`, the newest `keep` of them; `last.pt` and `best.pt` are links.
+
+    Args:
+        folder: made when the first checkpoint is written.
+        keep: how many `step_<n>.pt` stay.
+    """
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder, self.keep = folder, keep
+
+    def save(self, state: dict[str, Any], is_best: bool = False) -> None:
+        """Writes the state; the old files go only after the new one is there.
+
+        Raises:
+            UserError: it can't be written, as on a full disk; what was there is whole.
+        """
+        path = self.folder / f"step_{state['step']:08d}.pt"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write(path, state)
+            self._link(path, "last.pt")
+            if is_best:
+                self._link(path, "best.pt")
+        except pickle.UnpicklingError as error:
+            raise UserError(
+                f"{path}: could not be read again: {error}. Model and optimizer may keep tensors, numbers, texts, "
+                "lists and dicts in their states."
+            ) from error
+        except (OSError, RuntimeError, zipfile.BadZipFile) as error:  # torch's own writer knows RuntimeErrors alone
+            raise cannot_write(path, error, num_bytes(state)) from error
+        files = self.files()
+        # A run goes on from the newest whole file: what bears a later step than the one just written is damaged.
+        kept = files[files.index(path) :][: self.keep]
+        for other in files:
+            if other not in kept:
+                other.unlink()
+
+    def _link(self, path: Path, name: str) -> None:
+        """A second name for the same bytes: no second copy on disk, and retention can't take it away."""
+
+        def link(temporary: Path) -> None:
+            try:
+                os.link(path, temporary)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(path, temporary)
+
+        write_atomically(self.folder / name, link)
+
+    def files(self) -> list[Path]:
+        """`step_<n>.pt`, the newest first."""
+        found = {path: re.fullmatch(r"step_(\d+)\.pt", path.name) for path in self.folder.glob("step_*.pt")}
+        steps = {path: int(match[1]) for path, match in found.items() if match}
+        return sorted(steps, key=lambda path: steps[path], reverse=True)
+
+    def newest(self, warn: Callable[[str], None]) -> dict[str, Any] | None:
+        """The newest whole state, or None where there is no file.
+
+        Raises:
+            UserError: there are files, and none is whole.
+        """
+        problems = []
+        for path in self.files():
+            try:
+                state = read(path)
+            except UserError as error:
+                problems.append(str(error))
+                continue
+            for problem in problems:
+                warn(f"warning: {problem} Going on from {path.name}.")
+            return state
+        if problems:
+            raise UserError(" ".join(problems))
+        return None
+
+
+class Saver:
+    """Writes checkpoints beside the training: a copy is taken at once, a thread writes it.
+
+    One file at a time: who saves again before the last is written waits for it. The best so far is not written at once,
+    as early in a training a better one is soon there, but after `BEST_SECONDS`, or before whatever else is. If the
+    process is killed meanwhile, the run goes on from before it and finds it again.
+    """
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self._checkpoints = checkpoints
+        self._thread: threading.Thread | None = None
+        self._timer: threading.Timer | None = None
+        self._best: dict[str, Any] | None = None  # a copy that is on no disk
+        self._taking, self._writing = threading.Lock(), threading.Lock()
+        self._error: Exception | None = None
+
+    def save(self, state: dict[str, Any], is_best: bool = False) -> None:
+        """Raises UserError: a file before this one could not be written."""
+        self.refuse_failed()
+        copy = snapshot(state)
+        if is_best:
+            with self._taking:
+                self._best = copy
+            if self._timer is None:
+                self._timer = threading.Timer(BEST_SECONDS, self._write_best)
+                self._timer.daemon = True
+                self._timer.start()
+            return
+        self._join()
+        self._thread = threading.Thread(target=self._write, args=(copy,), name="checkpoint")
+        self._thread.start()
+
+    def _write_best(self) -> None:
+        self._timer = None
+        self._write(None)
+
+    def _write(self, state: dict[str, Any] | None) -> None:
+        """The best that has waited, then this."""
+        with self._writing:
+            with self._taking:
+                best, self._best = self._best, None
+            try:
+                if best is not None:
+                    self._checkpoints.save(best, is_best=True)
+                if state is not None:
+                    self._checkpoints.save(state)
+            except Exception as error:
+                self._error = error
+
+    def _join(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def refuse_failed(self) -> None:
+        """Raises UserError if a file could not be written."""
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def wait(self) -> None:
+        """Waits until all is on the disk. Raises UserError if it could not be written."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._join()
+        self._write(None)
+        self.refuse_failed()

@@ -1,0 +1,160 @@
+"""The folder of a run: where it lies, what it holds, and whether a run in it may go on with another config."""
+
+import io
+import json
+import math
+import os
+import re
+import secrets
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from trainer.config.schema import leaves, shown, yaml_problem
+from trainer.disk import foreign, lock
+from trainer.disk.files import write_text
+from trainer.errors import UserError
+
+# What may change when a run goes on: it changes neither the numbers so far nor what they mean.
+FREE = (
+    "max_steps",
+    "max_epochs",
+    "eval_every",
+    "device",
+    "compile",
+    "fast",
+    "cache_limit",
+    "deterministic",
+    "threads",
+    "on_nan",
+    "name",
+    "run_dir",
+    "resume",
+    "trust",
+    "monitor",
+    "checkpoint",
+    "console",
+    "sweep",
+    "dry_run",
+)
+
+
+def is_free(key: str) -> bool:
+    """Whether a key may change when a run goes on."""
+    return key.split(".")[0] in FREE
+
+
+def locate(config: Mapping[str, Any], label: str) -> Path:
+    """The folder that the config names, or a new one's name that no other run has. Makes nothing."""
+    if config["resume"] not in (None, "auto"):
+        return Path(str(config["resume"])).expanduser()
+    if config["run_dir"] is not None:
+        return Path(str(config["run_dir"])).expanduser()
+    if config["name"] is not None:
+        return Path("runs", str(config["name"]))
+    return Path("runs", label, f"{datetime.now():%Y-%m-%d_%H%M%S}-{secrets.token_hex(2)}")
+
+
+def is_before_config(path: Path) -> bool:
+    """What a run writes into its folder before `config.yaml` makes it one: all that a process killed then has left."""
+    return path.name in (lock.NAME, "overrides.yaml", "log.txt") or (
+        path.name.startswith(".") and path.name.endswith(".tmp")
+    )
+
+
+def read_config(folder: Path) -> dict[str, Any] | None:
+    """The config of the run in this folder, None where there is no run. Foreign text: nothing in it is trusted.
+
+    Raises:
+        UserError: the folder is no folder, holds something else, or its config can't be read.
+    """
+    path = folder / "config.yaml"
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder}: is a file; a run needs a folder. Type another name=, run_dir= or resume=.")
+        is_run = os.path.lexists(path)
+        if not is_run and folder.exists() and not all(map(is_before_config, folder.iterdir())):
+            raise UserError(
+                f"{folder}: is not empty and holds no run (no config.yaml). Type another name= or run_dir=."
+            )
+        foreign.refuse_links(folder)  # before anything in it is read, locked or written
+        if not is_run:
+            return None
+        text = foreign.text(path)
+        foreign.read_yaml(text)
+        stored = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)))
+    except foreign.Link as error:
+        raise UserError(f"{folder}: {error}; a run's folder holds plain files alone. Take it out.") from error
+    except OSError as error:  # not readable; a name of more letters than there may be
+        raise UserError(f"{path}: can't be read: {error.strerror}. Type another name= or run_dir=.") from error
+    except (ValueError, OmegaConfBaseException, YAMLError) as error:
+        raise UserError(f"{path}: can't be read: {yaml_problem(error)}.") from error
+    if not isinstance(stored, dict):
+        raise UserError(f"{path}: holds no config.")
+    return {str(key): value for key, value in stored.items()}
+
+
+def refuse_resolvers(folder: Path, stored: Any, config: Any, key: str = "") -> None:
+    """Refuses `${oc.env:HOME}` and its like in a stored config, which would read this machine for whoever wrote it.
+
+    Args:
+        stored, config: of the folder, and of this command, both with interpolations: what stands in both was typed.
+
+    Raises:
+        UserError: names the key.
+    """
+    if isinstance(stored, Mapping):
+        for name, value in stored.items():
+            other = config.get(name) if isinstance(config, Mapping) else None
+            refuse_resolvers(folder, value, other, f"{key}.{name}".lstrip("."))
+    elif isinstance(stored, list):
+        for i, value in enumerate(stored):
+            other = config[i] if isinstance(config, list) and i < len(config) else None
+            refuse_resolvers(folder, value, other, f"{key}.{i}")
+    elif isinstance(stored, str) and stored != config and re.search(r"\$\{.*:", stored, re.DOTALL):
+        raise UserError(f"{folder}/config.yaml: {key}={stored}: asks for more than another key. Type {key}=...")
+
+
+def refuse_changes(folder: Path, stored: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Refuses to go on with another model, data, loss or update than the run was started with.
+
+    Raises:
+        UserError: lists each key that differs, with both values.
+    """
+    old, new = dict(leaves(stored)), dict(leaves(config))
+    differing = [
+        f"{key}={shown(new.get(key))} (was {shown(old.get(key))})"
+        for key in {**old, **new}
+        if not is_free(key) and old.get(key) != new.get(key)
+    ]
+    if differing:
+        raise UserError(
+            f"{folder} holds a run that was started differently: {', '.join(differing)}. "
+            "Type the old values to go on, or another name= for a new run."
+        )
+
+
+def write_config(folder: Path, config: Mapping[str, Any], overrides: list[str]) -> None:
+    """`config.yaml`, all of it, and `overrides.yaml`, what was typed."""
+    write_text(folder / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(overrides)))
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """`result.json`, None where the run has not ended."""
+    try:
+        result = json.loads(foreign.text(folder / "result.json"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return result if isinstance(result, dict) and isinstance(result.get("steps"), int) else None
+
+
+def write_result(folder: Path, result: Mapping[str, Any]) -> None:
+    """`result.json`: one flat object; JSON has no NaN, so what is not finite is null."""
+    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in result.items()}
+    write_text(folder / "result.json", json.dumps(finite, indent=2) + "\n")

@@ -1,0 +1,92 @@
+"""Texts and folders that somebody else may have written: nothing in them runs, and none is read without an end."""
+
+import contextlib
+import errno
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+try:
+    from yaml import CSafeLoader as SafeLoader
+except ImportError:  # PyYAML without libyaml
+    from yaml import SafeLoader
+
+MAX_TEXT_BYTES = 1 << 24  # a config has some kB
+_LONG_WORD = re.compile(r"[-+\w.:]{300,}")  # such a number takes ever longer to read, and can't be printed
+MAX_DEPTH = 50  # of a config; PyYAML's parser in C ends the process at some ten thousands
+
+
+class Link(Exception):
+    """Something in a folder is no file and no folder."""
+
+
+def content(path: Path, max_bytes: int | None = None) -> bytes:
+    """What is in a plain file: a pipe and a device would be read for ever.
+
+    Raises:
+        OSError: it isn't there, or is something else than a plain file.
+        ValueError: it is larger than `max_bytes`.
+    """
+    refuse_no_file(path)
+    with open(path, "rb") as file:
+        found = file.read() if max_bytes is None else file.read(max_bytes + 1)
+    if max_bytes is not None and len(found) > max_bytes:
+        raise ValueError(f"it has more than {max_bytes:,} bytes")
+    return found
+
+
+def text(path: Path) -> str:
+    """The text in a plain file of at most `MAX_TEXT_BYTES`; raises as `content`, and ValueError where it's no UTF-8."""
+    return content(path, MAX_TEXT_BYTES).decode()
+
+
+def refuse_no_file(path: Path) -> None:
+    """Raises OSError where there is no plain file, or a link to one."""
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "It is no plain file", str(path))
+
+
+def refuse_links(folder: Path) -> None:
+    """Refuses what would have a run write elsewhere than into its own folder, or wait for ever.
+
+    Raises:
+        Link: a link, a pipe or a device is in it, however deep.
+    """
+    for parent, folders, files in os.walk(folder):
+        for path in (Path(parent, name) for name in (*folders, *files)):
+            with contextlib.suppress(FileNotFoundError):  # a temporary file of a run that goes on
+                mode = path.lstat().st_mode
+                if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                    kind = f"a link to {os.readlink(path)}" if stat.S_ISLNK(mode) else "no plain file"
+                    raise Link(f"{path.relative_to(folder)} is {kind}")
+
+
+def read_yaml(words: str, loader: Any = SafeLoader) -> Any:
+    """What a YAML text holds.
+
+    Raises:
+        ValueError: it refers back to parts of itself (a kB of that unfolds to any number of GB), is nested deeper than
+            `MAX_DEPTH`, or holds an endless number.
+        yaml.YAMLError: it is no YAML, or wants to make other objects than texts, numbers, lists and mappings.
+    """
+    depth = 0
+    for event in yaml.parse(words, SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError(f"it refers to a part of itself by *{event.anchor}")
+        if (
+            isinstance(event, yaml.ScalarEvent)
+            and (event.implicit[0] or event.tag)
+            and _LONG_WORD.fullmatch(event.value)
+        ):
+            raise ValueError(f"it holds a number of {len(event.value):,} digits")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
+    return yaml.load(words, loader)

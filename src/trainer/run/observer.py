@@ -1,0 +1,210 @@
+"""What happens at the steps that are due: statistics, validation, checkpoints."""
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+
+from trainer.cadence import is_due, is_recorded
+from trainer.config.schema import is_larger_better
+from trainer.data.batches import Batches
+from trainer.disk.checkpoint import Saver
+from trainer.evaluate import evaluate
+from trainer.finished.pruning import MedianRule
+from trainer.losses import Losses, LossFunction
+from trainer.monitor.activations import Activations
+from trainer.monitor.diagnosis import Diagnosis, Finding
+from trainer.monitor.journal import Journal
+from trainer.monitor.statistics import Statistics, histograms
+from trainer.state import TrainingState
+
+
+class RunObserver:
+    """Watches one run; see `trainer.loop.Observer` for when it is called.
+
+    Args:
+        log_every: steps from one record of numbers to the next; what else is shown is written nowhere.
+        statistics: of every parameter's gradient and weight, or None.
+        histogram_every: steps from one histogram of every parameter to the next, or None.
+        activations: of the model, or None.
+        diagnosis: what the numbers mean.
+        metric: the validation tag that decides which checkpoint is best.
+        samples_per_step: of a whole batch.
+        save_every: steps that may be lost at most: the training waits until such a checkpoint is on the disk.
+        save_every_minutes: a checkpoint is due when the last one is older; it is written beside the training.
+        is_stop_requested: breaks a validation off.
+        rule: says whether the run is worth its time, or None.
+
+    Attributes:
+        network, val: what is validated, and on what: the model or its head, on inputs or on features.
+    """
+
+    def __init__(
+        self,
+        state: TrainingState,
+        loss_fn: LossFunction,
+        val: Batches,
+        journal: Journal,
+        saver: Saver,
+        precision: Callable[[], AbstractContextManager[object]],
+        *,
+        max_steps: int,
+        log_every: int | None,
+        samples_per_step: int,
+        metric: str,
+        statistics: Statistics | None,
+        histogram_every: int | None,
+        activations: Activations | None,
+        diagnosis: Diagnosis,
+        save_every: int | None,
+        save_every_minutes: float | None,
+        is_stop_requested: Callable[[], bool],
+        rule: MedianRule | None,
+    ) -> None:
+        self.state, self.loss_fn, self.journal = state, loss_fn, journal
+        self.network, self.val = state.model, val
+        self.saver, self.precision = saver, precision
+        self.is_stop_requested = is_stop_requested
+        self.rule = rule
+        self.pruned_for: str | None = None
+        self.save_every = save_every
+        self._save_every_seconds = math.inf if save_every_minutes is None else 60 * save_every_minutes
+        self.max_steps, self.log_every = max_steps, log_every
+        self.samples_per_step, self.metric = samples_per_step, metric
+        self.statistics, self.histogram_every = statistics, histogram_every
+        self.activations, self.diagnosis = activations, diagnosis
+        self.tick = journal.display.tick
+        self._numbers: dict[str, float] = {}
+        self._saved_step: int | None = None
+        self.start_clock()
+
+    def start_clock(self) -> None:
+        """The training begins now."""
+        self.started = time.perf_counter()
+        self._logged_at, self._logged_step = self.started, self.state.step
+        self._saved_at = self.started
+
+    def before_forward(self, step: int) -> None:
+        if self.activations is not None and is_recorded(step, self.log_every, self.max_steps):
+            self.activations.watch()
+
+    def before_update(self, step: int, losses: Losses) -> None:
+        stacked = torch.stack([losses.total, *losses.terms.values()])
+        values = self.state.world.sum(stacked).tolist()  # the wait for the device
+        self._numbers = dict(zip(["train/loss", *(f"train/loss/{name}" for name in losses.terms)], values, strict=True))
+        rates = [group["lr"] for group in self.state.optimizer.param_groups]
+        self._numbers |= {"lr": rates[0]} if len(rates) == 1 else {f"lr/{i}": rate for i, rate in enumerate(rates)}
+        if not is_recorded(step, self.log_every, self.max_steps):
+            return
+        store = self.state.store
+        if self.statistics is not None:
+            self.statistics.before(store.values, store.grads)
+        if self.journal.events is not None and is_recorded(step, self.histogram_every, self.max_steps):
+            for kind, buffer in (("gradients", store.grads), ("weights", store.values)):
+                drawn = histograms(buffer[0], store.bounds)
+                tags = [f"{kind}/{name}" for name in store.names]
+                self.journal.events.histograms(step, dict(zip(tags, drawn, strict=True)))
+
+    def skipped(self, step: int) -> None:
+        self.state.last["skipped_steps"] = self.state.num_skipped
+        if self.state.num_skipped_in_row == 1:
+            self.journal.display.note(
+                f"warning: step={step}: the loss or a gradient is not finite; no update is made (on_nan=skip)"
+            )
+
+    def after_update(self, step: int) -> None:
+        if not is_recorded(step, self.log_every, self.max_steps):
+            self.journal.display.update(step, self._numbers)
+            return
+        per_parameter: dict[str, float] = {}
+        if self.statistics is not None:
+            values = self.statistics.after(self.state.store.values)[0].tolist()
+            per_parameter = dict(zip(self.statistics.tags, values, strict=True))
+            self._numbers["grad_norm"] = per_parameter.pop("grad_norm")
+        if self.activations is not None:
+            per_parameter |= self.activations.numbers()
+        now = time.perf_counter()
+        seconds, steps = now - self._logged_at, step - self._logged_step
+        self._logged_at, self._logged_step = now, step
+        self._numbers["time/step_ms"] = 1000 * seconds / steps
+        self._numbers["time/samples_per_second"] = self.samples_per_step * steps / seconds
+        device = self.state.store.values.device
+        if device.type == "cuda":  # what torch has allocated: a counter of its own, the device is not asked
+            self._numbers["device/memory_mb"] = torch.cuda.memory_allocated(device) / 2**20
+        self.saver.refuse_failed()
+        self.journal.write(step, self._numbers, per_parameter)
+        self.report(step, self.diagnosis.observe(step, self._numbers | per_parameter))
+
+    def report(self, step: int, findings: list[Finding]) -> None:
+        """Shows what the diagnosis has just found."""
+        for finding in findings:
+            self.journal.display.note(finding.line())
+
+    @contextmanager
+    def off_the_clock(self) -> Any:
+        """What is no training does not count in the time of a step."""
+        start = time.perf_counter()
+        yield
+        self._logged_at += time.perf_counter() - start
+
+    def evaluate(self, step: int) -> tuple[float, bool] | None:
+        with self.off_the_clock():
+            state = self.state
+            state.world.share_buffers(state.model)
+            device = state.store.values.device
+            numbers = evaluate(
+                self.network,
+                self.loss_fn,
+                self.val,
+                device,
+                self.precision,
+                is_stop_requested=self.is_stop_requested,
+                world=state.world,
+            )
+            return None if numbers is None else self.evaluated(step, numbers)
+
+    def evaluated(self, step: int, numbers: dict[str, float]) -> tuple[float, bool]:
+        """Is told what a validation gave, by name; returns the loss, and whether it is the best so far."""
+        numbers = {f"val/{name}": number for name, number in numbers.items()}
+        is_best = self.metric in self._better(numbers)
+        self.journal.write(step, numbers)
+        self.report(step, self.diagnosis.observe(step, numbers))
+        if self.rule is not None and step < self.max_steps:
+            self.pruned_for = self.rule.verdict(step, self.state.last)
+        return numbers["val/loss"], is_best
+
+    def _better(self, numbers: dict[str, float]) -> list[str]:
+        """The tags whose number is better than it ever was; keeps it as `best/<tag>`."""
+        better = []
+        for tag, number in numbers.items():
+            sign = 1 if is_larger_better(tag) else -1
+            best = self.state.last.get(f"best/{tag}")
+            if math.isfinite(number) and (best is None or sign * number > sign * best):
+                self.state.last[f"best/{tag}"] = number
+                better.append(tag)
+        return better
+
+    def seconds(self) -> float:
+        """Spent in this run, earlier processes included."""
+        return self.state.seconds + time.perf_counter() - self.started
+
+    def is_save_overdue(self) -> bool:
+        return time.perf_counter() - self._saved_at > self._save_every_seconds
+
+    def save(self, step: int, is_best: bool = False) -> None:
+        if step == self._saved_step and not is_best:
+            return
+        self._saved_step = step
+        with self.off_the_clock():
+            more = {"seconds": self.seconds(), "diagnosis": self.diagnosis.state_dict()}
+            state = self.state.state_dict() | more  # every rank adds to it
+            if self.state.world.is_main:
+                if self.journal.events is not None:
+                    self.journal.events.flush()  # what was logged up to a checkpoint is not lost with the process
+                self.saver.save(state, is_best)
+                if is_due(step, self.save_every, self.max_steps):
+                    self.saver.wait()
+        self._saved_at = time.perf_counter()

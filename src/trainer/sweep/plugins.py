@@ -1,0 +1,180 @@
+"""Hydra's plugins in a sweep: launchers run its jobs elsewhere, sweepers choose them as they go."""
+
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.callbacks import Callbacks
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import MissingConfigException
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig, OmegaConf, read_write
+
+from trainer.config.compose import combinations, composed
+from trainer.config.request import Request
+from trainer.errors import UserError
+from trainer.signals import Signals
+from trainer.sweep.cluster import Cluster, Errand
+from trainer.sweep.search import Trial, search
+from trainer.sweep.sweep import sweep
+
+# The extra that a plugin comes with.
+EXTRAS = {
+    "hydra/sweeper/optuna": "optuna",
+    "hydra/launcher/ray": "ray",
+    "hydra/launcher/submitit_local": "slurm",
+    "hydra/launcher/submitit_slurm": "slurm",
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """What Hydra calls on the machine of a job."""
+
+    errand: Errand
+
+    def __call__(self, config: DictConfig) -> None:
+        self.errand(HydraConfig.get().job.num)
+
+
+class PluggedSweep:
+    """A sweep by Hydra's plugins, made within `compose.hydra_at`.
+
+    Args:
+        words: overrides, of which those of Hydra itself name the plugins.
+        search_path: the words that name further folders of configs.
+        folder: of the sweep.
+    """
+
+    def __init__(self, words: list[str], search_path: list[str], config_name: str, folder: Path) -> None:
+        of_hydra = [word for word in words if word.lstrip("+~").startswith(("hydra/", "hydra."))]
+        own = [word for word in words if word not in of_hydra]
+        self.typed = {word.lstrip("+").partition("=")[0] for word in of_hydra}
+        for key in sorted(self.typed & {"hydra.sweep.dir", "hydra.sweep.subdir"}):
+            raise UserError(f"{key}: a sweep lies in runs/<name>, each job in a folder there. Type name=...")
+        self.folder, self.config_name = folder, config_name
+        self.search_path = search_path
+        self.config = self._hydra_config([*search_path, *of_hydra])
+        self.is_search = not self.config.hydra.sweeper._target_.endswith(".BasicSweeper")
+        self.requests: list[Request] = []
+        self.fixed: list[str] = []
+        self.swept: list[Override] = []
+        if self.is_search:
+            parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+            parsed = parser.parse_overrides(own)
+            self.swept = [override for override in parsed if override.is_sweep_override()]
+            self.fixed = [str(override.input_line) for override in parsed if not override.is_sweep_override()]
+            if not self.swept:
+                example = "'optimizer.lr=tag(log,interval(1e-4,1e-1))'"
+                raise UserError(f"hydra/sweeper: there is nothing to search. Type an interval such as {example}.")
+        else:
+            self.requests = [composed(words, search_path, config_name) for words in combinations(own)]
+
+    def run(self, argv: Sequence[str], signals: Signals) -> int:
+        """Runs it. Returns how many jobs have failed."""
+        is_local = self.config.hydra.launcher._target_.endswith(".BasicLauncher")
+        cluster = None if is_local else Cluster(self._launch, self.folder)
+        if self.is_search:
+            return search(self, self.folder, argv, signals, cluster)
+        return sweep(self.requests, self.folder, argv, signals, cluster)
+
+    def _hydra_config(self, words: list[str]) -> DictConfig:
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        # Whatever Hydra or a plugin writes goes to the sweep's folder, whoever's working directory it is.
+        words = [*words, f'hydra.sweep.dir="{self.folder.absolute()}"', "hydra.job.name=train"]
+        try:
+            return hydra.compose_config(self.config_name, words, RunMode.MULTIRUN, with_log_configuration=False)
+        except MissingConfigException as error:
+            extra = EXTRAS.get(str(error.missing_cfg_file))
+            if extra is None:
+                raise
+            word = "=".join(str(error.missing_cfg_file).rsplit("/", 1))
+            raise UserError(f"{word}: its plugin is missing. Type pip install 'train-cli[{extra}]'.") from error
+
+    def _context(self) -> HydraContext:
+        return HydraContext(config_loader=GlobalHydra.instance().config_loader(), callbacks=Callbacks())
+
+    def _launch(self, errand: Errand) -> None:
+        launcher = Plugins.instance().instantiate_launcher(self._context(), Task(errand), self.config)
+        launcher.launch([job.request.overrides for job in errand.jobs], initial_job_idx=0)
+
+    # What a search asks for: `trainer.sweep.search.Space`.
+
+    @property
+    def num_trials(self) -> int:
+        return int(OmegaConf.select(self.config, "hydra.sweeper.n_trials", default=0))
+
+    def corners(self) -> list[Trial]:
+        ends = [words_of(override) for override in self.swept]
+        return [
+            tuple(words[min(i, len(words) - 1)] for words in ends) for i in range(max(len(words) for words in ends))
+        ]
+
+    def request(self, trial: Trial) -> Request:
+        return composed([*self.fixed, *trial], self.search_path, self.config_name)
+
+    def drive(self, run: Callable[[Sequence[Trial]], list[float | None]], is_larger_better: bool) -> None:
+        first = self.request(self.corners()[0]).config
+        self._set("direction", "maximize" if is_larger_better else "minimize")
+        self._set("n_jobs", first["sweep"]["jobs"])
+        self._set("max_failure_rate", 1.0)
+        self._set("sampler.seed", first["seed"])  # so that the same command asks for the same trials
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what the plugin imports is not our user's to mend
+            sweeper: Any = Plugins.instance().instantiate_sweeper(
+                config=self.config, hydra_context=self._context(), task_function=print
+            )
+        # It says what we say, in lines of its own.
+        for name in ("hydra_plugins", "optuna"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        # It has made a launcher from the config, where only another plugin can be named.
+        trials = Trials(run)
+        getattr(sweeper, "sweeper", sweeper).launcher = trials
+        try:
+            sweeper.sweep([override.input_line for override in self.swept])
+        except ValueError as error:
+            if not trials.values:
+                raise UserError(f"hydra/sweeper: {str(error).splitlines()[0]}") from error
+            if any(value is not None for value in trials.values):
+                raise
+            # or else it says that no trial is the best
+
+    def _set(self, key: str, value: object) -> None:
+        """A setting of the sweeper, where it has such a one that was not typed."""
+        section, _, last = f"hydra.sweeper.{key}".rpartition(".")
+        holder = OmegaConf.select(self.config, section)
+        if holder is not None and last in holder and f"{section}.{last}" not in self.typed:
+            with read_write(holder):
+                holder[last] = value
+
+
+class Trials:
+    """The launcher of a sweeper: its trials are jobs like any other."""
+
+    def __init__(self, run: Callable[[Sequence[Trial]], list[float | None]]) -> None:
+        self.run = run
+        self.values: list[float | None] = []
+
+    def launch(self, job_overrides: Sequence[Trial], initial_job_idx: int) -> list[JobReturn]:
+        values = self.run(job_overrides)
+        self.values += values
+        return [JobReturn(status=JobStatus.COMPLETED, _return_value=value) for value in values]
+
+
+def words_of(override: Override) -> list[str]:
+    """What a word of the space can come to: all its choices, or both ends of its interval."""
+    value, key = override.value(), override.get_key_element()
+    if isinstance(value, IntervalSweep):
+        return [f"{key}={value.start}", f"{key}={value.end}"]
+    if isinstance(value, RangeSweep):
+        return [f"{key}={value.start}", f"{key}={value.stop}"]
+    return [f"{key}={choice}" for choice in override.sweep_string_iterator()]

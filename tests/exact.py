@@ -1,0 +1,28 @@
+"""What it means that two runs end alike: to the last bit."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer.disk import checkpoint
+
+
+def assert_same(a: Any, b: Any, where: str = "state") -> None:
+    """Every tensor of two states bit for bit, every number exactly; only times differ."""
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            if not str(key).startswith(("seconds", "time/")):
+                assert_same(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list | tuple):
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}.{i}")
+    else:
+        assert a == b, where
+
+
+def states(folder: str, step: int) -> dict[str, Any]:
+    return checkpoint.read(Path(folder, "checkpoints", f"step_{step:08d}.pt"))

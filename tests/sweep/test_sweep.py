@@ -1,0 +1,352 @@
+"""A sweep: every job its own run, no job harmed by another, gone on with by the same command."""
+
+import csv
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from exact import assert_same
+from moods import MOODS
+from trainer.config.request import Request
+from trainer.disk import checkpoint
+from trainer.disk.folder import read_result
+from trainer.sweep.plan import Job, job_name, units
+from trainer.sweep.results import Row, metric_of, settings
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+# What jobs have in common: small and quick.
+SMALL = ("model=two_layer", "model.hidden_features=8", "data.limit=100", "max_steps=20", "monitor=off")
+
+
+def results(folder: Path) -> dict[str, dict[str, Any]]:
+    return {row["name"]: row for row in json.loads((folder / "results.json").read_text())}
+
+
+def test_bad_jobs_harm_no_other_and_are_tried_again_when_asked(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "moody.py").write_text(MOODS)
+    moods = "fine,raises,well,exits,glad,is_killed,calm,diverges"
+    good_moods = dict.fromkeys(("fine", "well", "glad", "calm"), "finished")
+    words = [
+        "--multirun",
+        "model._target_=moody.Moody",
+        "trust=[moody]",
+        *SMALL[2:],
+        f"+model.mood={moods}",
+        "name=all",
+    ]
+    done = command(*words, "sweep.jobs=2")
+    assert done.returncode == 1
+    found = results(tmp_path / "runs/all")
+    assert {row["model.mood"]: row["status"] for row in found.values()} == {
+        **good_moods,
+        "raises": "failed",
+        "exits": "failed",
+        "is_killed": "killed",
+        "diverges": "stopped",
+    }
+    for mood, line in {
+        "raises": "ArithmeticError: it is Monday",
+        "exits": "ended without a result",
+        "is_killed": "was killed by signal 9",
+        "diverges": "train/loss=nan at step 10",
+    }.items():
+        (error,) = [text for text in done.stderr.splitlines() if text.startswith(f"error: model.mood={mood}: ")]
+        assert line in error
+        assert error.endswith(f"Log: runs/all/model.mood={mood}/log.txt")
+    again = command(*words)
+    assert again.returncode == 1
+    assert "8 of 8 jobs have run already" in again.stdout
+    assert "4 of them failed; sweep.retry=true tries them again" in again.stdout
+    (tmp_path / "good").touch()
+    good = command(*words, "sweep.retry=true")
+    assert good.returncode == 0, good.stderr
+    assert {row["status"] for row in results(tmp_path / "runs/all").values()} == {"finished"}
+
+
+def test_the_first_failure_ends_it_where_that_is_wanted(command: Command, tmp_path: Path) -> None:
+    words = ("--multirun", *SMALL, "optimizer=sgd", "loss=mse", "optimizer.lr=1e30,0.1", "name=s")
+    done = command(*words, "sweep.on_failure=stop")
+    assert done.returncode == 1
+    assert [row["status"] for row in results(tmp_path / "runs/s").values()] == ["stopped", "waiting"]
+
+
+def test_it_is_gone_on_with_extended_and_not_changed(command: Command, tmp_path: Path) -> None:
+    words = ("--multirun", *SMALL, "optimizer.lr=0.1,0.01", "name=s")
+    first = command(*words, "seed=0,1")
+    assert first.returncode == 0, first.stderr
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs/s").rglob("result.json")}
+    assert sorted(path.parent.name for path in times) == [
+        f"optimizer.lr={lr},seed={seed}" for lr in ("0.01", "0.1") for seed in (0, 1)
+    ]
+    more = command(*words, "seed=0,1,2")
+    assert more.returncode == 0, more.stderr
+    assert "4 of 6 jobs have run already" in more.stdout
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    rows = list(csv.DictReader((tmp_path / "runs/s/results.csv").read_text().splitlines()))
+    assert [row["seed"] for row in rows] == ["0", "1", "2"] * 2
+    # Two settings, three seeds each, the better first.
+    table = [line.split() for line in more.stdout.splitlines() if line.startswith("0.")]
+    assert sorted(line[0] for line in table) == ["0.01", "0.1"]
+    assert {line[1] for line in table} == {"3"}
+    assert float(table[0][2]) >= float(table[1][2])
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    changed = command(*words, "seed=0,1", "batch_size=32")
+    assert changed.returncode == 2
+    assert "batch_size=32 (was 64)" in changed.stderr
+    assert changed.stderr.count("\n") == 1
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("optimizer.lr=0.1,-1",), r"job 1 (optimizer.lr=-1): optimizer.lr=-1: must be a number > 0"),
+        (("model=lenet,lent",), "model=lent: there is no such model. Did you mean lenet?"),
+        (("loss=cross_entropy,nll",), "job loss=nll: loss=nll: takes log_probabilities or probabilities"),
+        (("optimizer.lr=0.1,0.10", "seed=1,1"), "is the same as another"),
+        (("name=../x", "seed=0,1"), "name=../x: must be"),
+        (
+            ("sweep.metric=val/acuracy", "seed=0,1"),
+            "sweep.metric=val/acuracy: is not measured here; there is",
+        ),
+    ],
+)
+def test_what_is_wrong_with_any_job_is_said_before_the_first(
+    words: tuple[str, ...], line: str, command: Command, tmp_path: Path
+) -> None:
+    done = command("--multirun", *words)
+    assert done.returncode == 2
+    assert line in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_batches_are_shared_where_that_is_wanted(command: Command, tmp_path: Path) -> None:
+    words = ("--multirun", *SMALL, "seed=3,4", "batch_size=20")
+    for name, more in (("shared", ("sweep.share_batches=true",)), ("own", ())):
+        assert command(*words, *more, f"name={name}").returncode == 0
+    assert command(*SMALL, "batch_size=20", "seed=4", "order_seed=3", "name=alone").returncode == 0
+    ends = [read_result(tmp_path / "runs" / name) for name in ("shared/seed=4", "alone", "own/seed=4")]
+    losses = [end["train/loss"] for end in ends if end is not None]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_a_dry_run_lists_the_jobs_and_writes_nothing(command: Command, tmp_path: Path) -> None:
+    done = command("--multirun", *SMALL, "optimizer.lr=0.1,0.01", "seed=range(0,2)", "dry_run=true")
+    assert done.stdout.splitlines() == [
+        "0: optimizer.lr=0.1,seed=0",
+        "1: optimizer.lr=0.1,seed=1",
+        "2: optimizer.lr=0.01,seed=0",
+        "3: optimizer.lr=0.01,seed=1",
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """Of every job its last state and its metrics, without times."""
+    return {
+        path.parent.name: (
+            checkpoint.read(path.parent / "checkpoints/last.pt"),
+            [json.loads(line) for line in (path.parent / "metrics.jsonl").read_text().splitlines()],
+        )
+        for path in sorted(folder.rglob("config.yaml"))
+        if (path.parent / "checkpoints").exists()
+    }
+
+
+def interrupted(words: list[str], folder: Path, numbers: list[int], draw: random.Random) -> None:
+    """Sent these signals at random moments, and begun again each time; then to its end. No finished job runs again."""
+    command = [sys.executable, "-m", "trainer", *words]
+    finished: dict[Path, int] = {}
+    for number in numbers:
+        process = subprocess.Popen(
+            command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        time.sleep(draw.uniform(1, 6))
+        if process.poll() is None:
+            os.kill(process.pid, number)  # its jobs die with it
+        assert process.wait(timeout=60) in (-9, 143, -15, 0)
+        time.sleep(0.3)
+        assert finished.items() <= ends(folder).items()
+        finished = ends(folder)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert finished.items() <= ends(folder).items()
+
+
+def ends(folder: Path) -> dict[Path, int]:
+    """When each finished job ended."""
+    return {
+        path: path.stat().st_mtime_ns
+        for path in folder.rglob("result.json")
+        if json.loads(path.read_text())["status"] == "finished"
+    }
+
+
+@pytest.mark.parametrize(
+    ("seeds", "numbers"),
+    [
+        ("0,1", [signal.SIGKILL, signal.SIGTERM]),
+        pytest.param("range(0,25)", [signal.SIGKILL] * 20, marks=pytest.mark.long),
+    ],
+    ids=["8 jobs", "100 jobs"],
+)
+def test_a_killed_sweep_ends_as_one_that_was_left_alone(seeds: str, numbers: list[int], tmp_path: Path) -> None:
+    words = ["--multirun", "model=two_layer,lenet", "optimizer.lr=0.01,0.001", f"seed={seeds}", "max_steps=60"]
+    words += ["monitor=off", "checkpoint.every=7", "data.limit=300", "sweep.jobs=2", "threads=1", "sweep.stack=never"]
+    whole = subprocess.run(
+        [sys.executable, "-m", "trainer", *words, "name=whole"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert whole.returncode == 0, whole.stderr
+    interrupted([*words, "name=killed"], tmp_path, numbers, random.Random(0))
+    assert_same(outcome(tmp_path / "runs/whole"), outcome(tmp_path / "runs/killed"))
+
+
+STACK = (
+    "--multirun",
+    "model=two_layer",
+    "model.hidden_features=8",
+    "data.limit=200",
+    "max_steps=60",
+    "monitor.every=5",
+)
+
+
+def close(a: dict[str, Any], b: dict[str, Any]) -> None:
+    """Two runs' outcomes but for rounding."""
+    assert a.keys() == b.keys()
+    for name, (state, metrics) in a.items():
+        other, other_metrics = b[name]
+        torch.testing.assert_close(state["model"], other["model"], rtol=1e-3, atol=1e-4)
+        assert [record.keys() for record in metrics] == [record.keys() for record in other_metrics]
+        for record, expected in zip(metrics, other_metrics, strict=True):
+            numbers = {k: v for k, v in expected.items() if not k.startswith("time/")}
+            assert {k: record[k] for k in numbers} == pytest.approx(numbers, rel=1e-4, abs=1e-6), name
+
+
+def test_jobs_that_differ_in_numbers_are_trained_together_and_nobody_can_tell(command: Command, tmp_path: Path) -> None:
+    words = (*STACK, "optimizer=sgd", "optimizer.momentum=0.9", "optimizer.lr=0.1,0.01,1e30", "seed=0,1", "loss=mse")
+    done = command(*words, "name=stack", "sweep.verify=2")
+    assert done.returncode == 1, done.stderr  # two diverge
+    assert "optimizer.lr=0.1,seed=0 and 5 others, together: started" in done.stdout
+    assert re.search(r"2 jobs trained alone: losses differ by \d.\de-\d+ of themselves at most", done.stdout)
+    alone = command(*words, "name=alone", "sweep.stack=never")
+    assert "together" not in alone.stdout
+    for folder in ("stack", "alone"):
+        found = results(tmp_path / "runs" / folder)
+        assert [row["status"] for row in found.values()] == ["finished"] * 4 + ["stopped"] * 2
+        assert "the first value that is not finite" in list(found.values())[-1]["reason"].lower()
+    good = [f"optimizer.lr={lr},seed={seed}" for lr in ("0.1", "0.01") for seed in (0, 1)]
+    whole = [outcome(tmp_path / "runs" / folder) for folder in ("stack", "alone")]
+    close(*({name: runs[name] for name in good} for runs in whole))
+    for name in good:
+        ours, expected = (tmp_path / "runs" / folder / name for folder in ("stack", "alone"))
+        listing = [
+            sorted(re.sub(r"tfevents.*", "", str(p.relative_to(f))) for p in f.rglob("*")) for f in (ours, expected)
+        ]
+        assert listing[0] == listing[1]
+        tags = [EventAccumulator(str(folder)).Reload().Tags() for folder in (ours, expected)]
+        assert tags[0] == tags[1]
+    # Each can be gone on with alone.
+    more = command(f"resume=runs/stack/{good[0]}", "max_steps=70")
+    assert more.returncode == 0, more.stderr
+
+
+@pytest.mark.long
+def test_a_stack_that_was_killed_goes_on(command: Command, tmp_path: Path) -> None:
+    words = (*STACK[:-1], "optimizer.lr=0.01,0.001", "seed=0,1,2", "monitor=off", "monitor.every=50", "max_steps=800")
+    words += ("checkpoint.every=40",)
+    whole = command(*words, "name=whole")
+    assert whole.returncode == 0, whole.stderr
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "trainer", *words, "name=killed"],
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        before = newest_step(tmp_path)
+        while newest_step(tmp_path) <= before and process.poll() is None:
+            time.sleep(0.01)
+        os.kill(process.pid, number)
+        assert process.wait(timeout=60) in (-9, 143)
+        time.sleep(0.3)  # its jobs die with it, not quite at once
+    assert 40 <= newest_step(tmp_path) < 800
+    done = command(*words, "name=killed")
+    assert done.returncode == 0, done.stderr
+    close(outcome(tmp_path / "runs/whole"), outcome(tmp_path / "runs/killed"))
+
+
+def newest_step(folder: Path) -> int:
+    return max((int(path.stem[5:]) for path in folder.glob("runs/killed/*/checkpoints/step_*.pt")), default=0)
+
+
+def test_what_cannot_be_stacked_is_trained_one_by_one(command: Command, tmp_path: Path) -> None:
+    words = (*STACK[:-2], "max_steps=4", "gradient.accumulate=2", "optimizer.lr=0.1,0.01,0.001,0.0001", "monitor=off")
+    done = command(*words, "name=s", "hydra/launcher=stacked")
+    assert done.returncode == 0, done.stderr
+    assert (
+        "go on one by one: they can't be trained together: gradient.accumulate: a batch of several runs" in done.stdout
+    )
+    assert {row["status"] for row in results(tmp_path / "runs/s").values()} == {"finished"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "size"),
+    [
+        ({}, 4),
+        ({"precision": "bfloat16"}, 1),
+        ({"compile": True}, 1),
+        ({"fast": False}, 1),
+        ({"monitor": {"activations": True}}, 1),
+    ],
+)
+def test_what_only_a_run_alone_has_keeps_it_alone(changes: dict[str, Any], size: int) -> None:
+    base = {"precision": "float32", "compile": False, "fast": True, "monitor": {"activations": False}}
+    jobs = []
+    for seed in range(4):
+        config = {**base, "seed": seed, "model": {"_target_": "x"}, **changes}
+        jobs.append(Job(f"seed={seed}", Path(), {}, Request(config, {"model": "two_layer"}, [])))
+    assert [len(unit) for unit in units(jobs, "auto", 1)] == [size] * (4 // size)
+    assert [len(unit) for unit in units(jobs, "never", 1)] == [1] * 4
+
+
+def test_names_are_what_is_typed_unless_a_file_system_would_not_have_it() -> None:
+    assert job_name({"optimizer.lr": "0.1", "seed": "0"}) == "optimizer.lr=0.1,seed=0"
+    assert job_name({}) == "job"
+    odd = [job_name({"data.path": path}) for path in ("a/b", "a-b", "a:b", "x" * 300, "x" * 301)]
+    assert len(set(odd)) == len(odd)
+    assert all("/" not in name and len(name) <= 120 for name in odd)
+
+
+def test_the_best_setting_is_that_of_the_best_mean() -> None:
+    def row(lr: str, seed: int, accuracy: float | None) -> Row:
+        job = Job(f"{lr}-{seed}", Path(), {"lr": lr, "seed": str(seed)}, Request({}, {}, []))
+        return Row(
+            job, "finished", "", {} if accuracy is None else {"best/val/accuracy": accuracy, "best/val/loss": 1.0}
+        )
+
+    rows = [row("0.1", 0, 0.9), row("0.1", 1, 0.5), row("0.2", 0, 0.75), row("0.2", 1, 0.8), row("1", 0, None)]
+    assert metric_of(rows, None) == "best/val/accuracy"
+    assert metric_of(rows, "val/loss") == "best/val/loss"
+    found = settings(rows, "best/val/accuracy")
+    assert [setting.swept for setting in found] == [{"lr": "0.2"}, {"lr": "0.1"}, {"lr": "1"}]
+    assert found[1].mean("best/val/accuracy") == pytest.approx(0.7)
+    assert found[1].spread("best/val/accuracy") == pytest.approx(0.2828427)
