@@ -7,10 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from meanings import meaning_of
 from trainer.data import batches
 from trainer.data.batches import ResidentBatches
-from trainer.evaluate import evaluate, evaluating
+from trainer.evaluate import evaluate
 from trainer.losses import Composite, L1Penalty, L2Penalty, LossFunction, SumSquaredError
+from trainer.trials import evaluating
 
 NAMES = {"loss": "chosen", "model": "net", "data": "numbers"}
 CPU = torch.device("cpu")
@@ -41,7 +43,7 @@ def targets(num_classes: int | None) -> Tensor:
 
 
 def evaluated(model: nn.Module, criterion: nn.Module, num_classes: int | None) -> dict[str, float]:
-    loss_fn = LossFunction(criterion, model, num_classes, NAMES).double()
+    loss_fn = LossFunction(criterion, model, meaning_of(num_classes), NAMES).double()
     return evaluate(model, loss_fn, ResidentBatches(inputs(), targets(num_classes)), CPU, nullcontext)
 
 
@@ -81,7 +83,7 @@ def test_uneven_batches_give_what_one_batch_gives(criterion, num_classes, size, 
     model = Net(3)
     numbers = evaluated(model, criterion(), num_classes)
     outputs = model.eval()(inputs())
-    losses = LossFunction(criterion(), model, num_classes, NAMES).double()(outputs, targets(num_classes))
+    losses = LossFunction(criterion(), model, meaning_of(num_classes), NAMES).double()(outputs, targets(num_classes))
     expected = {"loss": losses.total.item()} | {f"loss/{name}": term.item() for name, term in losses.terms.items()}
     if num_classes is not None:
         predicted = [row.index(max(row)) for row in outputs.tolist()]
@@ -97,7 +99,7 @@ def test_accuracy_is_hits_over_samples_to_the_last_bit(num_samples):
     labels = torch.arange(num_samples) % 10
     scores = F.one_hot(labels, 10).float()
     scores[:3] = -scores[:3]
-    loss_fn = LossFunction(nn.CrossEntropyLoss(), nn.Identity(), 10, NAMES)
+    loss_fn = LossFunction(nn.CrossEntropyLoss(), nn.Identity(), meaning_of(10), NAMES)
     numbers = evaluate(nn.Identity(), loss_fn, ResidentBatches(scores, labels), CPU, nullcontext)
     assert numbers["accuracy"] == (num_samples - 3) / num_samples
 
@@ -112,7 +114,7 @@ def test_one_output_of_two_classes_is_class_1_above_the_middle_of_what_it_stands
     outputs = model.eval()(inputs())[:, 0]
     labels = (outputs > middle).long()
     assert len({((outputs > other) == labels).all().item() for other in (0.0, 0.5)}) == 2
-    loss_fn = LossFunction(criterion(), model, 2, NAMES).double()
+    loss_fn = LossFunction(criterion(), model, meaning_of(2), NAMES).double()
     assert evaluate(model, loss_fn, ResidentBatches(inputs(), labels), CPU, nullcontext)["accuracy"] == 1.0
 
 

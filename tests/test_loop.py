@@ -14,12 +14,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ExponentialLR, OneCycleLR, ReduceLROnPlateau
 from torch.testing import assert_close
 
+from meanings import meaning_of
 from trainer.data.batches import Batch, ResidentBatches
 from trainer.data.images import Augmentation
 from trainer.disk.checkpoint import Checkpoints
 from trainer.errors import NonFinite, RunStopped
 from trainer.evaluate import evaluate
-from trainer.loop import Plan, Wish, fit
+from trainer.loop import Autograd, InParts, Plan, Wish, fit
 from trainer.losses import Composite, L1Penalty, L2Penalty, Losses, LossFunction, SumSquaredError
 from trainer.optim.manual_sgd import ManualSGD
 from trainer.optim.schedulers import Schedule
@@ -32,7 +33,6 @@ PLAN = Plan(
     max_steps=10,
     num_samples=NUM_SAMPLES,
     samples_per_step=BATCH_SIZE,
-    part_size=BATCH_SIZE,
     log_every=1,
     show_every=None,
     eval_every=None,
@@ -122,19 +122,31 @@ def built(
     return TrainingState(model, store, optimizer, schedule(optimizer), scaler or GradScaler("cpu", enabled=False))
 
 
+def ordinary(
+    state: TrainingState,
+    loss_fn: LossFunction,
+    precision: Callable[[], AbstractContextManager[object]] = nullcontext,
+    part_size: int = BATCH_SIZE,
+) -> InParts:
+    """Forward, loss and backward of a batch in the ordinary way."""
+    model = state.model.train()
+    return InParts(Autograd(model, loss_fn, precision, state.scaler), loss_fn, state.store, part_size, model)
+
+
 def trained(
     state: TrainingState,
     plan: Plan = PLAN,
     criterion: nn.Module | None = None,
     precision: Callable[[], AbstractContextManager[object]] = nullcontext,
     batches: Iterator[Batch] | None = None,
+    part_size: int = BATCH_SIZE,
     **watcher: Any,
 ) -> Watcher:
     dtype = state.store.values.dtype
-    loss_fn = LossFunction(criterion or nn.CrossEntropyLoss(), state.model, NUM_CLASSES, NAMES).to(dtype)
+    loss_fn = LossFunction(criterion or nn.CrossEntropyLoss(), state.model, meaning_of(NUM_CLASSES), NAMES).to(dtype)
     batches = batches or ResidentBatches(*samples(dtype)).training(BATCH_SIZE, 0, state.step + 1)
     watching = Watcher(state, **watcher)
-    fit(state, loss_fn, batches, plan, watching, precision, never)
+    fit(state, ordinary(state, loss_fn, precision, part_size), batches, plan, watching, never)
     return watching
 
 
@@ -229,8 +241,9 @@ class TestAccumulation:
         whole, parts = (
             trained(
                 built(Net().double(), lr=0.01),
-                replace(plan, part_size=size),
+                plan,
                 criterion,
+                part_size=size,
                 batches=ResidentBatches(*samples(torch.float64)).training(NUM_SAMPLES, 0, 1),
             )
             for size in (NUM_SAMPLES, part_size)
@@ -311,9 +324,9 @@ class TestOrder:
     def test_a_stop_ends_it_after_the_whole_step(self):
         state = built(Net())
         watcher = Watcher(state)
-        loss_fn = LossFunction(nn.CrossEntropyLoss(), state.model, NUM_CLASSES, NAMES)
+        loss_fn = LossFunction(nn.CrossEntropyLoss(), state.model, meaning_of(NUM_CLASSES), NAMES)
         batches = ResidentBatches(*samples()).training(BATCH_SIZE, 0, 1)
-        is_over = fit(state, loss_fn, batches, PLAN, watcher, nullcontext, lambda: Wish(stop=state.step == 3))
+        is_over = fit(state, ordinary(state, loss_fn), batches, PLAN, watcher, lambda: Wish(stop=state.step == 3))
         assert not is_over
         assert watcher.calls[-1] == ("tick", 3)
         expected = built(Net())
@@ -339,9 +352,9 @@ class TestOrder:
     def test_a_checkpoint_that_is_overdue_is_saved_after_the_step(self):
         state = built(Net())
         watcher = Watcher(state)
-        loss_fn = LossFunction(nn.CrossEntropyLoss(), state.model, NUM_CLASSES, NAMES)
+        loss_fn = LossFunction(nn.CrossEntropyLoss(), state.model, meaning_of(NUM_CLASSES), NAMES)
         batches = ResidentBatches(*samples()).training(BATCH_SIZE, 0, 1)
-        assert fit(state, loss_fn, batches, PLAN, watcher, nullcontext, lambda: Wish(save=state.step in (2, 7)))
+        assert fit(state, ordinary(state, loss_fn), batches, PLAN, watcher, lambda: Wish(save=state.step in (2, 7)))
         assert [step for name, step in watcher.calls if name == "save"] == [2, 7]
 
     def test_what_a_shorter_run_adds_at_its_end_does_not_change_a_longer_one(self):
@@ -382,9 +395,9 @@ class TestNonFinite:
         plan = replace(PLAN, max_steps=5, log_every=None, check_every=check_every, save_every=2)
         state = built(Net())
         watcher = Watcher(state)
-        loss_fn = LossFunction(nn.CrossEntropyLoss(), state.model, NUM_CLASSES, NAMES)
+        loss_fn = LossFunction(nn.CrossEntropyLoss(), state.model, meaning_of(NUM_CLASSES), NAMES)
         with pytest.raises(RunStopped, match=rf"^train/loss=nan at step {bad_step}: the loss is not finite$"):
-            fit(state, loss_fn, self.batches(bad_step, float("nan")), plan, watcher, nullcontext, never)
+            fit(state, ordinary(state, loss_fn), self.batches(bad_step, float("nan")), plan, watcher, never)
         assert [step for name, step in watcher.calls if name == "save"] == [*range(2, bad_step, 2)]
         assert all(weights.isfinite().all() for weights in watcher.saved)
 
@@ -405,7 +418,7 @@ class TestNonFinite:
         assert (state.step, state.num_skipped, state.num_skipped_in_row) == (10, 1, 0)
         assert ("skipped", 3) in watcher.calls
         # The same by hand: step 3 takes no part but in the schedule.
-        loss_fn = LossFunction(nn.CrossEntropyLoss(), expected.model, NUM_CLASSES, NAMES)
+        loss_fn = LossFunction(nn.CrossEntropyLoss(), expected.model, meaning_of(NUM_CLASSES), NAMES)
         for step, (inputs, targets) in zip(
             range(1, 11), ResidentBatches(*samples()).training(BATCH_SIZE, 0, 1), strict=False
         ):
@@ -431,10 +444,10 @@ class TestNonFinite:
     def test_weights_that_became_non_finite_under_a_finite_loss_are_never_saved(self):
         state = built(Net())
         watcher = Watcher(state)
-        loss_fn = LossFunction(Root(), state.model, NUM_CLASSES, NAMES)
+        loss_fn = LossFunction(Root(), state.model, meaning_of(NUM_CLASSES), NAMES)
         batches = ResidentBatches(*samples()).training(BATCH_SIZE, 0, 1)
         with pytest.raises(RunStopped, match="not finite"):
-            fit(state, loss_fn, batches, replace(PLAN, save_every=1), watcher, nullcontext, never)
+            fit(state, ordinary(state, loss_fn), batches, replace(PLAN, save_every=1), watcher, never)
         assert all(weights.isfinite().all() for weights in watcher.saved)
 
 
@@ -462,7 +475,7 @@ def test_a_run_that_goes_on_from_its_checkpoint_ends_as_if_never_stopped(tmp_pat
     def run(seed: int, folder: Path, plan: Plan, stored: dict[str, Any] | None = None) -> Watcher:
         model = Net(seed, dropout=0.5, has_norm=True).to(device)
         state = built(model, make, SCHEDULES[schedule], GradScaler(device, enabled=False), **arguments)
-        loss_fn = LossFunction(nn.CrossEntropyLoss(), model, NUM_CLASSES, NAMES).to(device)
+        loss_fn = LossFunction(nn.CrossEntropyLoss(), model, meaning_of(NUM_CLASSES), NAMES).to(device)
         train = ResidentBatches(*samples(device=device), augment=Augmentation(1, True, 10.0))
         val = ResidentBatches(*samples(device=device))
         watcher = Watcher(
@@ -474,7 +487,7 @@ def test_a_run_that_goes_on_from_its_checkpoint_ends_as_if_never_stopped(tmp_pat
         if stored is not None:
             state.load_state_dict(stored)
         batches = train.training(BATCH_SIZE, 0, state.step + 1)
-        fit(state, loss_fn, batches, plan, watcher, nullcontext, never)
+        fit(state, ordinary(state, loss_fn), batches, plan, watcher, never)
         return watcher
 
     unbroken = run(0, tmp_path, plan)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from meanings import meaning_of
 from trainer.errors import UserError
 from trainer.losses import INSTEAD, WANTS, Composite, L1Penalty, L2Penalty, LossFunction, SumSquaredError, Term
 
@@ -43,7 +44,7 @@ class Net(nn.Module):
 
 
 def loss_function(criterion: nn.Module, num_classes: int | None = None, model: nn.Module | None = None) -> LossFunction:
-    return LossFunction(criterion, model or Net(), num_classes, NAMES).double()
+    return LossFunction(criterion, model or Net(), meaning_of(num_classes), NAMES).double()
 
 
 class TestSumSquaredError:
@@ -80,19 +81,19 @@ class TestTargets:
     def test_labels_become_one_hot(self, criterion, num_classes):
         form = WANTS[criterion].outputs[0]
         outputs = drawn(9, num_classes).softmax(1) if form == "probabilities" else drawn(9, num_classes)
-        term = Term(criterion(), form, num_classes, NAMES).double()
+        term = Term(criterion(), form, meaning_of(num_classes), NAMES).double()
         expected = criterion()(outputs, F.one_hot(labels(num_classes), num_classes).double())
         assert term(outputs, labels(num_classes)).equal(expected)
 
     def test_two_classes_and_one_logit_are_a_softmax_over_zero_and_the_logit(self):
         outputs = drawn(9, 1)
-        term = Term(nn.BCEWithLogitsLoss(), "logits", 2, NAMES).double()
+        term = Term(nn.BCEWithLogitsLoss(), "logits", meaning_of(2), NAMES).double()
         pairs = torch.cat([torch.zeros(9, 1), outputs], 1)
         assert_close(term(outputs, labels(2)), F.cross_entropy(pairs, labels(2)), rtol=1e-12, atol=0)
 
     def test_index_criteria_get_the_labels(self):
         outputs = drawn(9, 4)
-        term = Term(nn.CrossEntropyLoss(label_smoothing=0.1), "logits", 4, NAMES)
+        term = Term(nn.CrossEntropyLoss(label_smoothing=0.1), "logits", meaning_of(4), NAMES)
         assert term(outputs, labels(4)).equal(F.cross_entropy(outputs, labels(4), label_smoothing=0.1))
 
     def test_logits_log_probabilities_and_probabilities_have_one_likelihood(self):
@@ -107,12 +108,12 @@ class TestTargets:
         likelihoods = [row.exp()[label] / row.exp().sum() for row, label in zip(logits, labels(4), strict=True)]
         by_hand = -sum(math.log(likelihood) for likelihood in likelihoods) / len(likelihoods)
         for criterion, form in ways:
-            loss = Term(criterion(), form, 4, NAMES)(forms[form], labels(4))
+            loss = Term(criterion(), form, meaning_of(4), NAMES)(forms[form], labels(4))
             assert loss.item() == pytest.approx(by_hand, rel=1e-12)
 
     def test_a_probability_of_zero_gives_finite_loss_and_gradient(self):
         outputs = torch.tensor([[0.0, 1.0], [1e-45, 1.0]], requires_grad=True)
-        loss = Term(nn.NLLLoss(), "probabilities", 2, NAMES)(outputs, torch.tensor([0, 0]))
+        loss = Term(nn.NLLLoss(), "probabilities", meaning_of(2), NAMES)(outputs, torch.tensor([0, 0]))
         (grad,) = torch.autograd.grad(loss, outputs)
         assert math.isfinite(loss.item())
         assert grad.isfinite().all()
@@ -124,9 +125,9 @@ class TestTargets:
                 return outputs.sum()
 
         own, floats = Own(), drawn(9, 4)
-        Term(own, "logits", 4, NAMES)(drawn(9, 4), labels(4))
+        Term(own, "logits", meaning_of(4), NAMES)(drawn(9, 4), labels(4))
         assert own.got.equal(labels(4))
-        assert Term(nn.MSELoss(), "logits", None, NAMES)(drawn(9, 4, seed=1), floats).equal(
+        assert Term(nn.MSELoss(), "logits", meaning_of(None), NAMES)(drawn(9, 4, seed=1), floats).equal(
             F.mse_loss(drawn(9, 4, seed=1), floats)
         )
 
@@ -201,7 +202,7 @@ class TestRefusals:
     def test_a_criterion_that_cannot_take_the_outputs_names_one_that_can(self, gives, criterion):
         instead = INSTEAD[gives, criterion]
         with pytest.raises(UserError, match=rf"^loss=chosen: .*model=net gives {gives}\. Type {instead}\.$"):
-            Term(criterion(), gives, 2, NAMES)
+            Term(criterion(), gives, meaning_of(2), NAMES)
         assert gives in WANTS[CHOICES[instead]].outputs
 
     @pytest.mark.parametrize(
@@ -212,12 +213,12 @@ class TestRefusals:
     def test_what_is_not_refused_gives_a_finite_number(self, gives, criterion):
         outputs = {"logits": drawn(9, 3), "probabilities": drawn(9, 3).softmax(1)}
         outputs["log_probabilities"] = outputs["logits"].log_softmax(1)
-        assert Term(criterion(), gives, 3, NAMES).double()(outputs[gives], labels(3)).isfinite()
+        assert Term(criterion(), gives, meaning_of(3), NAMES).double()(outputs[gives], labels(3)).isfinite()
 
     @pytest.mark.parametrize("criterion", [nn.CrossEntropyLoss, nn.NLLLoss])
     def test_class_criteria_refuse_float_targets(self, criterion):
         with pytest.raises(UserError, match=r"^loss=chosen: takes class labels, but data=numbers .*Type loss=mse\.$"):
-            Term(criterion(), "log_probabilities", None, NAMES)
+            Term(criterion(), "log_probabilities", meaning_of(None), NAMES)
 
     @pytest.mark.parametrize(
         ("criterion", "num_classes", "outputs", "targets"),
@@ -259,7 +260,7 @@ class TestRefusals:
     )
     def test_shapes_that_fit_pass_and_give_one_number(self, criterion, num_classes, outputs, targets):
         given = torch.arange(4) % num_classes if num_classes else torch.zeros(targets)
-        loss_fn = LossFunction(criterion(), Net(), num_classes, NAMES)
+        loss_fn = LossFunction(criterion(), Net(), meaning_of(num_classes), NAMES)
         loss_fn.check(torch.zeros(outputs), given)
         assert loss_fn(torch.zeros(outputs), given).total.dim() == 0
 

@@ -2,19 +2,21 @@
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.amp import GradScaler
 
 from trainer.cadence import is_due, is_recorded
 from trainer.data.batches import Batch, batch_length
-from trainer.distributed import held_back
+from trainer.distributed import ALONE, World, held_back
 from trainer.errors import NonFinite
 from trainer.finite import is_to_be_skipped, refuse_non_finite, refuse_non_finite_weights
-from trainer.losses import Losses, LossFunction
-from trainer.state import TrainingState
+from trainer.losses import Losses, LossFunction, Whole
+from trainer.state import Store, TrainingState
+from trainer.trees import called
 
 
 class Observer(Protocol):
@@ -56,7 +58,6 @@ class Plan:
     Args:
         num_samples: in the training split.
         samples_per_step: in a whole batch, all ranks' shares together.
-        part_size: samples that go through the model at once; a share that is larger is accumulated over parts.
         check_every: steps from one look at the losses to the next: 1 where a look is free (CPU).
         skips_non_finite: a step whose loss or gradient is not finite makes no update, instead of ending the run.
     """
@@ -64,7 +65,6 @@ class Plan:
     max_steps: int
     num_samples: int
     samples_per_step: int
-    part_size: int
     log_every: int | None
     show_every: int | None
     eval_every: int | None
@@ -75,13 +75,19 @@ class Plan:
     skips_non_finite: bool = False
 
 
+# Within it the forward pass and the loss are computed in the run's precision.
+Precision = Callable[[], AbstractContextManager[object]]
+# What the loop asks of a batch: its losses, detached, and that its gradients, and no other, are in the store then.
+# The second argument is the number of samples of which the batch is this process's share.
+ForwardBackward = Callable[[Batch, int], Losses]
+
+
 def fit(
     state: TrainingState,
-    loss_fn: LossFunction,
+    forward_backward: ForwardBackward,
     batches: Iterator[Batch],
     plan: Plan,
     observer: Observer,
-    precision: Callable[[], AbstractContextManager[object]],
     asked: Callable[[], Wish],
 ) -> bool:
     """Trains from `state.step + 1` to `plan.max_steps`, or until a stop is asked for. Returns whether it is at the end.
@@ -91,7 +97,6 @@ def fit(
     """
     store, last = state.store, plan.max_steps
     unchecked: list[Tensor] = []
-    state.forward.train()
     is_broken_off = state.evaluated < state.step and is_due(state.step, plan.eval_every, last)  # by the last stop
     if is_broken_off and not validate_and_save(state, plan, observer, asked):
         return False
@@ -100,8 +105,7 @@ def fit(
         is_logged = is_recorded(step, plan.log_every, last) or is_recorded(step, plan.show_every, last)
         if is_logged:
             observer.before_forward(step)
-        of = batch_length(plan.num_samples, plan.samples_per_step, step)
-        losses = forward_backward(state, loss_fn, batch, of, plan.part_size, precision)
+        losses = forward_backward(batch, batch_length(plan.num_samples, plan.samples_per_step, step))
 
         state.scaler.unscale_(state.optimizer)
         is_skipped = plan.skips_non_finite and is_to_be_skipped(state, losses)
@@ -151,45 +155,56 @@ def validate_and_save(state: TrainingState, plan: Plan, observer: Observer, aske
     return step == last or not wish.stop
 
 
-def forward_backward(
-    state: TrainingState,
-    loss_fn: LossFunction,
-    batch: Batch,
-    of: int,
-    part_size: int,
-    precision: Callable[[], AbstractContextManager[object]],
-) -> Losses:
-    """The losses of a batch, detached; its gradients, and no other, are in the store then. A large batch goes in parts.
+@dataclass(frozen=True)
+class Autograd:
+    """Forward, loss and backward of samples that go through the model at once; gradients are added to what is there.
 
     Args:
-        of: the number of samples of which the batch is this process's share.
+        precision: what the forward pass and the loss run under.
+        scaler: of a loss in float16, whose gradients would be 0 otherwise.
     """
-    if state.recorded is not None and (recorded := state.recorded(batch)) is not None:
-        return recorded
-    state.store.zero_grad()
-    if len(batch.inputs) <= part_size:
-        return differentiated(state, loss_fn, batch, of, precision)
-    sums: list[Tensor] = []
-    parts = list(batch.parts(part_size))
-    for i, part in enumerate(parts):
-        with held_back(state.forward, is_held=i < len(parts) - 1):
-            losses = differentiated(state, loss_fn, part, of, precision)
-        numbers = [losses.total, *losses.terms.values()]
-        sums = [a + b for a, b in zip(sums, numbers, strict=True)] if sums else numbers
-    return Losses(sums[0], dict(zip(losses.terms, sums[1:], strict=True)))
+
+    network: nn.Module
+    loss_fn: LossFunction
+    precision: Precision = nullcontext
+    scaler: GradScaler = field(default_factory=lambda: GradScaler(enabled=False))
+
+    def __call__(self, part: Batch, of: Whole) -> Losses:
+        """The losses, detached. `of`: what the samples are a part of."""
+        with self.precision():
+            outputs = called(self.network, part.inputs)
+            losses = self.loss_fn(outputs, part.targets, part.inputs, of)
+        self.scaler.scale(losses.total).backward()
+        return Losses(losses.total.detach(), losses.terms)
 
 
-def differentiated(
-    state: TrainingState,
-    loss_fn: LossFunction,
-    part: Batch,
-    of: int,
-    precision: Callable[[], AbstractContextManager[object]],
-) -> Losses:
-    """The losses of samples that go through the model at once, detached; their gradients are added to what is there."""
-    if state.compiled is not None and (losses := state.compiled(part, of)) is not None:
-        return losses
-    with precision():
-        losses = loss_fn(state.forward(part.inputs), part.targets, of)
-    state.scaler.scale(losses.total).backward()
-    return Losses(losses.total.detach(), losses.terms)
+@dataclass(frozen=True)
+class InParts:
+    """The ordinary `ForwardBackward`: a batch that is larger than `part_size` goes through the model in parts.
+
+    Args:
+        part: forward, loss and backward of one part.
+        part_size: samples that go through the model at once.
+        network: what the batches go through; it may be spread over several processes.
+    """
+
+    part: Callable[[Batch, Whole], Losses]
+    loss_fn: LossFunction
+    store: Store
+    part_size: int
+    network: nn.Module
+    world: World = ALONE
+
+    def __call__(self, batch: Batch, of: int) -> Losses:
+        self.store.zero_grad()
+        whole = self.loss_fn.whole(of, batch.targets, self.world)
+        if batch.num_samples <= self.part_size:
+            return self.part(batch, whole)
+        sums: list[Tensor] = []
+        parts = list(batch.parts(self.part_size))
+        for i, part in enumerate(parts):
+            with held_back(self.network, is_held=i < len(parts) - 1):
+                losses = self.part(part, whole)
+            numbers = [losses.total, *losses.terms.values()]
+            sums = [a + b for a, b in zip(sums, numbers, strict=True)] if sums else numbers
+        return Losses(sums[0], dict(zip(losses.terms, sums[1:], strict=True)))

@@ -1,15 +1,20 @@
 """What `torch.nn` lacks: the sum of squares, named terms with weights, and targets in the form a criterion wants."""
 
+import copy
+import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from trainer import trees
 from trainer.config.schema import shown
+from trainer.distributed import ALONE, World
 from trainer.errors import UserError
+from trainer.meaning import Classes, Meaning
 
 
 class Losses(NamedTuple):
@@ -110,25 +115,46 @@ INSTEAD = {
 }
 
 
+# How the losses of parts of a batch come to that of the whole: by the parts' shares of its samples; by their shares of
+# what its targets weigh; as a sum; or not at all.
+Kind = Literal["mean", "weighted mean", "sum", "whole"]
+
+
+class Whole(NamedTuple):
+    """Of what some samples are a part.
+
+    Args:
+        num_samples: in it.
+        weights: what all its targets weigh, for each part of the loss that is a weighted mean.
+    """
+
+    num_samples: int
+    weights: Mapping[int, Tensor] = {}
+
+
 class Term(nn.Module):
     """One criterion with what its outputs and targets need first.
 
     Args:
-        criterion: called with (outputs, targets).
+        criterion: called with (outputs, targets), and with `inputs` and `model` by name where it has such parameters.
         gives: what the model's outputs are: logits, probabilities or log_probabilities.
-        num_classes: None for regression.
+        meaning: of the targets.
         names: what the choices are called in messages, of the loss, the model and the data.
 
     Raises:
         UserError: the criterion can't take what the model gives.
     """
 
-    def __init__(self, criterion: nn.Module, gives: str, num_classes: int | None, names: Mapping[str, str]) -> None:
+    kind: Kind
+    one_hot: Tensor
+
+    def __init__(self, criterion: nn.Module, gives: str, meaning: Meaning, names: Mapping[str, str]) -> None:
         super().__init__()
-        self.criterion, self.num_classes, self.names = criterion, num_classes, names
-        self.one_hot: Tensor
+        self.criterion, self.meaning, self.names = criterion, meaning, names
         self.wants = WANTS.get(type(criterion))
+        self.kind = "sum" if getattr(criterion, "reduction", "mean") == "sum" else "mean"
         self.is_log_needed = False
+        self.asks_for = _asked_for(criterion)
         if self.wants is None:  # the user's own, or one that we don't know: as they come
             return
         if gives not in self.wants.outputs:
@@ -138,12 +164,18 @@ class Term(nn.Module):
                 f"gives {gives}. Type {instead}."
             )
         self.is_log_needed = isinstance(criterion, nn.NLLLoss) and gives == "probabilities"
-        if num_classes is None and self.wants.targets == "index":
+        is_index = self.wants.targets == "index"
+        if not isinstance(meaning, Classes) and is_index:
             raise UserError(
                 f"loss={names['loss']}: takes class labels, but data={names['data']} has float targets. Type loss=mse."
             )
-        if num_classes is not None and self.wants.targets != "index":
-            self.register_buffer("one_hot", torch.eye(num_classes), persistent=False)
+        if is_index and self.kind == "mean" and (criterion.weight is not None or criterion.ignore_index >= 0):
+            self.kind = "weighted mean"
+            summed = copy.copy(criterion)  # its weights are the same
+            summed.reduction = "sum"  # type: ignore[assignment]
+            self._summed = (summed,)  # no submodule: nothing of it is saved
+        if isinstance(meaning, Classes) and not is_index:
+            self.register_buffer("one_hot", torch.eye(meaning.num_classes), persistent=False)
 
     def check(self, outputs: Tensor, targets: Tensor) -> None:
         """Refuses shapes and values that torch would broadcast or train on without a word.
@@ -155,11 +187,16 @@ class Term(nn.Module):
         loss, model, data = (f"{key}={self.names[key]}" for key in ("loss", "model", "data"))
         if self.wants is None:
             return
-        if self.wants.targets == "index":
-            if outputs.dim() != 2 or outputs.shape[1] != self.num_classes:
+        if not isinstance(outputs, Tensor):
+            raise UserError(
+                f"{model}: gives a {type(outputs).__name__}; {loss} takes a tensor. Give a loss of your own."
+            )
+        if isinstance(self.meaning, Classes) and self.wants.targets == "index":
+            num_classes = self.meaning.num_classes
+            if outputs.dim() != 2 or outputs.shape[1] != num_classes:
                 raise UserError(
                     f"{model}: gives outputs of shape {list(outputs.shape)}, but {data} has "
-                    f"{self.num_classes} classes. {loss} takes one output per class: [N, {self.num_classes}]."
+                    f"{num_classes} classes. {loss} takes one output per class: [N, {num_classes}]."
                 )
             return
         wanted = self.targets(outputs, targets)
@@ -171,7 +208,7 @@ class Term(nn.Module):
 
     def check_targets(self, targets: Tensor) -> None:
         """Refuses targets outside what the criterion is defined for; `targets`: all of a split."""
-        if self.num_classes is None and self.wants is not None and self.wants.targets == "fractions":
+        if not isinstance(self.meaning, Classes) and self.wants is not None and self.wants.targets == "fractions":
             low, high = targets.min().item(), targets.max().item()
             if low < 0 or high > 1:
                 raise UserError(
@@ -181,39 +218,66 @@ class Term(nn.Module):
 
     def targets(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The targets in the form that the criterion wants: class labels become one-hot, or 0 and 1 for one output."""
-        if self.num_classes is None or self.wants is None or self.wants.targets == "index":
+        if not isinstance(self.meaning, Classes) or self.wants is None or self.wants.targets == "index":
             return targets
-        if self.num_classes == 2 and outputs.shape[1:] == (1,):
+        if self.meaning.num_classes == 2 and outputs.shape[1:] == (1,):
             return targets.to(outputs.dtype).unsqueeze(1)
         # A row of the identity costs one index; nn.functional.one_hot costs that, a cast and a range check.
         return self.one_hot.index_select(0, targets)
 
-    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def forward(self, outputs: Any, targets: Any, **asked_for: Any) -> Any:
+        """A number, or a dict of named ones."""
+        return self.criterion(*self._formed(outputs, targets), **asked_for)
+
+    def weighed(self, outputs: Tensor, targets: Tensor, whole: Tensor) -> Tensor:
+        """The share of a weighted mean that some samples have, where the targets of all weigh `whole`."""
+        total: Tensor = self._summed[0](*self._formed(outputs, targets))
+        return total / whole
+
+    def weight(self, targets: Tensor) -> Tensor:
+        """What targets weigh together in a weighted mean: nothing where they are ignored."""
+        weight, ignored = self.criterion.weight, self.criterion.ignore_index
+        is_counted = targets != ignored
+        if weight is None:
+            return is_counted.sum()
+        assert isinstance(weight, Tensor)
+        return (weight[targets.clamp(0, len(weight) - 1)] * is_counted).sum()
+
+    def _formed(self, outputs: Any, targets: Any) -> tuple[Any, Any]:
         if self.is_log_needed:
             outputs = outputs.clamp_min(torch.finfo(outputs.dtype).tiny).log()
-        loss: Tensor = self.criterion(outputs, self.targets(outputs, targets))
-        return loss
+        return outputs, self.targets(outputs, targets)
+
+
+def _asked_for(criterion: nn.Module) -> tuple[str, ...]:
+    """Which of `inputs` and `model` a criterion wants beside outputs and targets."""
+    if type(criterion).__module__.startswith("torch."):
+        return ()
+    parameters = inspect.signature(criterion.forward).parameters
+    return tuple(name for name in ("inputs", "model") if name in parameters)
 
 
 class LossFunction(nn.Module):
     """What the loop calls: outputs and targets to `Losses`.
 
     Args:
-        criterion: a torch criterion, the user's own, or `Composite`.
+        criterion: a torch criterion, the user's own, or `Composite`. It gives a number, or a dict of named terms, which
+            are added up.
         model: gives `gives`, and is what penalties are of.
-        num_classes: None for regression.
+        meaning: of the targets.
         names: see `Term`.
+
+    Attributes:
+        meaning: of the model's outputs.
+        term_names: what `Losses.terms` has; of a criterion that gives a dict it is known once it has been called.
 
     Raises:
         UserError: a criterion can't take what the model gives; or nothing but penalties, which look at no target.
     """
 
-    def __init__(
-        self, criterion: nn.Module, model: nn.Module, num_classes: int | None, names: Mapping[str, str]
-    ) -> None:
+    def __init__(self, criterion: nn.Module, model: nn.Module, meaning: Meaning, names: Mapping[str, str]) -> None:
         super().__init__()
-        self.num_classes = num_classes
-        self._gives = gives = getattr(model, "gives", "logits")
+        gives = getattr(model, "gives", "logits")
         parts = [criterion]
         self.names, self.weights = [""], [1.0]
         if isinstance(criterion, Composite):
@@ -225,9 +289,15 @@ class LossFunction(nn.Module):
                 "Give it a term that does, as cross_entropy in loss=composite."
             )
         self.parts = nn.ModuleList(
-            part if penalty else Term(part, gives, num_classes, names)
+            part if penalty else Term(part, gives, meaning, names)
             for part, penalty in zip(parts, is_penalty, strict=True)
         )
+        self._weighted = {
+            i: part for i, part in enumerate(self.parts) if isinstance(part, Term) and part.kind == "weighted mean"
+        }
+        wants = next((term.wants for term in self.terms if term.wants), None)
+        self.meaning = meaning.read_as(gives, wants.targets if wants else "index")
+        self.term_names = [name for name in self.names if name]
         # Not a submodule: its weights are no weights of the loss.
         self._model = (model,)
 
@@ -236,41 +306,68 @@ class LossFunction(nn.Module):
         """What looks at outputs and targets; the rest are penalties."""
         return [part for part in self.parts if isinstance(part, Term)]
 
-    @property
-    def threshold(self) -> float:
-        """Above it a single output stands for class 1 of two: 0 for a logit, else 1/2."""
-        is_value = any(term.wants is not None and term.wants.targets == "values" for term in self.terms)
-        return 0.0 if self._gives == "logits" and not is_value else 0.5
-
-    def check(self, outputs: Tensor, targets: Tensor) -> None:
+    def check(self, outputs: Any, targets: Any) -> None:
         """See `Term.check`."""
         for term in self.terms:
             term.check(outputs, targets)
 
-    def check_targets(self, targets: Tensor) -> None:
+    def check_targets(self, targets: Any) -> None:
         """See `Term.check_targets`."""
         for term in self.terms:
             term.check_targets(targets)
 
-    def forward(self, outputs: Tensor, targets: Tensor, of: int | None = None) -> Losses:
+    def whole(self, num_samples: int, targets: Any, world: World = ALONE) -> Whole:
+        """What `targets`, all ranks' together, are all of: for `forward` to be called with parts of them."""
+        if not self._weighted:
+            return Whole(num_samples)
+        return Whole(num_samples, {i: world.sum(term.weight(targets)) for i, term in self._weighted.items()})
+
+    def forward(self, outputs: Any, targets: Any, inputs: Any = None, of: Whole | None = None) -> Losses:
         """The losses of some samples.
 
         Args:
-            of: how many samples there are in all, where these are a part. The losses of the parts then add up to those
-                of the whole: means and penalties count by their share of the samples, sums as they are. (Where samples
-                themselves have weights, as with `weight` or `ignore_index`, this is not exactly the mean of the whole.)
+            inputs: of the model, for a criterion that asks for them.
+            of: what they are a part of. The losses of all parts then add up to those of the whole: means and penalties
+                count by their share of the samples, means over weighted targets by their share of the weights, sums
+                as they are.
         """
-        share = 1.0 if of is None else len(targets) / of
+        share = 1.0 if of is None else trees.num_samples(targets) / of.num_samples
         values: list[Tensor] = []
-        for part in self.parts:
-            is_term = isinstance(part, Term)
-            value = part(outputs, targets) if is_term else part(self._model[0])
-            is_sum = is_term and getattr(part.criterion, "reduction", "mean") == "sum"
-            values.append(value if is_sum or share == 1.0 else value * share)
+        terms: dict[str, Tensor] = {}
+        for i, part in enumerate(self.parts):
+            weight = None if of is None or share == 1.0 else of.weights.get(i)
+            value = self._value(part, outputs, targets, inputs, weight)
+            if share != 1.0 and _kind(part) in ("mean", "whole"):
+                value = {n: x * share for n, x in value.items()} if isinstance(value, Mapping) else value * share
+            if isinstance(value, Mapping):
+                terms |= {name: number.detach() for name, number in value.items()}
+                value = _added([*value.values()])
+            elif self.names[i]:
+                terms[self.names[i]] = value.detach()
+            values.append(value)
         if self.names == [""]:
-            return Losses(values[0], {})
-        # Starts from the first term, not from 0: one addition less a step.
-        total = values[0] * self.weights[0]
-        for value, weight in zip(values[1:], self.weights[1:], strict=True):
-            total = total + value * weight
-        return Losses(total, {name: value.detach() for name, value in zip(self.names, values, strict=True)})
+            return Losses(values[0], terms)
+        return Losses(_added([value * weight for value, weight in zip(values, self.weights, strict=True)]), terms)
+
+    def _value(self, part: nn.Module, outputs: Any, targets: Any, inputs: Any, weight: Tensor | None) -> Any:
+        """Of a term or a penalty; a share of it where `weight` says what the targets of the whole weigh."""
+        if not isinstance(part, Term):
+            return part(self._model[0])
+        if weight is not None:
+            return part.weighed(outputs, targets, weight)
+        if part.asks_for:
+            found = {"inputs": inputs, "model": self._model[0]}
+            return part(outputs, targets, **{name: found[name] for name in part.asks_for})
+        return part(outputs, targets)
+
+
+def _kind(part: nn.Module) -> Kind:
+    return part.kind if isinstance(part, Term) else "mean"
+
+
+def _added(values: Sequence[Tensor]) -> Tensor:
+    """Starts from the first, not from 0: one addition less a step."""
+    total = values[0]
+    for value in values[1:]:
+        total = total + value
+    return total

@@ -1,6 +1,5 @@
 """What a checkpoint must hold so that a run goes on exactly; and the parameters as one flat buffer."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import Any
@@ -10,15 +9,13 @@ from torch import nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from trainer.data.batches import Batch
 from trainer.distributed import ALONE, World
 from trainer.draws import random_state, set_random_state
-from trainer.losses import Losses
 from trainer.optim.schedulers import Schedule
 
 
 class Store:
-    """All trainable parameters of a model as views into one buffer, their gradients as views into another.
+    """All trainable parameters of a model and its loss as views into one buffer, their gradients into another.
 
     A module does not notice: its parameters keep names, shapes and identity. What runs over all of them (an update, the
     statistics, clipping) then is one operation on `values` and `grads`, `[num_runs, num_parameters]` with
@@ -27,13 +24,16 @@ class Store:
 
     Args:
         model: already on its device and in its dtype.
+        loss: the same; its parameters come last, as `loss.<name>`.
 
     Raises:
         ValueError: no parameter is trainable, or they are of several dtypes or devices.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, loss: nn.Module | None = None) -> None:
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        if loss is not None:
+            named += [(f"loss.{name}", p) for name, p in loss.named_parameters() if p.requires_grad]
         if not named:
             raise ValueError("the model has no trainable parameter")
         kinds = {(p.dtype, p.device) for _, p in named}
@@ -70,10 +70,7 @@ class TrainingState:
     """Everything that a step changes.
 
     Args:
-        forward: what a batch goes through: the model, or its head alone where batches are features, or
-            what spreads either over several processes.
-        compiled: forward, loss and backward in one for some samples out of so many; None of samples that it is not for.
-        recorded: the same for a whole batch, whose gradients take the place of what was there.
+        loss: what a criterion keeps: parameters that train with the model's, and buffers.
         last: the last value of every tag; and the best validations, best/<tag>.
         data: split to what tells it from another, see `trainer.data.prepare.fingerprint`.
     """
@@ -83,6 +80,7 @@ class TrainingState:
     optimizer: Optimizer
     schedule: Schedule
     scaler: GradScaler
+    loss: nn.Module = field(default_factory=nn.Module)
     step: int = 0
     evaluated: int = 0  # the step of the last validation that was not broken off
     num_skipped: int = 0  # steps without an update, since a number was not finite
@@ -91,12 +89,6 @@ class TrainingState:
     last: dict[str, float] = field(default_factory=dict)
     data: dict[str, str] = field(default_factory=dict)
     world: World = ALONE
-    forward: nn.Module = field(init=False)
-    compiled: Callable[[Batch, int], Losses | None] | None = field(init=False, default=None)
-    recorded: Callable[[Batch], Losses | None] | None = field(init=False, default=None)
-
-    def __post_init__(self) -> None:
-        self.forward = self.model
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values alone, so that `torch.load(weights_only=True)` reads it.
@@ -105,6 +97,7 @@ class TrainingState:
         """
         return {
             "model": self.model.state_dict(),
+            "loss": self.loss.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -126,6 +119,7 @@ class TrainingState:
         if len(state["random"]) != self.world.size:
             raise ValueError(f"it was trained by {len(state['random'])} processes, not {self.world.size}")
         self.model.load_state_dict(state["model"])  # copies into the views of the store
+        self.loss.load_state_dict(state.get("loss", {}))
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])

@@ -99,19 +99,22 @@ def seconds_after(question: dict[str, Any]) -> float:
     """Per step of a run that stands at a step without having made the ones before it."""
     from trainer.command import main as cli
     from trainer.config.compose import composed, hydra_at
-    from trainer.run.build import Built
+    from trainer.config.settings import settings_of
+    from trainer.run.folder import take_folder
+    from trainer.run.parts import build
+    from trainer.run.train import train as trained
     from trainer.run.training import Training
     from trainer.signals import Signals
 
     first, last = question["after"] + 50, question["after"] + 50 + question["steps"]
     with new_folder() as folder, hydra_at(cli.config_folders([])) as search:
         request = composed([*TINY, f"max_steps={last + 50}"], search, "train")
-        built = Built(request, ())
-        built.state.step = built.state.evaluated = question["after"]
-        training = Training(request, built, folder / "run", Signals())
+        parts = build(settings_of(request))
+        parts.state.step = parts.state.evaluated = question["after"]
+        training = Training(parts, folder / "run", Signals())
         with ExitStack() as stack:
-            training.take_folder(stack)
-            training.train()
+            take_folder(training.folder, parts, stack)
+            trained(training)
         times = record_times(folder / "run")
     return (times[last] - times[first]) / question["steps"]
 

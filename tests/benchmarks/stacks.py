@@ -6,7 +6,8 @@ A process that stays: `{"work": "digits", "how": "stack", "steps": 300}` is answ
 import itertools
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,9 +16,14 @@ import bare
 from processes import answer_questions
 from trainer.command import main as cli
 from trainer.config.compose import composed, hydra_at
+from trainer.config.settings import settings_of
 from trainer.draws import random_state
+from trainer.fast.choose import choose
 from trainer.loop import Plan, Wish, fit
-from trainer.run.build import Built
+from trainer.run.parts import build
+from trainer.run.train import surroundings
+from trainer.run.training import Training
+from trainer.signals import Signals
 from trainer.stack.fit import fit_stack
 from trainer.stack.member import Member
 from works import WORKS, Work
@@ -47,7 +53,7 @@ def learning_rates(work: Work) -> list[float]:
     return [work.lr / 2**i for i in range(NUM_RATES)]
 
 
-def built(work: Work, num_steps: int, words: list[str]) -> list[Built]:
+def built(work: Work, num_steps: int, words: list[str]) -> list[Training]:
     """Each run as it is before its first step."""
     with hydra_at(cli.config_folders([])) as search:
         typed = [word for word in work.words if not word.startswith("optimizer.lr=")]
@@ -55,16 +61,15 @@ def built(work: Work, num_steps: int, words: list[str]) -> list[Built]:
             composed([*typed, *words, f"max_steps={num_steps}", f"optimizer.lr={lr}", f"seed={seed}"], search, "train")
             for lr, seed in itertools.product(learning_rates(work), range(NUM_SEEDS))
         ]
-    return [Built(request, ()) for request in requests]
+    return [Training(build(settings_of(request)), Path("nowhere"), Signals()) for request in requests]
 
 
-def plan_of(run: Built) -> Plan:
-    size, check_every = run.samples_per_step, 1 if run.device.type == "cpu" else 1000  # as `Training.plan`
-    return Plan(run.max_steps, len(run.splits.train), size, size, None, None, None, None, check_every=check_every)
+def plan_of(run: Training) -> Plan:
+    return replace(run.plan(), log_every=None, show_every=None, eval_every=None, save_every=None)
 
 
-def wait_for(run: Built) -> None:
-    if run.device.type == "cuda":
+def wait_for(run: Training) -> None:
+    if run.parts.device.type == "cuda":
         torch.cuda.synchronize()
 
 
@@ -72,13 +77,15 @@ def stack(work: Work, num_steps: int, words: list[str]) -> float:
     """All at once, as one program."""
     runs, members = built(work, num_steps, words), []
     for run in runs:
-        members.append(Member(run.state, run.loss_fn, Nobody(), run.config["seed"], random_state(run.device)))
-    splits, sample = runs[0].splits, runs[0].sample.inputs
-    wait_for(runs[0])
+        parts, draws = run.parts, random_state(run.parts.device)
+        members.append(Member(parts.state, parts.model, parts.loss_fn, Nobody(), parts.settings.order_seed, draws))
+    first, parts = runs[0], runs[0].parts
+    wait_for(first)
     start = time.perf_counter()
-    with runs[0].products(len(runs)):
-        fit_stack(members, splits.train, splits.val, sample, plan_of(runs[0]), never)
-    wait_for(runs[0])
+    with surroundings(first, len(runs)):
+        train, val, sample = parts.splits.train, parts.splits.val, parts.sample.inputs
+        fit_stack(members, train, val, sample, plan_of(first), parts.length.batch_size, never)
+    wait_for(first)
     spent = time.perf_counter() - start
     if any(member.error is not None or member.state.step != num_steps for member in members):
         raise ValueError("a run did not come to its end")
@@ -95,13 +102,13 @@ def one(work: Work, num_steps: int, words: list[str]) -> float:
     return by_loop(built(work, num_steps, words)[0])
 
 
-def by_loop(run: Built) -> float:
-    batches = run.splits.train.training(run.samples_per_step, run.config["seed"], 1)
+def by_loop(run: Training) -> float:
+    batches = run.batches(run.parts.splits.train)
     wait_for(run)
     start = time.perf_counter()
-    with run.products():
-        run.state.recorded = run.recorded(run.model, run.splits.train)
-        fit(run.state, run.loss_fn, batches, plan_of(run), Nobody(), nullcontext, never)
+    with surroundings(run):
+        computation = choose(run.work(), None, is_fast=True, is_compiled=False, is_alone=True, note=print)
+        fit(run.parts.state, computation.forward_backward, batches, plan_of(run), Nobody(), never)
     wait_for(run)
     return time.perf_counter() - start
 

@@ -186,7 +186,7 @@ class Tidy(Net):
 class Vector(nn.Module):
     def forward(self, outputs, targets): return outputs
 class Words(nn.Module):
-    def forward(self, outputs, targets): return {"loss": outputs.sum()}
+    def forward(self, outputs, targets): return {"loss": "high"}
 class Constant(nn.Module):
     def forward(self, outputs, targets): return torch.tensor(1.0)
 
@@ -486,13 +486,16 @@ MISTAKES: list[Row] = [
     own("model._target_=mine.Net model.widht=3", "model.widht: nothing reads this key. model has in_features"),
     own("model._target_=mine.Failing", "model=Failing: KeyError: 'no such key' (mine.py, line "),
     own("model._target_=mine.Typo", "'Typo' object has no attribute 'leyer' (mine.py, line "),
-    own("model._target_=mine.Pair", "model=Pair: gives a tuple; a tensor is needed."),
+    own(
+        "model._target_=mine.Pair",
+        "model=Pair: gives a tuple; loss=cross_entropy takes a tensor. Give a loss of your own.",
+    ),
     own("model._target_=mine.Detached", "model=Detached: no gradient leads through it; nothing would be learnt."),
     own("model._target_=mine.Frozen", "model=Frozen: the model has no trainable parameter."),
     own("model._target_=mine.Frozen model.init=normal", "model.init=normal: all weights of this model are loaded or"),
     own("model._target_=mine.Flat data=random_regression data.out_features=1 loss=mse", "loss=mse takes equal shapes."),
     own("loss._target_=mine.Vector", "loss=Vector: gives a tensor of shape [2, 10]; one number is needed."),
-    own("loss._target_=mine.Words", "loss=Words: gives a dict; a tensor is needed."),
+    own("loss._target_=mine.Words", "loss=Words: can't be taken of outputs [2, 10] and targets [2]"),
     own("loss._target_=mine.Constant", "loss=Constant: no gradient leads through it; nothing would be learnt."),
     own("optimizer._target_=mine.Net", "does not make a torch Optimizer, which optimizer._target_ needs."),
     own("model=two_layer data._target_=mine.words", "data=words: made a dict; a trainer.data.source.Data is needed."),

@@ -215,9 +215,9 @@ class TestOwn:
     )
     def test_is_found_wherever_it_hides_in_a_config(self, marker, config):
         with pytest.raises(UserError, match=r"_target_=ownnet\.Net: is in none of the trusted packages"):
-            check_targets("model", config, nn.Module, ())
+            check_targets("model", config, nn.Module, nn.Module, ())
         assert not marker.exists()
-        check_targets("model", config, nn.Module, ("ownnet",))
+        check_targets("model", config, nn.Module, nn.Module, ("ownnet",))
         assert marker.exists()
 
     @pytest.mark.parametrize("target", ["ownnet.Net", "ownnet.layers.Layer", "ownnet.make", "ownnet.Linear"])

@@ -15,11 +15,12 @@ from torch.amp import GradScaler
 from torch.nn.functional import conv2d, max_pool2d
 from torch.testing import assert_close
 
+from meanings import meaning_of
 from trainer.data.batches import Batch, ResidentBatches, first_samples
 from trainer.disk import checkpoint
-from trainer.fast.compiled import CompiledStep, NotCompiled
-from trainer.fast.windows import Windows, convolved_pooled_relu
-from trainer.losses import LossFunction
+from trainer.fast.compiled import CompiledPart, NotCompiled
+from trainer.fast.windows import LeNetInWindows, Windows, convolved_pooled_relu
+from trainer.losses import Losses, LossFunction, Whole
 from trainer.models.lenet import LeNet
 from trainer.state import Store
 
@@ -160,13 +161,23 @@ class Slows(nn.Linear):
         return super().forward(inputs) * (0.5 if self.num_calls >= 5 else 1)
 
 
-def compiled_step(model: nn.Module, notes: list[str] | None = None) -> tuple[CompiledStep, Store, Batch]:
+def compiled_step(model: nn.Module, notes: list[str] | None = None) -> tuple[CompiledPart, Store, Batch]:
     model.double()
-    loss_fn, store = LossFunction(nn.CrossEntropyLoss(), model, 3, NAMES), Store(model)
+    loss_fn, store = LossFunction(nn.CrossEntropyLoss(), model, meaning_of(3), NAMES), Store(model)
     batch = Batch(torch.randn(4, 6, dtype=torch.float64), torch.arange(4) % 3)
     scaler = GradScaler("cpu", enabled=False)
     note = [] if notes is None else notes
-    return CompiledStep(model, loss_fn, store, scaler, nullcontext, batch, 4, note.append), store, batch
+    part = CompiledPart(otherwise, model, loss_fn, store, scaler, nullcontext, batch, 4, note.append)
+    return part, store, batch
+
+
+def otherwise(part: Batch, of: Whole) -> Losses:
+    """Stands for the ordinary way."""
+    return Losses(torch.zeros(()), {"otherwise": torch.zeros(())})
+
+
+def is_compiled(losses: Losses) -> bool:
+    return not losses.terms
 
 
 def test_a_refusal_leaves_nothing_behind() -> None:
@@ -192,8 +203,8 @@ def test_what_compiles_to_something_else_is_refused() -> None:
 def test_a_model_that_changes_is_no_longer_compiled_from_then_on() -> None:
     notes: list[str] = []
     step, _, batch = compiled_step(Slows(6, 3), notes)
-    results = [step(batch, 4) for _ in range(6)]
-    assert results[-1] is None
+    results = [step(batch, Whole(4)) for _ in range(6)]
+    assert not is_compiled(results[-1])
     assert [note.partition(": the")[0] for note in notes] == ["warning: compile=true"]
 
 
@@ -203,17 +214,17 @@ def test_gradients_are_added_and_other_samples_are_left_to_the_model() -> None:
     step, store, batch = compiled_step(model)
     assert not store.grads.any()
     random = torch.get_rng_state()
-    assert step(batch, 4) is not None
+    assert is_compiled(step(batch, Whole(4)))
     assert torch.equal(torch.get_rng_state(), random)
     once = store.grads.clone()
-    assert step(batch, 4) is not None
+    assert is_compiled(step(batch, Whole(4)))
     assert_close(store.grads, 2 * once)
-    assert step(batch, 8) is None
-    assert step(Batch(batch.inputs[:3], batch.targets[:3]), 4) is None
+    assert not is_compiled(step(batch, Whole(8)))
+    assert not is_compiled(step(Batch(batch.inputs[:3], batch.targets[:3]), Whole(4)))
     handle = model.register_forward_pre_hook(lambda *_: None)
-    assert step(batch, 4) is None
+    assert not is_compiled(step(batch, Whole(4)))
     handle.remove()
-    assert step(batch, 4) is not None
+    assert is_compiled(step(batch, Whole(4)))
 
 
 class TestBatchInnermost:
@@ -250,7 +261,7 @@ class TestBatchInnermost:
     def test_lenet_has_two_equal_forms(self) -> None:
         model = LeNet(num_classes=10, in_channels=3, kernel_size=4, image_size=27).double()
         inputs = torch.randn(5, 3, 27, 27, dtype=torch.float64)
-        assert_close(model._maps_batch_innermost(inputs), model._maps(inputs), rtol=1e-12, atol=1e-12)
+        assert_close(LeNetInWindows(model)(inputs), model(inputs), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("size", [1, 512, 700])

@@ -15,17 +15,22 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
+from torch.amp import GradScaler
 
 from exact import assert_same, states
 from ranks import ended, ranks
+from trainer.computation import Work
 from trainer.data.batches import ResidentBatches
-from trainer.data.prepare import Splits
 from trainer.disk.cache import Cache, num_bytes
-from trainer.distributed import ALONE
 from trainer.fast.features import Features
-from trainer.fast.folding import folded, in_blocks
+from trainer.fast.folding import folded, laid_in_blocks
+from trainer.losses import LossFunction
+from trainer.meaning import Classes
 from trainer.models.finetune import Finetune
 from trainer.models.resnet import ResNet, resnet18
+from trainer.optim.manual_sgd import ManualSGD
+from trainer.optim.schedulers import Schedule
+from trainer.state import Store, TrainingState
 
 Train = Callable[..., dict[str, Any]]
 
@@ -191,7 +196,7 @@ class TestOnlyWhereItIsTheSame:
         layer.train = lambda mode=True: layer  # type: ignore[method-assign, assignment]
         notes: list[str] = []
         features = features_of(nn.Sequential(nn.Linear(4, 6), layer, nn.Linear(6, 3)), tmp_path, notes.append)
-        assert features.feed(features.model.head, is_worth=True) is None
+        assert features.feed(is_worth=True) is None
         assert notes[-1] == "the frozen backbone runs at every step: what it gives for a sample is no constant."
 
     def test_a_stop_that_is_asked_for_ends_the_computing(self, tmp_path: Path) -> None:
@@ -199,7 +204,7 @@ class TestOnlyWhereItIsTheSame:
         features = features_of(
             nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 3)), tmp_path, is_stop_requested=lambda: next(asked)
         )
-        assert features.feed(features.model.head, is_worth=True) is None
+        assert features.feed(is_worth=True) is None
         assert list(tmp_path.glob("*.lock")) == []
 
     def test_features_that_take_too_much_memory_are_told_of(
@@ -208,7 +213,7 @@ class TestOnlyWhereItIsTheSame:
         monkeypatch.setattr("trainer.fast.features.RESIDENT_BYTES", 3 * 9 * 6 * 4 - 1)
         notes: list[str] = []
         features = features_of(nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 3)), tmp_path, notes.append)
-        assert features.feed(features.model.head, is_worth=True) is None
+        assert features.feed(is_worth=True) is None
         assert notes == ["the frozen backbone runs at every step: all its features would take 648 bytes."]
 
 
@@ -220,19 +225,26 @@ def features_of(
 ) -> Features:
     """Of nine samples of four numbers in each split."""
     torch.manual_seed(0)
-    splits = [ResidentBatches(torch.randn(9, 4), torch.arange(9) % 3) for _ in range(3)]
-    model, cache = Finetune(network, 3), Cache(folder, 10**9, note)
-    return Features(
-        model,
-        Splits(*splits, input_shape=(4,), num_outputs=3),
-        splits[1].inputs[:2],
-        nullcontext,
-        "float32",
-        ALONE,
-        cache,
-        note,
-        is_stop_requested,
+    train, val, test = (ResidentBatches(torch.randn(9, 4), torch.arange(9) % 3) for _ in range(3))
+    model = Finetune(network, 3)
+    store, scaler = Store(model), GradScaler("cpu", enabled=False)
+    work = Work(
+        state=TrainingState(model, store, ManualSGD([store.flat]), Schedule(None), scaler),
+        loss_fn=LossFunction(nn.CrossEntropyLoss(), model, Classes(3), {}),
+        train=train,
+        val=val,
+        test=test,
+        sample=lambda: next(next(val.in_order()).parts(2)),
+        device=torch.device("cpu"),
+        precision=nullcontext,
+        precision_name="float32",
+        batch_size=9,
+        samples_per_step=9,
+        steps_per_epoch=1,
+        max_steps=1,
+        is_ours=False,
     )
+    return Features(work, Cache(folder, 10**9, note), note, is_stop_requested)
 
 
 class TestOnDisk:
@@ -305,7 +317,7 @@ class TestOnDisk:
         own = features_of(nn.Sequential(Own(4, 6), nn.Linear(6, 3)), tmp_path)
         known = features_of(nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 3)), tmp_path)
         for features, num_files in ((own, 0), (known, 2)):
-            assert features.feed(features.model.head, is_worth=True) is not None
+            assert features.feed(is_worth=True) is not None
             assert len(list(tmp_path.glob("*.pt"))) == num_files
 
     @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "pickle", "no tensor"])
@@ -495,7 +507,7 @@ class Mixed(nn.Module):
 def test_in_blocks_it_is_the_same_network(make: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
     network, inputs = make().eval(), torch.randn(3, 3, 40, 40)
-    quick = in_blocks(folded(network))
+    quick = laid_in_blocks(folded(network))
     with torch.no_grad():
         torch.testing.assert_close(quick(inputs), network(inputs), rtol=1e-4, atol=1e-4)
     assert all(module.weight.is_mkldnn for module in quick.modules() if isinstance(module, nn.Conv2d))

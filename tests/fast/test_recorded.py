@@ -10,13 +10,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from meanings import meaning_of
 from trainer.data.batches import Batch
 from trainer.disk import checkpoint
+from trainer.fast import choose
 from trainer.fast.recorded import NotRecorded, RecordedStep, is_same, out_overload
-from trainer.losses import LossFunction, SumSquaredError
+from trainer.loop import ForwardBackward
+from trainer.losses import Losses, LossFunction, SumSquaredError
 from trainer.models.sequential import Sequential
 from trainer.models.two_layer import TwoLayer
-from trainer.run.build import Built
 from trainer.state import Store
 
 Train = Callable[..., dict[str, Any]]
@@ -61,14 +63,14 @@ CASES = {
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether each run of this process was recorded."""
     found: list[bool] = []
-    recorded = Built.recorded
+    recorded = choose.recorded
 
-    def spied(*arguments: Any) -> RecordedStep | None:
-        step = recorded(*arguments)
-        found.append(step is not None)
-        return step
+    def spied(*arguments: Any) -> tuple[ForwardBackward, str]:
+        step, why = recorded(*arguments)
+        found.append(isinstance(step, RecordedStep))
+        return step, why
 
-    monkeypatch.setattr(Built, "recorded", spied)
+    monkeypatch.setattr(choose, "recorded", spied)
     return found
 
 
@@ -97,7 +99,7 @@ def test_a_recorded_run_has_the_bits_of_the_ordinary_one(
     train(*BASE, *CASES[case], "name=recorded")
     assert recorded == [True]
     assert capfd.readouterr().err == ""  # torch's warnings
-    monkeypatch.setattr(Built, "recorded", lambda *_: None)
+    monkeypatch.setattr(choose, "recorded", lambda work, ordinary, *_: (ordinary, "autograd"))
     train(*BASE, *CASES[case], "name=ordinary")
     assert is_equal(outcome("recorded"), outcome("ordinary"))
 
@@ -118,7 +120,6 @@ def test_a_recorded_run_goes_on_exactly(train: Train, recorded: list[bool]) -> N
 @pytest.mark.parametrize(
     "words",
     [
-        ("model=two_layer", "fast=false"),
         ("model=two_layer", "model.gradient=numpy"),  # its results come from nowhere that torch knows
         ("model=two_layer", "gradient.accumulate=2"),
         ("model=two_layer", "model.hidden_features=20000"),  # large
@@ -134,8 +135,19 @@ def a_batch(num_samples: int = 4) -> Batch:
     return Batch(torch.randn(num_samples, 6), torch.randn(num_samples, 3))
 
 
+def otherwise(batch: Batch, of: int) -> Losses:
+    """Stands for the ordinary way."""
+    return Losses(torch.zeros(()), {"otherwise": torch.zeros(())})
+
+
+def is_recorded(losses: Losses) -> bool:
+    return not losses.terms
+
+
 def a_step(model: nn.Module, example: Batch) -> RecordedStep:
-    return RecordedStep(model, LossFunction(nn.MSELoss(), model, None, NAMES), Store(model), [example])
+    return RecordedStep(
+        otherwise, model, LossFunction(nn.MSELoss(), model, meaning_of(None), NAMES), Store(model), [example]
+    )
 
 
 VECTORS = (
@@ -185,8 +197,8 @@ def test_torchs_layers_can_be_recorded(
 @pytest.mark.parametrize("criterion", CRITERIA, ids=lambda criterion: type(criterion).__name__)
 def test_torchs_losses_can_be_recorded(criterion: nn.Module, capfd: pytest.CaptureFixture[str]) -> None:
     model = nn.Linear(6, 3)
-    loss_fn = LossFunction(criterion, model, None, NAMES)
-    RecordedStep(model, loss_fn, Store(model), [Batch(torch.randn(16, 6), torch.rand(16, 3))])
+    loss_fn = LossFunction(criterion, model, meaning_of(None), NAMES)
+    RecordedStep(otherwise, model, loss_fn, Store(model), [Batch(torch.randn(16, 6), torch.rand(16, 3))])
     assert capfd.readouterr().err == ""
 
 
@@ -257,8 +269,8 @@ def test_recording_leaves_nothing_but_zero_gradients() -> None:
 
 def test_another_number_of_samples_goes_the_ordinary_way() -> None:
     step = a_step(nn.Sequential(nn.Linear(6, 3)), a_batch(4))
-    assert step(a_batch(5)) is None
-    assert step(a_batch(4)) is not None
+    assert not is_recorded(step(a_batch(5), 5))
+    assert is_recorded(step(a_batch(4), 4))
 
 
 def test_a_parameter_without_a_part_in_the_loss_has_a_gradient_of_zero() -> None:
@@ -268,7 +280,7 @@ def test_a_parameter_without_a_part_in_the_loss_has_a_gradient_of_zero() -> None
     for p in model.parameters():
         assert p.grad is not None
         p.grad.fill_(7.0)
-    assert step(a_batch()) is not None
+    assert is_recorded(step(a_batch(), 4))
     assert model.idle.grad.tolist() == [0.0, 0.0]  # type: ignore[union-attr]
     assert model.w1.grad is not None
     assert not (model.w1.grad == 7).any()
@@ -279,18 +291,18 @@ def test_losses_and_gradients_are_those_of_each_batch(device: str) -> None:
     """On a GPU, where the calls are a CUDA graph, within rounding."""
     torch.manual_seed(0)
     model = Sequential([nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3)]).to(device)
-    loss_fn, store = LossFunction(nn.MSELoss(), model, None, NAMES), Store(model)
+    loss_fn, store = LossFunction(nn.MSELoss(), model, meaning_of(None), NAMES), Store(model)
     close = partial(torch.testing.assert_close, **({"rtol": 0, "atol": 0} if device == "cpu" else {}))
 
     def batch() -> Batch:
         return Batch(*(tensor.to(device) for tensor in a_batch()))
 
-    step = RecordedStep(model, loss_fn, store, [batch()])
+    step = RecordedStep(otherwise, model, loss_fn, store, [batch()])
     kept = []
     for _ in range(3):
         samples = batch()
-        losses = step(samples)
-        assert losses is not None
+        losses = step(samples, 4)
+        assert is_recorded(losses)
         gradients = store.grads.clone()
         store.zero_grad()
         expected = loss_fn(model(samples.inputs), samples.targets).total

@@ -95,29 +95,6 @@ class TestTwoLayer:
 
 
 class TestLeNet:
-    @pytest.mark.parametrize("num_samples", [2, 7, 64])
-    @pytest.mark.parametrize(("kernel_size", "in_channels", "image_size"), [(5, 1, 32), (3, 1, 28), (3, 3, 40)])
-    def test_the_layout_in_memory_changes_no_number(
-        self, kernel_size: int, in_channels: int, image_size: int, num_samples: int
-    ) -> None:
-        model = LeNet(num_classes=10, kernel_size=kernel_size, in_channels=in_channels, image_size=image_size)
-        inputs = torch.randn(num_samples, in_channels, image_size, image_size)
-        found = []
-        for model.is_fast in (True, False):
-            loss = cross_entropy(model(inputs), torch.arange(num_samples) % 10)
-            found.append([loss.detach(), *torch.autograd.grad(loss, list(model.parameters()))])
-        assert_close(*found, rtol=1e-5, atol=1e-7)
-
-    def test_whoever_looks_at_the_maps_gets_plain_tensors(self) -> None:
-        model, seen = LeNet(num_classes=10), []
-        inputs = torch.randn(4, 1, 32, 32)
-        alone = model(inputs)
-        handle = model.conv1.register_forward_hook(lambda module, inputs, outputs: seen.append(outputs.mean()))
-        assert_close(model(inputs), alone)
-        handle.remove()
-        assert torch.equal(model(inputs), alone)
-        assert len(seen) == 1
-
     @pytest.mark.parametrize(
         ("kernel_size", "flat", "num_parameters"),
         [

@@ -91,14 +91,6 @@ def cached(tmp_path: Path) -> list[Path]:
 
 
 class TestArchitecture:
-    def test_the_layout_in_memory_changes_no_number(self):
-        model, inputs = resnet18(num_classes=3).eval(), torch.randn(4, 3, 40, 40)
-        found = []
-        for model.is_fast in (True, False):
-            loss = model(inputs).square().sum()
-            found.append([loss.detach(), *torch.autograd.grad(loss, list(model.parameters()))])
-        torch.testing.assert_close(*found, rtol=1e-4, atol=1e-6)
-
     def test_names_and_shapes_are_those_of_the_table(self):
         table = {}
         for line in (Path(__file__).parent / "resnet18_names.txt").read_text().splitlines():

@@ -10,6 +10,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
+from meanings import meaning_of
 from trainer.models.lenet import LeNet
 from trainer.models.two_layer import TwoLayer
 from trainer.monitor import pictures
@@ -17,11 +18,13 @@ from trainer.monitor.events import EventFile
 from trainer.monitor.pictures import Pixels, confusion_matrix, filters, first_batch, wrong_samples
 from trainer.monitor.predictions import Collector, Predictions
 
+CLASSES, PETS, NUMBERS = meaning_of(3), meaning_of(3, "cat", "dog", "cow"), meaning_of(None)
+
 
 def judged(outputs: Tensor, targets: Tensor, inputs: Tensor | None = None, num_classes: int | None = 3) -> Predictions:
     """Predictions of a model whose outputs are given."""
     inputs = torch.zeros(len(outputs), 1, 8, 8) if inputs is None else inputs
-    with Collector(nn.Identity(), len(outputs), num_classes) as collector:
+    with Collector(nn.Identity(), len(outputs), meaning_of(num_classes)) as collector:
         collector.add(inputs, outputs, targets)
     return collector.predictions()
 
@@ -59,7 +62,7 @@ def enlarged(image: Tensor, low: float, high: float, factor: int) -> Pixels:
 @pytest.mark.parametrize(("channels", "size", "factor"), [(1, 8, 8), (3, 32, 2), (3, 64, 1)])
 def test_samples_are_shown_in_their_order_and_size(channels: int, size: int, factor: int) -> None:
     images = torch.randn(5, channels, size, size, generator=torch.Generator().manual_seed(0))
-    picture = first_batch(images, torch.arange(5))
+    picture = first_batch(images, torch.arange(5), CLASSES)
     assert is_picture(picture)
     places = [find(picture, enlarged(image, images.min().item(), images.max().item(), factor)) for image in images]
     assert [len(place) for place in places] == [1] * 5
@@ -67,16 +70,16 @@ def test_samples_are_shown_in_their_order_and_size(channels: int, size: int, fac
 
 
 def test_large_images_are_shrunk_and_many_left_out() -> None:
-    picture = first_batch(torch.rand(100, 3, 224, 224), torch.zeros(100, dtype=torch.int64))
+    picture = first_batch(torch.rand(100, 3, 224, 224), torch.zeros(100, dtype=torch.int64), CLASSES)
     assert picture.shape[0] < 1300
     assert picture.shape[1] < 1300
 
 
 def test_class_names_are_drawn_below_the_samples() -> None:
     images = torch.rand(2, 1, 8, 8)
-    by_number = first_batch(images, torch.tensor([0, 1]))
-    by_name = first_batch(images, torch.tensor([0, 1]), ("cat", "dog"))
-    other = first_batch(images, torch.tensor([0, 0]), ("cat", "dog"))
+    by_number = first_batch(images, torch.tensor([0, 1]), CLASSES)
+    by_name = first_batch(images, torch.tensor([0, 1]), PETS)
+    other = first_batch(images, torch.tensor([0, 0]), PETS)
     rows, columns = np.nonzero((by_name != by_number).any(2))
     assert rows.min() > 64
     assert (columns < 70).any()
@@ -87,7 +90,7 @@ def test_class_names_are_drawn_below_the_samples() -> None:
 
 def test_vectors_are_rows_of_numbers() -> None:
     inputs = torch.tensor([[0.0, 1.0, 2.0], [2.0, 1.0, 0.0]])
-    picture = first_batch(inputs, torch.zeros(2, 1))
+    picture = first_batch(inputs, torch.zeros(2, 1), NUMBERS)
     assert is_picture(picture)
     assert {0, 128, 255} <= set(np.unique(picture[40:]))
     assert len(find(picture, np.full((128, 128, 3), 128, np.uint8))) >= 1
@@ -111,7 +114,7 @@ def test_inputs_of_any_shape_can_be_looked_at(inputs: Tensor) -> None:
         torch.zeros(len(inputs), 2),
         torch.zeros(len(inputs), 1, 4),
     ):
-        picture = first_batch(inputs, targets)
+        picture = first_batch(inputs, targets, NUMBERS)
         assert is_picture(picture)
         assert max(picture.shape) < 1100
 
@@ -123,7 +126,7 @@ def test_the_surest_of_the_wrong_ones_come_first() -> None:
     images = torch.rand(4, 1, 24, 24, generator=torch.Generator().manual_seed(0))
     outputs = torch.tensor([[1.0, 0, 0], [9.0, 0, 0], [0, 0, 9.0], [0, 4.0, 0]])
     predictions = judged(outputs, torch.tensor([1, 1, 2, 0]), images)
-    picture = wrong_samples(predictions, ("cat", "dog", "cow"))
+    picture = wrong_samples(predictions, PETS)
     assert picture is not None
     wrong = images[[1, 3, 0]]
     places = [find(picture, enlarged(image, wrong.min().item(), wrong.max().item(), 4)) for image in wrong]
@@ -136,16 +139,16 @@ def test_the_surest_of_the_wrong_ones_come_first() -> None:
 
 
 def test_nothing_wrong_is_said_in_a_line() -> None:
-    picture = wrong_samples(of_classes([0, 1], [0, 1]))
+    picture = wrong_samples(of_classes([0, 1], [0, 1]), CLASSES)
     assert picture is not None
     assert picture.shape[0] < 50
 
 
 def test_there_is_no_picture_of_what_is_no_image_and_no_class() -> None:
-    assert wrong_samples(judged(torch.eye(3), torch.tensor([1, 1, 1]), torch.zeros(3, 6))) is None
+    assert wrong_samples(judged(torch.eye(3), torch.tensor([1, 1, 1]), torch.zeros(3, 6)), CLASSES) is None
     regression = judged(torch.zeros(3, 2), torch.zeros(3, 2), num_classes=None)
-    assert wrong_samples(regression) is None
-    assert confusion_matrix(regression) is None
+    assert wrong_samples(regression, NUMBERS) is None
+    assert confusion_matrix(regression, NUMBERS) is None
 
 
 # --- filters ----------------------------------------------------------------------------------------------------------
@@ -231,7 +234,7 @@ def test_the_colour_of_a_cell_is_its_share_of_the_row(num_classes: int) -> None:
     true = torch.randint(num_classes, (400,), generator=generator)
     taken = torch.where(torch.rand(400, generator=generator) < 0.6, true, true.roll(1))
     predictions = of_classes(true.tolist(), taken.tolist(), num_classes)
-    picture = confusion_matrix(predictions)
+    picture = confusion_matrix(predictions, CLASSES)
     assert picture is not None
     assert is_picture(picture)
     counts = predictions.confusion().numpy()
@@ -250,8 +253,8 @@ def test_the_colour_of_a_cell_is_its_share_of_the_row(num_classes: int) -> None:
 
 def test_the_numbers_stand_in_the_cells() -> None:
     """Twice the samples: the same shares and so the same colours, but other numbers and another title."""
-    once = confusion_matrix(of_classes([0, 1, 1, 2], [0, 1, 2, 2]))
-    twice = confusion_matrix(of_classes([0, 1, 1, 2] * 2, [0, 1, 2, 2] * 2))
+    once = confusion_matrix(of_classes([0, 1, 1, 2], [0, 1, 2, 2]), CLASSES)
+    twice = confusion_matrix(of_classes([0, 1, 1, 2] * 2, [0, 1, 2, 2] * 2), CLASSES)
     assert once is not None
     assert twice is not None
     rows, columns = np.nonzero((once != twice).any(2))
@@ -264,9 +267,9 @@ def test_the_numbers_stand_in_the_cells() -> None:
 
 
 def test_class_names_stand_at_both_sides() -> None:
-    short = confusion_matrix(of_classes([0, 1, 2], [0, 1, 2]), ("a", "b", "c"))
-    longer = confusion_matrix(of_classes([0, 1, 2], [0, 1, 2]), ("a", "b", "a long name"))
-    longest = confusion_matrix(of_classes([0, 1, 2], [0, 1, 2]), ("a", "b", "n" * 500))
+    short = confusion_matrix(of_classes([0, 1, 2], [0, 1, 2]), meaning_of(3, "a", "b", "c"))
+    longer = confusion_matrix(of_classes([0, 1, 2], [0, 1, 2]), meaning_of(3, "a", "b", "a long name"))
+    longest = confusion_matrix(of_classes([0, 1, 2], [0, 1, 2]), meaning_of(3, "a", "b", "n" * 500))
     assert short is not None
     assert longer is not None
     assert longest is not None
@@ -277,14 +280,14 @@ def test_class_names_stand_at_both_sides() -> None:
 @pytest.mark.parametrize("num_classes", [1, 500, 1000, 3000])
 def test_many_classes_still_are_a_picture(num_classes: int) -> None:
     predictions = of_classes([0, num_classes - 1], [0, 0], num_classes)
-    picture = confusion_matrix(predictions)
+    picture = confusion_matrix(predictions, CLASSES)
     assert picture is not None
     assert num_classes <= picture.shape[0] < 1000 + num_classes
 
 
 @pytest.mark.parametrize("name", ["", "line\nend", "猫", "🐈", "a\udcff", "%s {x} \\"])
 def test_names_of_any_letters_are_drawn(name: str) -> None:
-    names = (name, "dog", "cow")
+    names = meaning_of(3, name, "dog", "cow")
     predictions = of_classes([0, 1, 2], [1, 0, 0])
     assert wrong_samples(predictions, names) is not None
     assert confusion_matrix(predictions, names) is not None
@@ -301,9 +304,9 @@ def test_only_a_part_of_the_split_is_said_to_be_one() -> None:
 def test_the_event_file_takes_every_picture(tmp_path: Path) -> None:
     predictions = of_classes([0, 1], [0, 2])
     drawn = {
-        "first": first_batch(torch.rand(2, 1, 8, 8), torch.arange(2)),
-        "wrong": wrong_samples(predictions),
-        "confusion": confusion_matrix(predictions),
+        "first": first_batch(torch.rand(2, 1, 8, 8), torch.arange(2), CLASSES),
+        "wrong": wrong_samples(predictions, CLASSES),
+        "confusion": confusion_matrix(predictions, CLASSES),
     }
     file = EventFile(tmp_path)
     for tag, picture in drawn.items():

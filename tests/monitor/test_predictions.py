@@ -7,14 +7,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from meanings import meaning_of
 from trainer.data import batches
 from trainer.data.batches import ResidentBatches
 from trainer.evaluate import evaluate
 from trainer.losses import LossFunction
+from trainer.meaning import Classes
 from trainer.models.lenet import LeNet
 from trainer.models.two_layer import TwoLayer
 from trainer.monitor import predictions
-from trainer.monitor.predictions import Collector, Predictions, class_name, class_scores, shrunk
+from trainer.monitor.predictions import Collector, Predictions, shrunk
 
 CPU = torch.device("cpu")
 NAMES = {"loss": "chosen", "model": "net", "data": "numbers"}
@@ -37,8 +39,8 @@ def lenet() -> nn.Module:
 def collected(model: nn.Module, inputs: Tensor, targets: Tensor, num_classes: int | None) -> Predictions:
     """By way of the evaluation that a run ends with."""
     criterion = nn.MSELoss() if num_classes is None else nn.CrossEntropyLoss()
-    loss_fn = LossFunction(criterion, model, num_classes, NAMES)
-    with Collector(model, len(inputs), num_classes) as collector:
+    loss_fn = LossFunction(criterion, model, meaning_of(num_classes), NAMES)
+    with Collector(model, len(inputs), loss_fn.meaning) as collector:
         evaluate(model, loss_fn, ResidentBatches(inputs, targets), CPU, nullcontext, collector.add)
     return collector.predictions()
 
@@ -103,7 +105,7 @@ def test_the_confusion_matrix_counts_pairs_and_its_diagonal_is_the_accuracy() ->
             assert counts[i, j] == sum(
                 (t, p) == (i, j) for t, p in zip(targets.tolist(), found.predicted.tolist(), strict=True)
             )
-    loss_fn = LossFunction(nn.CrossEntropyLoss(), model, NUM_CLASSES, NAMES)
+    loss_fn = LossFunction(nn.CrossEntropyLoss(), model, meaning_of(NUM_CLASSES), NAMES)
     numbers = evaluate(model, loss_fn, ResidentBatches(inputs, targets), CPU, nullcontext)
     assert counts.trace() / len(targets) == pytest.approx(numbers["accuracy"])
 
@@ -159,7 +161,7 @@ def test_the_features_of_many_tokens_are_their_mean() -> None:
 
 def test_outputs_that_are_no_classes_are_not_judged() -> None:
     """A loss of the user's own may take anything."""
-    with Collector(nn.Identity(), 3, NUM_CLASSES) as collector:
+    with Collector(nn.Identity(), 3, meaning_of(NUM_CLASSES)) as collector:
         collector.add(torch.zeros(3, 2), torch.zeros(3, 7), torch.tensor([0, 1, 2]))
     assert collector.predictions().scores is None
 
@@ -186,15 +188,15 @@ SCORES: dict[str, tuple[str, str, Callable[[Tensor], Tensor]]] = {
 def test_scores(case: str) -> None:
     gives, compared_with, expected = SCORES[case]
     outputs = torch.linspace(-2, 2, 12).view(3, 4)
-    assert torch.allclose(class_scores(outputs, gives, compared_with), expected(outputs))
+    assert torch.allclose(Classes(4, (), gives, compared_with).scores(outputs), expected(outputs))
 
 
 def test_one_output_speaks_for_class_1() -> None:
     outputs = torch.tensor([[-3.0], [0.1], [4.0]])
-    scores = class_scores(outputs, "logits", "fractions")
+    scores = Classes(2, (), "logits", "fractions").scores(outputs)
     assert torch.allclose(scores[:, 1:], outputs.sigmoid())
     assert torch.allclose(scores.sum(1), torch.ones(3))
-    with Collector(nn.Identity(), 3, 2, "logits", "fractions") as collector:
+    with Collector(nn.Identity(), 3, Classes(2, (), "logits", "fractions")) as collector:
         collector.add(outputs, outputs, torch.tensor([0, 0, 1]))
     found = collector.predictions()
     assert found.predicted is not None
@@ -205,18 +207,18 @@ def test_one_output_speaks_for_class_1() -> None:
 
 def test_scores_that_are_equal_do_not_change_the_prediction() -> None:
     """Both are cut to 1, but the second output is the larger one."""
-    with Collector(nn.Identity(), 1, 2, "logits", "values") as collector:
+    with Collector(nn.Identity(), 1, Classes(2, (), "logits", "values")) as collector:
         collector.add(torch.zeros(1, 2), torch.tensor([[1.5, 2.0]]), torch.tensor([0]))
     assert collector.predictions().predicted.tolist() == [1]  # type: ignore[union-attr]
 
 
 def test_scores_are_numbers_even_where_outputs_are_not() -> None:
     outputs = torch.tensor([[float("nan"), 1.0], [float("inf"), 0.0]])
-    scores = class_scores(outputs, "logits", "index")
+    scores = Classes(2).scores(outputs)
     assert bool(((scores >= 0) & (scores <= 1)).all())
 
 
 def test_names() -> None:
-    assert class_name(1, ("cat", "dog")) == "dog"
-    assert class_name(2, ()) == "2"
-    assert class_name(0, ("two\nlines\tand\udcff",)) == "two lines and?"
+    assert Classes(2, ("cat", "dog")).name(1) == "dog"
+    assert Classes(3).name(2) == "2"
+    assert Classes(1, ("two\nlines\tand\udcff",)).name(0) == "two lines and?"

@@ -11,6 +11,7 @@ from tensorboard.plugins.projector import projector_plugin
 from tensorboard.plugins.projector.projector_config_pb2 import EmbeddingInfo, ProjectorConfig
 from torch import Tensor, nn
 
+from meanings import meaning_of
 from trainer.monitor import projector
 from trainer.monitor.predictions import Collector, Predictions
 
@@ -18,13 +19,14 @@ from trainer.monitor.predictions import Collector, Predictions
 def judged(inputs: Tensor, targets: Tensor, num_classes: int | None, num_outputs: int = 3) -> Predictions:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(inputs[0].numel(), 4), nn.ReLU(), nn.Linear(4, num_outputs))
-    with Collector(model, len(inputs), num_classes) as collector, torch.no_grad():
+    with Collector(model, len(inputs), meaning_of(num_classes)) as collector, torch.no_grad():
         collector.add(inputs, model(inputs), targets)
     return collector.predictions()
 
 
 def written(folder: Path, predictions: Predictions, names: tuple[str, ...] = ()) -> EmbeddingInfo:
-    projector.write(folder, predictions, names)
+    num_classes = None if predictions.scores is None else predictions.scores.shape[1]
+    projector.write(folder, predictions, meaning_of(num_classes, *names))
     config = text_format.Parse((folder / "projector_config.pbtxt").read_text(), ProjectorConfig())
     (info,) = config.embeddings
     return info

@@ -6,6 +6,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -17,7 +18,9 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
+from meanings import meaning_of
 from trainer.command import main as cli
+from trainer.config.settings import Monitor
 from trainer.monitor.board import Board
 from trainer.monitor.events import EventFile
 
@@ -40,7 +43,7 @@ def written(folder: Path) -> dict[str, list[int]]:
 
 CURVES = {f"test/pr/{i}": [6] for i in range(10)}
 BEGUN = {"about/config": [0], "about/environment": [0], "about/model": [0]}
-TEXTS = {**BEGUN, "about/diagnosis": [6]}
+TEXTS = {**BEGUN, "about/diagnosis": [6], "about/computation": [6]}
 LAYOUT = {"custom_scalars__config__": [0]}
 IMAGES = {"train/first_batch": [0], "train/filters": [0, 6], "test/wrong": [6], "test/confusion": [6]}
 PROJECTOR = {"points.bytes", "labels.tsv", "sprites.png"}
@@ -131,10 +134,10 @@ class NoPicture(nn.Module):
 
 def test_what_cannot_be_drawn_is_said_and_left_out(tmp_path: Path) -> None:
     events, notes = EventFile(tmp_path), []
-    wanted = dict.fromkeys(("layout", "texts", "images", "curves", "projector", "statistics"), True)
-    board = Board(tmp_path, events, wanted, notes.append, NoPicture(), 2, (), (3,))
+    wanted = Monitor(**{**dict.fromkeys((field.name for field in fields(Monitor)), True), "every": 1})
+    board = Board(tmp_path, events, wanted, notes.append, NoPicture(), meaning_of(2), (3,))
     board.begin("a: 1\n", "1.0", torch.device("cpu"), torch.zeros(1, 3), has_terms=False)
-    with board.watching(4, "logits", "index") as keep:
+    with board.watching(4) as keep:
         assert keep is not None
         keep(torch.zeros(4, 3), torch.eye(2)[[0, 1, 0, 1]], torch.tensor([0, 1, 1, 0]))
     (tmp_path / "projector").write_text("a file is where the folder should be")

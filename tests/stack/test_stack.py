@@ -17,13 +17,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ExponentialLR, OneCycleLR, ReduceLROnPlateau
 from torch.testing import assert_close
 
+from meanings import meaning_of
 from trainer.data.batches import Batch, ResidentBatches
 from trainer.data.images import Augmentation
 from trainer.draws import random_state, seed_all, set_random_state
 from trainer.errors import NonFinite
 from trainer.evaluate import evaluate
 from trainer.fast import updates
-from trainer.loop import Plan, Wish, fit
+from trainer.loop import Autograd, InParts, Plan, Wish, fit
 from trainer.losses import Composite, L1Penalty, L2Penalty, Losses, LossFunction, SumSquaredError
 from trainer.models.finetune import Finetune
 from trainer.models.lenet import LeNet
@@ -45,7 +46,6 @@ PLAN = Plan(
     max_steps=200,
     num_samples=NUM_SAMPLES,
     samples_per_step=BATCH_SIZE,
-    part_size=BATCH_SIZE,
     log_every=1,
     show_every=None,
     eval_every=40,
@@ -117,7 +117,7 @@ class Run:
         optimizer = self.update(store.values, store.grads, **self.options)
         scaler = GradScaler("cpu", enabled=False)
         state = TrainingState(model, store, optimizer, self.schedule(optimizer), scaler)
-        return state, LossFunction(self.loss(), model, NUM_CLASSES, NAMES).to(self.dtype)
+        return state, LossFunction(self.loss(), model, meaning_of(NUM_CLASSES), NAMES).to(self.dtype)
 
 
 @dataclass
@@ -165,6 +165,11 @@ def never() -> Wish:
     return Wish()
 
 
+def ordinary(state: TrainingState, loss_fn: LossFunction) -> InParts:
+    model = state.model.train()
+    return InParts(Autograd(model, loss_fn), loss_fn, state.store, NUM_SAMPLES, model)
+
+
 def alone(run: Run, plan: Plan = PLAN, begun: dict[str, Any] | None = None) -> Watcher:
     """The run by the ordinary loop, from a checkpoint where there is one."""
     train, val = splits(run.dtype)
@@ -173,7 +178,7 @@ def alone(run: Run, plan: Plan = PLAN, begun: dict[str, Any] | None = None) -> W
         state.load_state_dict(begun)
     watcher = Watcher(state, loss_fn, val)
     batches = train.training(plan.samples_per_step, run.order, state.step + 1)
-    fit(state, loss_fn, batches, plan, watcher, nullcontext, never)
+    fit(state, ordinary(state, loss_fn), batches, plan, watcher, never)
     watcher.next_draw = torch.get_rng_state()
     return watcher
 
@@ -185,13 +190,15 @@ def members_of(runs: Sequence[Run], begun: Sequence[dict[str, Any]] | None = Non
         if begun is not None:
             state.load_state_dict(begun[i])
         watcher = Watcher(state, loss_fn, splits(run.dtype)[1])
-        members.append(Member(state, loss_fn, watcher, run.order, random_state(CPU)))
+        members.append(Member(state, state.model, loss_fn, watcher, run.order, random_state(CPU)))
     return members
 
 
-def stacked(members: Sequence[Member], plan: Plan = PLAN, asked: Callable[[], Wish] = never) -> bool:
+def stacked(
+    members: Sequence[Member], plan: Plan = PLAN, asked: Callable[[], Wish] = never, part_size: int | None = None
+) -> bool:
     train, val = splits(members[0].state.store.values.dtype)
-    return fit_stack(members, train, val, train.inputs[:2], plan, asked)
+    return fit_stack(members, train, val, train.inputs[:2], plan, part_size or plan.samples_per_step, asked)
 
 
 def together(runs: Sequence[Run], plan: Plan = PLAN) -> list[Watcher]:
@@ -248,7 +255,7 @@ class TestNumbersThatDiffer:
         assert_same([Run(seed=seed, order=order) for seed, order in enumerate(orders)], SHORT)
 
     def test_a_batch_of_the_whole_split(self):
-        plan = replace(SHORT, samples_per_step=NUM_SAMPLES, part_size=NUM_SAMPLES)
+        plan = replace(SHORT, samples_per_step=NUM_SAMPLES)
         assert_same([Run(seed=seed, order=seed) for seed in range(3)], plan)
 
     def test_all_numbers_of_the_optimizer(self):
@@ -414,8 +421,9 @@ class TestLeaving:
         stacked(members, SHORT)
         state, loss_fn = bad.built()
         train, val = splits(bad.dtype)
+        watcher = Watcher(state, loss_fn, val)
         with pytest.raises(NonFinite):
-            fit(state, loss_fn, train.training(8, 0, 1), SHORT, Watcher(state, loss_fn, val), nullcontext, never)
+            fit(state, ordinary(state, loss_fn), train.training(8, 0, 1), SHORT, watcher, never)
         left = members[0].state
         assert left.step == state.step
         assert_close(left.store.values, state.store.values, rtol=1e-12, atol=0)
@@ -440,7 +448,7 @@ class TestLeaving:
         members = members_of([Run(seed=seed) for seed in range(2)])
         train, val = splits(torch.float64)
         val.inputs.fill_(math.nan)
-        fit_stack(members, train, val, train.inputs[:2], SHORT, never)
+        fit_stack(members, train, val, train.inputs[:2], SHORT, BATCH_SIZE, never)
         assert [str(m.error).partition(" at")[2] for m in members] == [" step 5: the validation loss is not finite"] * 2
 
     @pytest.mark.parametrize("when", ["before_update", "after_update", "evaluated", "save"])
@@ -471,7 +479,7 @@ class TestLeaving:
         set_random_state(leaving.random, CPU)
         watcher = Watcher(leaving.state, leaving.loss_fn, val)
         batches = train.training(BATCH_SIZE, 0, 7)
-        fit(leaving.state, leaving.loss_fn, batches, SHORT, watcher, nullcontext, never)
+        fit(leaving.state, ordinary(leaving.state, leaving.loss_fn), batches, SHORT, watcher, never)
         assert watcher.losses == pytest.approx(alone(runs[0], SHORT).losses[6:], rel=1e-10)
         for name, tensor in staying.state.model.state_dict().items():
             assert tensor.equal(kept[name]), name
@@ -490,8 +498,12 @@ class TestStopping:
     def test_breaks_a_validation_off_which_is_made_up_for(self):
         train, val = splits(torch.float64)
         members = members_of([Run(seed=seed) for seed in range(2)])
-        plan = replace(SHORT, part_size=BATCH_SIZE)  # nine samples of validation are two parts
-        assert not fit_stack(members, train, val, train.inputs[:2], plan, lambda: Wish(members[0].state.step == 5))
+        plan, sample = SHORT, train.inputs[:2]
+
+        def asked() -> Wish:  # nine samples of validation are two parts
+            return Wish(members[0].state.step == 5)
+
+        assert not fit_stack(members, train, val, sample, plan, BATCH_SIZE, asked)
         assert [(m.state.step, m.state.evaluated, m.observer.validations) for m in members] == [(5, 0, [])] * 2
         assert stacked(members, plan)
         expected = together([Run(seed=seed) for seed in range(2)], plan)
@@ -575,7 +587,7 @@ class TestRefused:
             train, val = splits(run.dtype)
             watcher = Watcher(member.state, member.loss_fn, val)
             batches = train.training(BATCH_SIZE, run.order, 1)
-            fit(member.state, member.loss_fn, batches, SHORT, watcher, nullcontext, never)
+            fit(member.state, ordinary(member.state, member.loss_fn), batches, SHORT, watcher, never)
             assert watcher.losses == alone(run, SHORT).losses
 
     def test_an_optimizer_that_has_no_rows(self):
@@ -585,11 +597,11 @@ class TestRefused:
             stacked(members)
 
     @pytest.mark.parametrize(
-        ("changes", "reason"), [({"part_size": 4}, "accumulate"), ({"skips_non_finite": True}, "on_nan=skip")]
+        ("part_size", "changes", "reason"), [(4, {}, "accumulate"), (None, {"skips_non_finite": True}, "on_nan=skip")]
     )
-    def test_what_the_loop_can_do_for_one_run_alone(self, changes, reason):
+    def test_what_the_loop_can_do_for_one_run_alone(self, part_size, changes, reason):
         with pytest.raises(CannotStack, match=reason):
-            stacked(members_of([Run(), Run()]), replace(PLAN, **changes))
+            stacked(members_of([Run(), Run()]), replace(PLAN, **changes), part_size=part_size)
 
     def test_runs_at_different_steps(self):
         members = members_of([Run(), Run()])

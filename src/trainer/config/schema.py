@@ -301,8 +301,8 @@ def shown(value: Any) -> str:
 
 
 def is_larger_better(tag: str) -> bool:
-    """Of accuracies; of losses, and all else, the smaller is better."""
-    return "accuracy" in tag
+    """Of `val/accuracy` and its like. Of losses, and their terms whatever they are called, the smaller is better."""
+    return tag.rpartition("/")[2] == "accuracy" and "loss/" not in tag
 
 
 def resume_word(folder: Path) -> str:

@@ -19,8 +19,8 @@ from trainer.errors import UserError, nearest
 TRUSTED = {
     "model": ("trainer.models", "torch.nn", "torchvision.models"),
     "loss": ("trainer.losses", "torch.nn"),
-    "optimizer": ("trainer.optim.manual_sgd", "torch.optim"),
-    "scheduler": ("trainer.optim.schedulers", "torch.optim"),
+    "optimizer": ("trainer.optim", "torch.optim"),
+    "scheduler": ("trainer.optim", "torch.optim"),
     "data": ("trainer.data",),
 }
 HYDRA_KEYS = frozenset({"_target_", "_partial_", "_args_", "_convert_", "_recursive_"})
@@ -159,11 +159,12 @@ def check_names(key: str, config: Any, own: tuple[str, ...]) -> None:
             check_names(f"{key}.{name}", value, own)
 
 
-def check_targets(key: str, config: Any, kind: type, own: tuple[str, ...]) -> None:
+def check_targets(key: str, config: Any, kind: type, part: type, own: tuple[str, ...]) -> None:
     """Checks every `_target_` below `key` and the keys beside it against the signature of what they name.
 
     Args:
         config: interpolations resolved.
+        kind, part: what `key` itself must make, and what stands below it.
 
     Raises:
         UserError: see `resolve`; or a key that the class does not take; or a text that Hydra would resolve once more,
@@ -174,18 +175,12 @@ def check_targets(key: str, config: Any, kind: type, own: tuple[str, ...]) -> No
             found = resolve(f"{key}._target_", config["_target_"], kind, own)
             check_keys(key, config, found)
         for name, value in config.items():
-            check_targets(f"{key}.{name}", value, _module(), own)
+            check_targets(f"{key}.{name}", value, part, part, own)
     elif isinstance(config, list):
         for i, value in enumerate(config):
-            check_targets(f"{key}.{i}", value, _module(), own)
+            check_targets(f"{key}.{i}", value, part, part, own)
     elif isinstance(config, str) and "${" in config:
         raise UserError(f"{key}={config}: refers to something in a roundabout way. Type what it stands for.")
-
-
-def _module() -> type:
-    import torch  # a room that a short command such as --help may import without it
-
-    return torch.nn.Module
 
 
 def parameters(found: Any) -> Mapping[str, inspect.Parameter]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from trainer.data.images import Augmentation
 from trainer.data.source import ImageFiles
 from trainer.data.workers import read
+from trainer.trees import Tree, joined, num_samples, parts
 
 # Training batches that are gathered at once: one index over many samples costs little more than over few, and
 # a batch is then a slice.
@@ -19,14 +20,18 @@ EVALUATION_FILES = 64  # full-size images: what a worker holds stays small
 
 
 class Batch(NamedTuple):
-    """`inputs` `[N, ...]` and `targets` `[N]` or `[N, D]`, on the device of the run."""
+    """Some samples, on the device of the run: each of the two a tensor, or a dict or tuple of tensors, `[N, ...]`."""
 
-    inputs: Tensor
-    targets: Tensor
+    inputs: Tree
+    targets: Tree
+
+    @property
+    def num_samples(self) -> int:
+        return num_samples(self.inputs)
 
     def parts(self, size: int) -> "Iterator[Batch]":
         """The batch in pieces of at most `size` samples."""
-        return (Batch(*pair) for pair in zip(self.inputs.split(size), self.targets.split(size), strict=True))
+        return map(Batch, parts(self.inputs, size), parts(self.targets, size))
 
 
 def derived_seed(seed: int, purpose: str, number: int) -> int:
@@ -84,6 +89,10 @@ class Batches(Protocol):
     def __len__(self) -> int:
         """The number of samples, on all ranks together."""
 
+    @property
+    def targets(self) -> Tree:
+        """Of all samples, in order."""
+
     def training(
         self, batch_size: int, seed: int, first_step: int, rank: int = 0, world_size: int = 1
     ) -> Iterator[Batch]:
@@ -104,10 +113,19 @@ def first_samples(batches: Batches, size: int) -> Batch:
     taken: list[Batch] = []
     for batch in batches.in_order():
         taken.append(batch)
-        if sum(len(batch.inputs) for batch in taken) >= size:
+        if sum(batch.num_samples for batch in taken) >= size:
             break
-    inputs, targets = (torch.cat(tensors)[:size] for tensors in zip(*taken, strict=True))
-    return Batch(inputs, targets)
+    return next(Batch(*map(joined, zip(*taken, strict=True))).parts(size))
+
+
+def unspoilt(whole: Batch) -> Iterator[Batch]:
+    """The same batch without end; copies of it as soon as somebody has written into its inputs."""
+    spare, version = whole.inputs.clone(), whole.inputs._version
+    while whole.inputs._version == version:
+        yield whole
+    whole.inputs.copy_(spare)
+    while True:
+        yield Batch(spare.clone(), whole.targets)
 
 
 class ResidentBatches:
@@ -152,9 +170,7 @@ class ResidentBatches:
         num_samples = len(self)
         if batch_size >= num_samples:  # the whole split: its order changes nothing but rounding
             mine = share(num_samples, rank, world_size)
-            whole = Batch(self.inputs[mine], self.targets[mine])
-            while True:
-                yield whole
+            yield from unspoilt(Batch(self.inputs[mine], self.targets[mine]))
         size = _share_size(batch_size, rank, world_size)
         for order in _orders(num_samples, batch_size, seed, first_step, rank, world_size):
             for rows in order.to(self.inputs.device).split(size * BATCHES_PER_GATHER):
@@ -189,6 +205,10 @@ class LoadedBatches:
 
     def __len__(self) -> int:
         return len(self.files)
+
+    @property
+    def targets(self) -> Tensor:
+        return self.files.targets.to(self.device)
 
     def _load(self, batches: Iterable[list[int]], size: int) -> Iterator[Batch]:
         is_pinned = self.device.type == "cuda"

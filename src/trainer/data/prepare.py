@@ -59,23 +59,8 @@ def check(data: Data, name: str) -> None:
             raise UserError(f"{where} has images of shape {shape}; they are uint8 [N, C, H, W].")
         if len(targets) != len(samples):
             raise UserError(f"{where} has {len(samples)} inputs but {len(targets)} targets.")
-        if data.num_classes is not None:
-            if targets.dtype != torch.int64 or targets.dim() != 1:
-                raise UserError(
-                    f"{where} has targets of {targets.dtype}, shape {list(targets.shape)}; class labels are int64 [N]."
-                )
-            low, high = int(targets.min()), int(targets.max())
-            if low < 0 or high >= data.num_classes:
-                raise UserError(
-                    f"{where} has labels from {low} to {high}; with {data.num_classes} classes they go from 0 to "
-                    f"{data.num_classes - 1}."
-                )
-        elif not targets.is_floating_point() or targets.dim() < 2:
-            raise UserError(
-                f"{where} has targets of {targets.dtype}, shape {list(targets.shape)}; regression takes float [N, D]."
-            )
-        elif not bool(targets.isfinite().all()):
-            raise UserError(f"{where} has targets that are NaN or infinite.")
+        if (wrong := data.meaning.wrong_targets(targets)) is not None:
+            raise UserError(f"{where} has {wrong}.")
         if isinstance(samples, Samples) and samples.inputs.is_floating_point():
             bad = ~samples.inputs.isfinite()
             if bool(bad.any()):
@@ -99,23 +84,8 @@ def doubts(data: Data, name: str) -> list[str]:
             f"warning: data.num_workers={data.num_workers}: this machine has {num_cores} cores, for which more workers "
             f"wait. Try data.num_workers={num_cores}."
         )
-    if data.num_classes is None:
-        return found
-    counts = {s: torch.bincount(getattr(data, s).targets, minlength=data.num_classes) for s in ("train", "val", "test")}
-    if int((counts["train"] > 0).sum()) == 1:
-        found.append(
-            f"warning: data={name}: all {len(data.train):,} training samples are of class "
-            f"{_class(data, int(counts['train'].argmax()))}; there is nothing to tell apart."
-        )
-    for split in ("val", "test"):
-        missing = ((counts[split] > 0) & (counts["train"] == 0)).nonzero().flatten().tolist()
-        if missing:
-            listed = ", ".join(f"{_class(data, c)} ({int(counts[split][c]):,} samples)" for c in missing[:5])
-            found.append(
-                f"warning: data={name}: the {split} split has classes that the train split lacks: {listed}"
-                f"{f' and {len(missing) - 5} more' if len(missing) > 5 else ''}."
-            )
-    return found
+    targets = {split: getattr(data, split).targets for split in ("train", "val", "test")}
+    return [*found, *(f"warning: data={name}: {doubt}" for doubt in data.meaning.doubts(targets))]
 
 
 def fingerprint(data: Data) -> dict[str, str]:
@@ -128,10 +98,6 @@ def fingerprint(data: Data) -> dict[str, str]:
         targets = getattr(data, split).targets.contiguous()
         found[split] = f"{len(targets):,} samples, targets {zlib.crc32(targets.numpy().tobytes()):08x}"
     return found
-
-
-def _class(data: Data, index: int) -> str:
-    return data.class_names[index] if index < len(data.class_names) else str(index)
 
 
 def limited(data: Data, limit: int | None) -> Data:
@@ -164,7 +130,7 @@ def prepare(
         normalize: images: minus the mean of the training split, divided by its standard deviation, per channel.
         augment: random changes of the training images.
     """
-    num_outputs = data.num_classes or math.prod(data.train.targets.shape[1:])
+    num_outputs = data.meaning.num_outputs
     if not data.is_images:
         assert isinstance(data.train, Samples)
         resident = {s: _resident(getattr(data, s), device, dtype) for s in ("train", "val", "test")}

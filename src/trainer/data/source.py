@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from trainer.config.schema import shown
 from trainer.errors import UserError, nearest
+from trainer.meaning import Classes, Meaning, Numbers
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,15 @@ class Data:
     num_workers: int = 0  # for ImageFiles: processes that read ahead
 
     @property
+    def meaning(self) -> Meaning:
+        """What the targets are."""
+        if self.num_classes is None:
+            return Numbers(math.prod(self.train.targets.shape[1:]))
+        return Classes(self.num_classes, tuple(self.class_names))
+
+    @property
     def task(self) -> Literal["classification", "regression"]:
-        return "regression" if self.num_classes is None else "classification"
+        return "classification" if isinstance(self.meaning, Classes) else "regression"
 
     @property
     def sample_shape(self) -> tuple[int, ...]:

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 
 from trainer.data.batches import Batch
-from trainer.evaluate import rehearsing
-from trainer.losses import Losses, LossFunction
+from trainer.fast.hooks import Hooks
+from trainer.fast.windows import for_compiler
+from trainer.losses import Losses, LossFunction, Whole
 from trainer.state import Store
+from trainer.trials import undisturbed
 
 # How far a compiled loss or gradient may be from the uncompiled one, as a share of its norm: many times what rounding
 # makes of it, and far below what a wrong one is.
@@ -24,8 +26,8 @@ class NotCompiled(Exception):
     """Why something can't be compiled, in a few words."""
 
 
-class CompiledStep:
-    """What the loop does with the samples that go through the model at once, up to the gradients, as one function.
+class CompiledPart:
+    """Forward, loss and backward of the samples that go through the model at once, as one function.
 
     It is compiled for one number of samples; the short batch at the end of an epoch is not worth another compilation
     and goes the ordinary way. Dropout draws what it would uncompiled, and buffers change as they would.
@@ -34,7 +36,8 @@ class CompiledStep:
     Nothing of that is left: the parameters, buffers, gradients, modes and random state are what they were.
 
     Args:
-        model: in training it is called with `len(example.inputs)` samples at once.
+        otherwise: the ordinary way.
+        model: in training it is called with `example.num_samples` samples at once.
         scaler: what scales the loss; a scaled loss has scaled gradients.
         precision: what the forward pass and the loss run under.
         example: samples of the training split.
@@ -47,6 +50,7 @@ class CompiledStep:
 
     def __init__(
         self,
+        otherwise: Callable[[Batch, Whole], Losses],
         model: nn.Module,
         loss_fn: LossFunction,
         store: Store,
@@ -56,27 +60,34 @@ class CompiledStep:
         of: int,
         note: Callable[[str], None],
     ) -> None:
+        if not isinstance(example.inputs, Tensor) or not isinstance(example.targets, Tensor):
+            raise NotCompiled("inputs and targets are not one tensor each")
+        if loss_fn.whole(of, example.targets).weights and of != example.num_samples:
+            raise NotCompiled("the loss weighs its targets, and a batch is taken in parts")
         import torch._dynamo  # a second of import that other runs need not wait for
 
         torch._dynamo.config.trace_autograd_ops = True
         torch._dynamo.reset()  # what other runs of this process left would be looked through at every step
 
+        network = for_compiler(model, store.values.device)
+
         def step(grads: Tensor, inputs: Tensor, targets: Tensor, scale: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             with precision():
-                losses = loss_fn(model(inputs), targets, of)
+                losses = loss_fn(network(inputs), targets, inputs, Whole(of))
             parts = torch.autograd.grad(losses.total * scale, store.parameters, allow_unused=True)
             zipped = zip(parts, store.parameters, strict=True)
             grads.add_(torch.cat([(torch.zeros_like(p) if part is None else part).reshape(-1) for part, p in zipped]))
             return losses.total.detach(), losses.terms
 
+        self._otherwise, self._hooks = otherwise, Hooks(model)
         self._model, self._store, self._grads, self._scaler = model, store, store.grads[0], scaler
-        self._num_samples, self._of, self._note = len(example.inputs), of, note
+        self._num_samples, self._of, self._note = example.num_samples, of, note
         self._one = torch.ones((), device=store.grads.device)
         self._plain, self._precision = step, precision
         # `fallback_random`: the draws of torch's own generator, in the order of the uncompiled step.
         options: dict[str, Any] = {"fallback_random": True}
         self._is_replayed = self._grads.is_cuda
-        if self._is_replayed:  # the kernels of a step are recorded as a CUDA graph; not tried on a GPU yet
+        if self._is_replayed:  # the kernels of a step are recorded as a CUDA graph
             options["triton.cudagraphs"] = True
             torch._dynamo.mark_static_address(self._grads)  # a graph writes where it has written before
         self._compiled = torch.compile(step, fullgraph=True, dynamic=False, options=options)
@@ -88,16 +99,11 @@ class CompiledStep:
         except Exception as error:  # of whatever kind: a compiler may fail in any way
             raise NotCompiled(f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".: ")) from error
 
-    def __call__(self, part: Batch, of: int) -> Losses | None:
-        """The losses of some samples, detached, whose gradients are added to the store's; None: not these samples.
-
-        Args:
-            of: the number of samples of which they are a part.
-        """
-        # Who has hooks there wants to see the modules one by one, as they are in the ordinary way alone.
-        is_watched = bool(self._model._forward_pre_hooks)
-        if not self._is_usable or is_watched or of != self._of or len(part.inputs) != self._num_samples:
-            return None
+    def __call__(self, part: Batch, of: Whole) -> Losses:
+        """The losses of some samples of `of`, detached, whose gradients are added to the store's."""
+        is_known = of.num_samples == self._of and part.num_samples == self._num_samples
+        if not self._is_usable or not is_known or self._hooks:
+            return self._otherwise(part, of)
         try:
             with torch.compiler.set_stance("fail_on_recompile"):
                 return self._run(self._compiled, part)
@@ -106,7 +112,7 @@ class CompiledStep:
                 raise
             self._is_usable = False
             self._note("warning: compile=true: the model changes from step to step; the run goes on uncompiled")
-            return None
+            return self._otherwise(part, of)
 
     def _run(self, step: Callable[..., tuple[Tensor, dict[str, Tensor]]], part: Batch) -> Losses:
         inputs, targets = (tensor.contiguous() for tensor in part)  # memory of one form, of which the code is made
@@ -122,8 +128,9 @@ class CompiledStep:
         floats = [buffer for buffer in self._model.buffers() if buffer.is_floating_point()]
 
         def measured(step: Callable[..., tuple[Tensor, dict[str, Tensor]]]) -> list[Tensor]:
-            with rehearsing(self._model, self._store):
-                losses = self._run(step, example)
+            with undisturbed(self._model, self._grads.device, is_training=True):
+                self._grads.zero_()
+                losses = self._run(step, Batch(example.inputs.clone(), example.targets))
                 # Buffers as one: where all means are 0 but for rounding, rounding is all that they are.
                 buffers = [torch.cat([buffer.reshape(-1) for buffer in floats])] if floats else []
                 return [losses.total, self._grads.clone(), *buffers]
@@ -139,3 +146,11 @@ class CompiledStep:
             distance = (a - b).norm().item()
             if math.isfinite(a.norm().item()) and not distance <= TOLERANCE[dtype] * a.norm().item():
                 raise NotCompiled(f"what it gives is off by {distance:.2g} of {a.norm().item():.2g}")
+
+
+def compile_in_place(model: nn.Module) -> None:
+    """Has torch.compile take the model over at its first call; what it can't compile runs as it is."""
+    import torch._dynamo  # a second of import that other runs need not wait for
+
+    torch._dynamo.config.suppress_errors = True
+    model.compile()

@@ -6,91 +6,63 @@ norms are folded into the convolutions: there the features differ from a trainin
 """
 
 import contextlib
-import hashlib
 import math
-import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from trainer.computation import Work
 from trainer.data.batches import EVALUATION_FILES, Batches, LoadedBatches, ResidentBatches
-from trainer.data.images import ImageTransform
-from trainer.data.prepare import RESIDENT_BYTES, Splits
+from trainer.data.prepare import RESIDENT_BYTES
 from trainer.disk.cache import Cache
-from trainer.disk.checkpoint import checksum
-from trainer.distributed import World
-from trainer.evaluate import evaluating
-from trainer.fast.folding import folded, in_blocks
+from trainer.fast.feature_keys import backbone_key, digest, is_known, split_facts
+from trainer.fast.folding import folded, laid_in_blocks
+from trainer.fast.layout import in_blocks
 from trainer.models.finetune import Finetune
+from trainer.trials import evaluating
 
 # Samples whose maps a CPU's caches still help with; twice as many take longer each. In bfloat16 twice as many are best.
 CPU_BATCH = 64
-CHECKED_ROWS = 4096  # of a split, under one checksum
-# Packages whose code is told by their version. What others compute may change without a sign.
-VERSIONED = ("torch", "trainer", "torchvision")
 # What rounding of bfloat16 (8 bits) may come to in a deep network, of the largest feature.
 ROUNDING_OF_BFLOAT16 = 0.05
 
 
-# Is called with the inputs, outputs and targets of every batch of an evaluation.
-Keep = Callable[[Tensor, Tensor, Tensor], None]
-
-
 class Feed(NamedTuple):
-    """What a training is fed with.
+    """Training and validation on features."""
 
-    Args:
-        network: what the batches go through: the model, or its head.
-        sample: a few inputs of the network.
-    """
-
-    network: nn.Module
     train: Batches
     val: Batches
-    sample: Tensor
 
 
 class Features:
     """Of the splits of a run. Each split's are computed when they are first asked for, or taken from the disk.
 
     Args:
-        model: without `unfreeze`.
-        sample: a few of the model's inputs.
-        precision: what the forward pass runs under.
-        precision_name: what the config calls that.
-        world: the processes, of which each computes its share.
+        work: its model is a `Finetune` without `unfreeze`; each of its processes computes its share.
         note: is told, in one line, what takes its time, and why there are none.
     """
 
     def __init__(
-        self,
-        model: Finetune,
-        splits: Splits,
-        sample: Tensor,
-        precision: Callable[[], AbstractContextManager[object]],
-        precision_name: str,
-        world: World,
-        cache: Cache,
-        note: Callable[[str], None],
-        is_stop_requested: Callable[[], bool],
+        self, work: Work, cache: Cache, note: Callable[[str], None], is_stop_requested: Callable[[], bool]
     ) -> None:
-        self.model, self.splits, self.sample, self.device = model, splits, sample, sample.device
-        self.precision, self.precision_name, self.world = precision, precision_name, world
+        model = work.state.model
+        assert isinstance(model, Finetune)
+        self.work, self.model, self.device, self.world = work, model, work.device, work.state.world
+        self.precision, self.precision_name = work.precision, work.precision_name
+        self.sample: Tensor = work.sample().inputs
         self.cache, self.note, self.is_stop_requested = cache, note, is_stop_requested
         self._found: dict[str, ResidentBatches | None] = {}
 
-    def feed(self, head: nn.Module, is_worth: bool) -> Feed | None:
-        """Training and validation on features; None where the ordinary way is the better or the only one.
+    def feed(self, is_worth: bool) -> Feed | None:
+        """None where the ordinary way is the better or the only one.
 
         Args:
-            head: that trains; its backbone is the same as here.
             is_worth: whether the samples are needed often enough; else only what lies on the disk is taken.
         """
-        splits = (self.splits.train, self.splits.val, self.splits.test)
+        splits = (self.work.train, self.work.val, self.work.test)
         num_bytes = sum(map(len, splits)) * self.model.head.in_features * self.model.head.weight.itemsize
         if num_bytes > RESIDENT_BYTES:
             self.note(f"the frozen backbone runs at every step: all its features would take {num_bytes:,} bytes.")
@@ -101,12 +73,12 @@ class Features:
         if val is None or not self._are_constants(val.inputs):
             return None
         train = self.of("train")
-        return None if train is None else Feed(head, train, val, val.inputs[: len(self.sample)])
+        return None if train is None else Feed(train, val)
 
     def of(self, name: str, may_compute: bool = True) -> ResidentBatches | None:
         """A split whose inputs are features; None where a stop was asked for, or memory ran out."""
         if self._found.get(name) is None:
-            split = getattr(self.splits, name)
+            split: Batches = getattr(self.work, name)
             features = self._features(name, split, may_compute)
             self._found[name] = None if features is None else on_features(split, features.to(self.device))
         return self._found[name]
@@ -167,7 +139,7 @@ class Features:
                     for part in batch.parts(size):
                         if self.is_stop_requested():
                             return None
-                        parts.append(self._compute(part.inputs))
+                        parts.append(self._compute(part.inputs.clone()))  # it may write into them
         except torch.OutOfMemoryError:
             return None
         computed = torch.cat(parts)
@@ -184,9 +156,12 @@ class Features:
     def _compute(self) -> Callable[[Tensor], Tensor]:
         """The quickest way from inputs to features."""
 
+        model = in_blocks(self.model)
+        assert isinstance(model, Finetune)
+
         def plain(inputs: Tensor) -> Tensor:
             with self.precision():
-                return self.model.features(inputs)
+                return model.features(inputs)
 
         if self.precision_name != "bfloat16":
             return plain
@@ -194,7 +169,7 @@ class Features:
         try:
             backbone = folded(self.model.backbone).bfloat16()
             if self.device.type == "cpu" and self.sample.dim() == 4:
-                backbone, form = in_blocks(backbone), torch.contiguous_format
+                backbone, form = laid_in_blocks(backbone), torch.contiguous_format
             else:
                 backbone.to(memory_format=form)  # type: ignore[call-overload]
 
@@ -204,36 +179,19 @@ class Features:
                     inputs = inputs.contiguous(memory_format=form)
                 return backbone(inputs).to(expected.dtype)
 
-            is_right = _is_near(quick(self.sample), expected, ROUNDING_OF_BFLOAT16)
+            is_right = _is_near(quick(self.sample.clone()), expected, ROUNDING_OF_BFLOAT16)
         except Exception:  # of every kind: torch.fx can't follow it, or a layer has no bfloat16 of its own
             return plain
         return quick if is_right else plain
 
-    # ------------------------------------------------------------------ names
-
     @cached_property
     def backbone_key(self) -> str:
-        """A name for all that makes the features of an input what they are: code, weights, kernels and precision."""
-        backbone = self.model.backbone
-        facts: list[Any] = [torch.__version__, self._kernels(), self.precision_name]
-        packages = {type(module).__module__.split(".")[0] for module in backbone.modules()}
-        facts += [(package, getattr(sys.modules.get(package), "__version__", None)) for package in sorted(packages)]
-        facts += [(name, *_settings(module)) for name, module in backbone.named_modules()]
-        tensors = [*backbone.named_parameters(), *backbone.named_buffers()]
-        facts += [(name, str(tensor.dtype), tuple(tensor.shape), checksum(tensor)) for name, tensor in tensors]
-        return _digest(facts)
-
-    def _kernels(self) -> str:
-        if self.device.type == "cuda":
-            return torch.cuda.get_device_name(self.device)
-        return f"{self.device.type} {torch.backends.cpu.get_cpu_capability()}"
+        return backbone_key(self.model.backbone, self.device, self.precision_name)
 
     def _key(self, split: Batches) -> str | None:
         """The name of a split's features among those of all runs; None where they can't be told from others."""
-        content = split_facts(split) if self.cache.limit else None
-        if content is None or not all(_is_known(module) for module in self.model.backbone.modules()):
-            return None
-        return _digest([self.backbone_key, content])
+        content = split_facts(split) if self.cache.limit and is_known(self.model.backbone) else None
+        return None if content is None else digest([self.backbone_key, content])
 
 
 def on_features(split: Batches, features: Tensor) -> ResidentBatches:
@@ -242,48 +200,6 @@ def on_features(split: Batches, features: Tensor) -> ResidentBatches:
         return ResidentBatches(features, split.files.targets.to(features.device), evaluation_batch=EVALUATION_FILES)
     assert isinstance(split, ResidentBatches)
     return ResidentBatches(features, split.targets)
-
-
-def of_inputs(keep: Keep, split: Batches) -> Keep:
-    """Has `keep` get the inputs of a split, in whose place an evaluation goes through the features."""
-    batches = split.in_order()
-
-    def kept(features: Tensor, outputs: Tensor, targets: Tensor) -> None:
-        keep(next(batches).inputs, outputs, targets)
-
-    return kept
-
-
-def split_facts(split: Batches) -> Any:
-    """What the inputs of a split are told by: their content, or the names, sizes and times of their files.
-
-    None where nothing tells them from others: files of a class of the user's own.
-    """
-    if isinstance(split, ResidentBatches):
-        if not isinstance(split.transform, ImageTransform | None):
-            return None
-        sums = [checksum(part) for part in split.inputs.split(CHECKED_ROWS)]
-        return str(split.inputs.dtype), tuple(split.inputs.shape), sums, repr(split.transform)
-    assert isinstance(split, LoadedBatches)
-    marks = split.files.marks()
-    return None if marks is None else (marks, split.files.channels, split.files.image_size, repr(split.transform))
-
-
-def _settings(module: nn.Module) -> tuple[object, ...]:
-    """The class of a layer and what it was given, beside its tensors."""
-    plain = (bool, int, float, str, tuple, type(None))
-    kept = {name: value for name, value in vars(module).items() if isinstance(value, plain) and name != "training"}
-    return f"{type(module).__module__}.{type(module).__qualname__}", module.extra_repr(), sorted(kept.items(), key=str)
-
-
-def _is_known(module: nn.Module) -> bool:
-    """Whether a version tells what it computes."""
-    is_hooked = module._forward_hooks or module._forward_pre_hooks
-    return type(module).__module__.split(".")[0] in VERSIONED and not is_hooked
-
-
-def _digest(facts: list[Any]) -> str:
-    return hashlib.blake2b(repr(facts).encode(), digest_size=16).hexdigest()
 
 
 def _is_near(found: Tensor, expected: Tensor, share: float) -> bool:

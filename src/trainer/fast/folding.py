@@ -46,7 +46,7 @@ def folded(network: nn.Module) -> GraphModule:
     return traced
 
 
-def in_blocks(network: GraphModule) -> GraphModule:
+def laid_in_blocks(network: GraphModule) -> GraphModule:
     """The same network, on a CPU, with its weights and what goes from layer to layer in oneDNN's layout of blocks.
 
     The weights are laid out once, where a convolution would do it at each call. Changes what it is given.

@@ -13,9 +13,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainer.config.trust import TRUSTED, belongs
 from trainer.data.batches import Batch
-from trainer.evaluate import rehearsing
+from trainer.fast.hooks import Hooks, is_watched
+from trainer.loop import ForwardBackward
 from trainer.losses import Losses, LossFunction
 from trainer.state import Store
+from trainer.trials import undisturbed
 
 # A larger network is none the quicker for it: its time is not in the bookkeeping. And what it computes is kept.
 MOST_PARAMETERS = 1 << 20
@@ -35,11 +37,11 @@ class RecordedStep:
 
     In small networks those take longer than the arithmetic. The operations are those of the ordinary way, in their
     order, on the same memory every time, so the numbers are the same bits, and draws and buffers change as they would.
-    On a GPU the kernels of these calls are captured as a CUDA graph; that was written without a GPU at hand, and not
-    tried. Before a recording is used, it is compared with the ordinary way on other samples than those that it was made
-    with; of that nothing is left.
+    On a GPU the kernels of these calls are captured as a CUDA graph. Before a recording is used, it is compared with
+    the ordinary way on other samples than those that it was made with; of that nothing is left.
 
     Args:
+        otherwise: the ordinary way, for whatever was not recorded.
         model: on a CPU or a GPU, called in training with as many samples at once as one of the examples has.
         examples: samples of the training split.
         precision: what the forward pass and the loss run under.
@@ -51,6 +53,7 @@ class RecordedStep:
 
     def __init__(
         self,
+        otherwise: ForwardBackward,
         model: nn.Module,
         loss_fn: LossFunction,
         store: Store,
@@ -62,33 +65,43 @@ class RecordedStep:
                 losses: Losses = loss_fn(model(batch.inputs), batch.targets)
             return losses
 
-        trusted = (*TRUSTED["model"], *TRUSTED["loss"])
-        for module in (*model.modules(), *loss_fn.modules()):
-            if not belongs(type(module).__module__, trusted):
-                raise NotRecorded(f"{type(module).__name__} is not ours")
-        if sum(parameter.numel() for parameter in model.parameters()) > MOST_PARAMETERS:
-            raise NotRecorded("it is large")
-        self._model = model
+        refuse_others(model, loss_fn)
+        self._otherwise, self._hooks = otherwise, Hooks(model)
         self._programs: dict[int, Program] = {}
+        device = store.values.device
         try:
             for example in examples:
-                with rehearsing(model, store):
+                with undisturbed(model, device, is_training=True):
                     program = Program(losses_of, (model, loss_fn), store, example)
                 other = Batch(example.inputs.flip(0), example.targets.flip(0))
                 ways = (partial(by_autograd, losses_of, store, other), partial(program, other))
                 if not all(map(is_same, *(rehearsed(way, model, store) for way in ways))):
                     raise NotRecorded("it gives other numbers")
-                self._programs[len(example.inputs)] = program
+                self._programs[example.num_samples] = program
         except NotRecorded:
             raise
         except Exception as error:  # of whatever kind: an operation may not be made to be called so
             raise NotRecorded(f"{type(error).__name__}: {error}") from error
 
-    def __call__(self, batch: Batch) -> Losses | None:
-        """The losses of a batch, whose gradients are in the store then, whatever was there; None: not this batch."""
-        # Who has hooks there wants to see the modules one by one.
-        program = None if self._model._forward_pre_hooks else self._programs.get(len(batch.inputs))
-        return None if program is None else program(batch)
+    def __call__(self, batch: Batch, of: int) -> Losses:
+        """The losses of a batch, whose gradients are in the store then, whatever was there."""
+        program = None if self._hooks else self._programs.get(batch.num_samples)
+        return self._otherwise(batch, of) if program is None else program(batch)
+
+
+def refuse_others(model: nn.Module, loss_fn: LossFunction) -> None:
+    """Raises NotRecorded for modules that may do more in Python than call operations, and for a large model."""
+    trusted = (*TRUSTED["model"], *TRUSTED["loss"], "trainer.fast")
+    for module in (*model.modules(), *loss_fn.modules()):
+        name = type(module).__name__
+        if not belongs(type(module).__module__, trusted):
+            raise NotRecorded(f"{name} is not ours")
+        if is_watched(module) or any(p._backward_hooks for p in module.parameters(recurse=False)):
+            raise NotRecorded(f"{name} has a hook")
+        if any(callable(value) and hasattr(type(module), key) for key, value in vars(module).items()):
+            raise NotRecorded(f"{name} has a method of its own")
+    if sum(parameter.numel() for parameter in model.parameters()) > MOST_PARAMETERS:
+        raise NotRecorded("it is large")
 
 
 def by_autograd(losses_of: Callable[[Batch], Losses], store: Store, batch: Batch) -> Losses:
@@ -100,7 +113,7 @@ def by_autograd(losses_of: Callable[[Batch], Losses], store: Store, batch: Batch
 
 def rehearsed(way: Callable[[], Losses], model: nn.Module, store: Store) -> list[Tensor]:
     """What a step gives, which is not made."""
-    with rehearsing(model, store):
+    with undisturbed(model, store.values.device, is_training=True):
         losses = way()
         numbers = (losses.total, *losses.terms.values(), store.grads, *model.buffers())
         return [tensor.detach().clone() for tensor in numbers]

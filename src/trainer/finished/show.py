@@ -17,7 +17,14 @@ from trainer.finished.read import Run, number, run_named
 from trainer.finished.runs import STATUS, cell, spent
 from trainer.finished.table import Column, open_console, print_lines, table
 
-_OF_ALL = ("status", "steps", "seconds", "num_parameters", "num_trainable")  # of a result; the rest are tags
+_OF_ALL = (
+    "status",
+    "steps",
+    "seconds",
+    "num_parameters",
+    "num_trainable",
+    "computed",
+)  # of a result; the rest are tags
 _INDENT = 2
 
 
@@ -47,6 +54,8 @@ def show(word: str) -> int:
         top = [cell(result[f"best/{tag}"]) if f"best/{tag}" in result else "" for tag in tags]
         columns = [Column("", tags), Column("last", last, True), Column("best", top, True)]
         lines += _section("results", table(columns, console, _INDENT)[0])
+    if result.get("computed"):
+        lines += _section("computed by", [Text(shown(result["computed"]))])
     if run.diagnosis:
         lines += _section("diagnosis", [Text(_sentence(finding)) for finding in run.diagnosis])
 

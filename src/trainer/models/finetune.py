@@ -30,6 +30,8 @@ class Finetune(nn.Module):
         inputs as the backbone wants them to logits `[N, num_classes]`.
     """
 
+    frozen_on_purpose = ("backbone",)
+
     def __init__(self, backbone: nn.Module, num_classes: int, unfreeze: Iterable[str] = ()) -> None:
         super().__init__()
         if not isinstance(num_classes, int) or num_classes < 1:

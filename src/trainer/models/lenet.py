@@ -6,12 +6,8 @@ tanh, max pooling for the trainable average, every map of the second convolution
 plain linear layer gives logits in place of the radial basis functions.
 """
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, max_pool2d, relu
-
-from trainer.fast.blocks import takes_blocks
-from trainer.fast.windows import convolved_pooled_relu
 
 
 class LeNet(nn.Module):
@@ -27,12 +23,7 @@ class LeNet(nn.Module):
 
     Shapes:
         inputs `[N, in_channels, image_size, image_size]` to logits `[N, num_classes]`.
-
-    Attributes:
-        is_fast: whether layers may use another layout in memory, with the same numbers.
     """
-
-    is_fast = True
 
     def __init__(
         self,
@@ -63,29 +54,12 @@ class LeNet(nn.Module):
         self.fc3 = nn.Linear(84, num_classes)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        is_compiled = torch.compiler.is_compiling() and inputs.device.type == "cpu"
-        maps = self._maps_batch_innermost(inputs) if is_compiled else self._maps(inputs)
-        hidden = relu(self.fc1(maps))
-        hidden = relu(self.fc2(self._thinned(hidden)))
-        return self.fc3(self._thinned(hidden))
+        maps = relu(max_pool2d(self.conv1(inputs), 2))
+        maps = relu(max_pool2d(self.conv2(maps), 2))
+        return self.classified(maps)
 
-    def _maps(self, inputs: Tensor) -> Tensor:
-        """What the convolutions make of the images, `[N, 16 * side * side]`."""
-        # torch's own pool makes little use of a CPU's vectors, and maps that leave oneDNN's blocks after a convolution
-        # must go back into them for the next.
-        maps = inputs.to_mkldnn() if self.is_fast and takes_blocks(inputs, self.conv1, self.conv2) else inputs
-        # ReLU after the pool gives the same numbers as before it, on a quarter of the entries.
-        maps = relu(max_pool2d(self.conv1(maps), 2, 2))
-        maps = relu(max_pool2d(self.conv2(maps), 2, 2))
-        return (maps.to_dense() if maps.is_mkldnn else maps).flatten(1)
-
-    def _maps_batch_innermost(self, inputs: Tensor) -> Tensor:
-        """The same within rounding, in the form that a compiler makes the fastest code of."""
-        maps = inputs.permute(1, 2, 3, 0).contiguous()
-        for conv in (self.conv1, self.conv2):
-            assert conv.bias is not None
-            maps = convolved_pooled_relu(maps, conv.weight, conv.bias)
-        return maps.flatten(0, 2).t()
-
-    def _thinned(self, hidden: Tensor) -> Tensor:
-        return dropout(hidden, self.dropout, self.training) if self.dropout else hidden
+    def classified(self, maps: Tensor) -> Tensor:
+        """Maps `[N, 16, side, side]` to logits."""
+        hidden = relu(self.fc1(maps.flatten(1)))
+        hidden = relu(self.fc2(dropout(hidden, self.dropout, self.training)))
+        return self.fc3(dropout(hidden, self.dropout, self.training))

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from trainer.disk.tensors import load_tensors
 from trainer.errors import UserError, nearest
-from trainer.fast.blocks import takes_blocks
 
 # The first eight digits of the file's SHA-256 stand in its name; torch.hub checks them.
 IMAGENET = {
@@ -101,7 +100,6 @@ class ResNet(nn.Module):
     """
 
     is_pretrained = False  # True once `load` has filled it
-    is_fast = True  # may use another layout in memory, with the same numbers
 
     def __init__(
         self,
@@ -133,12 +131,7 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, inputs: Tensor) -> Tensor:
-        maps = self.bn1(self.conv1(inputs)).relu_()
-        # torch's own pool makes little use of a CPU's vectors
-        if self.is_fast and takes_blocks(maps, self.conv1, self.maxpool):
-            maps = self.maxpool(maps.to_mkldnn()).to_dense()
-        else:
-            maps = self.maxpool(maps)
+        maps = self.maxpool(self.bn1(self.conv1(inputs)).relu_())
         maps = self.layer4(self.layer3(self.layer2(self.layer1(maps))))
         return self.fc(maps.mean((2, 3)))
 

@@ -1,17 +1,20 @@
 """What TensorBoard shows of a run beside its curves: some of it when the run begins, the rest when it has ended."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from trainer.config.settings import Monitor
 from trainer.errors import UserError
+from trainer.meaning import Classes, Meaning
 from trainer.monitor.events import EventFile
 from trainer.monitor.predictions import Collector, Predictions
 
-Keep = Callable[[Tensor, Tensor, Tensor], None]  # inputs, outputs, targets
+Keep = Callable[[Any, Any, Any], None]  # inputs, outputs, targets
 
 
 class Board:
@@ -23,8 +26,7 @@ class Board:
         folder: the run's.
         wanted: the `monitor` section of the config.
         note: called with a line for the user.
-        num_classes: None for regression.
-        class_names: a name per class, or empty.
+        meaning: of the model's outputs.
         input_shape: of one sample, as the model gets it.
     """
 
@@ -32,16 +34,14 @@ class Board:
         self,
         folder: Path,
         events: EventFile,
-        wanted: Mapping[str, bool],
+        wanted: Monitor,
         note: Callable[[str], None],
         model: nn.Module,
-        num_classes: int | None,
-        class_names: Sequence[str],
+        meaning: Meaning,
         input_shape: Sequence[int],
     ) -> None:
         self.folder, self.events, self.wanted, self.note = folder, events, wanted, note
-        self.model, self.num_classes = model, num_classes
-        self.class_names, self.input_shape = class_names, input_shape
+        self.model, self.meaning, self.input_shape = model, meaning, input_shape
         self._collector: Collector | None = None
 
     def begin(self, yaml: str, version: str, device: torch.device, sample: Tensor, has_terms: bool) -> None:
@@ -53,30 +53,25 @@ class Board:
             sample: one or two inputs, as the model gets them.
             has_terms: the loss has named terms.
         """
-        if self.wanted["layout"]:
+        if self.wanted.layout:
             self._try("layout", lambda: self._layout(has_terms))
-        if self.wanted["texts"]:
+        if self.wanted.texts:
             self._try("texts", lambda: self._texts(yaml, version, device, sample))
-        if self.wanted["images"]:
+        if self.wanted.images:
             self._try("filters", lambda: self._filters(0))
 
     def first_batch(self, inputs: Tensor, targets: Tensor) -> None:
         """The batch of step 1."""
-        if self.wanted["images"]:
+        if self.wanted.images:
             self._try("first batch", lambda: self._first_batch(inputs, targets))
 
     @contextmanager
-    def watching(self, num_samples: int, gives: str, compared_with: str) -> Iterator[Keep | None]:
-        """Gives what the evaluation of the test split is to call with its batches.
-
-        Args:
-            num_samples: in the test split.
-            gives, compared_with: see `predictions.class_scores`.
-        """
-        if not any(self.wanted[tab] for tab in ("images", "curves", "projector")):
+    def watching(self, num_samples: int) -> Iterator[Keep | None]:
+        """Gives what the evaluation of the test split, of so many samples, is to call with its batches."""
+        if not (self.wanted.images or self.wanted.curves or self.wanted.projector):
             yield None
             return
-        with Collector(self.model, num_samples, self.num_classes, gives, compared_with) as self._collector:
+        with Collector(self.model, num_samples, self.meaning) as self._collector:
             yield self._collector.add
 
     def end(self, step: int) -> None:
@@ -96,12 +91,12 @@ class Board:
     def _end(self, step: int) -> None:
         assert self._collector is not None
         predictions = self._collector.predictions()
-        if self.wanted["images"]:
+        if self.wanted.images:
             self._try("filters", lambda: self._filters(step))
             self._try("pictures", lambda: self._pictures(step, predictions))
-        if self.wanted["curves"]:
+        if self.wanted.curves:
             self._try("PR curves", lambda: self._curves(step, predictions))
-        if self.wanted["projector"]:
+        if self.wanted.projector:
             self._try("projector", lambda: self._projector(predictions))
 
     # What only some runs need is imported by those.
@@ -109,7 +104,7 @@ class Board:
     def _layout(self, has_terms: bool) -> None:
         from trainer.monitor.layout import layout
 
-        self.events.raw(layout(self.num_classes is not None, has_terms, self.wanted["statistics"]))
+        self.events.raw(layout("accuracy" in self.meaning.metrics, has_terms, self.wanted.statistics))
 
     def _texts(self, yaml: str, version: str, device: torch.device, sample: Tensor) -> None:
         from trainer.monitor import texts
@@ -127,26 +122,25 @@ class Board:
     def _first_batch(self, inputs: Tensor, targets: Tensor) -> None:
         from trainer.monitor import pictures
 
-        self.events.image("train/first_batch", 0, pictures.first_batch(inputs, targets, self.class_names))
+        self.events.image("train/first_batch", 0, pictures.first_batch(inputs, targets, self.meaning))
 
     def _pictures(self, step: int, predictions: Predictions) -> None:
         from trainer.monitor import pictures
 
         for name, draw in (("wrong", pictures.wrong_samples), ("confusion", pictures.confusion_matrix)):
-            if (picture := draw(predictions, self.class_names)) is not None:
+            if (picture := draw(predictions, self.meaning)) is not None:
                 self.events.image(f"test/{name}", step, picture)
 
     def _curves(self, step: int, predictions: Predictions) -> None:
         from trainer.monitor import curves
-        from trainer.monitor.predictions import class_name
 
-        if predictions.scores is None:
+        if predictions.scores is None or not isinstance(self.meaning, Classes):
             return
         drawn = curves.pr_curves(predictions.scores[:, : curves.MAX_CLASSES], predictions.targets)
-        names = [class_name(i, self.class_names) for i in range(len(drawn))]
+        names = [self.meaning.name(label) for label in range(len(drawn))]
         self.events.raw(curves.summary(dict(zip(names, drawn, strict=True))), step)
 
     def _projector(self, predictions: Predictions) -> None:
         from trainer.monitor import projector
 
-        projector.write(self.folder, predictions, self.class_names)
+        projector.write(self.folder, predictions, self.meaning)

@@ -13,13 +13,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import IO, TYPE_CHECKING, Protocol, TextIO
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Protocol, TextIO
 
 from trainer.errors import printable
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleRenderable
     from rich.text import Text
+
+    from trainer.monitor.diagnosis import Finding
 
 Rows = Sequence[Sequence[str]]
 Points = Sequence[tuple[int, float]]  # (step, number)
@@ -74,6 +77,27 @@ def duration(seconds: float) -> str:
     days, hours = divmod(hours, 24)
     clock = f"{hours}:{minutes:02}:{seconds:02}" if hours or days else f"{minutes}:{seconds:02}"
     return f"{days}d {clock}" if days else clock
+
+
+def summary_rows(
+    result: Mapping[str, Any], findings: "Sequence[Finding]", folder: Path, has_events: bool
+) -> list[tuple[str, str]]:
+    """What a run came to.
+
+    Args:
+        result: what `result.json` holds.
+        has_events: it can be looked at in TensorBoard.
+    """
+    tags = ("train/loss", "val/loss", "val/accuracy", "test/loss", "test/accuracy")
+    found = [(finding.where, f"step {finding.step}: {finding.advice}") for finding in findings]
+    return [
+        *((tag, short(result[tag])) for tag in tags if tag in result),
+        *(found or [("diagnosis", "nothing is amiss")]),
+        ("parameters", f"{result['num_parameters']:,}, {result['num_trainable']:,} of them trained"),
+        ("time", f"{result['seconds']:.1f} s for {result['steps']} steps"),
+        ("run folder", str(folder)),
+        *([("look at it", f"tensorboard --logdir {folder}")] if has_events else []),
+    ]
 
 
 def summary_table(rows: Rows, stream: TextIO | None = None) -> None:

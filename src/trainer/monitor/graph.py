@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from trainer.trials import undisturbed
+
 
 def model_graph(model: nn.Module, inputs: Tensor) -> tuple[GraphDef | None, str]:
     """The graph of `model(inputs)` in eval mode, and an empty string; or None and why there is none.
@@ -29,7 +31,7 @@ def model_graph(model: nn.Module, inputs: Tensor) -> tuple[GraphDef | None, str]
     Args:
         inputs: a batch as the model sees it; one or two samples are enough.
     """
-    with undisturbed(model, inputs):
+    with undisturbed(model, inputs.device):
         try:
             recorder = _Recorder(model, inputs)
             with recorder.hooks(), torch.no_grad(), recorder:
@@ -39,29 +41,6 @@ def model_graph(model: nn.Module, inputs: Tensor) -> tuple[GraphDef | None, str]
         except Exception as error:  # a picture is no reason to end a run
             return None, f"{type(error).__name__}: {error}".splitlines()[0]
     return GraphDef(node=recorder.nodes, versions=VersionDef(producer=22)), ""
-
-
-@contextmanager
-def undisturbed(model: nn.Module, inputs: Tensor) -> Iterator[None]:
-    """Eval mode, and what torch.compile made of the model set aside, for a look at what it does.
-
-    The modes of all modules, the buffers and the random state are afterwards what they were.
-    """
-    compiled, model._compiled_call_impl = model._compiled_call_impl, None
-    is_training = {module: module.training for module in model.modules()}
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    devices = [inputs.device] if inputs.is_cuda else []
-    model.eval()
-    try:
-        with torch.random.fork_rng(devices):
-            yield
-    finally:
-        model._compiled_call_impl = compiled
-        for module, mode in is_training.items():  # one by one: frozen parts may be in eval mode
-            module.training = mode
-        with torch.no_grad():
-            for buffer, saved in buffers:
-                buffer.copy_(saved)
 
 
 # Operations that hand on what they are given, and one that makes what nobody has filled yet: no nodes of their own.

@@ -5,10 +5,11 @@ lost; without one it gathers all keys, finds each number's range and each word's
 metric (`tensorboard/plugins/hparams/backend_context.py`).
 """
 
+import hashlib
 import json
 import time
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
@@ -17,7 +18,33 @@ from tensorboard.compat.proto.types_pb2 import DT_FLOAT
 from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, STATUS_SUCCESS
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 
+from trainer.config.schema import GROUPS, leaves, shown
 from trainer.monitor.events import HPARAMS_PREFIX
+
+# Keys outside the groups that a person compares runs by.
+COMPARED = ("batch_size", "max_epochs", "precision")
+
+
+def flat(config: Mapping[str, Any], names: Mapping[str, str], max_steps: int) -> dict[str, Any]:
+    """What a run was started with: the choices by name, and every number below them. Not the seed.
+
+    Args:
+        config: interpolations resolved.
+        names: group to what its choice is called.
+    """
+    values = {
+        key: value if isinstance(value, bool | int | float) else shown(value)
+        for key, value in leaves(config)
+        if (key in COMPARED or key.split(".")[0] in (*GROUPS, "gradient"))
+        and not key.endswith("_target_")
+        and value is not None
+    }
+    return {**names, **values, "max_steps": max_steps}
+
+
+def group_of(values: Mapping[str, Any]) -> str:
+    """A name for all runs with these values: the tab averages those that differ in nothing but the seed."""
+    return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def session_start(hparams: Mapping[str, object], group_name: str) -> Summary:

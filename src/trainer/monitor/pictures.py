@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 from torch import Tensor, nn
 
-from trainer.monitor.predictions import Predictions, class_name, shrunk
+from trainer.meaning import Classes, Meaning
+from trainer.monitor.predictions import Predictions, shrunk
 
 Pixels = NDArray[np.uint8]
 Caption = Sequence[tuple[str, str]]  # (text, colour) of each line under a tile
@@ -28,13 +29,13 @@ _LINE = 16
 _BLACK, _GREY, _GREEN, _RED, _BLUE = "#202020", "#707070", "#1a7f37", "#c62828", "#08306b"
 
 
-def first_batch(inputs: Tensor, targets: Tensor, class_names: Sequence[str] = ()) -> Pixels:
+def first_batch(inputs: Tensor, targets: Tensor, meaning: Meaning) -> Pixels:
     """The samples as the model gets them: normalised, augmented, in its size; at most `MAX_TILES`.
 
     Args:
         inputs: images `[N, C, H, W]`, grey or colour; anything else is shown as numbers, a row per sample.
         targets: `[N]` class labels or `[N, D]` numbers; images get them as captions.
-        class_names: a name per class, or empty.
+        meaning: of the targets.
     """
     of, inputs, targets = len(inputs), inputs[:MAX_TILES].detach().cpu(), targets[:MAX_TILES].cpu()
     if inputs.dim() != 4:
@@ -44,22 +45,19 @@ def first_batch(inputs: Tensor, targets: Tensor, class_names: Sequence[str] = ()
             rows, columns = rows[:, :MAX_COLUMNS], f"{MAX_COLUMNS:,} of {columns}"
         title = f"{len(rows):,} of {of:,} samples of the first batch: a row each, {columns}; {_range(rows)}"
         return _grid([_enlarged(_pixels(rows[None, None])[0], 4 * _TILE, 6 * _TILE)], title)
-    if targets.dim() == 1:
-        names = [class_name(int(target), class_names) for target in targets]
-    else:
-        names = [f"{numbers[0]:.3g}" if len(numbers) == 1 else "" for numbers in targets.flatten(1).tolist()]
+    names = [meaning.caption(target) for target in targets]
     title = f"{len(inputs):,} of {of:,} samples of the first batch, as the model sees them; {_range(inputs)}"
     tiles = [_enlarged(tile, _TILE) for tile in _pixels(shrunk(inputs, 2 * _TILE))]
     return _grid(tiles, title, [[(name, _BLACK)] for name in names])
 
 
-def wrong_samples(predictions: Predictions, class_names: Sequence[str] = ()) -> Pixels | None:
+def wrong_samples(predictions: Predictions, meaning: Meaning) -> Pixels | None:
     """The samples that the model was surest of and wrong about, each with its true and its predicted class.
 
     None where the samples are no images, or there are no classes.
     """
     wrong = predictions.wrong
-    if wrong is None or predictions.inputs.dim() != 4:
+    if wrong is None or predictions.inputs.dim() != 4 or not isinstance(meaning, Classes):
         return None
     assert predictions.predicted is not None
     num_wrong = int((predictions.predicted != predictions.targets).sum())
@@ -69,7 +67,7 @@ def wrong_samples(predictions: Predictions, class_names: Sequence[str] = ()) -> 
         title += f"; the {num_shown} it was surest of" if num_wrong > num_shown else "; the surest first"
     tiles = [_enlarged(tile, _LARGE_TILE) for tile in _pixels(wrong.inputs)] if len(wrong.inputs) else []
     captions = [
-        [(f"is {class_name(true, class_names)}", _GREEN), (f"{said:.0%} {class_name(taken, class_names)}", _RED)]
+        [(f"is {meaning.name(true)}", _GREEN), (f"{said:.0%} {meaning.name(taken)}", _RED)]
         for true, taken, said in zip(
             wrong.targets.tolist(), wrong.predicted.tolist(), wrong.confidence.tolist(), strict=True
         )
@@ -107,13 +105,13 @@ def filters(model: nn.Module, input_shape: Sequence[int]) -> Pixels | None:
     return _grid(tiles, title)
 
 
-def confusion_matrix(predictions: Predictions, class_names: Sequence[str] = ()) -> Pixels | None:
+def confusion_matrix(predictions: Predictions, meaning: Meaning) -> Pixels | None:
     """How many samples of each class (row) were taken for which (column): blue what is right, red what is wrong, and
     the darker, the larger a part of its row.
 
     None where there are no classes.
     """
-    if predictions.scores is None:
+    if predictions.scores is None or not isinstance(meaning, Classes):
         return None
     counts = predictions.confusion().numpy()
     num_classes = len(counts)
@@ -121,7 +119,7 @@ def confusion_matrix(predictions: Predictions, class_names: Sequence[str] = ()) 
     cell = max(1, min(48, 360 // num_classes), min(24, 960 // num_classes))
     font = _font(max(1, min(_FONT_SIZE, cell - 1)))
     is_readable = cell >= 9  # no letters in smaller cells
-    names = [_cut(class_name(i, class_names), 110, font) if is_readable else "" for i in range(num_classes)]
+    names = [_cut(meaning.name(i), 110, font) if is_readable else "" for i in range(num_classes)]
     longest = max(_length(name, font) for name in names)
     is_upright = longest <= cell - 4
     left = 2 * _GAP + _LINE + longest + _GAP

@@ -1,12 +1,13 @@
 """What a model makes of a split, kept while it is evaluated: one pass for everything that is drawn of it."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
+
+from trainer.meaning import Classes, Meaning
 
 MAX_NUMBERS = 10_000_000  # of the outputs: 40 MB, which is all of most splits
 MAX_POINTS = 1000  # samples whose features and thumbnails are kept
@@ -63,31 +64,6 @@ class Predictions:
         return torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)
 
 
-def class_scores(outputs: Tensor, gives: str, compared_with: str) -> Tensor:
-    """A number in 0..1 for each class, `[N, num_classes]`, from what a model was trained to give.
-
-    Log-probabilities become probabilities. Logits become their softmax, or each its sigmoid where the loss judges every
-    output by itself; outputs that were fitted to one-hot targets are estimates of probabilities already, but for those
-    that lie outside 0..1. A single output speaks for class 1, and what is left of 1 for class 0.
-
-    Args:
-        outputs: `[N, num_classes]`, or `[N, 1]` for two classes.
-        gives: what they are: logits, probabilities or log_probabilities.
-        compared_with: what the loss takes as targets: class labels (index), 0 or 1 (fractions), any numbers (values).
-    """
-    outputs = outputs.float()
-    if gives == "log_probabilities":
-        scores = outputs.exp()
-    elif gives == "probabilities" or compared_with == "values":
-        scores = outputs
-    elif compared_with == "fractions" or outputs.shape[1] == 1:
-        scores = outputs.sigmoid()
-    else:
-        scores = outputs.softmax(1)
-    scores = scores.nan_to_num(0).clamp(0, 1)
-    return torch.cat([1 - scores, scores], 1) if scores.shape[1] == 1 else scores
-
-
 class Collector:
     """Keeps what goes by in an evaluation, where it lies, without a wait for the device.
 
@@ -96,21 +72,12 @@ class Collector:
     Args:
         model: is watched for what goes into its last linear layer.
         num_samples: in the split.
-        num_classes: None for regression.
-        gives, compared_with: see `class_scores`.
+        meaning: of the model's outputs.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        num_samples: int,
-        num_classes: int | None = None,
-        gives: str = "logits",
-        compared_with: str = "index",
-    ) -> None:
+    def __init__(self, model: nn.Module, num_samples: int, meaning: Meaning) -> None:
         self._linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
-        self._num_samples, self._num_classes = num_samples, num_classes
-        self._gives, self._compared_with = gives, compared_with
+        self._num_samples, self._meaning = num_samples, meaning
         self._handles: list[Any] = []
         self._given: Tensor | None = None  # to the linear layer that was called last
         self._outputs: list[Tensor] = []
@@ -144,16 +111,15 @@ class Collector:
                 # [N, ..., F] of a transformer: the mean over its tokens
                 self._features.append(given if given.dim() == 2 else given.flatten(1, -2).mean(1))
         self._given = None
-        if self._num_classes is not None and outputs.shape[1:] in ((self._num_classes,), (1,)):
-            self._keep_wrong(inputs, outputs, targets)
+        if isinstance(self._meaning, Classes) and self._meaning.is_readable(outputs):
+            self._keep_wrong(self._meaning, inputs, outputs, targets)
 
     @staticmethod
     def _num_kept(parts: list[Tensor]) -> int:
         return sum(map(len, parts))
 
-    def _keep_wrong(self, inputs: Tensor, outputs: Tensor, targets: Tensor) -> None:
-        scores = class_scores(outputs, self._gives, self._compared_with)
-        predicted = _predicted(outputs, scores)
+    def _keep_wrong(self, classes: Classes, inputs: Tensor, outputs: Tensor, targets: Tensor) -> None:
+        scores, predicted = classes.scores(outputs), classes.predicted(outputs)
         confidence = scores.gather(1, predicted.unsqueeze(1)).squeeze(1)
         confidence = confidence.masked_fill(predicted == targets, -1.0)  # below every wrong one
         found = _surest(Wrong(confidence, inputs, targets, predicted))
@@ -176,30 +142,16 @@ class Collector:
         if features is not None and len(features) != len(inputs):
             features = None  # a layer that is not called for every batch
         scores, predicted, wrong = None, None, None
-        if self._wrong is not None:
-            scores = class_scores(outputs, self._gives, self._compared_with)
-            predicted = _predicted(outputs, scores)
+        if self._wrong is not None and isinstance(self._meaning, Classes):
+            scores, predicted = self._meaning.scores(outputs), self._meaning.predicted(outputs)
             wrong = Wrong(*(part.cpu() for part in self._wrong))
             wrong = Wrong(*(part[wrong.confidence >= 0] for part in wrong))
         return Predictions(self._num_samples, outputs, targets, scores, predicted, features, inputs, wrong)
 
 
-def _predicted(outputs: Tensor, scores: Tensor) -> Tensor:
-    """From the outputs where there is one for each class: scores may be equal where outputs are not."""
-    return (outputs if outputs.shape[1] == scores.shape[1] else scores).argmax(1)
-
-
 def _surest(candidates: Wrong) -> Wrong:
     rows = candidates.confidence.topk(min(MAX_WRONG, len(candidates.confidence))).indices
     return Wrong(*(part[rows] for part in candidates))
-
-
-def class_name(label: int, class_names: Sequence[str]) -> str:
-    """A class's name on one line and printable, or its number where it has none."""
-    if label >= len(class_names):
-        return str(label)
-    # The name of a folder may hold line ends, and bytes that are no text.
-    return " ".join(class_names[label].encode(errors="replace").decode().split())
 
 
 def shrunk(inputs: Tensor, size: int) -> Tensor:

@@ -4,7 +4,6 @@ The tab reads files, not events: `projector_config.pbtxt` in the run's folder na
 """
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +11,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from trainer.monitor.predictions import Predictions, class_name
+from trainer.meaning import Classes, Meaning
+from trainer.monitor.predictions import Predictions
 
 FOLDER = "projector"
 MAX_COLUMNS = 4  # of targets that are numbers
 
 
-def write(folder: Path, predictions: Predictions, class_names: Sequence[str] = ()) -> None:
+def write(folder: Path, predictions: Predictions, meaning: Meaning) -> None:
     """Writes the files, in place of those that are there.
 
     Args:
@@ -35,7 +35,7 @@ def write(folder: Path, predictions: Predictions, class_names: Sequence[str] = (
     below = folder / FOLDER
     below.mkdir(exist_ok=True)
     (below / "points.bytes").write_bytes(_encoded(points))
-    (below / "labels.tsv").write_text(_labels(predictions, len(points), class_names), encoding="utf-8")
+    (below / "labels.tsv").write_text(_labels(predictions, len(points), meaning), encoding="utf-8")
     sprite = ""
     if predictions.inputs.dim() == 4:
         sheet = _sprites(predictions.inputs)
@@ -68,24 +68,21 @@ def _encoded(points: Tensor) -> bytes:
     return bytes(content)
 
 
-def _labels(predictions: Predictions, num_points: int, class_names: Sequence[str]) -> str:
+def _labels(predictions: Predictions, num_points: int, meaning: Meaning) -> str:
     """A line per point, under the names of the columns.
 
     The tab labels points by the first column that holds words, or else by the first: that is the true class, for the
     other columns hold words only where this one does.
     """
     targets = predictions.targets[:num_points]
-    if predictions.predicted is None:
+    if predictions.predicted is None or not isinstance(meaning, Classes):
         numbers = targets.reshape(num_points, -1)[:, :MAX_COLUMNS].tolist()
         head = [f"target {i}" for i in range(len(numbers[0]))]
         rows = [[f"{number:.6g}" for number in row] for row in numbers]
     else:
         head = ["true", "predicted", "is right"]
         pairs = zip(targets.tolist(), predictions.predicted.tolist(), strict=False)
-        rows = [
-            [class_name(true, class_names), class_name(said, class_names), str(int(true == said))]
-            for true, said in pairs
-        ]
+        rows = [[meaning.name(true), meaning.name(said), str(int(true == said))] for true, said in pairs]
     lines = [[*head, "sample"], *([*row, str(i)] for i, row in enumerate(rows))]
     return "".join("\t".join(line) + "\n" for line in lines)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from trainer.monitor.graph import undisturbed
+from trainer.trials import undisturbed
 
 
 def config_block(yaml: str) -> str:
@@ -109,7 +109,7 @@ def _output_shapes(model: nn.Module, inputs: Tensor) -> dict[nn.Module, str]:
         shapes[module] = ", ".join(_shape(tensor, len(inputs)) for tensor in tensors)
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(undisturbed(model, inputs))
+        stack.enter_context(undisturbed(model, inputs.device))
         for module in model.modules():
             stack.callback(module.register_forward_hook(note).remove)
         stack.enter_context(torch.no_grad())

@@ -2,80 +2,47 @@
 
 import math
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from trainer.cadence import is_due, is_recorded
 from trainer.config.schema import is_larger_better
-from trainer.data.batches import Batches
 from trainer.disk.checkpoint import Saver
 from trainer.evaluate import evaluate
 from trainer.finished.pruning import MedianRule
-from trainer.losses import Losses, LossFunction
+from trainer.losses import Losses
 from trainer.monitor.activations import Activations
-from trainer.monitor.diagnosis import Diagnosis, Finding
+from trainer.monitor.diagnosis import Finding
 from trainer.monitor.journal import Journal
 from trainer.monitor.statistics import Statistics, histograms
-from trainer.state import TrainingState
+from trainer.run.training import Training
 
 
 class RunObserver:
     """Watches one run; see `trainer.loop.Observer` for when it is called.
 
-    Args:
-        log_every: steps from one record of numbers to the next; what else is shown is written nowhere.
-        statistics: of every parameter's gradient and weight, or None.
-        histogram_every: steps from one histogram of every parameter to the next, or None.
-        activations: of the model, or None.
-        diagnosis: what the numbers mean.
-        metric: the validation tag that decides which checkpoint is best.
-        samples_per_step: of a whole batch.
-        save_every: steps that may be lost at most: the training waits until such a checkpoint is on the disk.
-        save_every_minutes: a checkpoint is due when the last one is older; it is written beside the training.
-        is_stop_requested: breaks a validation off.
-        rule: says whether the run is worth its time, or None.
-
     Attributes:
         network, val: what is validated, and on what: the model or its head, on inputs or on features.
+        pruned_for: why the run is not worth its time, None as long as it may be.
     """
 
-    def __init__(
-        self,
-        state: TrainingState,
-        loss_fn: LossFunction,
-        val: Batches,
-        journal: Journal,
-        saver: Saver,
-        precision: Callable[[], AbstractContextManager[object]],
-        *,
-        max_steps: int,
-        log_every: int | None,
-        samples_per_step: int,
-        metric: str,
-        statistics: Statistics | None,
-        histogram_every: int | None,
-        activations: Activations | None,
-        diagnosis: Diagnosis,
-        save_every: int | None,
-        save_every_minutes: float | None,
-        is_stop_requested: Callable[[], bool],
-        rule: MedianRule | None,
-    ) -> None:
-        self.state, self.loss_fn, self.journal = state, loss_fn, journal
-        self.network, self.val = state.model, val
-        self.saver, self.precision = saver, precision
-        self.is_stop_requested = is_stop_requested
-        self.rule = rule
+    def __init__(self, training: Training, journal: Journal, saver: Saver) -> None:
+        parts, settings = training.parts, training.parts.settings
+        monitor, is_main = settings.monitor, parts.world.is_main
+        self.parts, self.state, self.journal, self.saver = parts, parts.state, journal, saver
+        self.network, self.val = parts.model, parts.splits.val
+        self.is_stop_requested, self.diagnosis = training.is_stop_requested, training.diagnosis
+        self.max_steps, self.log_every = parts.length.max_steps, monitor.every
+        store = parts.state.store
+        self.statistics = Statistics(store.names, store.bounds) if monitor.statistics and is_main else None
+        self.histogram_every = monitor.histogram_every if monitor.histograms and is_main else None
+        self.activations = Activations(parts.model) if monitor.activations and is_main else None
+        every_minutes = settings.checkpoint.every_minutes
+        self._save_every_seconds = math.inf if every_minutes is None else 60 * every_minutes
+        self.rule = median_rule(training)
         self.pruned_for: str | None = None
-        self.save_every = save_every
-        self._save_every_seconds = math.inf if save_every_minutes is None else 60 * save_every_minutes
-        self.max_steps, self.log_every = max_steps, log_every
-        self.samples_per_step, self.metric = samples_per_step, metric
-        self.statistics, self.histogram_every = statistics, histogram_every
-        self.activations, self.diagnosis = activations, diagnosis
         self.tick = journal.display.tick
         self._numbers: dict[str, float] = {}
         self._saved_step: int | None = None
@@ -130,7 +97,7 @@ class RunObserver:
         seconds, steps = now - self._logged_at, step - self._logged_step
         self._logged_at, self._logged_step = now, step
         self._numbers["time/step_ms"] = 1000 * seconds / steps
-        self._numbers["time/samples_per_second"] = self.samples_per_step * steps / seconds
+        self._numbers["time/samples_per_second"] = self.parts.length.samples_per_step * steps / seconds
         device = self.state.store.values.device
         if device.type == "cuda":  # what torch has allocated: a counter of its own, the device is not asked
             self._numbers["device/memory_mb"] = torch.cuda.memory_allocated(device) / 2**20
@@ -157,10 +124,10 @@ class RunObserver:
             device = state.store.values.device
             numbers = evaluate(
                 self.network,
-                self.loss_fn,
+                self.parts.loss_fn,
                 self.val,
                 device,
-                self.precision,
+                self.parts.precision,
                 is_stop_requested=self.is_stop_requested,
                 world=state.world,
             )
@@ -169,7 +136,7 @@ class RunObserver:
     def evaluated(self, step: int, numbers: dict[str, float]) -> tuple[float, bool]:
         """Is told what a validation gave, by name; returns the loss, and whether it is the best so far."""
         numbers = {f"val/{name}": number for name, number in numbers.items()}
-        is_best = self.metric in self._better(numbers)
+        is_best = self.parts.settings.checkpoint.metric in self._better(numbers)
         self.journal.write(step, numbers)
         self.report(step, self.diagnosis.observe(step, numbers))
         if self.rule is not None and step < self.max_steps:
@@ -205,6 +172,15 @@ class RunObserver:
                 if self.journal.events is not None:
                     self.journal.events.flush()  # what was logged up to a checkpoint is not lost with the process
                 self.saver.save(state, is_best)
-                if is_due(step, self.save_every, self.max_steps):
+                if is_due(step, self.parts.settings.checkpoint.every, self.max_steps):
                     self.saver.wait()
         self._saved_at = time.perf_counter()
+
+
+def median_rule(training: Training) -> MedianRule | None:
+    """What prunes a run where it is a job of a sweep; on the main process alone, which tells the others."""
+    parts, sweep = training.parts, training.parts.settings.sweep
+    if sweep.prune is None or not parts.world.is_main or not (training.folder.parent / "sweep.yaml").exists():
+        return None
+    metric = sweep.metric or f"val/{parts.loss_fn.meaning.decisive}"
+    return MedianRule(training.folder, metric, sweep.prune_first, sweep.prune_steps)

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from trainer.evaluate import evaluating
 from trainer.models.finetune import Finetune
 from trainer.models.lenet import LeNet
 from trainer.stack.batches import of_each
@@ -14,6 +13,7 @@ from trainer.stack.networks import Differentiated, Layered, Network
 from trainer.stack.refusal import CannotStack
 from trainer.stack.store import StackedStore
 from trainer.stack.translate import translated
+from trainer.trials import evaluating
 
 # What may differ between the models beside their parameters: the share that a dropout leaves out.
 FREE = ("p", "dropout")

@@ -18,7 +18,13 @@ from trainer.stack.stack import Stack
 
 
 def fit_stack(
-    members: Sequence[Member], train: Batches, val: Batches, sample: Tensor, plan: Plan, asked: Callable[[], Wish]
+    members: Sequence[Member],
+    train: Batches,
+    val: Batches,
+    sample: Tensor,
+    plan: Plan,
+    part_size: int,
+    asked: Callable[[], Wish],
 ) -> bool:
     """Trains all members to `plan.max_steps`, or until a stop is asked for. Returns whether they are at the end.
 
@@ -30,15 +36,16 @@ def fit_stack(
         train, val: splits that all have.
         sample: a few inputs, `[N, ...]`, on which all models are compared with what they give alone.
         plan: of all.
+        part_size: samples that go through a model at once.
 
     Raises:
         CannotStack: they must be trained one by one, for which they are as good as before.
     """
-    refuse_plan(members, plan)
+    refuse_plan(members, plan, part_size)
     step, last = members[0].state.step, plan.max_steps
     stack = Stack(members, train, plan.samples_per_step, sample)
     is_broken_off = is_due(step, plan.eval_every, last) and any(m.state.evaluated < step for m in members)
-    if is_broken_off and not validate_and_save(step, stack, val, plan, asked):
+    if is_broken_off and not validate_and_save(step, stack, val, plan, part_size, asked):
         return False
     while step < last:
         step += 1
@@ -55,17 +62,19 @@ def fit_stack(
         stack.step(step)
         if is_logged:
             stack.each(after_update, step)
-        if not validate_and_save(step, stack, val, plan, asked):
+        if not validate_and_save(step, stack, val, plan, part_size, asked):
             return False
     return True
 
 
-def validate_and_save(step: int, stack: Stack, val: Batches, plan: Plan, asked: Callable[[], Wish]) -> bool:
+def validate_and_save(
+    step: int, stack: Stack, val: Batches, plan: Plan, part_size: int, asked: Callable[[], Wish]
+) -> bool:
     """After a step, where it is due; then those leave who have an error. Returns whether the training goes on."""
     last = plan.max_steps
     is_best = [False] * len(stack.members)
     if is_due(step, plan.eval_every, last):
-        numbers = evaluate(stack.network, stack.loss_fn, val, plan.part_size, lambda: asked().stop)
+        numbers = evaluate(stack.network, stack.loss_fn, val, part_size, lambda: asked().stop)
         if numbers is None:
             return False
         stack.each(evaluated, step, plan, numbers, is_best)
@@ -121,12 +130,12 @@ def rows_of(losses: Losses, rows: list[int]) -> Losses:
     return Losses(losses.total[rows], {name: term[rows] for name, term in losses.terms.items()})
 
 
-def refuse_plan(members: Sequence[Member], plan: Plan) -> None:
+def refuse_plan(members: Sequence[Member], plan: Plan, part_size: int) -> None:
     """Raises CannotStack for what `trainer.loop.fit` can do and `fit_stack` can't."""
     states = [member.state for member in members]
     if len({state.step for state in states}) > 1:
         raise CannotStack(f"the runs stand at different steps: {sorted({state.step for state in states})}")
-    if plan.part_size < min(plan.samples_per_step, plan.num_samples):
+    if part_size < min(plan.samples_per_step, plan.num_samples):
         raise CannotStack("gradient.accumulate: a batch of several runs is not taken in parts")
     if plan.skips_non_finite:
         raise CannotStack("on_nan=skip: a step is made by all runs or by none")

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from trainer.losses import L1Penalty, L2Penalty, Losses, LossFunction, SumSquaredError, Term
+from trainer.losses import L1Penalty, L2Penalty, Losses, LossFunction, SumSquaredError, Term, Whole
 from trainer.stack.batches import of_each
 from trainer.stack.refusal import CannotStack
 from trainer.stack.store import StackedStore
@@ -35,27 +35,33 @@ class StackedLoss:
         first = loss_fns[0]
         if any(loss_fn.names != first.names for loss_fn in loss_fns):
             raise CannotStack("the losses have other terms")
-        self.names, self.num_classes, self.threshold = first.names, first.num_classes, first.threshold
+        self.names, self.meaning = first.names, first.meaning
         self._weights = store.values.new_tensor([loss_fn.weights for loss_fn in loss_fns]).unbind(1)
         self._criteria: dict[int, Criterion] = {}
+        self._terms: dict[int, Sequence[Term]] = {}
+        self.whole = first.whole
         self._penalties: dict[int, Penalty] = {}
         for i, parts in enumerate(zip(*(loss_fn.parts for loss_fn in loss_fns), strict=True)):
             if len({type(part) for part in parts}) > 1:
                 raise CannotStack(f"loss term {self.names[i]}: is another one in other runs")
             if isinstance(parts[0], Term):
-                self._criteria[i] = criterion(parts)
+                refuse_unknown(parts[0])
+                self._criteria[i], self._terms[i] = criterion(parts), parts
             else:
                 self._penalties[i] = Penalty(self.names[i], parts[0], store)
         self.is_additive = all(part.is_additive for part in self._criteria.values())
 
-    def __call__(self, outputs: Tensor, targets: Tensor, of: int) -> Losses:
+    def __call__(self, outputs: Tensor, targets: Tensor, of: Whole) -> Losses:
         """The losses of some samples of `of`; see `LossFunction.forward`.
 
         Shapes:
             outputs `[num_runs, N, K]`, targets `[num_batches, N, ...]`, see `trainer.stack.batches`.
         """
-        share = targets.shape[1] / of
+        share = targets.shape[1] / of.num_samples
         values = {i: part(outputs, targets) * (1.0 if part.is_sum else share) for i, part in self._criteria.items()}
+        for i, weight in of.weights.items():
+            each = zip(self._terms[i], outputs, of_each(targets, len(outputs)), strict=True)
+            values[i] = torch.stack([term.weighed(o, t, weight) for term, o, t in each])
         return self._together(values | {i: penalty() * share for i, penalty in self._penalties.items()})
 
     def with_gradient(self, outputs: Tensor, targets: Tensor) -> tuple[Losses, Tensor]:
@@ -85,6 +91,15 @@ class StackedLoss:
         for i in range(1, len(self.names)):
             total = total + values[i] * self._weights[i]
         return Losses(total, {name: values[i] for i, name in enumerate(self.names)})
+
+
+def refuse_unknown(term: Term) -> None:
+    """Raises CannotStack for a criterion whose losses of parts don't add up by samples, or that wants to see more."""
+    name = type(term.criterion).__name__
+    if term.kind == "whole":
+        raise CannotStack(f"{name}: is a loss of the whole, and no mean over samples")
+    if term.asks_for or list(term.criterion.parameters()):
+        raise CannotStack(f"{name}: has parameters, or asks for inputs or model")
 
 
 class Criterion(Protocol):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
+from torch import nn
 
 from trainer.draws import random_state, set_random_state
 from trainer.loop import Observer
@@ -29,6 +30,7 @@ class Member:
     """A run as `trainer.loop.fit` would get it, whose state is up to date after every step of the stack.
 
     Args:
+        network: what its batches go through: its model, or that one's head.
         seed: of the order of its data.
         random: what `trainer.draws.random_state` gave when its turn to train would have come: after it was built, or
             after its checkpoint was loaded.
@@ -39,6 +41,7 @@ class Member:
     """
 
     state: TrainingState
+    network: nn.Module
     loss_fn: LossFunction
     observer: StackObserver
     seed: int

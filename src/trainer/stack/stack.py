@@ -39,7 +39,7 @@ class Stack:
     def _assemble(self, members: Sequence[Member]) -> None:
         # Side by side, those that have the same batches share their memory.
         self.members = sorted(members, key=lambda member: member.seed)
-        networks = [member.state.forward for member in self.members]
+        networks = [member.network for member in self.members]
         self.optimizers = [member.state.optimizer for member in self.members]
         self.store = StackedStore(networks, [member.state.store for member in self.members])
         self.network = stacked_network(

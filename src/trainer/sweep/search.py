@@ -102,7 +102,7 @@ def keys_of(trial: Trial) -> list[str]:
 
 def natural_metric(request: Request) -> str:
     """The validation accuracy, where the loss has one."""
-    from trainer.run.build import Built
+    from trainer.config.settings import settings_of
+    from trainer.run.parts import build
 
-    has_accuracy = Built(request, tuple(request.config["trust"])).loss_fn.num_classes is not None
-    return "val/accuracy" if has_accuracy else "val/loss"
+    return f"val/{build(settings_of(request)).loss_fn.meaning.decisive}"

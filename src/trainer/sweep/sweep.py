@@ -205,16 +205,17 @@ def refuse_unbuildable(jobs: Sequence[Job], pool: Pool) -> None:
 
 def first_problem(requests: Sequence[tuple[str, Request]]) -> str | None:
     """What is wrong with the first request that can't be built."""
-    from trainer.run.build import Built  # torch comes with it
+    from trainer.config.settings import settings_of
+    from trainer.run.parts import build  # torch comes with it
 
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - to the end of the process
     tags: list[str] = []
     for name, request in requests:
         try:
-            built = Built(request, tuple(request.config["trust"]))
+            parts = build(settings_of(request))
         except UserError as error:
             return f"job {name}: {error}"
-        tags += [tag for split in ("val", "test", "train") for tag in built.tags(split) if tag != "train/accuracy"]
+        tags += [tag for split in ("val", "test", "train") for tag in parts.tags(split) if tag != "train/accuracy"]
     metric = requests[0][1].config["sweep"]["metric"] if requests else None
     tag = str(metric).removeprefix("best/")
     if metric is None or tag in tags or tag in OTHER_METRICS:

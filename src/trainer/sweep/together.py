@@ -7,21 +7,27 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from trainer.computation import Computation
 from trainer.config.request import Request
+from trainer.config.settings import settings_of
 from trainer.disk import folder as folders
 from trainer.draws import random_state
 from trainer.errors import Interrupted, RunStopped, UserError
 from trainer.loop import Wish
-from trainer.run.build import Built
-from trainer.run.run import going_on
+from trainer.run.folder import as_begun, load, take_folder
+from trainer.run.opened import Opened, opened
+from trainer.run.parts import Parts, build, sample_of
+from trainer.run.train import find_features, finish, prepare, surroundings
 from trainer.run.training import Training
 from trainer.signals import Signals
 from trainer.stack.fit import fit_stack, refuse_plan
 from trainer.stack.member import Member
 from trainer.stack.refusal import CannotStack
 from trainer.stack.stack import Stack
+from trainer.trees import called
+from trainer.trials import undisturbed
 
 # Share of the free memory that a stack may take.
 SHARE_OF_MEMORY = 0.5
@@ -43,57 +49,54 @@ def train_together(requests: Sequence[Request], logs: Sequence[Path], signals: S
         for request, log in zip(requests, logs, strict=True):
             log.parent.mkdir(parents=True, exist_ok=True)
             file = stack.enter_context(open(log, "a", encoding="utf-8"))
-            trainings.append(begun(request, file, signals, stack, trainings[0].built if trainings else None))
-            randoms.append(random_state(trainings[-1].built.device))
-        members = dict(zip(trainings, randoms, strict=True))
+            trainings.append(begun(request, file, signals, stack, trainings[0].parts if trainings else None))
+            randoms.append(random_state(trainings[-1].parts.device))
         refuse_unstackable(trainings)
         for group in groups_of(trainings):
-            train_group([(training, members[training]) for training in group], signals)
+            train_group([(trainings[i], randoms[i]) for i in group], signals)
     if signals.received:
         raise Interrupted("stopped; all runs are saved.", signals.received)
 
 
-def begun(request: Request, log: TextIO, signals: Signals, stack: contextlib.ExitStack, like: Built | None) -> Training:
+def begun(request: Request, log: TextIO, signals: Signals, stack: contextlib.ExitStack, like: Parts | None) -> Training:
     """A run of a sweep with its folder taken and its newest checkpoint loaded."""
-    folder = folders.locate(request.config, "")
-    stored = folders.read_config(folder)
-    if stored is not None:
-        request = going_on(request, folder, stored)
-    built = Built(request, tuple(request.config["trust"]), like=like)
-    training = Training(request, built, folder, signals, log)
-    training.take_folder(stack)
-    training.load()
+    settings = settings_of(request)
+    folder = folders.locate(settings.config, "")
+    parts = build(as_begun(settings, folder), like=like)
+    training = Training(parts, folder, signals, log)
+    take_folder(folder, parts, stack)
+    load(training)
     return training
 
 
-def member(training: Training, random: dict[str, object]) -> Member:
+def member(training: Training, random: dict[str, object], network: nn.Module, observer: Any = None) -> Member:
     """The run as the stack sees it."""
-    observer: Any = getattr(training, "observer", None)  # None before it is opened
-    return Member(training.state, training.built.loss_fn, observer, training.built.order_seed, dict(random))
+    parts = training.parts
+    return Member(parts.state, network, parts.loss_fn, observer, parts.settings.order_seed, dict(random))
 
 
 def refuse_unstackable(trainings: Sequence[Training]) -> None:
     """Raises UserError where the runs can't be trained together; they are as they were."""
-    first = trainings[0]
-    members = [member(training, random_state(training.built.device)) for training in trainings]
+    parts = trainings[0].parts
+    members = [member(training, random_state(parts.device), training.parts.model) for training in trainings]
     try:
         for one in members:
-            refuse_plan([one], first.plan())
+            refuse_plan([one], trainings[0].plan(), parts.length.batch_size)
         at = max(m.state.step for m in members)
         same = [m for m in members if m.state.step == at]
-        Stack(same, first.built.splits.train, first.built.samples_per_step, first.built.sample.inputs)
+        Stack(same, parts.splits.train, parts.length.samples_per_step, parts.sample.inputs)
         for one in same:
             one.leave()
     except CannotStack as error:
         raise UserError(f"they can't be trained together: {error}") from error
 
 
-def groups_of(trainings: Sequence[Training]) -> Iterator[list[Training]]:
-    """The runs that stand at the same step, as many at a time as fit into memory."""
-    by_step: dict[int, list[Training]] = {}
-    for training in trainings:
-        by_step.setdefault(training.state.step, []).append(training)
-    most = max(1, int(SHARE_OF_MEMORY * free_memory(trainings[0].built.device) / memory_of(trainings[0])))
+def groups_of(trainings: Sequence[Training]) -> Iterator[list[int]]:
+    """The runs that stand at the same step, by their numbers, as many at a time as fit into memory."""
+    by_step: dict[int, list[int]] = {}
+    for i, training in enumerate(trainings):
+        by_step.setdefault(training.parts.state.step, []).append(i)
+    most = max(1, int(SHARE_OF_MEMORY * free_memory(trainings[0].parts.device) / memory_of(trainings[0])))
     for group in by_step.values():
         for start in range(0, len(group), most):
             yield group[start : start + most]
@@ -108,56 +111,68 @@ def free_memory(device: torch.device) -> int:
 
 def memory_of(training: Training) -> int:
     """The bytes that one more run takes: what a forward pass keeps for the backward pass, measured, and its numbers."""
-    built, kept = training.built, 0
+    parts, kept = training.parts, 0
 
     def count(tensor: Tensor) -> Tensor:
         nonlocal kept
         kept += tensor.nbytes
         return tensor
 
-    sample = built.sample.inputs
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor), torch.enable_grad():
-        built.model(sample)
+    sample = parts.sample
+    counting = torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor)
+    with undisturbed(parts.model, parts.device, is_training=True), counting:
+        called(parts.model, sample.inputs)
     # Values, gradients, at most three numbers for each in the optimizer, and two copies for the statistics.
-    return kept * built.batch_size // len(sample) + 7 * training.state.store.values.nbytes
+    return kept * parts.length.batch_size // sample.num_samples + 7 * parts.state.store.values.nbytes
 
 
-def train_group(members_of: Sequence[tuple[Training, dict[str, object]]], signals: Signals) -> None:
+def train_group(group: Sequence[tuple[Training, dict[str, object]]], signals: Signals) -> None:
     """Opens the runs, trains them together, ends each on its own."""
-    with signals.deferred(), members_of[0][0].built.products(len(members_of)):
-        opened = []
-        for training, random in members_of:
+    with signals.deferred(), surroundings(group[0][0], len(group)):
+        runs: list[tuple[Training, Opened, contextlib.ExitStack, dict[str, object]]] = []
+        for training, random in group:
             closing = contextlib.ExitStack()
-            if ended(training, lambda t=training, c=closing: c.enter_context(t.open())):  # type: ignore[misc]
-                opened.append((training, closing, member(training, random)))
-        share_features([training for training, _, _ in opened])
-        for training, _, one in opened:
+
+            def begin(training: Training = training, closing: contextlib.ExitStack = closing) -> None:
+                runs.append((training, closing.enter_context(opened(training)), closing, random))  # noqa: B023
+
+            ended(training, begin)
+        features = [find_features(training, run) for training, run, _, _ in runs]
+        # All runs take the features of one, whose backbone is that of all; else none of them takes any.
+        keys = {None if found is None else found.backbone_key for found in features}
+        shared = features[0] if len(keys) == 1 else None
+        members, computations = [], []
+        for training, run, _, random in runs:
+            # It draws as if it were alone, where its turn to train would have come.
+            one = member(training, random, training.parts.model, run.observer)
             with one.drawing():
-                training.prepare()
-        first = opened[0][0]
+                _, computation = prepare(training, run, shared, is_alone=False)
+            one.network = computation.plain
+            run.computed = f"a stack of {len(runs)} runs"
+            members.append(one)
+            computations.append(computation)
+        first, computation = runs[0][0], computations[0]
 
         def asked() -> Wish:
-            return Wish(signals.received != 0, first.observer.is_save_overdue())
+            return Wish(signals.received != 0, runs[0][1].observer.is_save_overdue())
 
-        feed, members = first.feed, [one for _, _, one in opened]
-        is_over = fit_stack(members, feed.train, feed.val, feed.sample, first.plan(), asked)
-        for training, closing, one in opened:
+        sample, part_size = sample_of(computation.val).inputs, first.parts.length.batch_size
+        is_over = fit_stack(members, computation.train, computation.val, sample, first.plan(), part_size, asked)
+        for (training, run, closing, _), one, computation in zip(runs, members, computations, strict=True):
 
-            def end(training: Training = training, closing: contextlib.ExitStack = closing, one: Member = one) -> None:
+            def end(
+                training: Training = training,
+                run: Opened = run,
+                closing: contextlib.ExitStack = closing,
+                one: Member = one,
+                computation: Computation = computation,
+            ) -> None:
                 with closing, one.drawing():
                     if one.error is not None:
                         raise one.error
-                    training.finish(is_over)
+                    finish(training, run, computation, is_over)
 
             ended(training, end)
-
-
-def share_features(trainings: Sequence[Training]) -> None:
-    """Has all runs take the features of one, whose backbone is that of all; else none of them takes any."""
-    first = trainings[0].features
-    keys = {None if training.features is None else training.features.backbone_key for training in trainings}
-    for training in trainings:
-        training.features = first if len(keys) == 1 else None
 
 
 def ended(training: Training, task: Callable[[], object]) -> bool:

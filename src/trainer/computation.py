@@ -1,0 +1,100 @@
+"""What a training computes with: the batches, the network that they go through, and forward, loss and backward."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from trainer.data.batches import Batch, Batches
+from trainer.loop import Autograd, ForwardBackward, InParts, Precision
+from trainer.losses import LossFunction
+from trainer.state import TrainingState
+from trainer.trees import called
+from trainer.trials import undisturbed
+
+
+@dataclass(frozen=True)
+class Work:
+    """A training as far as it is computed.
+
+    Args:
+        loss_fn: of what the model gives.
+        sample: makes a few samples, for trials.
+        batch_size: samples that go through the model at once, all ranks together.
+        samples_per_step: the same where several batches make one step.
+        max_steps: the last step.
+        is_ours: model, loss and optimizer are classes of this tool's or of torch's.
+    """
+
+    state: TrainingState
+    loss_fn: LossFunction
+    train: Batches
+    val: Batches
+    test: Batches
+    sample: Callable[[], Batch]
+    device: torch.device
+    precision: Precision
+    precision_name: str
+    batch_size: int
+    samples_per_step: int
+    steps_per_epoch: int
+    max_steps: int
+    is_ours: bool
+
+    @property
+    def part_size(self) -> int:
+        """Samples that go through this process's model at once."""
+        return -(-self.batch_size // self.state.world.size)
+
+
+@dataclass(frozen=True)
+class Computation:
+    """
+    Args:
+        network: gives what the model gives; or the model's head, whose inputs are features.
+        plain: the same without a short cut in it.
+        train, val: what goes through it.
+        test: the same for the test split, when it is time for it.
+        lines: what was chosen and why, for the user.
+    """
+
+    forward_backward: ForwardBackward
+    network: nn.Module
+    plain: nn.Module
+    train: Batches
+    val: Batches
+    test: Callable[[], tuple[nn.Module, Batches]]
+    lines: Sequence[str] = ()
+
+
+def ordinary(work: Work) -> Computation:
+    """Every batch through the model, differentiated by autograd, as the tutorials have it."""
+    model = work.state.model
+    network = spread(work, model)
+    return Computation(
+        in_parts(work, network), model, model, work.train, work.val, lambda: (model, work.test), ["plain torch"]
+    )
+
+
+def in_parts(work: Work, network: nn.Module) -> InParts:
+    """The ordinary way through a network, which may be spread over several processes."""
+    state = work.state
+    part = Autograd(network, work.loss_fn, work.precision, state.scaler)
+    return InParts(part, work.loss_fn, state.store, work.part_size, network, state.world)
+
+
+def spread(work: Work, network: nn.Module) -> nn.Module:
+    """The network, whose gradients are added up over the processes of the training; alone, as it is."""
+    state = work.state
+    return state.world.parallel(network, work.device, state.world.size > 1 and has_unused_parameters(work))
+
+
+def has_unused_parameters(work: Work) -> bool:
+    """Whether a trainable parameter has no part in the loss: other processes would wait for its gradient."""
+    state, sample = work.state, work.sample()
+    with undisturbed(state.model, work.device), torch.enable_grad(), work.precision():
+        outputs = called(state.model, sample.inputs)
+        total = work.loss_fn(outputs, sample.targets, sample.inputs).total
+        gradients = torch.autograd.grad(total, state.store.parameters, allow_unused=True)
+    return any(gradient is None for gradient in gradients)

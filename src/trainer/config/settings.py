@@ -1,0 +1,140 @@
+"""The config of a run as plain, typed values: interpolations resolved, every key of ours checked."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from trainer.config import schema, trust
+from trainer.config.request import Config, Request, resolved
+from trainer.errors import UserError
+
+
+@dataclass(frozen=True)
+class Gradient:
+    clip_norm: float | None
+    clip_value: float | None
+    accumulate: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    every: int | None
+    every_minutes: float | None
+    keep: int
+    metric: str
+
+
+@dataclass(frozen=True)
+class Console:
+    every: int | None
+
+
+@dataclass(frozen=True)
+class Monitor:
+    events: bool
+    every: int | None
+    histogram_every: int | None
+    statistics: bool
+    activations: bool
+    histograms: bool
+    graph: bool
+    hparams: bool
+    layout: bool
+    texts: bool
+    images: bool
+    curves: bool
+    projector: bool
+
+
+@dataclass(frozen=True)
+class Sweep:
+    metric: str | None
+    jobs: int
+    devices: list[int] | None
+    share_batches: bool
+    stack: str
+    verify: int
+    on_failure: str
+    retry: bool
+    prune: str | None
+    prune_first: int
+    prune_steps: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run is told; keys as in `configs/train.yaml`.
+
+    Args:
+        request: what was asked for, interpolations as they were typed.
+        config: the whole of it, resolved.
+        own: packages whose classes the user trusts.
+        names: group to what its choice is called in messages.
+    """
+
+    request: Request
+    config: Config
+    own: tuple[str, ...]
+    names: dict[str, str]
+    max_steps: int | None
+    max_epochs: int | None
+    batch_size: int | str
+    eval_every: int | None
+    seed: int
+    order_seed: int
+    device: str
+    precision: str
+    dtype: str
+    compile: bool
+    fast: bool
+    cache_limit: int | str
+    deterministic: bool
+    on_nan: str
+    threads: int | None
+    gradient: Gradient
+    checkpoint: Checkpoint
+    console: Console
+    monitor: Monitor
+    sweep: Sweep
+
+    def group(self, name: str) -> Config:
+        """The keys of `model`, `data`, `loss`, `optimizer` or `scheduler`, resolved."""
+        group: Config = self.config[name]
+        return group
+
+    def is_own(self, group: str) -> bool:
+        """Whether the class in a group is the user's."""
+        return trust.belongs(str(self.group(group).get("_target_")), self.own)
+
+
+SECTIONS: Mapping[str, type] = {
+    "gradient": Gradient,
+    "checkpoint": Checkpoint,
+    "console": Console,
+    "monitor": Monitor,
+    "sweep": Sweep,
+}
+
+
+def settings_of(request: Request) -> Settings:
+    """Resolves and checks a config, once for the run.
+
+    Raises:
+        UserError: a key that nothing reads or that is missing, a value that is not accepted, a class of a package that
+            is not trusted, or trust that was not typed.
+    """
+    config = resolved(request.config)
+    schema.check(config)
+    # Whose classes may be named comes from what was typed alone, never from a file.
+    own = tuple(config["trust"])
+    if own and "trust" not in request.typed:
+        raise UserError(
+            f"trust={schema.shown(list(own))}: stands in a config file. Whom you trust you type, once you have read it."
+        )
+    for group in schema.GROUPS:
+        trust.check_names(group, config[group], own)
+    plain = {field.name: config[field.name] for field in fields(Settings) if field.name in config}
+    sections: dict[str, Any] = {name: section(**config[name]) for name, section in SECTIONS.items()}
+    order_seed = config["seed"] if config["order_seed"] is None else config["order_seed"]
+    names = request.names
+    return Settings(request, config, own, names, **{**plain, **sections, "order_seed": order_seed})

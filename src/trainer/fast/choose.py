@@ -1,0 +1,127 @@
+"""Which of the exact short cuts a training takes; the ordinary way (`trainer.computation`) is the last of them."""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from torch import nn
+
+from trainer.computation import Computation, Work, in_parts, spread
+from trainer.data.batches import Batches, ResidentBatches, batch_length, first_samples
+from trainer.disk.cache import Cache
+from trainer.disk.files import cache_folder
+from trainer.fast.compiled import CompiledPart, NotCompiled, compile_in_place
+from trainer.fast.features import Features
+from trainer.fast.layout import in_blocks
+from trainer.fast.products import fast_products
+from trainer.fast.recorded import NotRecorded, RecordedStep
+from trainer.fast.windows import for_compiler
+from trainer.loop import ForwardBackward, InParts
+from trainer.models.finetune import Finetune
+
+Note = Callable[[str], None]
+
+
+def choose(
+    work: Work, features: Features | None, is_fast: bool, is_compiled: bool, is_alone: bool, note: Note
+) -> Computation:
+    """How a training is computed.
+
+    Args:
+        features: of a frozen backbone, see `features_of`.
+        is_fast: whether short cuts are wanted that give the same bits.
+        is_compiled: whether a compiled step is wanted, the same within rounding.
+        is_alone: false for a run in a stack.
+        note: is told what takes its time, and what was wanted and can't be had.
+    """
+    model = work.state.model
+    is_long = work.max_steps - work.state.step > work.steps_per_epoch
+    feed = None if features is None else features.feed(is_worth=is_long)
+    plain = model if feed is None else model.get_submodule("head")
+    train, val = (work.train, work.val) if feed is None else feed
+    lines = [] if feed is None else ["the head alone, on cached features of the frozen backbone"]
+
+    def test() -> tuple[nn.Module, Batches]:
+        is_one = work.state.world.size == 1  # features are computed by all ranks together, and rank 0 tests alone
+        found = features.of("test") if features is not None and feed is not None and is_one else None
+        return (in_blocks(model) if is_fast else model, work.test) if found is None else (plain, found)
+
+    network = in_blocks(plain) if is_fast else plain
+    if network is not plain:
+        lines.append("maps in oneDNN's layout")
+    forward_backward: ForwardBackward
+    if is_compiled and work.state.world.size > 1:
+        note("compile=true: of several processes the model alone is compiled, in the first steps")
+        network = for_compiler(plain, work.device)
+        compile_in_place(network)
+    ordinary = in_parts(work, spread(work, network))
+    forward_backward, how = ordinary, "autograd"
+    if is_compiled and work.state.world.size == 1:
+        forward_backward, how = compiled(work, ordinary, plain, train, note)
+    elif is_fast and is_alone and not is_compiled:
+        forward_backward, how = recorded(work, ordinary, network, train)
+    return Computation(forward_backward, network, plain, train, val, test, [*lines, how])
+
+
+def recorded(work: Work, ordinary: InParts, network: nn.Module, train: Batches) -> tuple[ForwardBackward, str]:
+    """The step as calls of torch's operations alone, where that is the same and quicker."""
+    is_whole, is_plain = work.samples_per_step <= work.batch_size, not work.state.scaler.is_enabled()
+    is_near = work.device.type in ("cpu", "cuda") and isinstance(train, ResidentBatches) and work.state.world.size == 1
+    if not (is_whole and is_plain and is_near and work.is_ours):
+        return ordinary, "autograd"
+    lengths = {batch_length(len(train), work.samples_per_step, step) for step in (1, work.steps_per_epoch)}
+    examples = (first_samples(train, length) for length in sorted(lengths))
+    try:
+        step = RecordedStep(ordinary, network, work.loss_fn, work.state.store, examples, work.precision)
+    except NotRecorded as error:
+        return ordinary, f"autograd (a step is not recorded: {error})"
+    return step, "a recorded step: torch's operations without modules and autograd between them"
+
+
+def compiled(
+    work: Work, ordinary: InParts, network: nn.Module, train: Batches, note: Note
+) -> tuple[ForwardBackward, str]:
+    """The step as one compiled function, where that is possible; says how long it took, or why it is not."""
+    of, state = work.samples_per_step, work.state
+    example = first_samples(train, min(work.batch_size, of))
+    started = time.perf_counter()
+    try:
+        part = CompiledPart(
+            ordinary.part, network, work.loss_fn, state.store, state.scaler, work.precision, example, of, note
+        )
+    except NotCompiled as error:
+        note(f"warning: compile=true: {error}; the run goes on uncompiled")
+        return ordinary, f"autograd (not compiled: {error})"
+    note(f"compile=true: it took {time.perf_counter() - started:.1f} s to compile the step")
+    return InParts(part, work.loss_fn, state.store, work.part_size, network, state.world), "a compiled step"
+
+
+def features_of(
+    work: Work, folder: Path, limit: int, note: Note, is_stop_requested: Callable[[], bool]
+) -> Features | None:
+    """Of the frozen backbone, where the training needs no more of it than constants.
+
+    Args:
+        folder: of the run.
+        limit: bytes of disk that features of all runs may take.
+    """
+    model, is_random = work.state.model, getattr(work.train, "augment", None)
+    if type(model) is not Finetune or model.unfrozen or is_random:
+        return None
+    try:
+        cache = Cache(cache_folder("features"), limit, note)
+    except RuntimeError:  # no home folder
+        cache = Cache(folder, 0, note)
+    return Features(work, cache, note, is_stop_requested)
+
+
+def products(work: Work, is_compiled: bool, num_runs: int = 1) -> AbstractContextManager[None]:
+    """What the training of so many runs like this one multiplies its matrices under."""
+    if work.device.type != "cpu":
+        return contextlib.nullcontext()
+    shape = getattr(work.sample().inputs, "shape", (1,))
+    num_places = math.prod(shape[2:]) if is_compiled else 0
+    return fast_products(work.state.model, min(work.batch_size, work.samples_per_step), num_runs, num_places)

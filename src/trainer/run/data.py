@@ -1,0 +1,52 @@
+"""The data of a run: what the source gives, checked, and its splits as batches that fit the model."""
+
+import torch
+
+from trainer.config import trust
+from trainer.config.settings import Settings
+from trainer.data.images import Augmentation
+from trainer.data.prepare import Splits, check, limited, prepare
+from trainer.data.source import Data
+from trainer.errors import UserError
+from trainer.run.instantiate import built
+
+
+def build_data(settings: Settings) -> Data:
+    """Raises UserError: the source complains, or gives what nothing can be learnt from."""
+    data: Data = built(settings, "data")
+    data = limited(data, settings.group("data").get("limit"))
+    check(data, settings.names["data"])
+    return data
+
+
+def build_splits(settings: Settings, data: Data, device: torch.device, dtype: torch.dtype) -> Splits:
+    """The splits as the model wants them.
+
+    Raises:
+        UserError: the model wants images, or images of a size, that the data does not have.
+    """
+    config, model, names = settings.group("data"), settings.group("model"), settings.names
+    size, wanted = config.get("image_size"), model.get("image_size")
+    if size and wanted and size != wanted:
+        raise UserError(
+            f"data.image_size={size}: model={names['model']} wants images of {wanted}. "
+            f"Type model.image_size={size} too."
+        )
+    if model.get("in_channels") and not data.is_images and len(data.sample_shape) != 3:
+        raise UserError(
+            f"model={names['model']}: wants images, but data={names['data']} gives samples of shape "
+            f"{list(data.sample_shape)}. Try model=two_layer or model=sequential."
+        )
+    trust.check_keys("data.augment", config.get("augment") or {}, Augmentation)
+    augment = Augmentation(**(config.get("augment") or {}))
+    if augment and not data.is_images:
+        raise UserError(f"data.augment: data={names['data']} has no images to augment.")
+    return prepare(
+        data,
+        device,
+        dtype,
+        channels=model.get("in_channels"),
+        image_size=wanted or size,
+        normalize=config.get("normalize", True),
+        augment=augment or None,
+    )

@@ -1,0 +1,99 @@
+"""What a run computes on: device, threads, determinism, precision."""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+
+import torch
+
+from trainer.config.settings import Settings
+from trainer.distributed import ALONE, World
+from trainer.errors import UserError
+from trainer.loop import Precision
+
+
+def set_up_torch(settings: Settings) -> None:
+    """Memory, threads and determinism, before the first tensor."""
+    if settings.fast:
+        from trainer.fast.heap import keep_freed_memory
+
+        keep_freed_memory()
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    if settings.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is not deterministic without
+    if settings.deterministic != torch.are_deterministic_algorithms_enabled():  # the call imports half of torch
+        torch.use_deterministic_algorithms(settings.deterministic)
+
+
+def find_device(wanted: str, world: World = ALONE) -> torch.device:
+    """The device that `device=` names; `auto` takes a GPU where there is one. Under torchrun each process has its own.
+
+    Raises:
+        UserError: there is no such device; lists those that there are.
+    """
+    num_cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if world.size > 1:
+        if wanted not in ("auto", "cpu", "cuda"):
+            raise UserError(f"device={wanted}: torchrun's processes have one each. Type device=cuda or device=cpu.")
+        if wanted == "cpu" or not num_cuda:
+            wanted = "cuda" if wanted == "cuda" else "cpu"
+        elif world.local_rank >= num_cuda:
+            raise UserError(
+                f"device={wanted}: each process of this machine needs a GPU of its own, and there are {num_cuda}. "
+                f"Type torchrun --nproc-per-node={num_cuda}, or device=cpu."
+            )
+        else:
+            wanted = f"cuda:{world.local_rank}"
+    has_mps = torch.backends.mps.is_available()
+    if wanted == "auto":
+        return torch.device("cuda" if num_cuda else "mps" if has_mps else "cpu")
+    present = [
+        "cpu",
+        *(["cuda"] if num_cuda else []),
+        *(f"cuda:{i}" for i in range(num_cuda)),
+        *(["mps"] if has_mps else []),
+    ]
+    if wanted not in present:
+        raise UserError(
+            f"device={wanted}: is not there; there is {', '.join(present)}. Type device=auto for the best of them."
+        )
+    return torch.device(wanted)
+
+
+def autocast(settings: Settings, device: torch.device) -> Precision:
+    """What the forward pass and the loss run under: nothing, or autocast to the precision."""
+    precision = settings.precision
+    if precision == "float32":
+        return contextlib.nullcontext
+    if settings.dtype == "float64":
+        raise UserError(f"precision={precision}: does not go with dtype=float64. Type precision=float32.")
+    dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
+    return lambda: torch.autocast(device.type, dtype)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a message, without a full stop."""
+    line = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    asked = re.search(r"DefaultCPUAllocator: .*tried to allocate (\d+) bytes", line)
+    return f"{int(asked[1]):,} bytes of memory are needed at once, more than there are" if asked else line
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """On a GPU, or on the CPU, where torch has no class for it."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+@contextlib.contextmanager
+def fitting(device: torch.device) -> Iterator[None]:
+    """Says in one line that a device is full before the first step."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(
+            f"device={device}: is out of memory before the first step ({first_line(error)}): data or model are too "
+            "large for it. Try data.limit=, a smaller data.image_size= or another model."
+        ) from error

@@ -1,0 +1,98 @@
+"""From the keys of a group to the object that its class makes, checked on the way; what it complains of is a line."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from hydra.utils import instantiate
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from trainer.config import schema, trust
+from trainer.config.request import resolved
+from trainer.config.settings import Settings
+from trainer.data.source import Data
+from trainer.errors import UserError
+from trainer.run.environment import first_line
+
+# What the class in a group must be.
+KINDS: dict[str, type] = {
+    "model": nn.Module,
+    "data": Data,
+    "loss": nn.Module,
+    "optimizer": Optimizer,
+    "scheduler": LRScheduler,
+}
+# What a model may be told of the data where its config leaves it null.
+FACTS = ("in_features", "in_channels", "image_size", "num_classes", "out_features")
+# What a class raises when it is given something wrong.
+COMPLAINTS = (UserError, ValueError, TypeError, IndexError, RuntimeError, OSError)
+
+
+def found(settings: Settings, group: str) -> Any:
+    """The class that a group names, trusted and of the right kind; None for a constant learning rate.
+
+    Raises:
+        UserError: it is not there, or not trusted, or of another kind.
+    """
+    target: Any = settings.group(group).get("_target_")
+    if target is None and group == "scheduler":
+        return None
+    return trust.resolve(f"{group}._target_", target, KINDS[group], settings.own)
+
+
+def built(settings: Settings, group: str, changes: Mapping[str, Any] | None = None) -> Any:
+    """What the class of a group makes of the group's keys; every `_target_` is checked on the way.
+
+    Args:
+        changes: keys that take the place of the config's, such as facts of the data; other keys may refer to them.
+
+    Raises:
+        UserError: the class is not trusted, does not take a key, complains, or makes something of another kind.
+    """
+    typed = settings.request.config
+    config = {k: v for k, v in typed[group].items() if k not in schema.READ_HERE.get(group, ())} | dict(changes or {})
+    config = resolved({**typed, group: config})[group] if changes else {k: settings.group(group)[k] for k in config}
+    if group == "model":
+        takes = trust.parameters(found(settings, group))
+        config = {k: v for k, v in config.items() if k not in FACTS or k in takes}
+    trust.check_targets(group, config, KINDS[group], nn.Module, settings.own)
+    try:
+        made = instantiate(config, _convert_="all")
+    except Exception as error:
+        raise complaint(settings, group, error.__cause__ or error) from error
+    wanted = KINDS[group]
+    if not (changes or {}).get("_partial_") and not isinstance(made, wanted):
+        raise UserError(
+            f"{group}={settings.names[group]}: made a {type(made).__name__}; a "
+            f"{wanted.__module__}.{wanted.__name__} is needed."
+        )
+    return made
+
+
+def complaint(settings: Settings, group: str, error: BaseException) -> BaseException:
+    """What the class in a group complains of in one line, under the key that it names; a fault of ours as it is."""
+    if not is_complaint(settings, group, error):
+        return error
+    text = words(settings, group, error)
+    name = text.partition("=")[0]
+    for key, _ in schema.leaves(settings.group(group), f"{group}."):
+        if name in (key.rpartition(".")[2], key.partition(".")[2]):
+            return UserError(_sentence(key.removesuffix(name) + text))
+    return error if isinstance(error, UserError) else UserError(_sentence(f"{group}={settings.names[group]}: {text}"))
+
+
+def is_complaint(settings: Settings, group: str, error: BaseException) -> bool:
+    """Whether an error is the user's: of what was typed, or any error in a class of their own."""
+    return settings.is_own(group) or isinstance(error, COMPLAINTS)
+
+
+def words(settings: Settings, group: str, error: BaseException) -> str:
+    """What an error says, in one line; with its place, where it is a fault in the user's own class."""
+    is_fault_of_theirs = settings.is_own(group) and not isinstance(error, UserError | ValueError)
+    return trust.told(error, settings.own) if is_fault_of_theirs else first_line(error)
+
+
+def _sentence(text: str) -> str:
+    """With a full stop, where it does not end in a mark."""
+    return text if text.endswith((".", "?", "!")) else f"{text}."

@@ -1,0 +1,96 @@
+"""The optimizer of a run and the schedule of its learning rate."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import OneCycleLR
+
+from trainer.cadence import evaluation_period
+from trainer.config import trust
+from trainer.config.settings import Settings
+from trainer.errors import UserError
+from trainer.optim.schedulers import Schedule
+from trainer.run.instantiate import built, complaint, found
+from trainer.run.length import Length
+from trainer.state import Store
+
+# Their update of a number depends on that number, its gradient and its own state alone, so one flat tensor gives what
+# many small ones give, at the price of one. Any other optimizer gets the parameters as they are.
+ELEMENTWISE = frozenset(
+    [
+        "ManualSGD",
+        "SGD",
+        "RMSprop",
+        "Adagrad",
+        "Adadelta",
+        "Adam",
+        "AdamW",
+        "Adamax",
+        "NAdam",
+        "RAdam",
+        "ASGD",
+        "Rprop",
+    ],
+)
+
+
+def build_optimizer(settings: Settings, store: Store) -> Optimizer:
+    """Raises UserError: its class complains, or wants to evaluate the loss several times a step."""
+    kind = found(settings, "optimizer")
+    closure = trust.parameters(kind.step).get("closure")
+    if closure is not None and closure.default is closure.empty:
+        raise UserError(
+            f"optimizer={settings.names['optimizer']}: evaluates the loss several times a step (a closure), which "
+            "the loop does not do. Try optimizer=adam."
+        )
+    is_elementwise = trust.belongs(kind.__module__, trust.TRUSTED["optimizer"]) and kind.__name__ in ELEMENTWISE
+    make = built(settings, "optimizer", {"_partial_": True})  # checks the options, too
+    if is_elementwise and settings.fast:
+        from trainer.fast.updates import standing_for
+
+        options = {key: value for key, value in settings.group("optimizer").items() if key != "_target_"}
+        update = standing_for(kind.__name__, options)
+        if update is not None:
+            return made(settings, "optimizer", lambda store: update(store.values, store.grads, **options), store)
+    return made(settings, "optimizer", make, [store.flat] if is_elementwise else store.parameters)
+
+
+def build_schedule(settings: Settings, optimizer: Optimizer, length: Length) -> Schedule:
+    """Raises UserError: its class complains, or it was laid out over another length than the run has."""
+    if found(settings, "scheduler") is None:
+        return Schedule(None)
+    config = settings.group("scheduler")
+    interval = config.get("interval", "step")
+    every = {
+        "step": 1,
+        "epoch": length.steps_per_epoch,
+        "evaluation": evaluation_period(settings.eval_every, length.steps_per_epoch),
+    }[interval]
+    intervals = -(-length.max_steps // every)
+    defaults = {
+        "T_max": intervals,
+        "total_steps": intervals,
+        "max_lr": 10 * settings.group("optimizer").get("lr", 1.0),
+    }
+    missing = {k: v for k, v in defaults.items() if k in config and config[k] is None}
+    make = built(settings, "scheduler", {**missing, "_partial_": True})
+    is_laid_out = bool(missing.keys() & {"T_max", "total_steps"})
+
+    def schedule(optimizer: Optimizer) -> Schedule:
+        scheduler = make(optimizer)
+        if isinstance(scheduler, OneCycleLR) and scheduler.total_steps < intervals:
+            raise ValueError(
+                f"total_steps={scheduler.total_steps}: the run has {intervals}, and one cycle covers it all"
+            )
+        return Schedule(scheduler, interval, length.steps_per_epoch, intervals if is_laid_out else None)
+
+    return made(settings, "scheduler", schedule, optimizer)
+
+
+def made(settings: Settings, group: str, make: Callable[[Any], Any], argument: Any) -> Any:
+    """What `make` gives; its complaint as one line."""
+    try:
+        return make(argument)
+    except (ValueError, TypeError) as error:
+        raise complaint(settings, group, error) from error

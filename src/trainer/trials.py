@@ -1,0 +1,49 @@
+"""A look at what a model does, before, beside or after its training, leaves nothing behind."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from trainer.draws import random_state, set_random_state
+
+
+@contextmanager
+def evaluating(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Evaluation mode without gradients; leaves the mode of every module and the random state as they were."""
+    modes = {module: module.training for module in model.modules()}
+    random = random_state(device)
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, was_training in modes.items():  # one by one: frozen parts may be in eval mode
+            module.training = was_training
+        set_random_state(random, device)
+
+
+@contextmanager
+def undisturbed(model: nn.Module, device: torch.device, is_training: bool = False) -> Iterator[None]:
+    """For a trial: evaluation mode, or training mode with gradients; what torch.compile made of the model is set aside.
+
+    Parameters, buffers, gradients, modes and the random state are afterwards what they were. (What the model keeps
+    beside them, as a counter of its own in Python, nobody can put back.)
+    """
+    compiled, model._compiled_call_impl = model._compiled_call_impl, None
+    # All of them: not every kernel that writes into a tensor counts up its version.
+    kept = [(tensor, tensor.detach().clone()) for tensor in (*model.parameters(), *model.buffers())]
+    gradients = [(p, p.grad, p.grad.clone()) for p in model.parameters() if p.grad is not None] if is_training else []
+    try:
+        with evaluating(model, device), torch.set_grad_enabled(is_training):
+            model.train(is_training)
+            yield
+    finally:
+        model._compiled_call_impl = compiled
+        with torch.no_grad():
+            for tensor, saved in kept:
+                tensor.copy_(saved)
+            for parameter, gradient, saved in gradients:
+                gradient.copy_(saved)
+                parameter.grad = gradient
