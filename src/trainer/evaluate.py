@@ -10,8 +10,11 @@ from torch import Tensor, nn
 from trainer.data.batches import Batches
 from trainer.distributed import ALONE, World
 from trainer.losses import Losses, LossFunction
-from trainer.trees import Tree, called, mapped
+from trainer.trees import Tree, called, differentiable, joined, mapped
 from trainer.trials import evaluating
+
+# Samples over which a loss is taken at once that is no mean over samples; it may compare each with each.
+MOST_AT_ONCE = 4096
 
 
 def evaluate(
@@ -38,21 +41,32 @@ def evaluate(
         `loss`, `loss/<term>`, `accuracy` (0..1); None where a stop was asked for, on any rank, before the end.
     """
     sums: dict[str, Tensor] = {}
+    is_at_once = loss_fn.is_of_whole and not loss_fn.differentiates_inputs
+    is_at_once = is_at_once and len(batches) <= MOST_AT_ONCE and world.size == 1
+    kept: list[tuple[Tree, Tree, Tree]] = []
     is_broken_off = False
     of = loss_fn.whole(len(batches), batches.targets)
     with evaluating(network, device):
         for inputs, targets in batches.in_order(world.rank, world.size):
             if is_broken_off := bool(sums) and is_stop_requested():
                 break
+            given = mapped(Tensor.clone, inputs)
+            given = differentiable(given) if loss_fn.differentiates_inputs else given
             with precision():
-                outputs = called(network, mapped(Tensor.clone, inputs))
-                losses = loss_fn(outputs, targets, inputs, of)
+                outputs = called(network, given)
+                losses = loss_fn(outputs, targets, given, of)
+            outputs = mapped(Tensor.detach, outputs)
+            if is_at_once:
+                kept.append((outputs, targets, inputs))
             if keep is not None:
                 keep(inputs, outputs, targets)
             numbers = named(losses) | loss_fn.meaning.judged(outputs, targets)
             for name, number in numbers.items():
                 number = number.float() if number.dtype in (torch.bfloat16, torch.float16) else number
                 sums[name] = sums[name] + number if name in sums else number
+        if kept and not is_broken_off:
+            with precision():
+                sums |= named(loss_fn(*map(joined, zip(*kept, strict=True))))
     wide = torch.float32 if device.type == "mps" else torch.float64  # holds losses and counts exactly
     told = torch.stack(
         [*(total.to(wide) for total in sums.values()), sums["loss"].new_tensor(is_broken_off, dtype=wide)]
@@ -68,4 +82,4 @@ def evaluate(
 
 def named(losses: Losses) -> dict[str, Tensor]:
     """Losses as an evaluation calls them."""
-    return {"loss": losses.total} | {f"loss/{name}": term for name, term in losses.terms.items()}
+    return {"loss": losses.total.detach()} | {f"loss/{name}": term for name, term in losses.terms.items()}

@@ -16,7 +16,7 @@ from trainer.errors import NonFinite
 from trainer.finite import is_to_be_skipped, refuse_non_finite, refuse_non_finite_weights
 from trainer.losses import Losses, LossFunction, Whole
 from trainer.state import Store, TrainingState
-from trainer.trees import called
+from trainer.trees import called, differentiable
 
 
 class Observer(Protocol):
@@ -171,9 +171,9 @@ class Autograd:
 
     def __call__(self, part: Batch, of: Whole) -> Losses:
         """The losses, detached. `of`: what the samples are a part of."""
+        inputs = differentiable(part.inputs) if self.loss_fn.differentiates_inputs else part.inputs
         with self.precision():
-            outputs = called(self.network, part.inputs)
-            losses = self.loss_fn(outputs, part.targets, part.inputs, of)
+            losses = self.loss_fn(called(self.network, inputs), part.targets, inputs, of)
         self.scaler.scale(losses.total).backward()
         return Losses(losses.total.detach(), losses.terms)
 

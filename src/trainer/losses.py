@@ -198,8 +198,11 @@ class Term(nn.Module):
                     f"{model}: gives outputs of shape {list(outputs.shape)}, but {data} has "
                     f"{num_classes} classes. {loss} takes one output per class: [N, {num_classes}]."
                 )
+            refuse_other_length("loss.weight", self.criterion.weight, num_classes)
             return
         wanted = self.targets(outputs, targets)
+        for name in ("weight", "pos_weight"):
+            refuse_other_length(f"loss.{name}", getattr(self.criterion, name, None), outputs.shape[-1])
         if wanted.shape != outputs.shape:
             raise UserError(
                 f"{model}: gives outputs of shape {list(outputs.shape)}, but {data} has targets of shape "
@@ -249,6 +252,12 @@ class Term(nn.Module):
         return outputs, self.targets(outputs, targets)
 
 
+def refuse_other_length(key: str, weights: Any, length: int) -> None:
+    """Raises UserError where there are weights, and not one for each class or output."""
+    if weights is not None and (weights.dim() != 1 or len(weights) != length):
+        raise UserError(f"{key}: has {weights.numel()} numbers; {length} are needed, one for each class or output.")
+
+
 def _asked_for(criterion: nn.Module) -> tuple[str, ...]:
     """Which of `inputs` and `model` a criterion wants beside outputs and targets."""
     if type(criterion).__module__.startswith("torch."):
@@ -269,6 +278,7 @@ class LossFunction(nn.Module):
 
     Attributes:
         meaning: of the model's outputs.
+        differentiates_inputs: whether the criterion wants derivatives by the inputs of the model.
         term_names: what `Losses.terms` has; of a criterion that gives a dict it is known once it has been called.
 
     Raises:
@@ -298,6 +308,7 @@ class LossFunction(nn.Module):
         wants = next((term.wants for term in self.terms if term.wants), None)
         self.meaning = meaning.read_as(gives, wants.targets if wants else "index")
         self.term_names = [name for name in self.names if name]
+        self.differentiates_inputs = False
         # Not a submodule: its weights are no weights of the loss.
         self._model = (model,)
 
@@ -305,6 +316,11 @@ class LossFunction(nn.Module):
     def terms(self) -> list[Term]:
         """What looks at outputs and targets; the rest are penalties."""
         return [part for part in self.parts if isinstance(part, Term)]
+
+    @property
+    def is_of_whole(self) -> bool:
+        """Whether a criterion is no mean and no sum over samples."""
+        return any(term.kind == "whole" for term in self.terms)
 
     def check(self, outputs: Any, targets: Any) -> None:
         """See `Term.check`."""

@@ -12,6 +12,11 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
+from trainer.trees import Tree, leaves
+
+# Targets further from 0 than this, in the mean or by their deviation, are far from what a network gives at first.
+FAR = 100.0
+
 
 @dataclass(frozen=True)
 class Classes:
@@ -78,6 +83,14 @@ class Classes:
         """Whether outputs have the shape of this meaning."""
         return outputs.shape[1:] in ((self.num_classes,), (1,))
 
+    def scores_of(self, outputs: Tree) -> Tensor | None:
+        """The tensor among outputs that has a number for each class: what is called `logits`, or else the first."""
+        if isinstance(outputs, Tensor):
+            return outputs if self.is_readable(outputs) else None
+        found = [leaf for leaf in leaves(outputs) if self.is_readable(leaf)]
+        named = outputs.get("logits") if isinstance(outputs, Mapping) else None
+        return named if isinstance(named, Tensor) and self.is_readable(named) else found[0] if found else None
+
     def predicted(self, outputs: Tensor) -> Tensor:
         """The class of each sample, `[..., K]` to `[...]`: that of the largest output, or a single one compared."""
         if outputs.shape[-1] > 1:
@@ -85,12 +98,14 @@ class Classes:
         is_logit = self.gives == "logits" and self.compared_with != "values"
         return (outputs > (0.0 if is_logit else 0.5)).squeeze(-1).long()
 
-    def judged(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    def judged(self, outputs: Tree, targets: Tensor) -> dict[str, Tensor]:
         """Sums over samples that become the metrics when they are divided by the number of samples.
 
-        Shapes: outputs `[..., N, K]`, targets `[..., N]`; a sum is `[...]`, a whole number.
+        Shapes: outputs `[..., N, K]`, or a tree with such a tensor, targets `[..., N]`; a sum is `[...]`, a whole
+        number.
         """
-        return {"accuracy": (self.predicted(outputs) == targets).sum(-1)}
+        scores = outputs if isinstance(outputs, Tensor) else self.scores_of(outputs)
+        return {} if scores is None else {"accuracy": (self.predicted(scores) == targets).sum(-1)}
 
     def scores(self, outputs: Tensor) -> Tensor:
         """A number in 0..1 for each class, `[N, num_classes]`.
@@ -154,13 +169,52 @@ class Numbers:
         return None if bool(targets.isfinite().all()) else "targets that are NaN or infinite"
 
     def doubts(self, targets: Mapping[str, Tensor]) -> list[str]:
-        return []
+        train = targets["train"].double()
+        mean, deviation = train.mean().item(), train.std(correction=0).item()
+        if max(abs(mean), deviation) <= FAR:
+            return []
+        factor = 10 ** math.ceil(math.log10(max(abs(mean), deviation)))
+        return [
+            f"the targets are large, mean {mean:.4g}, deviation {deviation:.4g}: a network begins near 0 and may never "
+            f"come there. Divide them by {factor:,} in the data."
+        ]
 
-    def judged(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    def judged(self, outputs: Tree, targets: Tensor) -> dict[str, Tensor]:
         return {}
 
     def caption(self, target: Tensor) -> str:
         return f"{target.item():.3g}" if target.numel() == 1 else ""
 
 
-Meaning = Classes | Numbers
+@dataclass(frozen=True)
+class Unread:
+    """Outputs that nobody but the user's own loss can read: there is no metric but the loss.
+
+    Args:
+        num_outputs: what the data has: classes, or numbers in a target.
+    """
+
+    num_outputs: int
+    metrics: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def decisive(self) -> str:
+        return "loss"
+
+    def read_as(self, gives: str, compared_with: str) -> Self:
+        return self
+
+    def wrong_targets(self, targets: Tensor) -> str | None:
+        return None
+
+    def doubts(self, targets: Mapping[str, Tensor]) -> list[str]:
+        return []
+
+    def judged(self, outputs: Tree, targets: Tensor) -> dict[str, Tensor]:
+        return {}
+
+    def caption(self, target: Tensor) -> str:
+        return f"{target.item():.3g}" if target.numel() == 1 else ""
+
+
+Meaning = Classes | Numbers | Unread

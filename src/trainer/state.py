@@ -1,14 +1,17 @@
 """What a checkpoint must hold so that a run goes on exactly; and the parameters as one flat buffer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
+from trainer.data.prepare import Fingerprint
 from trainer.distributed import ALONE, World
 from trainer.draws import random_state, set_random_state
 from trainer.optim.schedulers import Schedule
@@ -19,8 +22,7 @@ class Store:
 
     A module does not notice: its parameters keep names, shapes and identity. What runs over all of them (an update, the
     statistics, clipping) then is one operation on `values` and `grads`, `[num_runs, num_parameters]` with
-    `num_runs = 1`. Parameters of which no gradient is asked stay where they are. A trainable parameter that no gradient
-    reaches has a gradient of 0, not None: weight decay moves it, where `torch.optim` on its own would leave it out.
+    `num_runs = 1`. Parameters of which no gradient is asked stay where they are. A complex number is two numbers here.
 
     Args:
         model: already on its device and in its dtype.
@@ -31,30 +33,74 @@ class Store:
     """
 
     def __init__(self, model: nn.Module, loss: nn.Module | None = None) -> None:
-        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        named = [*model.named_parameters()]
         if loss is not None:
-            named += [(f"loss.{name}", p) for name, p in loss.named_parameters() if p.requires_grad]
+            named += [(f"loss.{name}", p) for name, p in loss.named_parameters()]
+        named = [(name, p) for name, p in named if p.requires_grad and p.numel()]
         if not named:
             raise ValueError("the model has no trainable parameter")
-        kinds = {(p.dtype, p.device) for _, p in named}
+        kinds = {(p.dtype.to_real(), p.device) for _, p in named}
         if len(kinds) > 1:
             raise ValueError(f"the trainable parameters are of several kinds: {sorted(map(str, kinds))}; one is needed")
         self.names = [name for name, _ in named]
         self.parameters = [p for _, p in named]
         # Where each parameter begins in a row, and the last one ends.
-        self.bounds = [0, *accumulate(p.numel() for p in self.parameters)]
-        self.values = torch.cat([p.detach().reshape(-1) for p in self.parameters]).unsqueeze(0)
+        self.bounds = [0, *accumulate(p.numel() * (1 + p.is_complex()) for p in self.parameters)]
+        self.values = torch.cat([real(p.detach()) for p in self.parameters]).unsqueeze(0)
         self.grads = torch.zeros_like(self.values)
-        for p, (start, end) in zip(self.parameters, pairwise(self.bounds), strict=True):
-            p.data = self.values[0, start:end].view(p.shape)
-            p.grad = self.grads[0, start:end].view(p.shape)
+        self.place()
+        self._reached: list[bool] | None = None
         # The same memory as one parameter, for optimizers whose update is elementwise.
         self.flat = nn.Parameter(self.values[0])
         self.flat.grad = self.grads[0]
 
+    def place(self) -> None:
+        """Has the parameters and their gradients be views into the buffers."""
+        for p, (start, end) in zip(self.parameters, pairwise(self.bounds), strict=True):
+            p.data, p.grad = (view(buffer[0, start:end], p) for buffer in (self.values, self.grads))
+
+    @property
+    def is_watched(self) -> bool:
+        return self._reached is not None
+
+    def watch(self, world: World) -> None:
+        """Looks from now on which parameters a gradient reaches, on any rank: one need not, in a network that branches.
+
+        Where this is not asked for, all of them count as reached: their gradient is 0 then, and not None.
+        """
+        self._reached, self._world = [False] * len(self.parameters), world
+        for i, parameter in enumerate(self.parameters):
+            parameter.register_post_accumulate_grad_hook(partial(self._reach, i))
+
+    def _reach(self, i: int, parameter: Tensor | None = None) -> None:
+        assert self._reached is not None
+        self._reached[i] = True
+
+    def reach(self, is_reached: Sequence[bool]) -> None:
+        """Is told by who computes gradients in another way than by `backward()`."""
+        if self._reached is not None:
+            self._reached = [*is_reached]
+
+    def unreached(self) -> list[int]:
+        """The numbers of the parameters that have had no gradient since `zero_grad`."""
+        if self._reached is None:
+            return []
+        reached = self._world.sum(torch.tensor(self._reached, dtype=torch.int32, device=self.grads.device)).tolist()
+        return [i for i, count in enumerate(reached) if not count]
+
+    def take_back(self) -> None:
+        """Puts parameters and gradients back into the buffers, which somebody has given other memory."""
+        for p, (start, end) in zip(self.parameters, pairwise(self.bounds), strict=True):
+            row = view(self.values[0, start:end], p)
+            if p.data_ptr() != row.data_ptr():
+                row.copy_(p.data)
+        self.place()
+
     def zero_grad(self) -> None:
         """Sets the gradients to 0 in place: setting them to None would cut them loose from the buffer."""
         self.grads.zero_()
+        if self._reached is not None:
+            self._reached = [False] * len(self.parameters)
 
     def clip(self, norm: float | None, value: float | None) -> None:
         """Clips the gradients, by value and then by their norm over all parameters; waits for no device."""
@@ -63,6 +109,36 @@ class Store:
         if norm is not None:
             # 1e-6 as in torch.nn.utils.clip_grad_norm_
             self.grads.mul_((norm / (self.grads.norm() + 1e-6)).clamp_max(1.0))
+
+
+def real(tensor: Tensor) -> Tensor:
+    """All numbers of a tensor in a row, those of a complex one two by two."""
+    return (torch.view_as_real(tensor) if tensor.is_complex() else tensor).reshape(-1)
+
+
+def view(row: Tensor, like: Tensor) -> Tensor:
+    """A part of a row in the form of a parameter: the same memory."""
+    if like.is_complex():
+        return torch.view_as_complex(row.view(*like.shape, 2))
+    return row.view(like.shape)
+
+
+def hide_unreached(optimizer: Optimizer, store: Store) -> None:
+    """Has an optimizer over `store.parameters` see no gradient where none came; puts back in place what it rebinds.
+
+    An optimizer of the user's may give a parameter or a gradient other memory.
+    """
+
+    def before(*_: Any) -> None:
+        for i in store.unreached():
+            store.parameters[i].grad = None
+
+    def after(*_: Any) -> None:
+        with torch.no_grad():
+            store.take_back()
+
+    optimizer.register_step_pre_hook(before)
+    optimizer.register_step_post_hook(after)
 
 
 @dataclass
@@ -87,7 +163,7 @@ class TrainingState:
     num_skipped_in_row: int = 0
     seconds: float = 0.0  # spent in training before this process
     last: dict[str, float] = field(default_factory=dict)
-    data: dict[str, str] = field(default_factory=dict)
+    data: dict[str, Fingerprint] = field(default_factory=dict)
     world: World = ALONE
 
     def state_dict(self) -> dict[str, Any]:
@@ -108,14 +184,15 @@ class TrainingState:
             "num_skipped_in_row": self.num_skipped_in_row,
             "seconds": self.seconds,
             "last": self.last,
-            "data": self.data,
+            "data": {split: tuple(found) for split, found in self.data.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Raises ValueError: the state is of a training with other data, or in another number of processes."""
         for split, found in self.data.items():
-            if (begun := state.get("data", self.data).get(split)) != found:
-                raise ValueError(f"the {split} split has {found}; the run began with {begun}")
+            begun = state.get("data", self.data).get(split, ("nothing",))
+            if (difference := found.difference(Fingerprint(*begun))) is not None:
+                raise ValueError(f"the {split} split has {difference}")
         if len(state["random"]) != self.world.size:
             raise ValueError(f"it was trained by {len(state['random'])} processes, not {self.world.size}")
         self.model.load_state_dict(state["model"])  # copies into the views of the store

@@ -61,6 +61,11 @@ def joined(batches: Sequence[Tree]) -> Tree:
     return first
 
 
+def differentiable(tree: Tree) -> Tree:
+    """The same numbers, by which a loss may be differentiated."""
+    return mapped(lambda tensor: tensor.detach().requires_grad_(tensor.is_floating_point()), tree)
+
+
 def called(model: nn.Module, inputs: Tree) -> Tree:
     """What a model gives: `model(tensor)`, `model(*tuple)` or `model(**dict)`."""
     if isinstance(inputs, Tensor):

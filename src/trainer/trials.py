@@ -2,21 +2,26 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from weakref import WeakSet
 
 import torch
 from torch import nn
 
 from trainer.draws import random_state, set_random_state
 
+# Networks that differentiate in their own forward pass, by their inputs for example: they need gradients in an
+# evaluation, too.
+DIFFERENTIATING: WeakSet[nn.Module] = WeakSet()
+
 
 @contextmanager
 def evaluating(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Evaluation mode without gradients; leaves the mode of every module and the random state as they were."""
+    """Evaluation mode, without gradients if the model needs none; modes and random state stay what they were."""
     modes = {module: module.training for module in model.modules()}
     random = random_state(device)
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.set_grad_enabled(model in DIFFERENTIATING):
             yield
     finally:
         for module, was_training in modes.items():  # one by one: frozen parts may be in eval mode
@@ -36,7 +41,7 @@ def undisturbed(model: nn.Module, device: torch.device, is_training: bool = Fals
     kept = [(tensor, tensor.detach().clone()) for tensor in (*model.parameters(), *model.buffers())]
     gradients = [(p, p.grad, p.grad.clone()) for p in model.parameters() if p.grad is not None] if is_training else []
     try:
-        with evaluating(model, device), torch.set_grad_enabled(is_training):
+        with evaluating(model, device), torch.set_grad_enabled(is_training or model in DIFFERENTIATING):
             model.train(is_training)
             yield
     finally:

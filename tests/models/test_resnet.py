@@ -213,7 +213,7 @@ class TestFile:
             b"not a checkpoint",
             saved(resnet34().fc.state_dict())[:-100],
             saved([1, 2]),
-            saved({"model": {"conv1.weight": torch.ones(1)}}),
+            saved({"model": {"epoch": 3}}),
             saved({1: torch.ones(1)}),
             saved(torch.ones(3)),
         ],
@@ -225,6 +225,28 @@ class TestFile:
         with pytest.raises(UserError, match=re.escape(f"weights={path}: not a state dict")) as caught:
             resnet18(weights=str(path))
         assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        "wrap",
+        [
+            lambda state: {"state_dict": state, "epoch": 3},
+            lambda state: {"model": {"model_state_dict": state}},
+            lambda state: {f"module.{name}": tensor for name, tensor in state.items()},
+            lambda state: {"state_dict": {f"module._orig_mod.{name}": t for name, t in state.items()}, "epoch": 3},
+        ],
+        ids=["in a checkpoint", "two deep", "DataParallel", "a compiled model's, of Lightning"],
+    )
+    def test_what_holds_a_state_dict_or_puts_a_word_before_each_name_loads(self, trained, tmp_path, wrap):
+        torch.save(wrap(trained), tmp_path / "w.pth")
+        state = resnet18(weights=str(tmp_path / "w.pth")).state_dict()
+        assert all(torch.equal(state[name], tensor) for name, tensor in trained.items())
+
+    @pytest.mark.parametrize("name", ["best.pt", "last.pt"])
+    def test_of_the_folder_of_a_run(self, trained, tmp_path, name):
+        (tmp_path / "checkpoints").mkdir()
+        torch.save({"state": trained}, tmp_path / "checkpoints" / name)
+        state = resnet18(weights=str(tmp_path)).state_dict()
+        assert all(torch.equal(state[name], tensor) for name, tensor in trained.items())
 
     @pytest.mark.parametrize("save", [torch.save, lambda what, path: path.write_bytes(pickle.dumps(what))])
     def test_a_hostile_pickle_runs_nothing(self, tmp_path, monkeypatch, save):
@@ -247,7 +269,7 @@ class TestFile:
             resnet18(weights="imagnet")
 
     def test_a_folder_is_refused(self, tmp_path):
-        with pytest.raises(UserError, match=re.escape(f"weights={tmp_path}: Is a directory")):
+        with pytest.raises(UserError, match=re.escape(f"weights={tmp_path}: the folder holds no checkpoints/best.pt")):
             resnet18(weights=str(tmp_path))
 
     def test_loaded_weights_are_not_drawn_anew(self, trained, tmp_path):

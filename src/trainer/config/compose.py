@@ -10,9 +10,11 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
+from yaml import YAMLError
 
 from trainer.config.request import Request
 from trainer.config.schema import GROUPS
+from trainer.disk import foreign
 
 
 @contextmanager
@@ -32,9 +34,29 @@ def combinations(words: list[str]) -> list[list[str]]:
 
 def composed(overrides: list[str], search: list[str], config_name: str) -> Request:
     """What one job asks for."""
-    config: Any = compose(config_name, overrides=[*search, *overrides], return_hydra_config=True)
+    words = [*search, *as_chosen_before(overrides)]
+    config: Any = compose(config_name, overrides=words, return_hydra_config=True)
     groups = (*GROUPS, "monitor")
     choices = {group: str(choice) for group, choice in config.hydra.runtime.choices.items() if group in groups}
     container: Any = OmegaConf.to_container(config)
     container.pop("hydra")
     return Request(container, choices, overrides)
+
+
+def as_chosen_before(words: list[str]) -> list[str]:
+    """With `resume=<folder>`, the words and the options that the run was begun with: keys are those of its own."""
+    parser = OverridesParser.create()
+    resumed = next((word for word in reversed(words) if word.startswith("resume=")), None)
+    folder = None if resumed is None else parser.parse_override(resumed).value()
+    if folder in (None, "auto"):
+        return words
+    try:
+        stored = foreign.read_yaml(foreign.text(Path(str(folder)).expanduser() / "config.yaml"))
+        choices = stored["choices"]
+        chosen = {group: choices[group] for group in GROUPS if isinstance(choices.get(group), str)}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, YAMLError):
+        return words  # whoever reads the folder says what is wrong with it
+    typed = {word.lstrip("+~").partition("=")[0] for word in words}
+    added = [f"{group}={choice}" for group, choice in chosen.items() if group not in typed]
+    of_own = tuple(f"{group}." for group, choice in chosen.items() if choice == "own")
+    return [*added, *(f"++{word}" if of_own and word.startswith(of_own) else word for word in words)]

@@ -118,10 +118,14 @@ def first_samples(batches: Batches, size: int) -> Batch:
     return next(Batch(*map(joined, zip(*taken, strict=True))).parts(size))
 
 
-def unspoilt(whole: Batch) -> Iterator[Batch]:
-    """The same batch without end; copies of it as soon as somebody has written into its inputs."""
+def unspoilt(whole: Batch, is_copied: bool) -> Iterator[Batch]:
+    """The same batch without end; copies of it as soon as somebody has written into its inputs.
+
+    Args:
+        is_copied: from the first one on; not every way to write into a tensor counts up its version.
+    """
     spare, version = whole.inputs.clone(), whole.inputs._version
-    while whole.inputs._version == version:
+    while whole.inputs._version == version and not is_copied:
         yield whole
     whole.inputs.copy_(spare)
     while True:
@@ -137,6 +141,9 @@ class ResidentBatches:
         transform: applied to a batch where the transformed split would be too large to hold.
         augment: random changes of training batches.
         evaluation_batch: samples of a batch of `in_order`; None: EVALUATION_BATCH.
+
+    Attributes:
+        is_copied: no batch of `training` shares memory with the split.
     """
 
     def __init__(
@@ -150,6 +157,7 @@ class ResidentBatches:
         self.inputs, self.targets = inputs, targets
         self.transform, self.augment = transform, augment
         self.evaluation_batch = evaluation_batch or EVALUATION_BATCH
+        self.is_copied = False
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -170,7 +178,7 @@ class ResidentBatches:
         num_samples = len(self)
         if batch_size >= num_samples:  # the whole split: its order changes nothing but rounding
             mine = share(num_samples, rank, world_size)
-            yield from unspoilt(Batch(self.inputs[mine], self.targets[mine]))
+            yield from unspoilt(Batch(self.inputs[mine], self.targets[mine]), self.is_copied)
         size = _share_size(batch_size, rank, world_size)
         for order in _orders(num_samples, batch_size, seed, first_step, rank, world_size):
             for rows in order.to(self.inputs.device).split(size * BATCHES_PER_GATHER):
@@ -246,6 +254,14 @@ def augmented(
         yield from batches
         return
     for step, (inputs, targets) in enumerate(batches, first_step):
-        generator = torch.Generator().manual_seed(derived_seed(seed, "augmentation", step))
+        draws = derived_seed(seed, "augmentation", step)
         of = batch_length(num_samples, batch_size, step)
-        yield Batch(augment(inputs, generator, share(of, rank, world_size), of), targets)
+        mine = share(of, rank, world_size)
+        if lies_over(targets, inputs):
+            targets = augment.masks(targets, torch.Generator().manual_seed(draws), mine, of)
+        yield Batch(augment(inputs, torch.Generator().manual_seed(draws), mine, of), targets)
+
+
+def lies_over(targets: Tensor, inputs: Tensor) -> bool:
+    """Whether targets are masks of images: a number or more for each pixel."""
+    return inputs.dim() == 4 and targets.dim() in (3, 4) and targets.shape[-2:] == inputs.shape[-2:]

@@ -101,6 +101,9 @@ class Augmentation:
         Args:
             rows, of: the images are these rows of a batch of `of`, and get what they would get in the whole batch.
         """
+        return self._moved(images, generator, rows, of, "bilinear")
+
+    def _moved(self, images: Tensor, generator: torch.Generator, rows: slice, of: int | None, mode: str) -> Tensor:
         n, _, height, width = images.shape
         of = n if of is None else of
         device = images.device
@@ -110,7 +113,7 @@ class Augmentation:
             cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
             matrix = torch.stack([cos, -sin * height / width, zero, sin * width / height, cos, zero], 1).view(of, 2, 3)
             grid = F.affine_grid(matrix[rows], list(images.shape), align_corners=False)
-            images = F.grid_sample(images, grid, align_corners=False)
+            images = F.grid_sample(images, grid, mode, align_corners=False)
         if self.horizontal_flip:
             flip = (torch.rand(of, generator=generator)[rows] < 0.5).to(device)
             images = torch.where(flip.view(n, 1, 1, 1), images.flip(3), images)
@@ -123,3 +126,18 @@ class Augmentation:
             # Advanced indices around the channel slice put the channels last.
             images = padded[samples, :, lines.unsqueeze(2), columns.unsqueeze(1)].movedim(3, 1).contiguous()
         return images
+
+    def masks(
+        self, masks: Tensor, generator: torch.Generator, rows: slice = slice(None), of: int | None = None
+    ) -> Tensor:
+        """Targets that lie over their images, `[N, H, W]` or `[N, C, H, W]`, moved as the images are.
+
+        Args:
+            generator: in the state that the images' was in.
+
+        A pixel takes the target of the nearest one; those that come in from outside are 0.
+        """
+        planes = masks.unsqueeze(1) if masks.dim() == 3 else masks
+        # Class numbers are exact in float32 up to 2**24.
+        planes = planes if planes.is_floating_point() else planes.float()
+        return self._moved(planes, generator, rows, of, "nearest").to(masks.dtype).view(masks.shape)

@@ -2,9 +2,8 @@
 
 import math
 import os
-import zlib
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,12 +11,36 @@ from torch import Tensor
 from trainer.data.batches import Batches, LoadedBatches, ResidentBatches
 from trainer.data.images import Augmentation, ImageTransform, channel_statistics
 from trainer.data.source import Data, ImageFiles, Samples
+from trainer.disk.checkpoint import checksum
 from trainer.errors import UserError
 
 # A split of fitted images that takes more than this stays uint8 in its own size; its batches are fitted one by one.
 RESIDENT_BYTES = 2 * 1024**3
+SUMMED = 1 << 20  # numbers at once
+SAME = 1e-5  # the largest difference of such sums that is one of rounding
 # How many image files are read for mean and standard deviation.
 STATISTICS_FILES = 1024
+
+
+class Fingerprint(NamedTuple):
+    """Of a split, see `fingerprint`.
+
+    Args:
+        told: in words.
+        sums: means of the inputs, of their squares, and of their products with a wave.
+    """
+
+    told: str
+    sums: tuple[float, ...] = ()
+
+    def difference(self, other: "Fingerprint") -> str | None:
+        """How another one differs, in words; None where it is the same."""
+        if self.told != other.told:
+            return f"{self.told}; the run began with {other.told}"
+        scale = max([1e-30, *(abs(x) for x in (*self.sums, *other.sums))])
+        if any(abs(a - b) > SAME * scale for a, b in zip(self.sums, other.sums, strict=False)):
+            return f"other inputs than the run began with (mean {self.sums[0]:.6g}, was {other.sums[0]:.6g})"
+        return None
 
 
 @dataclass(frozen=True)
@@ -88,16 +111,42 @@ def doubts(data: Data, name: str) -> list[str]:
     return [*found, *(f"warning: data={name}: {doubt}" for doubt in data.meaning.doubts(targets))]
 
 
-def fingerprint(data: Data) -> dict[str, str]:
-    """Split to what tells it from another: its length, and a checksum of its targets.
+def fingerprint(data: Data) -> dict[str, Fingerprint]:
+    """Split to what tells it from another: its length, a checksum of its targets, three sums over its inputs.
 
-    Not of its inputs: standardised on another machine they may differ in the last bit.
+    Sums are compared with some tolerance, for inputs that were standardised on another machine may differ in the last
+    bit. Of files whose content is read while training, the names and sizes take the place of the sums.
     """
-    found = {}
+    return {split: _fingerprint(getattr(data, split)) for split in ("train", "val", "test")}
+
+
+def _fingerprint(samples: Samples | ImageFiles) -> Fingerprint:
+    told = f"{len(samples):,} samples, targets {checksum(samples.targets):08x}"
+    if isinstance(samples, ImageFiles):
+        content = samples.content()
+        return Fingerprint(told if content is None else f"{told}, files {content}")
+    inputs = samples.inputs.flatten()
+    if inputs.is_complex():
+        inputs = torch.view_as_real(inputs).flatten()
+    if not inputs.is_floating_point():
+        return Fingerprint(f"{told}, inputs {checksum(inputs):08x}")
+    # In float64, a part at a time; the wave gives each place a weight of its own.
+    sums = torch.zeros(3, dtype=torch.float64)
+    for start in range(0, len(inputs), SUMMED):
+        part = inputs[start : start + SUMMED].double()
+        wave = torch.arange(start, start + len(part), dtype=torch.float64).mul_(0.7).cos_()
+        sums += torch.stack([part.sum(), part.square().sum(), (part * wave).sum()])
+    return Fingerprint(told, tuple((sums / max(1, len(inputs))).tolist()))
+
+
+def detached(data: Data) -> Data:
+    """The same numbers, without the computation that they may come from."""
+    splits: dict[str, Any] = {}
     for split in ("train", "val", "test"):
-        targets = getattr(data, split).targets.contiguous()
-        found[split] = f"{len(targets):,} samples, targets {zlib.crc32(targets.numpy().tobytes()):08x}"
-    return found
+        samples = getattr(data, split)
+        if isinstance(samples, Samples) and (samples.inputs.requires_grad or samples.targets.requires_grad):
+            splits[split] = Samples(samples.inputs.detach(), samples.targets.detach())
+    return replace(data, **splits) if splits else data
 
 
 def limited(data: Data, limit: int | None) -> Data:
@@ -161,11 +210,12 @@ def prepare(
 
 
 def _resident(samples: Samples, device: torch.device, dtype: torch.dtype) -> ResidentBatches:
-    return ResidentBatches(samples.inputs.to(device, dtype), _on_device(samples.targets, device, dtype))
+    return ResidentBatches(on_device(samples.inputs, device, dtype), on_device(samples.targets, device, dtype))
 
 
-def _on_device(targets: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    return targets.to(device, dtype) if targets.is_floating_point() else targets.to(device)
+def on_device(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Real floats become `dtype`; whole, logical and complex numbers stay what they are."""
+    return tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
 
 
 def _some_images(samples: Samples | ImageFiles) -> Tensor:
@@ -186,7 +236,7 @@ def _image_batches(
     if isinstance(samples, ImageFiles):
         return LoadedBatches(samples, device, transform, augment, data.num_workers)
     images = samples.inputs.to(device)
-    targets = _on_device(samples.targets, device, transform.dtype)
+    targets = on_device(samples.targets, device, transform.dtype)
     num_bytes = len(images) * transform.channels * math.prod(transform.image_size) * transform.dtype.itemsize
     if num_bytes > RESIDENT_BYTES:
         return ResidentBatches(images, targets, transform, augment)

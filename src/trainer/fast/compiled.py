@@ -83,7 +83,7 @@ class CompiledPart:
         self._model, self._store, self._grads, self._scaler = model, store, store.grads[0], scaler
         self._num_samples, self._of, self._note = example.num_samples, of, note
         self._one = torch.ones((), device=store.grads.device)
-        self._plain, self._precision = step, precision
+        self._plain, self._precision, self._loss_fn = step, precision, loss_fn
         # `fallback_random`: the draws of torch's own generator, in the order of the uncompiled step.
         options: dict[str, Any] = {"fallback_random": True}
         self._is_replayed = self._grads.is_cuda
@@ -94,6 +94,7 @@ class CompiledPart:
         self._is_usable = True
         try:
             self._compare(example)
+            self._is_reached = self._reached(example) if store.is_watched else []
         except NotCompiled:
             raise
         except Exception as error:  # of whatever kind: a compiler may fail in any way
@@ -106,7 +107,9 @@ class CompiledPart:
             return self._otherwise(part, of)
         try:
             with torch.compiler.set_stance("fail_on_recompile"):
-                return self._run(self._compiled, part)
+                losses = self._run(self._compiled, part)
+            self._store.reach(self._is_reached)
+            return losses
         except RuntimeError as error:
             if "fail_on_recompile" not in str(error):
                 raise
@@ -122,6 +125,13 @@ class CompiledPart:
         if self._is_replayed:  # the next replay writes its losses to the same places
             total, terms = total.clone(), {name: term.clone() for name, term in terms.items()}
         return Losses(total, terms)
+
+    def _reached(self, example: Batch) -> list[bool]:
+        """Which parameters a gradient reaches: in a compiled step always the same."""
+        with undisturbed(self._model, self._grads.device, is_training=True), self._precision():
+            total = self._loss_fn(self._model(example.inputs.clone()), example.targets).total
+            parts = torch.autograd.grad(total, self._store.parameters, allow_unused=True)
+        return [part is not None for part in parts]
 
     def _compare(self, example: Batch) -> None:
         """Raises NotCompiled where the two ways differ."""

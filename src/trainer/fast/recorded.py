@@ -192,6 +192,8 @@ class Program:
         with recorder:
             self._losses = losses_of(self._batch)
             gradients = torch.autograd.grad(self._losses.total, store.parameters, allow_unused=True)
+        # Samples that the step itself writes into must be given anew each time.
+        self._is_spoilt = any(tensor._version for tensor in self._batch)
         arguments = [id(tensor) for call in recorder.calls for tensor in tensors_in((call.args, call.kwargs))]
         uses = Counter([*arguments, *map(id, gradients)])
         places = {id(g): p.grad for g, p in zip(gradients, store.parameters, strict=True) if uses[id(g)] == 1}
@@ -216,7 +218,7 @@ class Program:
 
     def __call__(self, batch: Batch) -> Losses:
         with torch.no_grad():
-            if batch is not self._seen:
+            if batch is not self._seen or self._is_spoilt:
                 self._batch.inputs.copy_(batch.inputs)
                 self._batch.targets.copy_(batch.targets)
                 self._seen = batch

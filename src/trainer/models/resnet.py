@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer.disk.tensors import load_tensors
-from trainer.errors import UserError, nearest
+from trainer.errors import UserError
+from trainer.models.weights import read_weights, without_prefixes
 
 # The first eight digits of the file's SHA-256 stand in its name; torch.hub checks them.
 IMAGENET = {
@@ -143,7 +143,8 @@ def resnet18(num_classes: int = 1000, in_channels: int = 3, weights: str | None 
         num_classes: numbers per output.
         in_channels: 3 for colour, 1 for grey.
         weights: None for a random start; `imagenet` for torchvision's published weights (its IMAGENET1K_V1), fetched
-            once to torch.hub's cache folder; or the path of a state dict. All names and shapes must fit, but for the
+            once to torch.hub's cache folder; or the path of a state dict, see `trainer.models.weights`. All names and
+            shapes must fit, but for the
             last layer: where the file has another number of classes, `fc` starts at random.
 
     Raises:
@@ -167,16 +168,10 @@ def load(model: ResNet, architecture: str, weights: str | None) -> ResNet:
     if weights is None:
         return model
     weights = str(weights)
-    state = fetch(architecture, weights) if weights in IMAGENET_WORDS else read(weights)
-    if not isinstance(state, dict) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
-    ):
-        raise UserError(
-            f"weights={weights}: not a state dict of {architecture} (tensors under parameter names). "
-            "Try a file that torch.save(model.state_dict(), path) wrote."
-        )
-    state = dict(state)  # without the attributes that a file may give its mappings
+    is_published = weights in IMAGENET_WORDS
+    state = fetch(architecture, weights) if is_published else read_weights(weights, IMAGENET_WORDS)
     own = model.state_dict()
+    state = without_prefixes(state, own)
     if "fc.weight" in state and state["fc.weight"].shape[:1] != own["fc.weight"].shape[:1]:
         state |= {"fc.weight": own["fc.weight"], "fc.bias": own["fc.bias"]}
     try:
@@ -204,22 +199,4 @@ def fetch(architecture: str, weights: str) -> Any:
         raise UserError(
             f"weights={weights}: cannot fetch {url}: {reason}. Try model.weights=<path of that file>, "
             "or model.backbone.weights= for a frozen one."
-        ) from error
-
-
-def read(weights: str) -> Any:
-    """What the file holds, read so that it cannot run code."""
-    try:
-        return load_tensors(Path(weights).expanduser(), may_be_old=True)
-    except FileNotFoundError as error:
-        raise UserError(
-            f"weights={weights}: no such file; accepted are imagenet, the path of a state dict, or null."
-            f"{nearest(weights, IMAGENET_WORDS)}"
-        ) from error
-    except OSError as error:
-        raise UserError(f"weights={weights}: {error.strerror or error}. Try the path of a state dict.") from error
-    except Exception as error:  # of many kinds: zip, pickle, unicode, end of file
-        raise UserError(
-            f"weights={weights}: not a state dict that can be read without running code or filling the memory. "
-            "Try a file that torch.save(model.state_dict(), path) wrote."
         ) from error

@@ -21,6 +21,8 @@ Caption = Sequence[tuple[str, str]]  # (text, colour) of each line under a tile
 
 MAX_TILES = 64
 MAX_COLUMNS = 1000  # of samples that are rows of numbers
+MAX_CLASSES = 1000  # that a confusion matrix shows, a pixel each
+NUM_MISTAKEN = 50  # of more classes, with their names
 _TILE = 64  # pixels: smaller images are enlarged to about this
 _LARGE_TILE = 96
 _GAP = 6
@@ -109,24 +111,29 @@ def confusion_matrix(predictions: Predictions, meaning: Meaning) -> Pixels | Non
     """How many samples of each class (row) were taken for which (column): blue what is right, red what is wrong, and
     the darker, the larger a part of its row.
 
-    None where there are no classes.
+    Of more than `MAX_CLASSES` classes those that are mistaken most often; its size and the memory that it takes then
+    no longer grow with their number. None where there are no classes.
     """
-    if predictions.scores is None or not isinstance(meaning, Classes):
+    if predictions.predicted is None or not isinstance(meaning, Classes):
         return None
-    counts = predictions.confusion().numpy()
+    shown = torch.arange(predictions.num_classes())
+    title = _of(predictions, int((predictions.targets == predictions.predicted).sum()), "right")
+    if len(shown) > MAX_CLASSES:
+        shown = predictions.most_mistaken(NUM_MISTAKEN)
+        title += f"; of {predictions.num_classes():,} classes the {NUM_MISTAKEN} most often mistaken"
+    counts = predictions.confusion(shown).numpy()
     num_classes = len(counts)
     # The tab shows pictures some 350 pixels wide until they are clicked on.
     cell = max(1, min(48, 360 // num_classes), min(24, 960 // num_classes))
     font = _font(max(1, min(_FONT_SIZE, cell - 1)))
     is_readable = cell >= 9  # no letters in smaller cells
-    names = [_cut(meaning.name(i), 110, font) if is_readable else "" for i in range(num_classes)]
+    names = [_cut(meaning.name(i), 110, font) if is_readable else "" for i in shown.tolist()]
     longest = max(_length(name, font) for name in names)
     is_upright = longest <= cell - 4
     left = 2 * _GAP + _LINE + longest + _GAP
     top = 3 * _GAP + 2 * _LINE + (_LINE if is_upright else longest + _GAP)
     side = cell * num_classes
 
-    title = _of(predictions, int(counts.trace()), "right")
     width = max(left + side, _length(title)) + 2 * _GAP
     picture = Image.new("RGB", (width, top + side + 2 * _GAP), "white")
     draw = ImageDraw.Draw(picture)

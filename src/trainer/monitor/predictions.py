@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from trainer.meaning import Classes, Meaning
+from trainer.trees import Tree
 
 MAX_NUMBERS = 10_000_000  # of the outputs: 40 MB, which is all of most splits
 MAX_POINTS = 1000  # samples whose features and thumbnails are kept
@@ -55,13 +56,32 @@ class Predictions:
     inputs: Tensor
     wrong: Wrong | None
 
-    def confusion(self) -> Tensor:
-        """`[num_classes, num_classes]` int64: how many samples of class i (row) were taken for class j (column)."""
-        assert self.scores is not None
+    def num_classes(self) -> int:
+        """Scores of each sample; 0 where there are no classes."""
+        return 0 if self.scores is None else self.scores.shape[1]
+
+    def most_mistaken(self, count: int) -> Tensor:
+        """At most so many classes `[count]`, in their order: those that most wrong samples are of or were taken for."""
         assert self.predicted is not None
-        num_classes = self.scores.shape[1]
-        pairs = self.targets * num_classes + self.predicted
-        return torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)
+        is_wrong = self.targets != self.predicted
+        mistaken = torch.cat((self.targets[is_wrong], self.predicted[is_wrong]))
+        times = torch.bincount(mistaken, minlength=self.num_classes())
+        return times.topk(min(count, len(times))).indices.sort().values
+
+    def confusion(self, classes: Tensor | None = None) -> Tensor:
+        """`[C, C]` int64: how many samples of the class i of these C (row) were taken for their class j (column).
+
+        Args:
+            classes: `[C]`; None for all.
+        """
+        assert self.predicted is not None
+        classes = torch.arange(self.num_classes()) if classes is None else classes
+        place = torch.full((self.num_classes(),), -1)
+        place[classes] = torch.arange(len(classes))
+        rows, columns = place[self.targets], place[self.predicted]
+        is_shown = (rows >= 0) & (columns >= 0)
+        pairs = rows[is_shown] * len(classes) + columns[is_shown]
+        return torch.bincount(pairs, minlength=len(classes) ** 2).view(len(classes), len(classes))
 
 
 class Collector:
@@ -97,8 +117,12 @@ class Collector:
     def _note(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         self._given = args[0] if args else None
 
-    def add(self, inputs: Tensor, outputs: Tensor, targets: Tensor) -> None:
-        """The next batch: what went in, what came out, and what should have."""
+    def add(self, inputs: Tree, outputs: Tree, targets: Tree) -> None:
+        """The next batch: what went in, what came out, and what should have. What is not one tensor is passed over."""
+        if not isinstance(outputs, Tensor) and isinstance(self._meaning, Classes):
+            outputs = self._meaning.scores_of(outputs)
+        if not (isinstance(inputs, Tensor) and isinstance(outputs, Tensor) and isinstance(targets, Tensor)):
+            return
         if self._num_kept(self._outputs) * outputs[0].numel() < MAX_NUMBERS:
             self._outputs.append(outputs.detach().float())
             self._targets.append(targets)
@@ -135,7 +159,7 @@ class Collector:
             ValueError: nothing was added.
         """
         if not self._outputs:
-            raise ValueError("no batch was added")
+            raise ValueError("inputs or outputs are not one tensor")
         outputs, targets = torch.cat(self._outputs).cpu(), torch.cat(self._targets).cpu()
         inputs = torch.cat(self._inputs).cpu()
         features = torch.cat(self._features).cpu() if self._features else None

@@ -5,16 +5,18 @@ import torch
 from trainer.config import trust
 from trainer.config.settings import Settings
 from trainer.data.images import Augmentation
-from trainer.data.prepare import Splits, check, limited, prepare
+from trainer.data.prepare import Splits, check, detached, limited, prepare
 from trainer.data.source import Data
+from trainer.draws import seed_all
 from trainer.errors import UserError
-from trainer.run.instantiate import built
+from trainer.run.instantiate import built, ours
 
 
 def build_data(settings: Settings) -> Data:
     """Raises UserError: the source complains, or gives what nothing can be learnt from."""
+    seed_all(settings.seed)  # a source of the user's may draw
     data: Data = built(settings, "data")
-    data = limited(data, settings.group("data").get("limit"))
+    data = limited(detached(data), ours(settings, "data").get("limit"))
     check(data, settings.names["data"])
     return data
 
@@ -25,7 +27,7 @@ def build_splits(settings: Settings, data: Data, device: torch.device, dtype: to
     Raises:
         UserError: the model wants images, or images of a size, that the data does not have.
     """
-    config, model, names = settings.group("data"), settings.group("model"), settings.names
+    config, model, names = ours(settings, "data"), settings.group("model"), settings.names
     size, wanted = config.get("image_size"), model.get("image_size")
     if size and wanted and size != wanted:
         raise UserError(

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from trainer.config import schema, trust
-from trainer.config.request import resolved
+from trainer.config.request import Config, resolved
 from trainer.config.settings import Settings
 from trainer.data.source import Data
 from trainer.errors import UserError
@@ -25,6 +25,8 @@ KINDS: dict[str, type] = {
 }
 # What a model may be told of the data where its config leaves it null.
 FACTS = ("in_features", "in_channels", "image_size", "num_classes", "out_features")
+# Of torch's criteria: a number for each class.
+WEIGHTS = ("weight", "pos_weight")
 # What a class raises when it is given something wrong.
 COMPLAINTS = (UserError, ValueError, TypeError, IndexError, RuntimeError, OSError)
 
@@ -41,6 +43,13 @@ def found(settings: Settings, group: str) -> Any:
     return trust.resolve(f"{group}._target_", target, KINDS[group], settings.own)
 
 
+def ours(settings: Settings, group: str) -> Config:
+    """The keys of a group that the run reads, whatever its class: but for those that the user's own class names."""
+    names = schema.READ_HERE.get(group, ())
+    taken = trust.parameters(found(settings, group)) if settings.is_own(group) else {}
+    return {key: value for key, value in settings.group(group).items() if key in names and key not in taken}
+
+
 def built(settings: Settings, group: str, changes: Mapping[str, Any] | None = None) -> Any:
     """What the class of a group makes of the group's keys; every `_target_` is checked on the way.
 
@@ -50,15 +59,17 @@ def built(settings: Settings, group: str, changes: Mapping[str, Any] | None = No
     Raises:
         UserError: the class is not trusted, does not take a key, complains, or makes something of another kind.
     """
-    typed = settings.request.config
-    config = {k: v for k, v in typed[group].items() if k not in schema.READ_HERE.get(group, ())} | dict(changes or {})
+    typed, mine = settings.request.config, ours(settings, group)
+    config = {k: v for k, v in typed[group].items() if k not in mine} | dict(changes or {})
     config = resolved({**typed, group: config})[group] if changes else {k: settings.group(group)[k] for k in config}
     if group == "model":
+        # A fact that nobody has said and that the class does not take is left out; one that was typed is not.
         takes = trust.parameters(found(settings, group))
-        config = {k: v for k, v in config.items() if k not in FACTS or k in takes}
+        read = ("in_channels", "image_size")  # images are turned into that
+        config = {k: v for k, v in config.items() if k not in FACTS or k in takes or (v is not None and k not in read)}
     trust.check_targets(group, config, KINDS[group], nn.Module, settings.own)
     try:
-        made = instantiate(config, _convert_="all")
+        made = instantiate(with_tensors(config) if group == "loss" else config, _convert_="all")
     except Exception as error:
         raise complaint(settings, group, error.__cause__ or error) from error
     wanted = KINDS[group]
@@ -68,6 +79,21 @@ def built(settings: Settings, group: str, changes: Mapping[str, Any] | None = No
             f"{wanted.__module__}.{wanted.__name__} is needed."
         )
     return made
+
+
+def with_tensors(config: Any) -> Any:
+    """The config of a loss, where lists of weights become the tensors that torch's criteria take."""
+    if isinstance(config, list):
+        return [with_tensors(item) for item in config]
+    if not isinstance(config, Mapping):
+        return config
+    is_torchs = str(config.get("_target_")).startswith("torch.nn.")
+    return {
+        key: {"_target_": "torch.tensor", "data": [float(number) for number in value]}
+        if is_torchs and key in WEIGHTS and isinstance(value, list)
+        else with_tensors(value)
+        for key, value in config.items()
+    }
 
 
 def complaint(settings: Settings, group: str, error: BaseException) -> BaseException:

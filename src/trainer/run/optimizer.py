@@ -13,7 +13,7 @@ from trainer.errors import UserError
 from trainer.optim.schedulers import Schedule
 from trainer.run.instantiate import built, complaint, found
 from trainer.run.length import Length
-from trainer.state import Store
+from trainer.state import Store, hide_unreached
 
 # Their update of a number depends on that number, its gradient and its own state alone, so one flat tensor gives what
 # many small ones give, at the price of one. Any other optimizer gets the parameters as they are.
@@ -46,14 +46,24 @@ def build_optimizer(settings: Settings, store: Store) -> Optimizer:
         )
     is_elementwise = trust.belongs(kind.__module__, trust.TRUSTED["optimizer"]) and kind.__name__ in ELEMENTWISE
     make = built(settings, "optimizer", {"_partial_": True})  # checks the options, too
-    if is_elementwise and settings.fast:
-        from trainer.fast.updates import standing_for
+    if not is_elementwise or (store.is_watched and not settings.fast):
+        optimizer: Optimizer = made(settings, "optimizer", make, store.parameters)
+        if settings.is_own("optimizer") or store.is_watched:
+            hide_unreached(optimizer, store)
+        return optimizer
+    if not settings.fast:
+        plain: Optimizer = made(settings, "optimizer", make, [store.flat])
+        return plain
+    from trainer.fast.by_parameter import ByParameter
+    from trainer.fast.updates import standing_for
 
-        options = {key: value for key, value in settings.group("optimizer").items() if key != "_target_"}
-        update = standing_for(kind.__name__, options)
-        if update is not None:
-            return made(settings, "optimizer", lambda store: update(store.values, store.grads, **options), store)
-    return made(settings, "optimizer", make, [store.flat] if is_elementwise else store.parameters)
+    options = {key: value for key, value in settings.group("optimizer").items() if key != "_target_"}
+    update = standing_for(kind.__name__, options)
+    if update is None:
+        flat = made(settings, "optimizer", make, [store.flat])
+    else:
+        flat = made(settings, "optimizer", lambda store: update(store.values, store.grads, **options), store)
+    return ByParameter(flat, store, make) if store.is_watched else flat
 
 
 def build_schedule(settings: Settings, optimizer: Optimizer, length: Length) -> Schedule:

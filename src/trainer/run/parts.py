@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 
 from trainer.config.settings import Settings
-from trainer.data.batches import Batch, Batches, derived_seed
+from trainer.data.batches import Batch, Batches, ResidentBatches, derived_seed
 from trainer.data.prepare import Splits, doubts, fingerprint
 from trainer.data.source import Data
 from trainer.distributed import ALONE, World
@@ -17,7 +17,7 @@ from trainer.losses import LossFunction
 from trainer.run.data import build_data, build_splits
 from trainer.run.environment import Precision, autocast, find_device, fitting, set_up_torch
 from trainer.run.length import Length, length_of, refuse_empty_shares, refuse_lonely_sample
-from trainer.run.loss import build_loss
+from trainer.run.loss import build_loss, doubts_of_loss
 from trainer.run.model import build_model
 from trainer.run.optimizer import build_optimizer, build_schedule
 from trainer.state import Store, TrainingState
@@ -54,10 +54,11 @@ class Parts:
         return tags_of(self.loss_fn, split)
 
 
-def build(settings: Settings, world: World = ALONE, like: Parts | None = None) -> Parts:
+def build(settings: Settings, world: World = ALONE, like: Parts | None = None, is_alone: bool = True) -> Parts:
     """
     Args:
         like: a run with the same data, which is taken from there.
+        is_alone: false for a run in a stack, where gradients reach all parameters or none is stacked.
 
     Raises:
         UserError: what does not fit, both sides named.
@@ -80,14 +81,29 @@ def build(settings: Settings, world: World = ALONE, like: Parts | None = None) -
         store = Store(model, loss_fn)
     except ValueError as error:
         raise UserError(f"model={settings.names['model']}: {error}.") from error
+    if not is_all_ours(model, loss_fn):
+        if is_alone:
+            store.watch(world)
+        for split in (splits.train, splits.val, splits.test):
+            if isinstance(split, ResidentBatches):
+                split.is_copied = True
     optimizer = build_optimizer(settings, store)
     schedule = build_schedule(settings, optimizer, length)
     scaler = GradScaler(device.type, enabled=settings.precision == "float16")
     state = TrainingState(model, store, optimizer, schedule, scaler, loss=loss_fn, data=fingerprint(data), world=world)
     if world.rank > 0:  # each its own dropout
         seed_all(derived_seed(settings.seed, "rank", world.rank))
-    warnings = doubts(data, settings.names["data"])
+    warnings = doubts(data, settings.names["data"]) + doubts_of_loss(settings, loss_fn, model, sample_of(splits.val))
     return Parts(settings, world, device, precision, data, splits, model, loss_fn, length, state, warnings)
+
+
+def is_all_ours(*modules: nn.Module) -> bool:
+    """Whether nothing but classes of this tool's and of torch's take part.
+
+    They use all their parameters in every step, and write into no sample but where it is seen.
+    """
+    parts = (part for module in modules for part in module.modules())
+    return all(type(part).__module__.split(".")[0] in ("trainer", "torch") for part in parts)
 
 
 def sample_of(split: Batches) -> Batch:

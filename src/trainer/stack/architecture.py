@@ -32,12 +32,13 @@ def stacked_network(
         CannotStack: the models differ in more than numbers, draw in a way of their own, or give something else.
     """
     refuse_ties(models[0])
+    refuse_hooks(models)
     refuse_different_settings(models)
     if sample.device.type != "cpu" and any(draws(module) for model in models for module in model.modules()):
         raise CannotStack(f"on {sample.device.type} the draws of dropout can't be taken from a stream per run")
     try:
         network = written(models, store, generators, sample.dim() == 2)
-        network = network or Differentiated(by_vmap(models, store, sample), store)
+        network = network or differentiated(by_vmap(models, store, sample), store, sample)
         refuse_other_outputs(network, models, sample)
     except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:  # of torch.func
         reason = "draws random numbers" if "random operation" in str(error) else str(error).splitlines()[0]
@@ -59,6 +60,18 @@ def written(
         models, is_flat = [model.head for model in models], True  # type: ignore[misc]
     found = translated(models, store, generators, is_flat)
     return None if found is None else Layered(found[0], body)
+
+
+def differentiated(function: Callable[[Tensor, bool], Tensor], store: StackedStore, sample: Tensor) -> Differentiated:
+    """Raises CannotStack where no gradient reaches a parameter, which would be left alone in a run alone."""
+    values = [parameter.values for parameter in store.parameters.values()]
+    with torch.enable_grad():
+        outputs = function(sample.unsqueeze(0), False)
+    gradients = torch.autograd.grad(outputs.sum(), values, allow_unused=True)
+    for name, gradient in zip(store.parameters, gradients, strict=True):
+        if gradient is None:
+            raise CannotStack(f"{name}: no gradient reaches it")
+    return Differentiated(function, store)
 
 
 def frozen_body(models: Sequence[Finetune]) -> Callable[[Tensor], Tensor] | None:
@@ -127,6 +140,17 @@ def refuse_ties(model: nn.Module) -> None:
         for name, parameter in module.named_parameters(path, recurse=False):
             if places.setdefault(id(parameter), name) != name:
                 raise CannotStack(f"{type(model).__name__}: {places[id(parameter)]} is {name}, too")
+
+
+def refuse_hooks(models: Sequence[nn.Module]) -> None:
+    """Raises CannotStack where a model has a hook of any kind, which may do anything."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    for module in (module for model in models for module in model.modules()):
+        hooks = [module.__dict__[kind] for kind in kinds]
+        hooks += [p._backward_hooks for p in module.parameters(recurse=False)]
+        hooks += [getattr(p, "_post_accumulate_grad_hooks", None) for p in module.parameters(recurse=False)]
+        if any(hooks):
+            raise CannotStack(f"{type(module).__name__}: has a hook")
 
 
 def refuse_different_settings(models: Sequence[nn.Module]) -> None:

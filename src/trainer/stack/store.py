@@ -40,6 +40,8 @@ class StackedStore:
     def __init__(self, models: Sequence[nn.Module], stores: Sequence[Store]) -> None:
         refuse_others(models, stores)
         first, num_runs = stores[0], len(stores)
+        if any(parameter.is_complex() for parameter in first.parameters):
+            raise CannotStack("parameters are complex numbers")
         self.stores = list(stores)
         self.values = torch.cat([store.values for store in stores])
         self.grads = torch.cat([store.grads for store in stores])

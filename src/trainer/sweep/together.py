@@ -62,7 +62,7 @@ def begun(request: Request, log: TextIO, signals: Signals, stack: contextlib.Exi
     """A run of a sweep with its folder taken and its newest checkpoint loaded."""
     settings = settings_of(request)
     folder = folders.locate(settings.config, "")
-    parts = build(as_begun(settings, folder), like=like)
+    parts = build(as_begun(settings, folder), like=like, is_alone=False)
     training = Training(parts, folder, signals, log)
     take_folder(folder, parts, stack)
     load(training)

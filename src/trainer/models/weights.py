@@ -1,0 +1,94 @@
+"""Weights that somebody has trained, from whatever file they came in, put into a model as far as they fit."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from trainer.disk.tensors import load_tensors
+from trainer.errors import UserError, nearest, one_of
+
+State = dict[str, Tensor]
+# Under which names a file may hold a state dict, and what stands before each name where a wrapper was saved:
+# DataParallel and DistributedDataParallel, torch.compile, Lightning.
+HOLDERS = ("state", "model", "state_dict", "model_state_dict")
+PREFIXES = ("module.", "_orig_mod.", "model.")
+
+
+def read_weights(weights: str, words: Sequence[str] = ()) -> State:
+    """The tensors by name in a file: a state dict, or what holds one; read so that it cannot run code.
+
+    Args:
+        weights: the path of a file of torch's or of safetensors, or of the folder of a run of ours, whose best
+            checkpoint is taken.
+        words: that are no paths, and that the caller knows.
+
+    Raises:
+        UserError: there is no such file, or it holds no state dict.
+    """
+    path = file_of(weights)
+    try:
+        held = read_safetensors(path) if path.suffix == ".safetensors" else load_tensors(path, may_be_old=True)
+    except FileNotFoundError as error:
+        accepted = one_of([*words[:1], "the path of a state dict", "null"])
+        raise UserError(
+            f"weights={weights}: no such file; accepted are {accepted}.{nearest(weights, words)}"
+        ) from error
+    except OSError as error:
+        raise UserError(f"weights={weights}: {error.strerror or error}. Try the path of a state dict.") from error
+    except UserError:
+        raise
+    except Exception as error:  # of many kinds: zip, pickle, unicode, end of file
+        raise UserError(
+            f"weights={weights}: not a state dict that can be read without running code or filling the memory. "
+            "Try a file that torch.save(model.state_dict(), path) wrote."
+        ) from error
+    state = _state_in(held)
+    if state is None:
+        raise UserError(
+            f"weights={weights}: not a state dict (tensors under parameter names), and none is in it. "
+            "Try a file that torch.save(model.state_dict(), path) wrote."
+        )
+    return state
+
+
+def file_of(weights: str) -> Path:
+    """The file itself; of a run's folder its best checkpoint, or its last."""
+    path = Path(weights).expanduser()
+    if path.is_dir():
+        for name in ("checkpoints/best.pt", "checkpoints/last.pt"):
+            if (path / name).is_file():
+                return path / name
+        raise UserError(f"weights={weights}: the folder holds no checkpoints/best.pt. Give the folder of a run.")
+    return path
+
+
+def read_safetensors(path: Path) -> State:
+    """Raises UserError: the package safetensors is missing."""
+    try:
+        from safetensors.torch import load_file
+    except ModuleNotFoundError as error:
+        raise UserError(f"weights={path}: needs safetensors. Type pip install safetensors.") from error
+    path.stat()  # its own error names no file
+    return load_file(path)
+
+
+def _state_in(held: Any, depth: int = 3) -> State | None:
+    """The state dict, at most so many names deep."""
+    if not isinstance(held, Mapping) or not held:
+        return None
+    if all(isinstance(name, str) and isinstance(value, Tensor) for name, value in held.items()):
+        return dict(held)  # without the attributes that a file may give its mappings
+    found = (_state_in(held[name], depth - 1) for name in HOLDERS if name in held) if depth else ()
+    return next((state for state in found if state is not None), None)
+
+
+def without_prefixes(state: State, own: Mapping[str, Tensor]) -> State:
+    """The same tensors by the names that the model has for them, where a wrapper has put something before each."""
+    while not state.keys() & own.keys():
+        prefix = next((p for p in PREFIXES if all(name.startswith(p) for name in state)), None)
+        if prefix is None:
+            return state
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return state
