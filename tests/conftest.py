@@ -136,6 +136,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, ..
             folder = root / "folder" / name
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(draw.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    cells = [f"{draw.normal():.3f},{('red', 'blue', '')[i % 3]},{i % 7 or ''},k{i % 3}" for i in range(60)]
+    (root / "mine.csv").write_text("\n".join(["size,colour,count,kind", *cells]))
     idx = (f"data.root={root}", "data.limit=40")
     return {
         "digits": ("data.limit=40",),
@@ -144,5 +146,6 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, ..
         "cifar10": idx,
         "random_regression": (),
         "arrays": (f"data.path={root / 'mine.npz'}",),
+        "table": (f"data.path={root / 'mine.csv'}", "data.targets=[kind]"),
         "image_folder": (f"data.root={root / 'folder'}", "data.num_workers=0", "data.image_size=32"),
     }

@@ -100,7 +100,7 @@ def check(data: Data, name: str) -> None:
 
 def doubts(data: Data, name: str) -> list[str]:
     """What may be meant but seldom is, a warning each."""
-    found = []
+    found = [f"warning: data={name}: {note}" for note in data.notes]
     num_cores = os.cpu_count() or 1
     if data.num_workers > num_cores:
         found.append(

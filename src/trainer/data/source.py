@@ -5,7 +5,7 @@ import math
 from collections.abc import Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -71,6 +71,8 @@ class Data:
     class_names: tuple[str, ...] = ()
     scale: float = 255.0
     num_workers: int = 0  # for ImageFiles: processes that read ahead
+    notes: tuple[str, ...] = ()  # what was decided in reading it that its user should know
+    recipe: Any = None  # of tables: what was done to their columns, see trainer.data.tables.recipe.Recipe
 
     @property
     def meaning(self) -> Meaning:

@@ -1,0 +1,79 @@
+"""Which samples fall into which split: by chance, with equal shares of every class, or whole groups together."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trainer.data.source import split_indices, split_off
+from trainer.errors import UserError
+
+
+def split_rows(
+    num_samples: int,
+    split_seed: int,
+    fractions: dict[str, float],
+    labels: Tensor | None = None,
+    groups: NDArray[np.int64] | None = None,
+) -> dict[str, Tensor]:
+    """Disjoint shuffled indices per split: `train` is what the splits of `fractions` leave.
+
+    Args:
+        fractions: the part of the samples that each other split gets: `val=0.1` from the key `data.val_fraction`.
+        labels: `[N]` classes: each split gets its share of every class, but for one sample more or less.
+        groups: `[N]` whole numbers: samples of one number fall into one split. The shares are as near as the groups
+            allow, and `labels` decide nothing.
+
+    Raises:
+        UserError: a split would be empty.
+    """
+    plain = split_off(num_samples, split_seed, **fractions)
+    (order,) = split_indices(num_samples, (), split_seed)
+    sizes = {split: len(plain[split]) for split in fractions}
+    if groups is not None:
+        return _by_groups(order, sizes, groups)
+    return plain if labels is None else _by_classes(order, sizes, labels)
+
+
+def _by_classes(order: Tensor, sizes: dict[str, int], labels: Tensor) -> dict[str, Tensor]:
+    """Every sample gets its rank in its class, as a fraction of the class: a stretch of these has a share of each."""
+    shuffled = labels[order].numpy()
+    _, of_class, counts = np.unique(shuffled, return_inverse=True, return_counts=True)
+    by_class = np.argsort(of_class, kind="stable")
+    rank = np.empty(len(shuffled), np.int64)
+    rank[by_class] = np.arange(len(shuffled)) - np.repeat(np.cumsum(counts) - counts, counts)
+    dealt = np.argsort((rank + 0.5) / counts[of_class], kind="stable")
+    found, start = {}, 0
+    for split, size in (*sizes.items(), ("train", len(order) - sum(sizes.values()))):
+        found[split] = order[torch.from_numpy(np.sort(dealt[start : start + size]))]  # in the shuffled order again
+        start += size
+    return {"train": found.pop("train"), **found}
+
+
+def _by_groups(order: Tensor, sizes: dict[str, int], groups: NDArray[np.int64]) -> dict[str, Tensor]:
+    """Groups in shuffled order fill one split after the other; one that would take it too far is left to others."""
+    shuffled = groups[order.numpy()]
+    numbers, first, of_group, counts = np.unique(shuffled, return_index=True, return_inverse=True, return_counts=True)
+    if len(numbers) <= len(sizes):
+        raise UserError(
+            f"data.group: there are {len(numbers)} groups for {len(sizes) + 1} splits; each needs one. Type "
+            "data.group=null, or another column."
+        )
+    left = np.argsort(first).tolist()  # by their first sample in the shuffled order
+    split_of_group = np.zeros(len(numbers), np.int64)
+    for place, size in enumerate(sizes.values(), 1):
+        taken: list[int] = []
+        missing = size
+        others = len(sizes) - place + 1  # splits that still need a group each
+        for group in left:
+            if len(left) - len(taken) > others and abs(missing - counts[group]) < abs(missing):
+                taken.append(group)
+                missing -= int(counts[group])
+        taken = taken or [min(left, key=lambda group: counts[group])]
+        split_of_group[taken] = place
+        left = [group for group in left if group not in set(taken)]
+    of_sample = split_of_group[of_group]
+    return {
+        split: order[torch.from_numpy(np.flatnonzero(of_sample == place))]
+        for place, split in enumerate(("train", *sizes))
+    }

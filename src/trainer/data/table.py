@@ -1,0 +1,463 @@
+"""A table of the user's own: numbers, words, dates and gaps, made into inputs and targets."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.config.schema import shown
+from trainer.data.memory import refuse_more
+from trainer.data.quoting import cut, listed, typed
+from trainer.data.source import Data, Samples, existing_path
+from trainer.data.split import split_rows
+from trainer.data.tables.columns import (
+    DATES,
+    EMPTY,
+    EXACT,
+    INTEGER,
+    TEXT,
+    Column,
+    Mixed,
+    Numbers,
+    Table,
+    Unused,
+    Words,
+    find,
+    number,
+)
+from trainer.data.tables.read import read
+from trainer.data.tables.recipe import Inputs, Recipe, fit
+from trainer.data.targets import Targets, meaning, of_words
+from trainer.errors import UserError
+
+Names = str | int | Sequence[str | int] | None
+# What a column that numbers the rows is called: all of its name, or its last word.
+_INDEX_NAMES = {"", "no", "no.", "nr", "nr.", "#", "row", "rows", "rownum", "rownames", "row.names", "level_0"}
+_INDEX_WORDS = {"id", "ids", "index", "idx", "uuid", "guid", "rowid"}
+
+
+def load(
+    path: str | None,
+    targets: Names = None,
+    task: str = "auto",
+    num_classes: int | None = None,
+    drop: Names = (),
+    keep: Names = (),
+    categorical: Names = "auto",
+    max_levels: int = 50,
+    embed: Names = (),
+    group: str | int | None = None,
+    stratify: bool = True,
+    standardize: bool = True,
+    delimiter: str = "auto",
+    decimal: str = "auto",
+    encoding: str = "auto",
+    header: str | bool = "auto",
+    val_fraction: float = 0.1,
+    test_fraction: float = 0.2,
+    split_seed: int = 0,
+) -> Data:
+    """Inputs and targets from a table with a row per sample.
+
+    Each column becomes inputs in the order of the file, by the training rows alone:
+
+    - numbers: minus their mean, divided by their standard deviation (0 where they are constant). A missing one is the
+      mean; where some are missing in training, a column behind it is 1 for those rows.
+    - true and false are 1 and 0, and numbers like others.
+    - words: a column of 0 and 1 per level; a missing one is a level of its own. Of more than `max_levels` the most
+      frequent have a column each and all others share one. A word that no training row has is 0 in all of them.
+    - dates, texts that differ in nearly every row, columns that number the rows, and empty ones are left out and named.
+
+    Args:
+        path: a `.csv`, `.tsv`, `.txt`, `.jsonl`, `.json` or `.parquet`, see `trainer.data.tables.read`.
+        targets: the columns that are targets, by name or by number from 0 (negative from the end).
+        task: `classification`, `regression` or `auto`: whole numbers, booleans and words in one column are classes.
+        num_classes: None: as many as there are different labels. Words are numbered in alphabetical order, labels that
+            aren't 0, 1 ... in their own.
+        drop: columns to leave out.
+        keep: columns to take in that would be left out since they number the rows.
+        categorical: columns of numbers that are words all the same, such as postal codes; `auto`: none.
+        max_levels: of the columns of words that are not embedded.
+        embed: columns of words that become one whole number each, for a model with embeddings: inputs are then
+            `numbers` `[N, D]` and `levels` `[N, len(embed)]`, see `trainer.data.tables.recipe.Category`.
+        group: a column whose rows of one value (a patient, a speaker) fall into one split; it is no input.
+        stratify: each split gets its share of every class. Not with `group`.
+        standardize: false: numbers stay as they are.
+        delimiter, decimal, encoding, header: of texts, see `trainer.data.tables.delimited.read`.
+        val_fraction, test_fraction: the parts that become these splits.
+        split_seed: decides which rows those are.
+
+    Raises:
+        UserError: the file is missing, damaged or no table; a column is unknown, or neither numbers nor words.
+    """
+    file = existing_path("data.path", path)
+    if str(header).lower() not in ("auto", "true", "false"):
+        raise UserError(f"data.header={cut(str(header))}: must be auto, true or false. Try data.header=auto.")
+    wanted = Wanted(file, targets, task, drop, keep, categorical, embed, group)
+    how = {"delimiter": delimiter, "decimal": decimal, "encoding": encoding, "header": str(header).lower()}
+    table = read(file, wanted.choose, **how, called=wanted.called)
+    names, left_out = _inputs(table, wanted)
+    refuse_problems(table, names, wanted)
+    meant = targets_of(table, wanted, num_classes)
+
+    labels = meant.splits["its"]
+    groups = groups_of(table, wanted.group) if wanted.group is not None else None
+    parts = split_rows(
+        table.num_rows,
+        split_seed,
+        {"val": val_fraction, "test": test_fraction},
+        labels if stratify and meant.num_classes else None,
+        groups,
+    )
+    columns = fit(table, names, parts["train"].numpy(), standardize, max_levels, wanted.embed)
+    recipe = Recipe(tuple(columns), tuple(wanted.targets), left_out, meant.class_names, table.has_names)
+    num_inputs = len(recipe.names) + len(recipe.num_levels)
+    refuse_more(
+        f"data.path={file}",
+        table.num_rows * num_inputs * 20,  # as float64, then as what the run computes with
+        f"Its columns become {num_inputs:,} inputs: type data.max_levels=10.",
+    )
+    notes = [*table.notes, *_left_out_notes(left_out), *_counting_notes(table, names, wanted), *meant.notes]
+    notes += _level_notes(columns, table, max_levels)
+    splits = {}
+    for split, rows in parts.items():
+        said: list[str] = []
+        inputs: Any = recipe.apply(table.take(rows.numpy()), said)
+        splits[split] = Samples(inputs, labels[rows])
+        notes += [f"the {split} split: {note}" for note in said]
+    aims = f"{meant.num_classes} classes" if meant.num_classes else f"{labels.shape[1]} numbers as targets"
+    return Data(
+        splits["train"],
+        splits["val"],
+        splits["test"],
+        description=f"table: {file.name}, {table.num_rows:,} samples of {num_inputs:,}, {aims}",
+        num_classes=meant.num_classes,
+        class_names=meant.class_names,
+        notes=tuple(notes),
+        recipe=recipe,
+    )
+
+
+def inputs_of(
+    path: str,
+    recipe: Recipe,
+    delimiter: str = "auto",
+    decimal: str = "auto",
+    encoding: str = "auto",
+    header: str | bool = "auto",
+    notes: list[str] | None = None,
+) -> Inputs:
+    """The inputs of a new table, as a run's `recipe` makes them: its columns are found by their names.
+
+    Args:
+        delimiter, decimal, encoding, header: as for `load`.
+        notes: gets what its user should know.
+
+    Raises:
+        UserError: the file can't be read, lacks a column, or has words where the model was trained with numbers.
+    """
+    used = [column.name for column in recipe.columns]
+    header = header if header != "auto" or recipe.has_names else "false"
+
+    def choose(names: Sequence[str], has_names: bool) -> dict[str, str]:
+        return {name: "words" if name in recipe.words else "auto" if name in used else "none" for name in names}
+
+    table = read(
+        existing_path("data.path", path),
+        choose,
+        delimiter=delimiter,
+        decimal=decimal,
+        encoding=encoding,
+        header=str(header).lower(),
+        called=used if recipe.has_names else (),
+    )
+    if notes is not None:
+        notes += table.notes
+    return recipe.apply(table, notes)
+
+
+class Wanted:
+    """What is wanted of which column; its names are known when the file has been opened."""
+
+    def __init__(
+        self,
+        path: Path,
+        targets: Names,
+        task: str,
+        drop: Names = (),
+        keep: Names = (),
+        categorical: Names = "auto",
+        embed: Names = (),
+        group: str | int | None = None,
+    ) -> None:
+        self.path, self.task = path, task
+        self.asked: dict[str, list[str | int]] = {
+            "targets": _listed(targets),
+            "drop": _listed(drop),
+            "keep": _listed(keep),
+            "categorical": [] if categorical == "auto" else _listed(categorical),
+            "embed": _listed(embed),
+            "group": [] if group is None else [group],
+        }
+        self.called = [name for names in self.asked.values() for name in names if isinstance(name, str)]
+        self._typed_targets = targets
+        self.targets: list[str] = []
+        self.drop: list[str] = []
+        self.keep: list[str] = []
+        self.categorical: list[str] = []
+        self.embed: list[str] = []
+        self.group: str | None = None
+
+    def choose(self, names: Sequence[str], has_names: bool) -> Mapping[str, str]:
+        known = listed(names) if has_names else f"0 to {len(names) - 1}, without names"
+        if not self.asked["targets"]:
+            last = names[-1] if has_names else len(names) - 1
+            raise UserError(
+                f"data.targets={shown(self._typed_targets)}: say which columns of {self.path} are targets; it has "
+                f"{known}. Try {typed('data.targets', [str(last)], not has_names)}."
+            )
+        found: dict[str, list[str]] = {}
+        for key, asked in self.asked.items():
+            found[key] = []
+            for one in asked:
+                name = find(f"data.{key}", one, names, self.path, has_names)
+                if name in found[key]:
+                    raise UserError(f"data.{key}: column {one} of {self.path} is there twice. Name each column once.")
+                found[key].append(name)
+        for key in ("drop", "keep", "embed", "group"):
+            for name in found["targets"]:
+                if name in found[key]:
+                    raise UserError(f"data.{key}={cut(name)}: it is a target, too. Take it out of one of the two.")
+        if both := [name for name in found["drop"] if name in [*found["keep"], *found["categorical"], *found["embed"]]]:
+            raise UserError(f"data.drop=[{cut(both[0])}]: it is asked for as well. Take it out of one of the two.")
+        self.targets, self.drop, self.keep = found["targets"], found["drop"], found["keep"]
+        self.categorical, self.embed = found["categorical"], found["embed"]
+        self.group = next(iter(found["group"]), None)
+        uses = dict.fromkeys(self.drop, "none") | dict.fromkeys(
+            [*self.categorical, *self.embed, *found["group"]], "words"
+        )
+        if self.task == "classification" and len(self.targets) == 1:
+            uses[self.targets[0]] = "words"
+        if not set(names) - {*self.targets, *self.drop, *found["group"]}:
+            raise UserError(
+                f"data.targets={shown(self._typed_targets)}: all {len(names)} columns of {self.path} are targets"
+                f"{' or dropped' if self.drop else ''}, none is left as input."
+            )
+        return uses
+
+
+def _listed(names: Names) -> list[str | int]:
+    if names is None:
+        return []
+    if isinstance(names, Mapping):
+        raise UserError(f"data: {shown(names)} names no columns. Type a list of them, such as data.drop=[name].")
+    return [names] if isinstance(names, str | int) else list(names)
+
+
+def _inputs(table: Table, wanted: Wanted) -> tuple[list[str], dict[str, str]]:
+    """The columns that are inputs, and why others aren't."""
+    left_out: dict[str, str] = {}
+    for name, column in table.columns.items():
+        if name in wanted.targets:
+            continue
+        if name in wanted.drop:
+            left_out[name] = DROPPED
+        elif name == wanted.group and name not in [*wanted.categorical, *wanted.embed]:
+            left_out[name] = GROUPING
+        elif isinstance(column, Unused):
+            if name in wanted.keep:
+                raise UserError(
+                    f"data.keep=[{cut(name)}]: it can't be an input, as it holds {column.why}. Type "
+                    f"{typed('data.categorical', [name])} for a level per word, or write it as numbers."
+                )
+            left_out[name] = column.why
+    names = [name for name in table.columns if name not in left_out and name not in wanted.targets]
+    asked = {*wanted.keep, *wanted.categorical, *wanted.embed}
+    numbering = [name for name in names if name not in asked and _is_index(name, table)]
+    if len(numbering) < len(names):
+        left_out |= dict.fromkeys(numbering, NUMBERING)
+        names = [name for name in names if name not in left_out]
+    if not names:
+        raise UserError(
+            f"data.path={table.path}: no column is left as input: {_reasons(left_out)}. Give one of numbers or words."
+        )
+    return names, {name: left_out[name] for name in table.columns if name in left_out}
+
+
+DROPPED, GROUPING, NUMBERING = "dropped", "it keeps rows together", "it numbers the rows"
+
+
+def _is_index(name: str, table: Table) -> bool:
+    """Whether a column only tells rows apart: by its name, and as no number comes twice."""
+    column = table.columns[name]
+    if not isinstance(column, Numbers) or not table.has_names or not _is_distinct(column):
+        return False
+    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)
+    return (
+        name.lower() in _INDEX_NAMES
+        or bool(re.fullmatch(r"unnamed:? ?\d*|__index_level_\d+__", name.lower()))
+        or bool(words and words[-1].lower() in _INDEX_WORDS)
+    )
+
+
+def _is_distinct(column: Numbers) -> bool:
+    values = column.values
+    return len(values) > 1 and bool(np.all(values == np.floor(values))) and len(np.unique(values)) == len(values)
+
+
+def _counting_notes(table: Table, names: Sequence[str], wanted: "Wanted") -> list[str]:
+    """A first column that counts the rows is seldom meant as input, whatever it is called."""
+    first = next(iter(table.columns))
+    column = table.columns[first]
+    if (
+        first not in names
+        or first in wanted.keep
+        or not isinstance(column, Numbers)
+        or len(column) < 3
+        or not np.all(np.diff(column.values) == 1)
+        or not float(column.values[0]).is_integer()
+    ):
+        return []
+    low, high = int(column.values[0]), int(column.values[-1])
+    advice = f" If it is no more than that, type {typed('data.drop', [first], not table.has_names)}."
+    advice = advice if len(names) > 1 else ""
+    return [f"column {cut(first)} counts the rows, from {low} to {high:,}, and is an input.{advice}"]
+
+
+def _reasons(left_out: Mapping[str, str]) -> str:
+    found = (f"{cut(name) or 'the first, without a name'} ({why})" for name, why in left_out.items())
+    return listed(found, 6, letters=100)
+
+
+def _left_out_notes(left_out: Mapping[str, str]) -> list[str]:
+    said = {
+        name: why
+        for name, why in left_out.items()
+        if why not in (DROPPED, GROUPING) and not (why == EMPTY and name.startswith("column "))
+    }
+    if not said:
+        return []
+    advice = ""
+    for why, key in ((NUMBERING, "keep"), (TEXT, "categorical"), (DATES, "categorical")):
+        if names := [name for name, reason in said.items() if reason == why and name]:
+            advice = f" To take {cut(names[0])} in, type {typed(f'data.{key}', names[:1])}."
+            break
+    return [f"columns left out: {_reasons(said)}.{advice}"]
+
+
+def _level_notes(columns: Sequence[Any], table: Table, max_levels: int) -> list[str]:
+    many = {c.name: len(table.columns[c.name].levels) for c in columns if getattr(c, "has_other", False)}  # type: ignore[union-attr]
+    if not many:
+        return []
+    found = listed((f"{cut(name)} ({count:,})" for name, count in many.items()), 5)
+    return [
+        f"of the words of {found} the {max_levels} most frequent have an input each, and the others share one "
+        "(data.max_levels)."
+    ]
+
+
+def refuse_problems(table: Table, names: Sequence[str], wanted: Wanted) -> None:
+    """One line for all columns that are neither numbers nor words, and for targets that are missing."""
+    inputs = {name: column for name in names if isinstance(column := table.columns[name], Mixed)}
+    found = [_problem(table, name, column) for name, column in inputs.items()]
+    aims = []
+    for name in wanted.targets:
+        column = table.columns[name]
+        if isinstance(column, Mixed):
+            aims.append(_problem(table, name, column))
+        elif isinstance(column, Unused):
+            aims.append(f"column {cut(name)} is a target and holds {column.why}")
+        elif (missing := column.missing).any():
+            more = f" ({int(missing.sum()):,} such rows)" if missing.sum() > 1 else ""
+            aims.append(f"{table.place(int(missing.argmax()), name)}: the cell is empty{more}, and is a target")
+    if not found and not aims:
+        return
+    advice = ""
+    if inputs:
+        drop, words = (typed(key, list(inputs), not table.has_names) for key in ("data.drop", "data.categorical"))
+        advice = f" Correct them, or type {drop}"
+        are_words = not any(column.cell in _INFINITE for column in inputs.values())
+        advice += f", or {words} if they are words." if are_words else "."
+    if aims:
+        advice += " Targets are all numbers, or with data.task=classification words that name classes; none is empty."
+    more = f"; and {len(found) + len(aims) - 5:,} more columns" if len(found) + len(aims) > 5 else ""
+    raise UserError(f"data.path={table.path}: {'; '.join([*aims, *found][:5])}{more}.{advice}")
+
+
+_INFINITE = ("inf", "-inf")
+
+
+def _problem(table: Table, name: str, column: Mixed) -> str:
+    if column.cell in _INFINITE:
+        return f"{table.place(column.row, name)}: {column.count:,} of the numbers are infinite"
+    more = f" ({column.count:,} such cells)" if column.count > 1 else ""
+    return f"{table.place(column.row, name)}: {cut(column.cell)!r} is not a number{more}"
+
+
+def targets_of(table: Table, wanted: Wanted, num_classes: int | None) -> Targets:
+    where = f"data.path={table.path}"
+    columns = [table.columns[name] for name in wanted.targets]
+    if len(columns) > 1:
+        values = [_numbers(table, name, column) for name, column in zip(wanted.targets, columns, strict=True)]
+        return meaning({"its": np.stack(values, 1)}, where, wanted.task, num_classes)
+    (column,) = columns
+    if isinstance(column, Words):
+        if wanted.task == "regression":
+            raise UserError(
+                f"{where}: {table.place(0, wanted.targets[0])}: {cut(column.levels[column.codes[0]])!r} is not a "
+                "number, and data.task=regression takes numbers. Type data.task=classification."
+            )
+        numbers = None if wanted.targets[0] in wanted.categorical else _as_numbers(column.levels)
+        if numbers is not None:
+            return meaning({"its": numbers[column.codes]}, where, "classification", num_classes)
+        order = sorted(range(len(column.levels)), key=lambda code: column.levels[code])
+        rank = np.empty(len(order), np.int64)
+        rank[order] = np.arange(len(order))
+        return of_words({"its": rank[column.codes]}, tuple(column.levels[i] for i in order), where, num_classes)
+    assert isinstance(column, Numbers)
+    if column.is_whole and wanted.task != "regression":
+        if (beyond := np.abs(column.values) >= EXACT).any():
+            row = int(beyond.argmax())
+            raise UserError(
+                f"{where}: {table.place(row, wanted.targets[0])}: {column.values[row]:.0f} has too many digits for a "
+                f"class that is counted. Type {typed('data.categorical', wanted.targets)} if it is a name, "
+                "or data.task=regression."
+            )
+        return meaning({"its": column.values.astype(np.int64)}, where, wanted.task, num_classes)
+    return meaning({"its": column.values}, where, wanted.task, num_classes, is_text=True)
+
+
+def _as_numbers(levels: Sequence[str]) -> NDArray[Any] | None:
+    """Labels that are all numbers, int64 where they are whole; None where one is a word, or two are one number."""
+    if all(INTEGER.fullmatch(level) for level in levels):
+        found: NDArray[Any] = np.array(levels).astype(np.int64)
+    else:
+        values = [number(level) for level in levels]
+        if None in values:
+            return None
+        found = np.array(values, np.float64)
+    return found if len(np.unique(found)) == len(found) else None
+
+
+def _numbers(table: Table, name: str, column: Column) -> NDArray[np.float64]:
+    if not isinstance(column, Numbers):
+        assert isinstance(column, Words)
+        raise UserError(
+            f"data.path={table.path}: {table.place(0, name)}: {cut(column.levels[column.codes[0]])!r} is not a number. "
+            "Several target columns are numbers."
+        )
+    return column.values
+
+
+def groups_of(table: Table, name: str) -> NDArray[np.int64]:
+    column = table.columns[name]
+    assert isinstance(column, Words)
+    if column.missing.any():
+        raise UserError(
+            f"data.group={cut(name)}: {table.place(int(column.missing.argmax()), name)} is empty; each row needs a "
+            "group. Fill it in, or take the row out."
+        )
+    return column.codes.astype(np.int64)

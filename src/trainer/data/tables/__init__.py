@@ -1,0 +1,1 @@
+"""Tables as people have them: read from several kinds of files, then made into numbers."""

@@ -1,0 +1,377 @@
+"""The columns of a table: numbers, words or dates; and what tells them apart, block by block."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.data.quoting import cut, listed, typed
+from trainer.errors import UserError, nearest
+
+# What people and programs write where a value is missing, in small letters.
+MISSING = frozenset(
+    [
+        "",
+        "na",
+        "n/a",
+        "#n/a",
+        "#na",
+        "<na>",
+        "nan",
+        "-nan",
+        "null",
+        "none",
+        "nil",
+        "nat",
+        "?",
+        "-",
+        "--",
+        ".",
+        "missing",
+    ]
+)
+INTEGER = re.compile(r"[+-]?\d{1,18}")  # fits into int64
+EXACT = 2**53  # float64 holds every whole number up to this
+# Beyond so many different words, most of them met once, a column is free text: it is not kept.
+MOST_WORDS = 100_000
+
+_MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
+_CLOCK = r"\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?\s*(?:[ap]m)?\s*(?:z|utc|[+-]\d{2}:?\d{2})?"
+_DAY = (
+    rf"(?:\d{{4}}[-/.]\d{{1,2}}[-/.]\d{{1,2}}|\d{{1,2}}[-/.]\d{{1,2}}[-/.](?:\d{{4}}|\d{{2}})"
+    rf"|\d{{1,2}}[-\s]{_MONTH}[-\s]\d{{2,4}}|{_MONTH}\s\d{{1,2}},?\s\d{{4}})"
+)
+DATE = re.compile(rf"{_DAY}(?:[t\s]\s*{_CLOCK})?|{_CLOCK}", re.IGNORECASE)
+# A number with a sign of percent or money: it is meant as one, but is none.
+_WITH_A_SIGN = re.compile(r"[$€£¥]\s*[+-]?[\d.,'\s]*\d[\d.,']*|[+-]?[\d.,'\s]*\d[\d.,']*\s*[%$€£¥]")
+_GROUPS = {  # thousands apart, by the decimal sign
+    "point": re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d*)?|[+-]?\d{1,3}(?:[ '\u00a0\u2009\u202f]\d{3})+(?:\.\d*)?"),
+    "comma": re.compile(r"[+-]?\d{1,3}(?:\.\d{3})+(?:,\d*)?|[+-]?\d{1,3}(?:[ '\u00a0\u2009\u202f]\d{3})+(?:,\d*)?"),
+}
+_GROUP_SIGNS = {
+    "point": str.maketrans("", "", ", '\u00a0\u2009\u202f"),
+    "comma": str.maketrans(",", ".", ". '\u00a0\u2009\u202f"),
+}
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A column of numbers.
+
+    Args:
+        values: `[N]` float64, NaN where one is missing.
+        is_whole: all are written as whole numbers: `3`, not `3.0`.
+    """
+
+    values: NDArray[np.float64]
+    is_whole: bool = False
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def missing(self) -> NDArray[np.bool_]:
+        return np.isnan(self.values)
+
+
+@dataclass(frozen=True)
+class Words:
+    """A column of words.
+
+    Args:
+        codes: `[N]` int32, the number of the word in `levels`; -1 where it is missing.
+        levels: the different words, in the order in which they come.
+    """
+
+    codes: NDArray[np.int32]
+    levels: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    @property
+    def missing(self) -> NDArray[np.bool_]:
+        return self.codes < 0
+
+
+@dataclass(frozen=True)
+class Unused:
+    """A column that can't be an input, and why: dates, free text, nothing at all, or one that was not asked for."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """A column that is neither numbers nor words: most are numbers and some aren't.
+
+    Args:
+        row: of the first that is no number.
+        cell: what is there.
+        count: how many there are.
+    """
+
+    row: int
+    cell: str
+    count: int
+
+
+Column = Numbers | Words | Unused | Mixed
+
+
+@dataclass
+class Table:
+    """What a file holds.
+
+    Args:
+        columns: by name, in the order of the file.
+        num_rows: the samples.
+        has_names: the file names its columns; else they are called by their number, from 0.
+        lines: `[N]` the line of each row in the file; None where a file has no lines.
+        notes: what was decided in reading it that its user should know.
+    """
+
+    path: Path
+    columns: dict[str, Column]
+    num_rows: int
+    has_names: bool = True
+    lines: NDArray[np.int64] | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def take(self, rows: NDArray[np.int64]) -> "Table":
+        """Of these rows alone."""
+        columns: dict[str, Column] = {}
+        for name, column in self.columns.items():
+            match column:
+                case Numbers(values, is_whole):
+                    columns[name] = Numbers(values[rows], is_whole)
+                case Words(codes, levels):
+                    columns[name] = Words(codes[rows], levels)
+                case _:
+                    columns[name] = column
+        lines = None if self.lines is None else self.lines[rows]
+        return Table(self.path, columns, len(rows), self.has_names, lines)
+
+    def place(self, row: int, name: str) -> str:
+        """Where a cell is, as a person finds it: `line 7, column age`."""
+        where = f"row {row} (counted from 0)" if self.lines is None else f"line {self.lines[row]}"
+        return f"{where}, column {cut(name)}{'' if self.has_names else ' (counted from 0)'}"
+
+
+def find(key: str, wanted: Any, names: Sequence[str], path: Path, has_names: bool = True) -> str:
+    """The one column that a user calls by its name, or by its number from 0 (negative: from the end).
+
+    Args:
+        key: under which it was typed, for the message.
+
+    Raises:
+        UserError: there is none, or there are two of that name.
+    """
+    if isinstance(wanted, str) and has_names and names.count(wanted) == 1:
+        return wanted
+    name = str(wanted)  # a header of years, say
+    is_name = has_names and names.count(name) == 1
+    if isinstance(wanted, int) and not isinstance(wanted, bool) and -len(names) <= wanted < len(names):
+        if is_name and names[wanted] != name:
+            raise UserError(
+                f"{key}={name}: it is the name of one column of {path} and the number of another, "
+                f"{cut(names[wanted])}. Type {typed(key, [name])} for the name, {key}=[{names.index(name)}] for its "
+                "number."
+            )
+        return names[wanted]
+    if is_name and isinstance(wanted, int | float):
+        return name
+    known = listed(names) if has_names else f"0 to {len(names) - 1}, without names"
+    raise UserError(
+        f"{key}={cut(str(wanted))}: {path} has no one column of that name or number; it has {known}."
+        f"{nearest(str(wanted), names) if has_names else ''}"
+    )
+
+
+def number(cell: str, decimal: str = "point") -> float | None:
+    """The number in a cell, NaN where it is missing, None where it is none.
+
+    Args:
+        decimal: `point` or `comma`. Thousands may be apart by the other one, a blank or an apostrophe.
+    """
+    text = cell.strip()
+    if text.lower() in MISSING:
+        return np.nan
+    if "_" in text:  # Python takes 1_000 for a number
+        return None
+    if _GROUPS[decimal].fullmatch(text):
+        text = text.translate(_GROUP_SIGNS[decimal])
+    elif decimal == "comma":
+        if "." in text:
+            return None
+        text = text.replace(",", ".")
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def is_missing(cell: str) -> bool:
+    return cell.strip().lower() in MISSING
+
+
+class Gathering:
+    """A column while its file is read.
+
+    What it holds is decided by the first block that has a value: all numbers, all dates, or words. A later cell that
+    is no number makes a column of numbers `Mixed`.
+
+    Args:
+        decimal: the sign of numbers, see `number`.
+        use: `auto`; `words`, whatever they look like; or `none`.
+        num_rows: how many rows came before it was met first: they lack it.
+    """
+
+    def __init__(self, decimal: str = "point", use: str = "auto", num_rows: int = 0) -> None:
+        self.decimal, self.use = decimal, use
+        self.kind = {"words": "words", "none": "none"}.get(use, "empty")
+        self.num_rows = 0
+        self.is_whole = True
+        self._parts: list[NDArray[Any]] = []
+        self._codes: dict[str, int] = {}  # of cells as they are written
+        self._levels: dict[str, int] = {}
+        self._bad: Mixed | None = None
+        if num_rows:
+            self.add([""] * num_rows)
+
+    def add(self, cells: Sequence[str]) -> None:
+        """The next rows, as they are written."""
+        if self.kind == "empty":
+            self.kind = self._kind_of(cells)
+        if self.kind in ("numbers", "empty"):
+            self._add_numbers(cells)
+        elif self.kind == "words":
+            self._add_words(cells)
+        self.num_rows += len(cells)
+
+    def add_values(self, values: NDArray[np.float64], is_whole: bool) -> None:
+        """The next rows of a file that holds numbers itself."""
+        if self.kind in ("numbers", "empty"):
+            self.kind = "numbers" if self.kind == "numbers" or not np.isnan(values).all() else "empty"
+            self.is_whole &= is_whole
+            self._parts.append(values)
+            self.num_rows += len(values)
+        else:
+            self.add(["" if np.isnan(x) else str(x) for x in values.tolist()])
+
+    def _kind_of(self, cells: Iterable[str]) -> str:
+        there = list(dict.fromkeys(cell for cell in cells if not is_missing(cell)))
+        if not there:
+            return "empty"
+        if all(number(cell, self.decimal) is not None for cell in there):
+            return "numbers"
+        kind = "dates" if _are_dates(there) else "words"
+        if kind == "words" and self.num_rows:  # the rows before it had nothing
+            self._parts = [np.full(self.num_rows, -1, np.int32)]
+        return kind
+
+    def _add_numbers(self, cells: Sequence[str]) -> None:
+        written = "".join(cells)
+        self.is_whole = self.is_whole and not any(sign in written for sign in ".,eEnN")
+        if "_" not in written and self.decimal == "point":
+            try:
+                self._parts.append(np.fromiter(map(float, cells), np.float64, len(cells)))
+                return
+            except ValueError:
+                pass
+        found = [number(cell, self.decimal) for cell in cells]
+        bad = [row for row, value in enumerate(found) if value is None]
+        if bad:
+            before = self._bad or Mixed(self.num_rows + bad[0], cells[bad[0]], 0)
+            self._bad = Mixed(before.row, before.cell, before.count + len(bad))
+        self._parts.append(np.array([np.nan if value is None else value for value in found]))
+
+    def _add_words(self, cells: Sequence[str]) -> None:
+        codes = self._codes
+        try:
+            self._parts.append(np.fromiter(map(codes.__getitem__, cells), np.int32, len(cells)))
+            return
+        except KeyError:
+            for cell in cells:
+                if cell not in codes:
+                    codes[cell] = self._code(cell)
+        self._parts.append(np.fromiter(map(codes.__getitem__, cells), np.int32, len(cells)))
+        if self.use == "auto" and len(self._levels) > max(MOST_WORDS, self.num_rows // 2):
+            self.kind = "text"
+            self._codes, self._levels, self._parts = {}, {}, []
+
+    def _code(self, cell: str) -> int:
+        if is_missing(cell):
+            return -1
+        word = " ".join(cell.split())
+        if re.fullmatch(r"[+-]?\d{1,15}\.0*", word):  # a whole number that a program wrote as a fraction
+            word = word.partition(".")[0]
+        return self._levels.setdefault(word, len(self._levels))
+
+    def done(self) -> Column:
+        """The whole column."""
+        match self.kind:
+            case "none":
+                return Unused("not asked for")
+            case "text":
+                return Unused(TEXT)
+            case "dates":
+                return Unused(DATES)
+            case "empty":
+                return Unused(EMPTY)
+            case "numbers":
+                values = np.concatenate(self._parts)
+                self._parts = []
+                infinite = np.isinf(values)
+                if self._bad is None and infinite.any():
+                    row = int(infinite.argmax())
+                    return Mixed(row, str(values[row]), int(infinite.sum()))
+                return self._bad or Numbers(values, self.is_whole)
+        words = Words(np.concatenate(self._parts) if self._parts else np.empty(0, np.int32), tuple(self._levels))
+        self._parts = []
+        return words if self.use == "words" else told(words, self.decimal)
+
+
+DATES, TEXT, EMPTY = "dates", "texts that differ in nearly every row", "nothing in it"
+
+
+def _are_dates(words: Sequence[str]) -> bool:
+    """Whether most are; numbers never are."""
+    found = sum(DATE.fullmatch(word.strip()) is not None for word in words)
+    return 2 * found > len(words)
+
+
+def told(words: Words, decimal: str = "point") -> Column:
+    """Words as what they are: true and false are numbers; mostly dates, mostly numbers, or nearly all different are
+    no words."""
+    if not words.levels:
+        return Unused(EMPTY)
+    if {level.lower() for level in words.levels} <= {"true", "false"}:
+        of_level = np.array([float(level.lower() == "true") for level in words.levels] + [np.nan])
+        return Numbers(of_level[words.codes], is_whole=True)
+    counts = np.bincount(words.codes[words.codes >= 0], minlength=len(words.levels))
+    is_number = np.array([number(level, decimal) is not None for level in words.levels])
+    is_nearly = is_number | np.array([_WITH_A_SIGN.fullmatch(level) is not None for level in words.levels])
+    if 2 * counts[is_nearly].sum() >= counts.sum():
+        of_code = np.append(~is_number, False)  # the last is what a missing one, -1, looks up
+        bad = of_code[words.codes]
+        row = int(bad.argmax())
+        return Mixed(row, words.levels[words.codes[row]], int(bad.sum()))
+    if _are_dates(words.levels):
+        return Unused(DATES)
+    if len(words.levels) > 20 and len(words.levels) > 0.5 * counts.sum():
+        return Unused(TEXT)
+    return words
+
+
+def choose_all_auto(names: Sequence[str], has_names: bool) -> Mapping[str, str]:
+    """For whom all columns are read as what they look like."""
+    return {}
+
+
+# Told the names of a table's columns, and whether the file has names: column to `words` or `none`; all others are auto.
+Choice = Callable[[Sequence[str], bool], Mapping[str, str]]

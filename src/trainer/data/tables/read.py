@@ -1,0 +1,42 @@
+"""Reads a table, whatever kind of file it is in."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer.data.quoting import cut
+from trainer.data.tables import delimited, json_lines, parquet
+from trainer.data.tables.columns import Choice, Table, choose_all_auto
+from trainer.errors import UserError
+
+TEXTS = (".csv", ".tsv", ".tab", ".txt", ".data", ".dat")
+JSONS = (".jsonl", ".ndjson", ".json")
+PARQUETS = (".parquet", ".pq")
+SUFFIXES = (*TEXTS, *JSONS, *PARQUETS)
+
+
+def read(
+    path: Path,
+    choose: Choice = choose_all_auto,
+    delimiter: str = "auto",
+    decimal: str = "auto",
+    encoding: str = "auto",
+    header: str = "auto",
+    called: Sequence[str] = (),
+) -> Table:
+    """The table in a file of one of `SUFFIXES`; the arguments beyond `choose` are of text, see `delimited.read`.
+
+    Raises:
+        UserError: it is of another kind, can't be read, or holds no table.
+    """
+    match path.suffix.lower():
+        case suffix if suffix in TEXTS:
+            return delimited.read(path, choose, delimiter, decimal, encoding, header, called)
+        case suffix if suffix in JSONS:
+            return json_lines.read(path, choose)
+        case suffix if suffix in PARQUETS:
+            return parquet.read(path, choose)
+        case suffix:
+            hint = " Export it as CSV, in UTF-8." if suffix in (".xls", ".xlsx", ".ods", ".numbers") else ""
+            raise UserError(
+                f"data.path={path}: {cut(suffix) or 'this'} is not read; accepted are {', '.join(SUFFIXES)}.{hint}"
+            )

@@ -1,0 +1,661 @@
+"""Tables however they are written: what is in the file is what is read, and what can't be is said in one line."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from refusal import says
+from trainer.data import arrays, table
+from trainer.data.source import Data, Samples
+from trainer.data.tables.columns import Column, Numbers, Unused, Words
+from trainer.data.tables.delimited import different, is_header, told_delimiter
+from trainer.data.tables.read import read
+from trainer.errors import UserError
+
+NUM_ROWS = 40
+
+
+def wrote(folder: Path, content: str | bytes, name: str = "t.csv", encoding: str = "utf-8") -> str:
+    (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode(encoding))
+    return str(folder / name)
+
+
+def lines(head: str, row: Callable[[int], str], count: int = NUM_ROWS) -> str:
+    return "".join(f"{line}\n" for line in [*([head] if head else []), *map(row, range(count))])
+
+
+def content(column: Column) -> list[Any]:
+    """A column as a list: numbers, words, None where one is missing."""
+    if isinstance(column, Numbers):
+        return [None if np.isnan(value) else value for value in column.values.tolist()]
+    assert isinstance(column, Words)
+    return [None if code < 0 else column.levels[code] for code in column.codes.tolist()]
+
+
+def read_all(path: str, **how: Any) -> dict[str, list[Any]]:
+    found = read(Path(path), **how).columns
+    return {name: content(column) for name, column in found.items() if not isinstance(column, Unused)}
+
+
+def whole(data: Data) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs and targets of all splits, in the order of their first column."""
+    splits = [data.train, data.val, data.test]
+    assert all(isinstance(split, Samples) for split in splits)
+    inputs, targets = (torch.cat([getattr(split, part) for split in splits]) for part in ("inputs", "targets"))
+    order = inputs[:, 0].argsort()
+    return inputs[order], targets[order]
+
+
+# --- how tables are written ----------------------------------------------------------------------------------------
+
+FLOWERS = {
+    "names": ("a,b,species\n1,2,rose\n3.5,-4e0,iris\n", ["species"]),
+    "number": ("a,b,species\n1,2,rose\n3.5,-4e0,iris\n", [2]),
+    "from the end": ("a,b,species\n1,2,rose\n3.5,-4e0,iris\n", -1),
+    "no names": ("1,2,rose\n3.5,-4e0,iris\n", [2]),
+    "all texts above": ("x,y,rose\n1,2,rose\n3.5,-4e0,iris\n", ["rose"]),
+    "numbers as names": ("0,1,species\n1,2,rose\n3.5,-4e0,iris\n", ["species"]),
+    "spaces, quotes and blank lines": ('"a", b,species\r\n\r\n 1 ,"2",rose\r\n3.5,-4e0, iris\r\n,,\r\n', ["species"]),
+    "blank lines above": ("\n\na,b,species\n1,2,rose\n3.5,-4e0,iris\n", ["species"]),
+    "semicolons": ("a;b;species\n1;2;rose\n3.5;-4e0;iris\n", ["species"]),
+    "tabs": ("a\tb\tspecies\n1\t2\trose\n3.5\t-4e0\tiris\n", ["species"]),
+    "bars": ("a|b|species\n1|2|rose\n3.5|-4e0|iris\n", ["species"]),
+    "blanks": ("  a  b   species\n  1 2  rose\n3.5   -4e0 iris\n", ["species"]),
+    "byte order mark": ("\ufeffa,b,species\n1,2,rose\n3.5,-4e0,iris\n", ["species"]),
+    "other order": ("species,a,b\nrose,1,2\niris,3.5,-4e0\n", ["species"]),
+    "sep=": ("sep=;\na;b;species\n1;2;rose\n3.5;-4e0;iris\n", ["species"]),
+    "sep= in quotes": ('"sep=|"\na|b|species\n1|2|rose\n3.5|-4e0|iris\n', ["species"]),
+    "decimal commas": ("a;b;species\n1,0;2;rose\n3,5;-4e0;iris\n", ["species"]),
+    "decimal commas in quotes": ('a,b,species\n"1,0",2,rose\n"3,5",-4e0,iris\n', ["species"]),
+    "commas in names": ('"a, m";"b, m";species\n1;2;rose\n3.5;-4e0;iris\n', ["species"]),
+    "old line ends": ("a,b,species\r1,2,rose\r3.5,-4e0,iris\r", ["species"]),
+    "numpy.savetxt's header": ("# a,b,species\n1,2,rose\n3.5,-4e0,iris\n", ["species"]),
+    "remarks above": ("# by me\n# on a Monday, late\na,b,species\n1,2,rose\n3.5,-4e0,iris\n", ["species"]),
+    "row names of R": ('"a","b","species"\n"x",1,2,"rose"\n"y",3.5,-4e0,"iris"\n', ["species"]),
+    "delimiters behind": ("a;b;species;;\n1;2;rose;;\n3.5;-4e0;iris;;\n", ["species"]),
+}
+
+
+@pytest.mark.parametrize(("text", "targets"), FLOWERS.values(), ids=FLOWERS.keys())
+def test_a_table_is_read_however_it_is_written(tmp_path: Path, text: str, targets: Any) -> None:
+    path = wrote(tmp_path, text)
+    config = OmegaConf.create({"targets": targets})  # lists arrive as OmegaConf's own
+    wanted = table.Wanted(Path(path), config.targets, "auto")
+    found = read(Path(path), wanted.choose, called=wanted.called)
+    assert [content(found.columns[name]) for name in wanted.targets] == [["rose", "iris"]]
+    columns = [content(column) for column in found.columns.values() if isinstance(column, Numbers)]
+    assert columns == [[1, 3.5], [2, -4]]
+
+
+ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-32", "cp1252"]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_letters_are_read_as_spreadsheets_write_them(tmp_path: Path, encoding: str) -> None:
+    path = wrote(tmp_path, "größe;fläche\n1;weiß\n2;grün\n3;grün\n", encoding=encoding)
+    found = read(Path(path))
+    assert {name: content(column) for name, column in found.columns.items()} == {
+        "größe": [1, 2, 3],
+        "fläche": ["weiß", "grün", "grün"],
+    }
+    assert ["Windows-1252" in note for note in found.notes] == [True] * (encoding == "cp1252")
+
+
+def test_an_encoding_can_be_said(tmp_path: Path) -> None:
+    path = wrote(tmp_path, "a,b\n1,жук\n2,лук\n3,лук\n", encoding="cp1251")
+    assert read_all(path, encoding="cp1251")["b"] == ["жук", "лук", "лук"]
+    says(
+        read,
+        "data.encoding=none such: nobody knows it. Type data.encoding=utf-8.",
+        path=Path(path),
+        encoding="none such",
+    )
+
+
+NUMBERS = {  # cells, and what they are: with a comma as decimal sign, with a point
+    "1,5 0,25": ("comma", [1.5, 0.25]),
+    "1.5 0.25": ("point", [1.5, 0.25]),
+    "1.234,5 2.000,0": ("comma", [1234.5, 2000]),
+    "1,234.5 2,000.0": ("point", [1234.5, 2000]),
+    "1,234,567 2,000,000": ("point", [1234567, 2000000]),
+    "-0,125 +3,75": ("comma", [-0.125, 3.75]),
+    "1'234.5 2'000.25": ("point", [1234.5, 2000.25]),
+    "1\u00a0234,5 2\u202f000,25": ("comma", [1234.5, 2000.25]),
+    "1,5e3 2,25E-1": ("comma", [1500, 0.225]),
+    "10 20": ("point", [10, 20]),
+}
+
+
+@pytest.mark.parametrize(("cells", "found"), NUMBERS.items())
+def test_the_decimal_sign_is_noticed(tmp_path: Path, cells: str, found: tuple[str, list[float]]) -> None:
+    a, b = cells.split(" ")
+    decimal, numbers = found
+    for how in ({}, {"decimal": decimal}):
+        assert read_all(wrote(tmp_path, f"x;y\n{a};1\n{b};2\n"), **how)["x"] == numbers
+
+
+@pytest.mark.parametrize(
+    ("cells", "parts"),
+    [
+        (
+            "1,500 2,250",
+            ("1,500 may have a decimal comma or a comma between", "data.decimal=comma or data.decimal=point"),
+        ),
+        ("1,5 2.5", ("with a decimal comma (1,5) and with a decimal point (2.5)",)),
+        ("1.234,5 1,234.5", ("with a decimal comma (1.234,5) and with a decimal point (1,234.5)",)),
+    ],
+)
+def test_a_decimal_sign_that_may_be_either_is_asked_for(tmp_path: Path, cells: str, parts: tuple[str, ...]) -> None:
+    a, b = cells.split(" ")
+    path = wrote(tmp_path, f"x;y\n{a};1\n{b};2\n")
+    says(read, f"data.path={path}", *parts, path=Path(path))
+
+
+def test_a_decimal_sign_that_may_be_either_can_be_said(tmp_path: Path) -> None:
+    path = wrote(tmp_path, "x;y\n1,500;1\n2,250;2\n")
+    assert read_all(path, decimal="comma")["x"] == [1.5, 2.25]
+    assert read_all(path, decimal="point")["x"] == [1500, 2250]
+
+
+def test_python_s_own_numbers_are_none_here(tmp_path: Path) -> None:
+    """`float` takes 1_0 for 10."""
+    assert read_all(wrote(tmp_path, "x,y\n1_0,1\n2_0,2\n3_0,3\n"))["x"] == ["1_0", "2_0", "3_0"]
+
+
+@pytest.mark.parametrize("missing", ["", " ", "NA", "n/a", "NaN", "null", "None", "?", "-", "#N/A", "."])
+def test_what_stands_for_a_missing_value(tmp_path: Path, missing: str) -> None:
+    path = wrote(tmp_path, f"x,y,z\n1,red,5\n{missing},{missing},6\n3,blue,7\n4,red,8\n")
+    assert read_all(path) == {"x": [1, None, 3, 4], "y": ["red", None, "blue", "red"], "z": [5, 6, 7, 8]}
+
+
+HEADERS = {
+    "a,b,c": ("1,2,3", True),
+    "a,b,1990": ("1,2,3", True),
+    ",a,b": ("0,1.5,x", True),
+    ",0,1,2": ("0,1.5,2.5,3.5", True),
+    "0,1,2,3": ("1.5,2.5,3.5,0", True),
+    "400,410,420,430": ("0.1,0.2,0.4,1", True),
+    "1990,1991,region": ("0.5,0.6,north", True),
+    "0,1": ("0.5,0.6", True),
+    "cap,odour,class": ("flat,foul,edible", True),
+    "5.1,3.5,setosa": ("4.9,3.1,setosa", False),
+    "1,2,3": ("4,5,6", False),
+    "0,1,2,3": ("1,2,3,4", False),  # noqa: F601
+    "7,1,0": ("3,1,2", False),
+    "flat,foul,edible": ("flat,foul,edible", False),
+    "1,,3": ("4,5,6", False),
+}
+
+
+@pytest.mark.parametrize(
+    ("first", "below", "is_one"), [(first, below, is_one) for first, (below, is_one) in HEADERS.items()]
+)
+def test_a_line_of_names_is_told_from_a_row(first: str, below: str, is_one: bool) -> None:
+    assert is_header(first.split(","), [below.split(",")] * 6) == is_one
+
+
+def test_a_header_of_numbers_is_said_and_can_be_denied(tmp_path: Path) -> None:
+    path = wrote(tmp_path, lines("0,1,2,3", lambda i: f"{i}.5,{i}.25,{i}.75,{i % 2}"))
+    data = table.load(path, targets=[-1])
+    assert sum(map(len, (data.train, data.val, data.test))) == NUM_ROWS
+    assert "the first line (0, 1, 2, 3) is taken for the names of the columns" in data.notes[0]
+    assert data.notes[0].endswith("type data.header=false.")
+    rows = table.load(path, targets=[-1], header=False, task="regression")
+    assert sum(map(len, (rows.train, rows.val, rows.test))) == NUM_ROWS + 1
+    says(table.load, "data.header=perhaps: must be auto, true or false", path=path, targets=[-1], header="perhaps")
+
+
+def test_a_name_and_a_number_that_mean_different_columns_are_told_apart(tmp_path: Path) -> None:
+    path = wrote(tmp_path, lines("x,2,1,0", lambda i: f"{i}.5,{i}.25,{i}.75,{i % 2}"))
+    says(table.load, "the name of one column", "another, x. Type 'data.targets=[\"0\"]'", path=path, targets=[0])
+    assert table.load(path, targets=["0"]).num_classes == 2
+    years = wrote(tmp_path, lines("1990,1991,1992,1993", lambda i: f"{i}.5,{i}.25,{i}.75,{i % 2}"))
+    assert table.load(years, targets=[1993]).recipe.targets == ("1993",)
+
+
+def test_columns_of_one_name_are_numbered() -> None:
+    assert different(["a", "b", "a", "", ""]) == ["a.1", "b", "a.2", "column 3", "column 4"]
+    assert different(["", "a", "a", "a.1"]) == ["", "a.2", "a.3", "a.1"]
+
+
+def test_a_delimiter_within_words_cuts_nothing() -> None:
+    assert told_delimiter(["name;age", "Doe, J.;1", "Roe, R.;2"]) == "semicolon"
+    assert told_delimiter(["name,age", "a b c,1", "d e,2"]) == "comma"
+    assert told_delimiter(["when,age", "2024-01-01 10:00,1", "2024-01-02 11:00,2"]) == "comma"
+    assert told_delimiter(["1, 2, 3", "4, 5, 6"]) == "comma"
+    assert told_delimiter(["1  2 3", "4 5  6"]) == "blanks"
+    assert told_delimiter(["1,5;2;3,5", "2,5;3;4,5"]) == "semicolon"
+
+
+def test_a_cell_may_have_lines_of_its_own(tmp_path: Path) -> None:
+    path = wrote(tmp_path, 'x,y,k\n1,"two\nlines",a\n2,"two\nlines",b\n3,one,b\n4,oops,c\n5,one,\n')
+    found = read(Path(path))
+    assert found.lines is not None
+    assert found.lines.tolist() == [2, 4, 6, 7, 8]
+    says(table.load, "line 8, column k: the cell is empty", path=path, targets=["k"])
+
+
+def test_blocks_of_rows_are_put_together(tmp_path: Path) -> None:
+    """A column whose first rows are empty is told by later ones, and words keep their numbers."""
+    rows = 3000
+    late = [f"{i}" if i > 2000 else "" for i in range(rows)]
+    words = [f"w{i % 7}" if i > 1500 else "" for i in range(rows)]
+    text = "n,late,words\n" + "".join(f"{i},{a},{b}\n" for i, (a, b) in enumerate(zip(late, words, strict=True)))
+    found = read_all(wrote(tmp_path, text))
+    assert found["n"] == list(range(rows))
+    assert found["late"] == [float(cell) if cell else None for cell in late]
+    assert found["words"] == [cell or None for cell in words]
+
+
+# --- columns that number the rows ----------------------------------------------------------------------------------
+
+NOISE = np.random.default_rng(0).normal(size=(NUM_ROWS, 2)).tolist()
+
+
+def noise(head: str, index: Callable[[int], object]) -> str:
+    return lines(head, lambda i: f"{index(i)},{NOISE[i][0]:.3f},{NOISE[i][1]:.3f},{'xyz'[i * 3 // NUM_ROWS]}")
+
+
+INDICES = {
+    "pandas": (",a,b,kind", lambda i: i),
+    "pandas, read again": ("Unnamed: 0,a,b,kind", lambda i: i),
+    "a spreadsheet": ("No.,a,b,kind", lambda i: i + 1),
+    "shuffled": (",a,b,kind", lambda i: i * 7 % NUM_ROWS),
+    "filtered": ("index,a,b,kind", lambda i: 3 * i + 5),
+    "an id": ("PassengerId,a,b,kind", lambda i: i + 1),
+    "another": ("customer_id,a,b,kind", lambda i: 90_000 + 13 * i),
+    "capitals": ("ID,a,b,kind", lambda i: i),
+    "codes": ("code,a,b,kind", lambda i: f"A-{i:05}"),
+}
+
+
+@pytest.mark.parametrize(("head", "index"), INDICES.values(), ids=INDICES.keys())
+def test_a_column_that_numbers_the_rows_is_left_out_and_named(
+    tmp_path: Path, head: str, index: Callable[[int], object]
+) -> None:
+    data = table.load(wrote(tmp_path, noise(head, index)), targets=["kind"])
+    assert data.recipe.names == ["a", "b"]
+    (note,) = data.notes
+    assert note.startswith(f"columns left out: {head.partition(',')[0] or 'the first, without a name'} (")
+
+
+def test_it_is_taken_in_where_that_is_asked_for(tmp_path: Path) -> None:
+    path = wrote(tmp_path, noise("id,a,b,kind", lambda i: i))
+    assert "type data.keep=[id]" in table.load(path, targets=["kind"]).notes[0]
+    assert "type data=table data.keep=[id]" in arrays.load(path, targets=["kind"]).notes[0]
+    kept = table.load(path, targets=["kind"], keep=["id"])
+    assert kept.recipe.names == ["id", "a", "b"]
+    assert kept.notes == ()
+
+
+@pytest.mark.parametrize("head", ["day,a,b,kind", "n,a,b,kind", ""])
+def test_a_column_that_counts_under_another_name_is_kept_and_said(tmp_path: Path, head: str) -> None:
+    data = table.load(wrote(tmp_path, noise(head, lambda i: i + 1)), targets=[-1])
+    assert data.train.inputs.shape[1] == 3
+    name = head.partition(",")[0] or "0"
+    assert data.notes == (
+        f"column {name} counts the rows, from 1 to 40, and is an input. If it is no more than that, type "
+        f"data.drop=[{name}].",
+    )
+    assert table.load(wrote(tmp_path, noise(head, lambda i: i + 1)), targets=[-1], drop=[0]).notes == ()
+
+
+def test_ids_that_come_again_and_lonely_indices_are_inputs(tmp_path: Path) -> None:
+    again = wrote(tmp_path, noise("id,a,b,kind", lambda i: i // 2))
+    assert table.load(again, targets=["kind"]).recipe.names == ["id", "a", "b"]
+    lonely = wrote(tmp_path, lines("id,y", lambda i: f"{i},{i % 2}"))
+    assert table.load(lonely, targets=["y"]).recipe.names == ["id"]
+
+
+# --- targets -------------------------------------------------------------------------------------------------------
+
+LABELS = {
+    "0 1": ("auto", 2, ()),
+    "0.0 1.0": ("auto", 2, ()),
+    "0.0 1.0 2.0": ("auto", 3, ()),
+    "1 2 3": ("auto", 3, ("1", "2", "3")),
+    "1.0 2.0": ("auto", 2, ("1", "2")),
+    "-1 1": ("auto", 2, ("-1", "1")),
+    "10 20 40": ("auto", 3, ("10", "20", "40")),
+    "0 2 3": ("auto", 3, ("0", "2", "3")),
+    "no yes": ("auto", 2, ("no", "yes")),
+    "b a": ("auto", 2, ("a", "b")),
+    "True False": ("auto", 2, ()),
+    "0.5 1.0": ("auto", None, ()),
+    "0.0 1.0 ": ("regression", None, ()),
+    "0 1 ": ("regression", None, ()),
+    "1 yes": ("classification", 2, ("1", "yes")),
+    "01 1": ("classification", 2, ("01", "1")),
+    "3 5": ("classification", 2, ("3", "5")),
+}
+
+
+@pytest.mark.parametrize(("cells", "found"), LABELS.items())
+def test_labels_are_counted_from_0_and_keep_their_names(
+    tmp_path: Path, cells: str, found: tuple[str, int | None, tuple[str, ...]]
+) -> None:
+    task, num_classes, names = found
+    labels = cells.split()
+    path = wrote(tmp_path, lines("x,y", lambda i: f"{i}.5,{labels[i % len(labels)]}"))
+    data = table.load(path, targets=["y"], task=task)
+    assert data.num_classes == num_classes
+    assert data.class_names == data.recipe.class_names == names
+    _, targets = whole(data)
+    if num_classes:
+        assert targets.dtype == torch.int64
+        of_labels = [names.index(label.removesuffix(".0")) for label in labels] if names else None
+        assert targets.tolist() == [
+            (of_labels or targets[: len(labels)].tolist())[i % len(labels)] for i in range(NUM_ROWS)
+        ]
+        assert set(targets.tolist()) == set(range(num_classes))
+    else:
+        assert targets.flatten().tolist() == [float(labels[i % len(labels)]) for i in range(NUM_ROWS)]
+
+
+def test_labels_that_are_numbered_anew_are_said(tmp_path: Path) -> None:
+    data = table.load(wrote(tmp_path, lines("x,y", lambda i: f"{i}.5,{i % 3 + 1}")), targets=["y"])
+    assert data.notes == ("the labels 1, 2, 3 are 3 classes, numbered from 0 in this order.",)
+    data = table.load(wrote(tmp_path, lines("x,y", lambda i: f"{i}.5,{i % 2}.0")), targets=["y"])
+    assert "written as fractions" in data.notes[0]
+    assert data.notes[0].endswith("Type data.task=regression if they are numbers.")
+
+
+BAD_LABELS = {
+    "1e30": ("classification", ("1e+30 in row 1 is no class", "Try data.task=regression")),
+    "inf": ("auto", ("line 3, column y: 20 of the numbers are infinite",)),
+    "1e400": ("classification", ("inf in row 1 is no class",)),
+    "0.5": ("classification", ("0.5 in row 1 is no class",)),
+    "9007199254740993": ("auto", ("has too many digits for a class", "type data.categorical=[y]".capitalize())),
+    "nan": ("auto", ("line 3, column y: the cell is empty (20 such rows), and is a target",)),
+    "yes": ("auto", ("line 3, column y: 'yes' is not a number (20 such cells)", "data.task=classification")),
+}
+
+
+@pytest.mark.parametrize(("cell", "found"), BAD_LABELS.items())
+def test_what_is_no_label(tmp_path: Path, cell: str, found: tuple[str, tuple[str, ...]]) -> None:
+    task, parts = found
+    path = wrote(tmp_path, lines("x,y", lambda i: f"{i}.5,{cell if i % 2 else 0}"))
+    says(table.load, *parts, path=path, targets=["y"], task=task)
+
+
+def test_names_of_many_digits_are_classes_where_that_is_said(tmp_path: Path) -> None:
+    path = wrote(tmp_path, lines("x,y", lambda i: f"{i}.5,{9007199254740993 + i % 2}"))
+    assert table.load(path, targets=["y"], categorical=["y"]).class_names == ("9007199254740993", "9007199254740994")
+
+
+def test_columns_of_numbers_as_targets(tmp_path: Path) -> None:
+    path = wrote(tmp_path, lines("a,b,c,d", lambda i: f"{i}.5,{-i},{i}.25,{i / 8}"))
+    data = table.load(path, targets=["c", 0], standardize=False)
+    inputs, targets = whole(data)
+    rows = torch.arange(NUM_ROWS).double().flip(0)  # in the order of b
+    assert torch.equal(inputs, torch.stack([-rows, rows / 8], 1))
+    assert torch.equal(targets, torch.stack([rows + 0.25, rows + 0.5], 1))
+
+
+# --- large numbers -------------------------------------------------------------------------------------------------
+
+LARGE = {
+    "time stamps": lambda i: 1_700_000_000 + i,
+    "ids": lambda i: 90_071_992_547_409_00 + 7 * i % 140,
+    "1e8 and noise": lambda i: f"{1e8 + i / 7:.6f}",
+    "tiny": lambda i: f"{i + 1}e-200",
+    "huge": lambda i: f"{i + 1}e+200",
+}
+
+
+@pytest.mark.parametrize("value", LARGE.values(), ids=LARGE.keys())
+@pytest.mark.parametrize("kind", ["csv", "npz", "npy"])
+def test_no_difference_of_large_numbers_is_lost(tmp_path: Path, value: Callable[[int], Any], kind: str) -> None:
+    """The same as the numbers less what they have in common, in float64; the cast comes last."""
+    count = 140
+    column = np.array([float(value(i)) for i in range(count)])
+    targets = np.arange(count) + 123_456_789.0
+    if kind == "csv":
+        path = wrote(tmp_path, "x,y\n" + "".join(f"{value(i)},{targets[i]:.1f}\n" for i in range(count)))
+        data = table.load(path, targets=["y"])
+    elif kind == "npz":
+        np.savez(tmp_path / "t.npz", inputs=column[:, None], targets=targets)
+        data = arrays.load(str(tmp_path / "t.npz"))
+    else:
+        np.save(tmp_path / "x.npy", column)
+        np.save(tmp_path / "y.npy", targets)
+        data = arrays.load(str(tmp_path / "x.npy"), targets=str(tmp_path / "y.npy"))
+    train = data.train
+    assert isinstance(train, Samples)
+    rows = (train.targets.flatten() - 123_456_789).long().numpy()
+    scale = column.max()
+    exact = np.array([int(float(x) * 2**60 / scale) for x in column], dtype=object)  # whole numbers: no rounding
+    mean = sum(exact[rows]) / len(rows)
+    spread = float(np.sqrt(np.mean([float(x - mean) ** 2 for x in exact[rows]])))
+    expected = [float(x - mean) / spread for x in exact[rows]]
+    np.testing.assert_allclose(train.inputs[:, 0].numpy(), expected, atol=2e-7 if "ids" in str(value) else 1e-6)
+    assert len(train.inputs.float().unique()) == len(set(column[rows]))
+    _, all_targets = whole(data)
+    assert sorted(all_targets.flatten().tolist()) == targets.tolist()
+
+
+@pytest.mark.parametrize("constant", [0.1, 1e8, 1e-300, -3.0])
+def test_a_constant_column_becomes_0(tmp_path: Path, constant: float) -> None:
+    np.savez(tmp_path / "t.npz", inputs=np.full((30, 1), constant), targets=np.arange(30) % 2)
+    path = wrote(tmp_path, lines("x,z,y", lambda i: f"{constant!r},{i}.5,{i % 2}"))
+    for data, column in ((arrays.load(str(tmp_path / "t.npz")), 0), (table.load(path, targets=["y"]), 0)):
+        for split in (data.train, data.val, data.test):
+            assert isinstance(split, Samples)
+            assert not split.inputs[:, column].any()
+
+
+# --- what can't be read --------------------------------------------------------------------------------------------
+
+GOOD = "a,b,k\n1,2,0\n3,4,1\n"
+BAD: dict[str, tuple[str | bytes, Any, tuple[str, ...]]] = {
+    "empty": ("", "k", ("the file is empty",)),
+    "blank": ("\n\n,,\n", "k", ("the file is empty",)),
+    "names alone": ("a,b,k\n", "k", ("column names and 0 rows",)),
+    "ragged": ("a,b,k\n1,2,0\n\n3,4\n", "k", ("line 4 has 2 columns and line 1 has 3",)),
+    "one column too many": ("a,b,k\n1,2,0\n3,4,1,9\n", "k", ("line 3 has 4 columns",)),
+    "several ragged": ("a,b,k\n1,2,0\n3,4\n5\n", "k", ("line 3 has 2 columns", "(and 1 of the lines below it differ")),
+    "text among numbers": (
+        "a,b,k\n1,2,0\n3,red,1\n",
+        "k",
+        ("line 3, column b: 'red' is not a number", "data.drop=[b]"),
+    ),
+    "text without names": ("1,2,0\n3,red,1\n", 2, ("line 2, column 1 (counted from 0): 'red'", "data.drop=[1]")),
+    "several columns": (
+        "a,b,c,k\n1,2,3,0\nx,4,y,1\n5,6,z,1\n7,8,9,0\n",
+        "k",
+        ("line 3, column a: 'x' is not a number; line 3, column c: 'y' is not a number (2 such cells)", "[a,c]"),
+    ),
+    "money": ('a,b,k\n"$1,200",2,0\n$3,4,1\n', "k", ("line 2, column a: '$1,200' is not a number (2 such cells)",)),
+    "percent": ("a,b,k\n10%,2,0\n20 %,4,1\n", "k", ("line 2, column a: '10%' is not a number",)),
+    "a spreadsheet's mistake": ("a,b,k\n1,2,0\n#DIV/0!,4,1\n", "k", ("line 3, column a: '#DIV/0!' is not a number",)),
+    "missing target": ("a,b,k\n1,2,\n3,4,1\n", "k", ("line 2, column k: the cell is empty",)),
+    "missing name of a class": ("a,b,k\n1,2,\n3,4,yes\n", "k", ("line 2, column k: the cell is empty",)),
+    "numbers and names": ("a,b,k\n1,2,0.5\n3,4,low\n", "k", ("line 3, column k: 'low' is not a number",)),
+    "infinite": ("a,b,k\n1,2,0\ninf,4,1\n", "k", ("line 3, column a: 1 of the numbers are infinite",)),
+    "no targets": (GOOD, None, ("data.targets=null", "it has a, b, k", "Try data.targets=[k]")),
+    "no targets, no names": ("1,2,0\n3,4,1\n", None, ("it has 0 to 2, without names", "Try data.targets=[2]")),
+    "unknown": (GOOD, ["kk"], ("data.targets=kk:", "it has a, b, k.", "Did you mean k?")),
+    "unknown number": (GOOD, [3], ("data.targets=3:",)),
+    "true": (GOOD, [True], ("data.targets=True:",)),
+    "a mapping": (GOOD, {"a": 1}, ("names no columns",)),
+    "a column twice": (GOOD, ["k", 2], ("column 2 of", "there twice")),
+    "two columns of one name": ("a,a,k\n1,2,0\n3,4,1\n", ["a"], ("data.targets=a:", "it has a.1, a.2, k")),
+    "no inputs": (GOOD, ["a", "b", "k"], ("all 3 columns", "none is left as input")),
+    "no numbers and no words": ("a,k\n2024-01-01,0\n2024-01-02,1\n", "k", ("no column is left as input: a (dates)",)),
+    "bytes": (b"\x80\x81\x82,\xff\n", "k", ("not a text in utf-8 or cp1252", "data.encoding=")),
+    "zeros": (b"a,b,k\n1,\0,2\n", "k", ("not a text: it holds zero bytes",)),
+    "half of UTF-16": (GOOD.encode("utf-16")[:-1], "k", ("not a text in utf-16",)),
+    "open quote": ('a,b,k\n1,"2,0\n3,4,1\n', "k", ("not a CSV file",)),
+    "a huge cell": ("a,b,k\n1,2,0\n3,4," + "x" * 200_000, "k", ("not a CSV file", "field limit")),
+}
+
+
+@pytest.mark.parametrize(("text", "targets", "parts"), BAD.values(), ids=BAD.keys())
+def test_bad_tables(tmp_path: Path, text: str | bytes, targets: Any, parts: tuple[str, ...]) -> None:
+    path = wrote(tmp_path, text)
+    message = says(table.load, *parts, path=path, targets=targets)
+    if "names no columns" not in message:
+        assert path in message
+
+
+def test_what_a_line_quotes_is_short(tmp_path: Path) -> None:
+    wide = lines(",".join(f"{'column' * 30}{i}" for i in range(5000)), lambda i: ",".join(["1"] * 5000), 3)
+    assert len(says(table.load, "and 4,992 more", path=wrote(tmp_path, wide), targets=["none"])) < 1000
+    bad = lines(",".join(f"c{i}" for i in range(3000)), lambda i: ",".join(["x" * 90 if i == 2 else "1"] * 3000), 6)
+    message = says(
+        table.load, "; and 2,995 more columns.", "data.drop=[<their names>]", path=wrote(tmp_path, bad), targets=[0]
+    )
+    assert len(message) < 1000
+
+
+@pytest.mark.parametrize(
+    "name", ["a, m", "Unnamed: 1", "it's", 'say "x"', "größe", "null", "1990", "a=b", "50 %", "[z]"]
+)
+def test_what_a_line_says_to_type_can_be_typed(tmp_path: Path, name: str, train: Callable[..., dict[str, Any]]) -> None:
+    """Names as people write them, through the shell's and Hydra's grammars."""
+    import csv
+    import shlex
+
+    with open(tmp_path / "t.csv", "w", newline="") as file:
+        csv.writer(file).writerows(
+            [[name, "b", "y"], *([f"{i}.5" if i != 9 else "oops", i / 7, i % 2] for i in range(30))]
+        )
+    words = ["data=arrays", "data.path=t.csv", "data.targets=[y]", "model=two_layer", "monitor=off", "max_steps=1"]
+    message = says(lambda: train(*words), "'oops' is not a number")
+    proposed = message.partition("or type ")[2]
+    for typed in (proposed.partition(", or ")[0], proposed.partition(", or ")[2].partition(" if they")[0]):
+        assert train(*words, *shlex.split(typed))["status"] == "finished"
+
+
+# --- other kinds of files ------------------------------------------------------------------------------------------
+
+
+def records(count: int = 30) -> list[dict[str, Any]]:
+    return [{"a": i / 8, "w": ["red", None, "blue"][i % 3], "b": i % 2 == 0, "y": f"k{i % 3}"} for i in range(count)]
+
+
+def test_json_holds_what_csv_holds(tmp_path: Path) -> None:
+    rows = records()
+    wrote(tmp_path, "".join(f"{json.dumps(row)}\n" for row in rows), "t.jsonl")
+    wrote(tmp_path, json.dumps(rows, indent=1), "t.json")
+    written = [["a", "w", "b", "y"], *([row[k] for k in ("a", "w", "b", "y")] for row in rows)]
+    wrote(tmp_path, "".join(",".join("" if c is None else str(c) for c in row) + "\n" for row in written))
+    data = [table.load(str(tmp_path / f"t.{kind}"), targets=["y"]) for kind in ("csv", "jsonl", "json")]
+    assert data[0].recipe.names == ["a", "w=blue", "w=red", "w=(missing)", "b"]
+    for other in data[1:]:
+        assert other.recipe == data[0].recipe
+        for split in ("train", "val", "test"):
+            assert torch.equal(getattr(other, split).inputs, getattr(data[0], split).inputs)
+            assert torch.equal(getattr(other, split).targets, getattr(data[0], split).targets)
+
+
+def test_json_may_lack_names(tmp_path: Path) -> None:
+    rows = [{"a": i, **({"late": i / 2} if i > 600 else {})} for i in range(700)]
+    found = read_all(wrote(tmp_path, "".join(f"{json.dumps(row)}\n" for row in rows), "t.jsonl"))
+    assert found["late"] == [None] * 601 + [i / 2 for i in range(601, 700)]
+
+
+BAD_JSON = {
+    "empty": ("", "the file is empty"),
+    "an empty list": ("[]", "the file is empty"),
+    "cut": ('{"a": 1}\n{"a": ', "line 2 is no JSON"),
+    "a number": ('{"a": 1}\n7\n', "line 2 holds 7; an object such as"),
+    "a list in it": ('{"a": 1, "y": 0}\n{"a": [1], "y": 1}\n', "line 2, column a: it holds a list"),
+    "a mapping in it": ('{"a": {"b": 1}, "y": 0}\n', "line 1, column a: it holds a mapping"),
+    "deep": ("[" * 100_000, "nested too deep"),
+    "a long number": ('{"a": 1' + "0" * 5000 + "}\n", "line 1 is no JSON"),
+    "infinite": ('{"a": 1, "y": 0}\n{"a": Infinity, "y": 1}\n', "1 of the numbers are infinite"),
+    "no text": (b'{"a": "\xff"}\n', "not a text in UTF-8"),
+}
+
+
+@pytest.mark.parametrize(("text", "what"), BAD_JSON.values(), ids=BAD_JSON.keys())
+def test_bad_json(tmp_path: Path, text: str | bytes, what: str) -> None:
+    path = wrote(tmp_path, text, "t.json" if str(text).startswith("[") else "t.jsonl")
+    says(table.load, f"data.path={path}: ", what, path=path, targets=["y"])
+
+
+def test_parquet_holds_what_json_holds(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    rows = records()
+    wrote(tmp_path, "".join(f"{json.dumps(row)}\n" for row in rows), "t.jsonl")
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "t.parquet")
+    a, b = (table.load(str(tmp_path / name), targets=["y"]) for name in ("t.jsonl", "t.parquet"))
+    assert a.recipe == b.recipe
+    assert torch.equal(a.train.inputs, b.train.inputs)  # type: ignore[union-attr]
+    assert torch.equal(a.train.targets, b.train.targets)
+
+
+def test_parquet_s_own_kinds(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    import datetime
+    import decimal
+
+    from pyarrow import parquet
+
+    columns = {
+        "whole": pyarrow.array([1, None, 3, 4], pyarrow.int16()),
+        "money": pyarrow.array([decimal.Decimal("1.50")] * 4),
+        "coded": pyarrow.array(["x", "y", "x", None]).dictionary_encode(),
+        "day": pyarrow.array([datetime.date(2024, 1, i + 1) for i in range(4)]),
+        "list": pyarrow.array([[1], [2], [3], [4]]),
+        "nothing": pyarrow.nulls(4),
+        "flag": pyarrow.array([True, False, None, True]),
+    }
+    parquet.write_table(pyarrow.table(columns), tmp_path / "t.parquet")
+    found = read(tmp_path / "t.parquet").columns
+    assert {name for name, column in found.items() if isinstance(column, Unused)} == {"day", "list", "nothing"}
+    assert content(found["whole"]) == [1, None, 3, 4]
+    assert content(found["money"]) == [1.5] * 4
+    assert content(found["coded"]) == ["x", "y", "x", None]
+    assert content(found["flag"]) == [1, 0, None, 1]
+    words = read(tmp_path / "t.parquet", lambda names, has_names: {"whole": "words", "day": "words"}).columns
+    assert content(words["whole"]) == ["1", None, "3", "4"]
+    assert content(words["day"])[0] == "2024-01-01"
+
+
+def test_bad_parquet(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({"a": [1, 2], "y": [0, 1]}), tmp_path / "whole.parquet")
+    whole_file = (tmp_path / "whole.parquet").read_bytes()
+    for start in (b"", b"PAR1", whole_file[:-9], b"\0" * 500, whole_file[:50] + whole_file[60:]):
+        path = wrote(tmp_path, start, "t.parquet")
+        says(table.load, f"data.path={path}: not a Parquet file", path=path, targets=["y"])
+    parquet.write_table(pyarrow.table({"a": pyarrow.array([], pyarrow.int64())}), tmp_path / "t.parquet")
+    says(table.load, "the file is empty", path=str(tmp_path / "t.parquet"), targets=["y"])
+
+
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    path = wrote(tmp_path, b"PAR1", "t.parquet")
+    says(table.load, "Type pip install 'train-cli[parquet]'.", path=path, targets=["y"])
+
+
+def test_a_workbook_is_no_table(tmp_path: Path) -> None:
+    says(table.load, ".xlsx is not read", "Export it as CSV", path=wrote(tmp_path, b"PK", "t.xlsx"), targets=["y"])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_table_that_may_not_be_read(tmp_path: Path) -> None:
+    path = wrote(tmp_path, GOOD)
+    os.chmod(path, 0)
+    says(table.load, "Permission denied", path=path, targets=["k"])
+
+
+def test_every_cut_of_a_table_is_a_table_or_one_line(tmp_path: Path) -> None:
+    text = 'a;"b; x";k\n1,5;"two\nlines";x\n2,5;one;y\n3,5;"two\nlines";x\n'
+    for length in range(len(text)):
+        path = wrote(tmp_path, text[:length])
+        with pytest.raises(UserError):  # too few rows at the least
+            table.load(path, targets=["k"])
