@@ -136,6 +136,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, ..
             folder = root / "folder" / name
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(draw.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    listed = [f"folder/{name}/{i}.png,{name}" for name in ("cat", "dog") for i in range(12)]
+    (root / "labels.csv").write_text("\n".join(["file,label", *listed]))
     cells = [f"{draw.normal():.3f},{('red', 'blue', '')[i % 3]},{i % 7 or ''},k{i % 3}" for i in range(60)]
     (root / "mine.csv").write_text("\n".join(["size,colour,count,kind", *cells]))
     idx = (f"data.root={root}", "data.limit=40")
@@ -148,4 +150,10 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, ..
         "arrays": (f"data.path={root / 'mine.npz'}",),
         "table": (f"data.path={root / 'mine.csv'}", "data.targets=[kind]"),
         "image_folder": (f"data.root={root / 'folder'}", "data.num_workers=0", "data.image_size=32"),
+        "image_table": (
+            f"data.path={root / 'labels.csv'}",
+            "data.targets=[label]",
+            "data.num_workers=0",
+            "data.image_size=32",
+        ),
     }

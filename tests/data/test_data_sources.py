@@ -980,7 +980,9 @@ def test_every_mode_becomes_grey_or_colour(tmp_path: Path, mode: str, channels: 
         warnings.simplefilter("error")
         pixels = one(tmp_path / "image.png", channels)
     assert pixels.shape == (channels, 8, 8)
-    assert pixels.unique().tolist() == [255 if mode == "1" else 100]
+    opaque = {"LA": 7, "RGBA": 7, "P": 100}.get(mode, 255) / 255  # the rest is the white behind it
+    (level,) = pixels.unique().tolist()
+    assert level == 255 if mode == "1" else abs(level - (255 + (100 - 255) * opaque)) <= 1
 
 
 @pytest.mark.parametrize("suffix", image_folder.SUFFIXES)
@@ -1032,12 +1034,6 @@ def test_damaged_image_is_named(tmp_path: Path) -> None:
     says(one, f"{tmp_path / 'gone.png'} is not a whole image", "No such file", path=tmp_path / "gone.png")
     Image.new("F", (9, 9), 0.5).save(tmp_path / "floats.tif")
     says(one, "grey levels of 32 bits", path=tmp_path / "floats.tif")
-
-
-def test_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    picture(tmp_path / "image.png", size=(100, 100))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow refuses from twice that on
-    says(one, "decompression bomb", path=tmp_path / "image.png")
 
 
 def test_a_worker_s_damaged_image_is_one_line_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

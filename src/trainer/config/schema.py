@@ -241,6 +241,8 @@ RULES: dict[str, Rule] = {
     "data.delimiter": Choice(("auto", "comma", "semicolon", "tab", "pipe", "blanks")),
     "data.decimal": Choice(("auto", "point", "comma")),
     "data.encoding": Text("auto, or the name of an encoding", example="auto"),
+    "data.background": Choice(("white", "grey", "black")),
+    "data.suffix": Text("an ending such as .jpg, or nothing", r"[^/\\]*", example=".jpg"),
     "data.num_workers": Number(at_least=0, at_most=256, whole=True, example="2"),
     "loss.delta": _POSITIVE,
     "loss.label_smoothing": _FRACTION_OR_1,

@@ -18,6 +18,7 @@ import torch
 
 from trainer.data.download import data_folder, find_or_fetch
 from trainer.data.source import Data, Samples, split_off
+from trainer.disk import foreign
 from trainer.errors import UserError
 
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -85,9 +86,14 @@ def load(
 def _read(path: Path) -> Samples:
     """The records of one file: uint8 `[N, 3, 32, 32]` and int64 `[N]`."""
     try:
-        content = bytearray(path.read_bytes())
+        content = bytearray(foreign.content(path, MAX_FILE_BYTES))
     except OSError as error:
         raise UserError(f"data.root={path.parent.parent}: {path.name}: {error.strerror or error}.") from error
+    except ValueError as error:
+        raise UserError(
+            f"data.root={path.parent.parent}: {path.name}: {error}. Put a whole one there, or delete {path.parent} to "
+            "unpack it anew."
+        ) from error
     what = None
     if not content or len(content) % RECORD_BYTES:
         what = f"{len(content):,} bytes are no whole number of records of {RECORD_BYTES:,}"

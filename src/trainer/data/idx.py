@@ -19,6 +19,7 @@ from torch import Tensor
 
 from trainer.data.download import data_folder, find_or_fetch
 from trainer.data.source import Data, Samples, split_off
+from trainer.disk.foreign import refuse_no_file
 from trainer.errors import UserError
 
 UNSIGNED_BYTE = 8
@@ -114,6 +115,7 @@ def read_idx(path: Path, num_dimensions: int) -> Tensor:
     magic = struct.pack(">HBB", 0, UNSIGNED_BYTE, num_dimensions)
     header_bytes = 4 + 4 * num_dimensions
     try:
+        refuse_no_file(path)
         with open(path, "rb") as raw:
             is_gzipped = raw.read(2) == b"\x1f\x8b"  # by content: browsers unpack a .gz and keep its name
         with gzip.open(path) if is_gzipped else open(path, "rb") as file:

@@ -1,78 +1,26 @@
 """A folder of images per class, read when they are needed: data that does not fit in memory."""
 
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-import PIL
 import torch
-from PIL import Image, ImageOps
-from torch import Tensor
 
-from trainer.data.source import Data, ImageFiles, existing_path, split_off
+from trainer.data.image_files import SUFFIXES, FolderImages, look, passed_over
+from trainer.data.quoting import cut, listed
+from trainer.data.source import Data, existing_path
+from trainer.data.split import split_rows
 from trainer.errors import UserError
 
-# What Pillow may take a file for, and by which names files count as images. Not all that it knows: EPS, for one,
-# starts another program.
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
 SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
-
-
-class FolderImages(ImageFiles):
-    """Images on disk with their classes. Item `i` is `(uint8 [channels, image_size, image_size], class index)`.
-
-    An image is turned upright as its EXIF data says, resized until its shorter side has `image_size` pixels
-    (bilinear, anti-aliased) and cropped to the square in its middle: the ImageNet way, which keeps proportions.
-
-    Raises:
-        UserError: on reading an item whose file is not a whole image.
-    """
-
-    channels: int = 3
-    image_size: int = 224
-
-    def __init__(self, paths: Sequence[str], targets: Tensor) -> None:
-        self.paths, self.targets = tuple(paths), targets
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def marks(self) -> list[object]:
-        """Names, sizes and times of last change; and the release that decodes them."""
-        stats = [os.stat(path) for path in self.paths]
-        marks = [(p, stat.st_size, stat.st_mtime_ns) for p, stat in zip(self.paths, stats, strict=True)]
-        return [PIL.__version__, *marks]
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        path, size = self.paths[index], (self.image_size, self.image_size)
-        mode = "L" if self.channels == 1 else "RGB"
-        try:
-            with Image.open(path, formats=FORMATS) as image:
-                # A JPEG is decoded at the smallest of its built-in scales that is large enough.
-                image.draft(mode, (2 * self.image_size, 2 * self.image_size))
-                pixels = _upright_8_bit(image).convert(mode)
-            pixels = ImageOps.fit(pixels, size, Image.Resampling.BILINEAR)
-        except Exception as error:  # Pillow's decoders fail in as many ways as files can be damaged
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise UserError(f"data.root: {path} is not a whole image ({reason}). Replace it or take it out.") from error
-        numbers = torch.from_numpy(np.array(pixels))
-        return numbers.view(*size, self.channels).permute(2, 0, 1).contiguous(), int(self.targets[index])
-
-
-def _upright_8_bit(image: Image.Image) -> Image.Image:
-    if image.mode == "P":  # by way of RGBA: Pillow warns of a palette with transparency
-        image = image.convert("RGBA")
-    elif image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255 instead of scaling
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        raise ValueError(f"grey levels of 32 bits, mode {image.mode}; accepted are 8 and 16")
-    return ImageOps.exif_transpose(image)
+_JUNK = {"thumbs.db", "desktop.ini"}  # what Windows puts into any folder
 
 
 def load(
     root: str | None,
+    background: str = "white",
+    stratify: bool = True,
     val_fraction: float = 0.1,
     test_fraction: float = 0.2,
     split_seed: int = 0,
@@ -80,39 +28,51 @@ def load(
 ) -> Data:
     """Images in `root/<class>/`, or in `root/train/<class>/` with `root/val/<class>/` and `root/test/<class>/`.
 
-    The classes are the names of the folders in alphabetical order. Images may lie deeper in a class's folder; names
-    that begin with a dot, and files that are not named as images are (`SUFFIXES`), are passed over.
+    The classes are the names of the folders in alphabetical order. Images may lie deeper in a class's folder, and
+    behind links; names that begin with a dot are passed over, and so are files that are not named as images are
+    (`SUFFIXES`), which are counted. Every file is looked at before the training begins.
 
     Args:
         root: the folder.
+        background: what shows where a picture is transparent: white, grey or black.
+        stratify: each split gets its share of every class.
         val_fraction, test_fraction: the parts that become the splits which have no folder of their own.
         split_seed: decides which images those are.
         num_workers: processes that read images ahead; 0 reads them in the main one.
 
     Raises:
-        UserError: there is no such folder, it holds no classes, or a class holds no images.
+        UserError: there is no such folder, it holds no classes, a class holds no images, or a file is no whole image.
     """
     folder = existing_path("data.root", root)
+    others: Counter[str] = Counter()
     try:
         folders = _split_folders(folder)
         class_names = tuple(path.name for path in _subfolders(folders["train"]))
-        parts = {split: _find_images(path, class_names) for split, path in folders.items()}
+        parts = {split: _find_images(path, class_names, background, others) for split, path in folders.items()}
     except OSError as error:
-        raise UserError(f"data.root={root}: {error.filename}: {error.strerror}. Give a folder of folders.") from error
+        raise UserError(
+            f"data.root={root}: {error.filename}: {error.strerror}. Give a folder of folders that you may read."
+        ) from error
 
+    together = [path for part in parts.values() for path in part.paths]
+    notes = [
+        *look(FolderImages(together, torch.zeros(len(together)), background)),
+        *passed_over(dict(others), str(folder)),
+    ]
     missing = {split: part for split, part in (("val", val_fraction), ("test", test_fraction)) if split not in parts}
     if missing:
         whole = parts["train"]
-        for split, rows in split_off(len(whole), split_seed, **missing).items():
-            parts[split] = FolderImages([whole.paths[i] for i in rows], whole.targets[rows])
+        rows = split_rows(len(whole), split_seed, missing, whole.targets if stratify else None)
+        parts |= {split: whole.take(index) for split, index in rows.items()}
     return Data(
         parts["train"],
         parts["val"],
         parts["test"],
-        description=f"image_folder: {folder}, {sum(map(len, parts.values())):,} images, {len(class_names)} classes",
+        description=f"image_folder: {folder}, {len(together):,} images, {len(class_names)} classes",
         num_classes=len(class_names),
         class_names=class_names,
         num_workers=num_workers,
+        notes=tuple(notes),
     )
 
 
@@ -130,33 +90,63 @@ def _split_folders(folder: Path) -> dict[str, Path]:
     folders = {split: found[name] for split, names in SPLITS.items() for name in reversed(names) if name in found}
     if others := sorted(found.keys() - {path.name for path in folders.values()}):
         raise UserError(
-            f"data.root={folder}: beside train there is {', '.join(others)}; accepted are train, val and test. "
+            f"data.root={folder}: beside train there is {listed(others)}; accepted are train, val and test. "
             f"Rename it, or take it out."
         )
     return folders
 
 
-def _find_images(folder: Path, class_names: tuple[str, ...]) -> FolderImages:
-    """All images of one split, class by class."""
+def _find_images(folder: Path, class_names: tuple[str, ...], background: str, others: Counter[str]) -> FolderImages:
+    """All images of one split, class by class; `others` gets the endings of the files that are passed over."""
     paths: list[str] = []
     labels: list[int] = []
+    numbers = {name: number for number, name in enumerate(class_names)}
+    loose = [path for path in folder.iterdir() if not path.name.startswith(".") and _suffix(path.name) in SUFFIXES]
+    others.update(f"{_suffix(path.name)} beside the classes" for path in loose if not path.is_dir())
     for subfolder in _subfolders(folder):
-        if subfolder.name not in class_names:
+        if subfolder.name not in numbers:
             raise UserError(
-                f"data.root: {subfolder} is a class that the training images lack; they have {', '.join(class_names)}."
+                f"data.root: {subfolder} is a class that the training images lack; they have {listed(class_names)}."
             )
-        images = sorted(
-            str(path)
-            for path in subfolder.rglob("*")
-            if path.suffix.lower() in SUFFIXES
-            and not any(part.startswith(".") for part in path.relative_to(subfolder).parts)
-        )
+        images, passed = [], Counter[str]()
+        for path in _files(subfolder):
+            suffix = _suffix(path)
+            if suffix in SUFFIXES:
+                images.append(path)
+            elif os.path.basename(path).lower() not in _JUNK:
+                passed[suffix] += 1
         if not images:
-            raise UserError(f"data.root: there is no image in {subfolder}; accepted are {', '.join(SUFFIXES)}.")
-        paths += images
-        labels += [class_names.index(subfolder.name)] * len(images)
+            instead = f" It holds {', '.join(f'{suffix} ({n:,})' for suffix, n in passed.items())}." if passed else ""
+            raise UserError(
+                f"data.root: there is no image in {subfolder}; accepted are {', '.join(SUFFIXES)}.{cut(instead, 200)}"
+            )
+        others.update(passed)
+        paths += sorted(images)
+        labels += [numbers[subfolder.name]] * len(images)
     if not paths:
         raise UserError(
             f"data.root: there is no folder of a class in {folder}. Put the images into a folder per class."
         )
-    return FolderImages(paths, torch.tensor(labels))
+    return FolderImages(paths, torch.tensor(labels), background)
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def _files(folder: Path) -> Iterator[str]:
+    """The files below a folder, behind links, too, each folder once. Raises OSError: one can't be read."""
+    seen: set[tuple[int, int]] = set()
+    waiting = [str(folder)]
+    while waiting:
+        stat = os.stat(waiting[-1])
+        with os.scandir(waiting.pop()) as entries:
+            if (stat.st_dev, stat.st_ino) in seen:  # a link that leads round in a circle
+                continue
+            seen.add((stat.st_dev, stat.st_ino))
+            for entry in entries:
+                if not entry.name.startswith("."):
+                    if entry.is_dir():
+                        waiting.append(entry.path)
+                    else:
+                        yield entry.path

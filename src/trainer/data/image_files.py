@@ -1,0 +1,213 @@
+"""Pictures that stay on disk, and a first look at each of them before anything is trained."""
+
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from trainer.data.quoting import cut, listed
+from trainer.data.source import ImageFiles
+from trainer.disk.foreign import refuse_no_file
+from trainer.errors import UserError
+
+# What Pillow may take a file for, and by which names files count as images. Not all that it knows: EPS, for one,
+# starts another program.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
+BACKGROUNDS = {"white": 255, "grey": 128, "black": 0}
+MAX_PIXELS = 1 << 26  # 67 million, as a large camera has: 200 MB in colour, and a second to decode
+# How a whole file ends, if it ends as most do.
+_ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9", "GIF": b";"}
+_TAIL_BYTES = 32
+
+
+class FolderImages(ImageFiles):
+    """Images on disk with their targets. Item `i` is `(uint8 [channels, image_size, image_size], target)`.
+
+    An image is turned upright as its EXIF data says, resized until its shorter side has `image_size` pixels
+    (bilinear, anti-aliased) and cropped to the square in its middle: the ImageNet way, which keeps proportions. What is
+    transparent shows the background.
+
+    Args:
+        paths: of the files.
+        targets: `[N]` int64 classes, or float `[N, D]`.
+        background: a word of `BACKGROUNDS`.
+        key: under which the user gave the files, for messages.
+
+    Raises:
+        UserError: on reading an item whose file is not a whole image.
+    """
+
+    channels: int = 3
+    image_size: int = 224
+
+    def __init__(
+        self, paths: Sequence[str], targets: Tensor, background: str = "white", key: str = "data.root"
+    ) -> None:
+        self.paths, self.targets, self.background, self.key = tuple(paths), targets, background, key
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def take(self, rows: Tensor) -> "FolderImages":
+        """Of these rows alone."""
+        paths = [self.paths[row] for row in rows.tolist()]
+        return FolderImages(paths, self.targets[rows], self.background, self.key)
+
+    def marks(self) -> list[object]:
+        """Names, sizes and times of last change; and what decides which pixels they become."""
+        stats = [os.stat(path) for path in self.paths]
+        marks = [(p, stat.st_size, stat.st_mtime_ns) for p, stat in zip(self.paths, stats, strict=True)]
+        return [PIL.__version__, self.background, *marks]
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
+        target = self.targets[index]
+        return self.image(self.paths[index]), int(target) if target.dim() == 0 else target
+
+    def image(self, path: str) -> Tensor:
+        """What a file holds, as uint8 `[channels, image_size, image_size]`."""
+        size = (self.image_size, self.image_size)
+        mode = "L" if self.channels == 1 else "RGB"
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what Pillow says of a file's header, `look` says before the training
+                with Image.open(path, formats=FORMATS) as image:
+                    _refuse_too_large(image)
+                    # A JPEG is decoded at the smallest of its built-in scales that is large enough.
+                    image.draft(mode, (2 * self.image_size, 2 * self.image_size))
+                    pixels = upright_8_bit(image, self.background).convert(mode)
+                pixels = ImageOps.fit(pixels, size, Image.Resampling.BILINEAR)
+        except Exception as error:  # Pillow's decoders fail in as many ways as files can be damaged
+            raise UserError(
+                f"{self.key}: {path} is not a whole image ({_reason(error)}). Replace it; or take it out, and type "
+                "another name= if the run has begun."
+            ) from error
+        numbers = torch.from_numpy(np.array(pixels))
+        return numbers.view(*size, self.channels).permute(2, 0, 1).contiguous()
+
+
+def is_transparent(image: Image.Image) -> bool:
+    """Whether a file says that its pixels may be."""
+    return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
+
+
+def upright_8_bit(image: Image.Image, background: str) -> Image.Image:
+    """As its camera was held, in 8 bits a channel, on a background where it is transparent."""
+    image = ImageOps.exif_transpose(image)
+    if is_transparent(image):
+        shown = image.convert("RGBA")
+        level = BACKGROUNDS[background]
+        image = Image.alpha_composite(Image.new("RGBA", shown.size, (level, level, level, 255)), shown)
+    elif image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255 instead of scaling
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError(f"grey levels of 32 bits, mode {image.mode}; accepted are 8 and 16")
+    return image
+
+
+def _refuse_too_large(image: Image.Image) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{width:,} x {height:,} pixels; accepted are {MAX_PIXELS:,}. Make it smaller")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Image.DecompressionBombError):
+        return f"more than {MAX_PIXELS:,} pixels"
+    return cut(" ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__, 200)
+
+
+@dataclass
+class _Look:
+    """What a look at files found."""
+
+    broken: list[tuple[str, str]] = field(default_factory=list)  # path, reason
+    flawed: list[tuple[str, str]] = field(default_factory=list)
+    num_transparent: int = 0
+
+
+def look(files: FolderImages) -> list[str]:
+    """Looks at the beginning and the end of every file, and says what its user should know.
+
+    Raises:
+        UserError: one is no plain file, no image, too large, or ends too early; all such are counted, and three named.
+    """
+    found = _Look()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for path in dict.fromkeys(files.paths):
+            before = len(said)
+            _look_at(path, files, found)
+            if len(said) > before:
+                found.flawed.append((path, " ".join(str(said[before].message).split())))
+    if len(found.broken) == 1:
+        path, reason = found.broken[0]
+        raise UserError(f"{files.key}: {path} is not a whole image ({reason}). Replace it or take it out.")
+    if found.broken:
+        examples = "; ".join(f"{path} ({reason})" for path, reason in found.broken[:3])
+        raise UserError(
+            f"{files.key}: {len(found.broken):,} files are not whole images: {examples}"
+            f"{' and others' if len(found.broken) > 3 else ''}. Replace them or take them out."
+        )
+    notes = []
+    if found.num_transparent:
+        notes.append(
+            f"{found.num_transparent:,} of {len(files.paths):,} pictures have an alpha channel; where they are "
+            f"transparent, {files.background} shows (data.background)."
+        )
+    if found.flawed:
+        path, reason = found.flawed[0]
+        notes.append(
+            f"{len(found.flawed):,} of {len(files.paths):,} pictures have flaws that can be lived with, such as {path} "
+            f"({cut(reason, 200)})."
+        )
+    return notes
+
+
+def _look_at(path: str, files: FolderImages, found: _Look) -> None:
+    try:
+        refuse_no_file(Path(path))
+        with open(path, "rb") as file, Image.open(file, formats=FORMATS) as image:
+            _refuse_too_large(image)
+            found.num_transparent += is_transparent(image)
+            if _is_whole(image, file):
+                return
+        files.image(path)  # a file may be whole and end unlike most
+    except UserError as error:
+        cause = error.__cause__
+        found.broken.append((path, _reason(cause if isinstance(cause, Exception) else error)))
+    except Exception as error:
+        found.broken.append((path, _reason(error)))
+
+
+def _is_whole(image: Image.Image, file: Any) -> bool:
+    """Whether a file ends as one of its kind does, or is as long as its pixels are."""
+    length = file.seek(0, os.SEEK_END)
+    if (end := _ENDS.get(image.format or "")) is not None:
+        file.seek(max(length - _TAIL_BYTES, 0))
+        return end in file.read()
+    if image.format == "WEBP":
+        file.seek(4)
+        return length >= int.from_bytes(file.read(4), "little") + 8
+    bits = 1 if image.mode == "1" else 8 * len(image.getbands())
+    return length > image.size[0] * image.size[1] * bits // 8
+
+
+def passed_over(suffixes: dict[str, int], where: str) -> list[str]:
+    """The note on files that are no images by their names: how many of each ending."""
+    if not suffixes:
+        return []
+    by_count = sorted(suffixes.items(), key=lambda pair: (-pair[1], pair[0]))
+    kinds = listed((f"{suffix or 'no ending'} ({count:,})" for suffix, count in by_count), 5)
+    return [
+        f"{sum(suffixes.values()):,} files in {where} are no images by their names and passed over: {kinds}. "
+        f"Accepted are {', '.join(SUFFIXES)}."
+    ]

@@ -1,0 +1,415 @@
+"""Pictures on disk as people have them: each is looked at before the first step, and what is dropped is said."""
+
+import os
+import struct
+import tempfile
+import time
+import warnings
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from refusal import says
+from trainer.data import image_folder, image_table
+from trainer.data.image_files import BACKGROUNDS, MAX_PIXELS, FolderImages, look
+from trainer.data.source import Data
+
+RNG = np.random.default_rng(0)
+
+
+def noise(size: int = 40) -> Image.Image:
+    return Image.fromarray(RNG.integers(0, 256, (size, size, 3), dtype=np.uint8))
+
+
+def folder(root: Path, *parts: str, names: tuple[str, ...] = ("cat", "dog"), count: int = 4) -> Path:
+    """`count` pictures in each class's folder, of each part."""
+    for part in parts or ("",):
+        for name in names:
+            (root / part / name).mkdir(parents=True)
+            for i in range(count):
+                noise().save(root / part / name / f"{i}.png")
+    return root
+
+
+def load(root: Path, **options: Any) -> Data:
+    return image_folder.load(str(root), **{"val_fraction": 0.2, "test_fraction": 0.2, **options})
+
+
+def paths(data: Data) -> set[str]:
+    return {path for split in (data.train, data.val, data.test) for path in split.paths}  # type: ignore[union-attr]
+
+
+# --- transparency --------------------------------------------------------------------------------------------------
+
+
+def transparent(mode: str, path: Path) -> None:
+    """Its left half is opaque black, its right half shows what is behind it."""
+    alpha = Image.new("L", (16, 16), 0)
+    alpha.paste(255, (0, 0, 8, 16))
+    match mode:
+        case "RGBA" | "LA":
+            image = Image.new(mode, (16, 16), 0)
+            image.putalpha(alpha)
+            image.save(path)
+        case "P":
+            image = Image.new("P", (16, 16), 1)
+            image.putpalette([0, 0, 0, 90, 90, 90])
+            image.paste(0, (0, 0, 8, 16))
+            image.save(path, transparency=1)
+        case "RGB":  # a colour that stands for transparency
+            image = Image.new("RGB", (16, 16), (9, 9, 9))
+            image.paste((0, 0, 0), (0, 0, 8, 16))
+            image.save(path, transparency=(9, 9, 9))
+
+
+@pytest.mark.parametrize("background", BACKGROUNDS)
+@pytest.mark.parametrize(
+    ("mode", "suffix"), [("RGBA", "png"), ("LA", "png"), ("P", "png"), ("RGB", "png"), ("RGBA", "webp"), ("P", "gif")]
+)
+def test_what_is_transparent_shows_the_background(tmp_path: Path, mode: str, suffix: str, background: str) -> None:
+    path = tmp_path / f"x.{suffix}"
+    transparent(mode, path)
+    for channels in (1, 3):
+        files = FolderImages([str(path)], torch.zeros(1), background)
+        files.channels, files.image_size = channels, 16
+        pixels = files[0][0].float()
+        assert pixels[:, :, :7].mean() < 3
+        assert abs(pixels[:, :, 9:].mean() - BACKGROUNDS[background]) < 3
+
+
+def test_pictures_with_an_alpha_channel_are_counted(tmp_path: Path) -> None:
+    folder(tmp_path)
+    for i in range(3):
+        transparent("RGBA", tmp_path / "cat" / f"t{i}.png")
+    data = load(tmp_path, background="grey")
+    assert data.notes == (
+        "3 of 11 pictures have an alpha channel; where they are transparent, grey shows (data.background).",
+    )
+    assert load(tmp_path).train.marks() != data.train.marks()  # type: ignore[union-attr]
+
+
+# --- which files are pictures --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a.JPG", "a.Jpeg", "a.jfif", "a.JFIF", "a.jpe", "a.TIF", "a.PNG"])
+def test_every_common_ending_counts(tmp_path: Path, name: str) -> None:
+    folder(tmp_path)
+    kind = {"tif": "TIFF", "png": "PNG"}.get(name.split(".")[1].lower(), "JPEG")
+    noise().save(tmp_path / "cat" / name, format=kind)
+    assert str(tmp_path / "cat" / name) in paths(load(tmp_path))
+
+
+def test_what_is_passed_over_is_counted_by_its_ending(tmp_path: Path) -> None:
+    folder(tmp_path)
+    for i in range(12):
+        (tmp_path / "cat" / f"{i}.heic").write_bytes(b"x")
+    for name in ("cat/notes.txt", "dog/README", "dog/Thumbs.db", "dog/.hidden.heic", "stray.png"):
+        (tmp_path / name).write_bytes(b"x")
+    (note,) = load(tmp_path).notes
+    assert note.startswith(
+        f"15 files in {tmp_path} are no images by their names and passed over: "
+        ".heic (12), no ending (1), .png beside the classes (1), .txt (1). Accepted are .jpg, "
+    )
+    for i in range(4):
+        (tmp_path / "cat" / f"{i}.png").unlink()
+    says(load, f"there is no image in {tmp_path / 'cat'}", "It holds .heic (12), .txt (1).", root=tmp_path)
+
+
+def test_folders_behind_links_are_looked_into_once(tmp_path: Path) -> None:
+    elsewhere = folder(tmp_path / "elsewhere", names=("more",))
+    root = folder(tmp_path / "root")
+    (root / "cat" / "more").symlink_to(elsewhere / "more")
+    (root / "cat" / "round").symlink_to(root / "cat")  # in a circle
+    (root / "cat" / "twice").symlink_to(elsewhere / "more")
+    (root / "bird").symlink_to(elsewhere / "more")
+    data = load(root)
+    assert data.class_names == ("bird", "cat", "dog")
+    assert len(data.train) + len(data.val) + len(data.test) == 16
+    assert data.description.endswith("16 images, 3 classes")
+
+
+# --- the first look ------------------------------------------------------------------------------------------------
+
+
+def cut(path: Path, part: float) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * part)])
+
+
+KINDS = ["png", "jpg", "gif", "webp", "bmp", "ppm", "tif"]
+
+
+@pytest.mark.parametrize("part", [0, 0.05, 0.5, 0.97])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_cut_picture_is_found_at_once(tmp_path: Path, kind: str, part: float) -> None:
+    path = tmp_path / f"x.{kind}"
+    noise().save(path)
+    files = FolderImages([str(path)], torch.zeros(1))
+    assert look(files) == []
+    cut(path, part)
+    message = says(look, f"data.root: {path} is not a whole image (", files=files)
+    assert message.endswith("Replace it or take it out.")
+
+
+def test_what_a_file_ends_with_is_no_fault(tmp_path: Path) -> None:
+    """Cameras append bytes; what ends unlike most is decoded before it is judged."""
+    for kind in KINDS:
+        noise().save(tmp_path / f"x.{kind}")
+        with open(tmp_path / f"x.{kind}", "ab") as file:
+            file.write(b"\0" * 100)
+    assert look(FolderImages([str(tmp_path / f"x.{kind}") for kind in KINDS], torch.zeros(7))) == []
+
+
+def test_a_broken_picture_of_the_test_split_stops_the_run_before_it_begins(
+    tmp_path: Path, train: Callable[..., dict[str, Any]]
+) -> None:
+    folder(tmp_path / "p", "train", "val", "test")
+    cut(tmp_path / "p/test/dog/3.png", 0.5)
+    words = ["data=image_folder", "data.root=p", "data.num_workers=0", "data.image_size=32", "model=lenet"]
+    words += ["max_steps=2", "monitor=off", "name=a"]
+    says(lambda: train(*words), f"{tmp_path}/p/test/dog/3.png is not a whole image")
+    assert not (tmp_path / "runs").exists()
+    (tmp_path / "p/test/dog/3.png").unlink()  # as the line says
+    assert train(*words)["status"] == "finished"
+
+
+def test_a_picture_that_is_broken_within_locks_no_run_out(tmp_path: Path, train: Callable[..., dict[str, Any]]) -> None:
+    """It is found when it is read: then both ways that the line proposes lead on."""
+    folder(tmp_path / "p", "train", "val", "test")
+    path = tmp_path / "p/test/dog/3.png"
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    path.write_bytes(whole[:middle] + bytes(99) + whole[middle + 99 :])
+    words = ["data=image_folder", "data.root=p", "data.num_workers=0", "data.image_size=32", "model=lenet"]
+    words += ["max_steps=2", "monitor=off"]
+    message = says(lambda: train(*words, "name=a"), f"{path} is not a whole image", "Replace it; or take it out")
+    assert message.endswith("type another name= if the run has begun.")
+    path.write_bytes(whole)
+    assert train(*words, "name=a")["status"] == "finished"
+    path.unlink()
+    assert train(*words, "name=b")["status"] == "finished"
+
+
+def test_several_broken_pictures_are_told_together(tmp_path: Path) -> None:
+    folder(tmp_path, count=8)
+    for i in range(5):
+        cut(tmp_path / "dog" / f"{i}.png", 0.4)
+    message = says(load, "data.root: 5 files are not whole images: ", " and others. Replace them", root=tmp_path)
+    assert message.count("/dog/") == 3
+
+
+def png(width: int, height: int) -> bytes:
+    """A grey picture's file that says it is so large, and has the pixels."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    pixels = zlib.compress(bytes(height * (1 + -(-width // 8))), 1)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def hostile(kind: str, path: Path) -> None:
+    match kind:
+        case "a pipe":
+            os.mkfifo(path)
+        case "an endless device":
+            path.symlink_to("/dev/zero")
+        case "a link to nothing":
+            path.symlink_to(path.parent / "gone")
+        case "a text":
+            path.write_text("<html>not found</html>")
+        case "a program":
+            path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+        case "many pixels":
+            path.write_bytes(png(13_000, 13_000))
+        case "more pixels":
+            path.write_bytes(png(30_000, 30_000))
+
+
+HOSTILE = {
+    "a pipe": "It is no plain file",
+    "an endless device": "It is no plain file",
+    "a link to nothing": "No such file",
+    "a text": "cannot identify image file",
+    "a program": "cannot identify image file",
+    "many pixels": "13,000 x 13,000 pixels; accepted are 67,108,864",
+    "more pixels": f"more than {MAX_PIXELS:,} pixels",
+}
+
+
+@pytest.mark.parametrize(("kind", "what"), HOSTILE.items())
+def test_what_never_ends_is_refused_at_once(tmp_path: Path, kind: str, what: str) -> None:
+    folder(tmp_path)
+    hostile(kind, tmp_path / "cat" / "x.png")
+    start = time.monotonic()
+    says(load, f"{tmp_path / 'cat' / 'x.png'} is not a whole image ({what}", root=tmp_path)
+    assert time.monotonic() - start < 2
+
+
+def test_pixels_are_counted_before_they_are_decoded(tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(png(13_000, 13_000))
+    start = time.monotonic()
+    says(FolderImages([str(tmp_path / "x.png")], torch.zeros(1)).__getitem__, "13,000 x 13,000 pixels", index=0)
+    assert time.monotonic() - start < 1
+
+
+def test_what_pillow_warns_of_is_a_note(tmp_path: Path) -> None:
+    folder(tmp_path)
+    path = tmp_path / "cat" / "x.tif"
+    noise().save(path)
+    content = bytearray(path.read_bytes())
+    # The number of rows in a strip (tag 278) becomes 500 numbers at the end of the file.
+    tag = content.index((278).to_bytes(2, "little"), int.from_bytes(content[4:8], "little"))
+    content[tag + 4 : tag + 12] = (500).to_bytes(4, "little") + (len(content) - 2).to_bytes(4, "little")
+    path.write_bytes(content)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        notes = look(FolderImages([str(path)], torch.zeros(1)))
+    assert len(notes) == 1
+    assert notes[0].startswith(f"1 of 1 pictures have flaws that can be lived with, such as {path} (")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of Python 3.12 on: beside torch's threads
+@pytest.mark.parametrize("name", ["dog", "dog/deeper", "."])
+def test_a_folder_that_may_not_be_read_is_named(name: str) -> None:
+    """By a user without root's rights."""
+    with tempfile.TemporaryDirectory() as place:
+        os.chmod(place, 0o755)
+        root = folder(Path(place, "p"))
+        (root / "dog" / "deeper").mkdir()
+        (root / name).chmod(0)
+        reader, writer = os.pipe()
+        if (child := os.fork()) == 0:
+            try:
+                os.setgid(12345)
+                os.setuid(12345)
+                load(root)
+                os.write(writer, b"it was read")
+            except BaseException as error:
+                os.write(writer, f"{type(error).__name__}: {error}".encode())
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        os.close(writer)
+        with os.fdopen(reader) as said:
+            message = said.read()
+        (root / name).chmod(0o755)
+    assert message.startswith(f"UserError: data.root={root}: {root / name}: Permission denied. ")
+
+
+# --- stratified splits ---------------------------------------------------------------------------------------------
+
+
+def test_each_split_has_its_share_of_every_class(tmp_path: Path) -> None:
+    folder(tmp_path, names=("common",), count=30)
+    folder(tmp_path, names=("rare",), count=5)
+    for seed in range(3):
+        data = load(tmp_path, split_seed=seed)
+        assert [int((split.targets == 1).sum()) for split in (data.train, data.val, data.test)] == [3, 1, 1]
+    plain = [load(tmp_path, split_seed=seed, stratify=False) for seed in range(6)]
+    assert len({int((data.val.targets == 1).sum()) for data in plain}) > 1
+
+
+# --- pictures in a table -------------------------------------------------------------------------------------------
+
+
+def table(root: Path, row: Callable[[int], str], head: str = "file,label", count: int = 12) -> str:
+    (root / "images").mkdir(exist_ok=True)
+    for i in range(count):
+        noise().save(root / "images" / f"{i}.png")
+    (root / "labels.csv").write_text("\n".join([head, *map(row, range(count))]) + "\n")
+    return str(root / "labels.csv")
+
+
+def test_pictures_and_labels_of_a_table(tmp_path: Path) -> None:
+    path = table(tmp_path, lambda i: f"images/{i}.png,{['cat', 'dog'][i % 2]}")
+    data = image_table.load(path, targets=["label"])
+    assert data.class_names == ("cat", "dog")
+    assert data.description == "image_table: labels.csv, 12 images, 2 classes"
+    of_path = {p: int(t) for s in (data.train, data.val, data.test) for p, t in zip(s.paths, s.targets, strict=True)}  # type: ignore[union-attr]
+    assert of_path == {str(tmp_path / "images" / f"{i}.png"): i % 2 for i in range(12)}
+    data.train.channels, data.train.image_size = 3, 8  # type: ignore[union-attr]
+    image, label = data.train[0]
+    assert image.shape == (3, 8, 8)
+    assert isinstance(label, int)
+
+
+TABLES = {
+    "a folder for the paths": (lambda i: f"{i}.png,{i % 2}", "file,label", {"root": "images"}),
+    "an ending": (lambda i: f"{i},{i % 2}", "id,label", {"root": "images", "suffix": ".png", "image": "id"}),
+    "backslashes": (lambda i: f"images\\{i}.png,{i % 2}", "file,label", {}),
+    "other columns": (lambda i: f"{i},{i % 2},images/{i}.png,2024-01-01,x", "n,label,path,date,name", {}),
+    "no names": (lambda i: f"images/{i}.png,{i % 2}", None, {"targets": [1], "image": 0}),
+    "semicolons": (lambda i: f"images/{i}.png;{i % 2}", "file;label", {}),
+}
+
+
+@pytest.mark.parametrize(("row", "head", "options"), TABLES.values(), ids=TABLES.keys())
+def test_tables_of_pictures_as_people_write_them(
+    tmp_path: Path, row: Callable[[int], str], head: str | None, options: dict[str, Any]
+) -> None:
+    path = table(tmp_path, row, head or "")
+    if "root" in options:
+        options = {**options, "root": str(tmp_path / options["root"])}
+    data = image_table.load(path, **{"targets": ["label"], **options})
+    assert paths(data) == {str(tmp_path / "images" / f"{i}.png") for i in range(12)}
+    assert data.num_classes == 2
+
+
+def test_numbers_of_pictures(tmp_path: Path, train: Callable[..., dict[str, Any]]) -> None:
+    path = table(tmp_path, lambda i: f"images/{i}.png,{i / 8},{-i / 8}", "file,x,y")
+    data = image_table.load(path, targets=["x", "y"])
+    assert data.num_classes is None
+    assert data.train.targets.shape == (9, 2)
+    assert data.train[0][1].shape == (2,)
+    words = ["data=image_table", "data.path=labels.csv", "data.targets=[x,y]", "data.num_workers=0", "loss=mse"]
+    assert train(*words, "model=lenet", "max_steps=1", "monitor=off", "data.image_size=32")["status"] == "finished"
+
+
+def test_a_patient_s_pictures_stay_together(tmp_path: Path) -> None:
+    path = table(tmp_path, lambda i: f"images/{i}.png,{i % 2},p{i // 3}", "file,label,patient")
+    data = image_table.load(path, targets=["label"], group="patient")
+    of_split = [{int(Path(p).stem) // 3 for p in s.paths} for s in (data.train, data.val, data.test)]  # type: ignore[union-attr]
+    assert sum(map(len, of_split)) == len(set.union(*of_split)) == 4
+
+
+def test_tables_that_do_not_lead_to_pictures(tmp_path: Path) -> None:
+    path = table(tmp_path, lambda i: f"images/{i}.png,{i % 2}")
+    load_table = image_table.load
+    says(load_table, "data.targets=null: say which columns", path=path)
+    says(load_table, "data.image=fil: ", "Did you mean file?", path=path, targets=["label"], image="fil")
+    says(
+        load_table,
+        "12 of 12 images are not below",
+        "data.root=",
+        path=path,
+        targets=["label"],
+        root=str(tmp_path / "images"),
+    )
+    os.remove(tmp_path / "images" / "5.png")
+    says(load_table, "1 of 12 images are not below", "such as images/5.png", path=path, targets=["label"])
+    os.mkfifo(tmp_path / "images" / "5.png")
+    says(
+        load_table,
+        "data.path: ",
+        "images/5.png is not a whole image (It is no plain file)",
+        path=path,
+        targets=["label"],
+    )
+    os.remove(tmp_path / "images" / "5.png")
+    path = table(tmp_path, lambda i: f"{i},{i % 2}")
+    says(
+        load_table, "data.image=null: no column holds paths of images", "data.suffix=.jpg", path=path, targets=["label"]
+    )
+    path = table(tmp_path, lambda i: f"{'' if i == 3 else f'images/{i}.png'},{i % 2}")
+    says(load_table, "line 5, column file is empty", path=path, targets=["label"])
+    path = table(tmp_path, lambda i: f"images/{i}.png,{'' if i == 3 else i % 2}")
+    says(load_table, "line 5, column label: the cell is empty", path=path, targets=["label"])
