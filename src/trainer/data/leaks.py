@@ -1,0 +1,261 @@
+"""A look for the same samples in two splits: what is measured on them then says nothing about new ones.
+
+Tensors are compared by a hash of each row, and equal hashes byte by byte. Files are compared by their sizes, and equal
+sizes by their content. Pictures that only look alike (saved again, or in another size) are found by the signs of
+differences between neighbouring parts (after N. Krawetz, "Kind of Like That", 2013), and then by these parts
+themselves.
+"""
+
+import hashlib
+import os
+import warnings
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from trainer.data.image_files import FORMATS, MAX_PIXELS, FolderImages, upright_8_bit
+from trainer.data.source import ImageFiles, Samples
+
+Split = Samples | ImageFiles
+CHUNK_BYTES = 1 << 26
+SMALLEST_PICTURE = 32  # pixels a side: smaller ones, such as digits, look alike by nature
+MOST_PICTURES = 2000  # on disk, which are opened to see whether they look alike: a second
+ROWS, COLUMNS = 8, 16  # of the parts of a picture: 8 x 8 differences
+ALIKE_LEVELS, ALIKE_CORRELATION, FLAT_LEVELS = 4.0, 0.99, 4.0  # of 255 grey levels
+MOST_IN_A_BUCKET = 50  # pictures without structure share a hash
+NAMES = {"val": "validation", "test": "test"}
+
+
+def leaks(train: Split, val: Split, test: Split) -> str | None:
+    """One line that says how many samples two splits have in common, with two examples; None where there are none.
+
+    What is neither tensors nor files of images is not looked at.
+    """
+    splits = {"train": train, "val": val, "test": test}
+    rows = {name: _rows(split) for name, split in splits.items()}
+    num_samples = sum(map(len, splits.values()))
+    pictures = {name: _pictures(split, len(split) / num_samples) for name, split in splits.items()}
+    found: list[str] = []
+    examples: list[str] = []
+    look_alike: list[str] = []
+    for first, second in (("val", "train"), ("test", "train"), ("test", "val")):
+        same = _same(rows[first], rows[second])
+        if same:
+            found.append(
+                f"{len(same):,} of {len(splits[first]):,} {NAMES[first]} inputs are in the {second} split, too"
+            )
+            examples += [_example(splits, first, second, pair) for pair in list(same.items())[:2]]
+        ours, theirs = pictures[first], pictures[second]
+        alike = _alike(ours, theirs) if ours and theirs else {}
+        alike = {row: other for row, other in alike.items() if row not in same}
+        if alike:
+            look_alike.append(f"{len(alike):,} {NAMES[first]} pictures look like one of the {second} split")
+            examples += [_example(splits, first, second, pair) for pair in list(alike.items())[:2]]
+    if not found and not look_alike:
+        return None
+    return (
+        f"{'; '.join([*found, *look_alike])} ({'; '.join(examples[:2])}). What is measured on them says little of new "
+        "samples: take them out of one of the two."
+    )
+
+
+def _example(splits: dict[str, Split], first: str, second: str, pair: tuple[int, int]) -> str:
+    return " = ".join(
+        str(split.paths[row]) if isinstance(split := splits[name], FolderImages) else f"row {row} of {name}"
+        for name, row in zip((first, second), pair, strict=True)
+    )
+
+
+def _same(first: "Split | _Rows", second: "Split | _Rows") -> dict[int, int]:
+    """Row of the first split to an equal one of the second."""
+    if isinstance(first, FolderImages) and isinstance(second, FolderImages):
+        return _same_files(first.paths, second.paths)
+    if isinstance(first, _Rows) and isinstance(second, _Rows) and first.content.shape[1] == second.content.shape[1]:
+        return _same_rows(first, second)
+    return {}
+
+
+# --- tensors ---------------------------------------------------------------------------------------------------------
+
+
+def _bytes(inputs: Any) -> NDArray[np.uint8]:
+    """The inputs as bytes, `[N, B]`; those of a dict or a tuple side by side."""
+    if isinstance(inputs, Tensor):
+        rows = inputs.detach().cpu().contiguous()
+        if not rows.numel():
+            return np.empty((len(rows), 0), np.uint8)
+        return rows.reshape(len(rows), -1).view(torch.uint8).numpy()
+    parts = inputs.values() if isinstance(inputs, dict) else inputs
+    return np.concatenate([_bytes(part) for part in parts], axis=1)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The bytes of each row, `[N, B]`, and a hash of each."""
+
+    content: NDArray[np.uint8]
+    hashes: NDArray[np.uint64]
+
+
+def _rows(split: Split) -> "Split | _Rows":
+    if not isinstance(split, Samples):
+        return split
+    content = _bytes(split.inputs)
+    return _Rows(content, _hashes(content)) if content.size else split
+
+
+def _same_rows(first: _Rows, second: _Rows) -> dict[int, int]:
+    order = np.argsort(second.hashes, kind="stable")
+    places = np.minimum(np.searchsorted(second.hashes[order], first.hashes), len(order) - 1)
+    rows = np.flatnonzero(second.hashes[order][places] == first.hashes)
+    pairs = zip(rows.tolist(), order[places[rows]].tolist(), strict=True)
+    return {row: other for row, other in pairs if np.array_equal(first.content[row], second.content[other])}
+
+
+def _hashes(rows: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """64 bits of each row: its words, mixed (by the constants of splitmix64), times odd numbers, and added up."""
+    num_words = -(-rows.shape[1] // 8)
+    weights = np.random.default_rng(0).integers(0, 2**63, num_words, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    size = max(1, CHUNK_BYTES // (8 * num_words))
+    found = []
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        words = np.zeros((len(part), 8 * num_words), np.uint8)
+        words[:, : rows.shape[1]] = part
+        mixed = words.view(np.uint64)
+        mixed ^= mixed >> np.uint64(30)
+        mixed *= np.uint64(0xBF58476D1CE4E5B9)
+        mixed ^= mixed >> np.uint64(27)
+        mixed *= weights
+        found.append(mixed.sum(1, dtype=np.uint64))
+    return np.concatenate(found)
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def _same_files(first: Sequence[str], second: Sequence[str]) -> dict[int, int]:
+    """Only files of equal sizes are read."""
+    by_size: dict[int, list[int]] = defaultdict(list)
+    for row, path in enumerate(second):
+        by_size[os.stat(path).st_size].append(row)
+    found = {}
+    contents: dict[tuple[int, bytes], int] = {}
+    read: set[int] = set()
+    for row, path in enumerate(first):
+        size = os.stat(path).st_size
+        if size not in by_size:
+            continue
+        if size not in read:
+            read.add(size)
+            contents |= {(size, _digest(second[other])): other for other in reversed(by_size[size])}
+        if (other := contents.get((size, _digest(path)))) is not None:
+            found[row] = other
+    return found
+
+
+def _digest(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+# --- pictures that look alike -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """Pictures as the mean grey levels (0..255) of their parts.
+
+    Args:
+        rows: `[N]` of the split; not all of many files.
+        parts: `[N, ROWS, COLUMNS]`.
+    """
+
+    rows: NDArray[np.int64]
+    parts: NDArray[np.float32]
+
+    def bands(self) -> NDArray[np.uint16]:
+        """Four times 16 bits, `[4, N]`: pictures that look alike share one of the four, if hardly any bit differs."""
+        bits = self.parts[:, :, 0::2] > self.parts[:, :, 1::2]
+        packed = np.packbits(bits.reshape(len(bits), 4, 16), axis=2)
+        return np.ascontiguousarray(packed.view(">u2").reshape(len(bits), 4).T.astype(np.uint16))
+
+
+def _alike(first: _Pictures, second: _Pictures) -> dict[int, int]:
+    """Row of the first split to one of the second that looks like it."""
+    pairs = [_candidates(ours, theirs) for ours, theirs in zip(first.bands(), second.bands(), strict=True)]
+    places, others = np.unique(np.concatenate(pairs, axis=1), axis=1)
+    size = CHUNK_BYTES // (4 * ROWS * COLUMNS)
+    found: dict[int, int] = {}
+    for start in range(0, len(places), size):
+        chunk = slice(start, start + size)
+        near = _are_alike(first.parts[places[chunk]], second.parts[others[chunk]])
+        for place, other in zip(places[chunk][near].tolist(), others[chunk][near].tolist(), strict=True):
+            found.setdefault(int(first.rows[place]), int(second.rows[other]))
+    return found
+
+
+def _candidates(ours: NDArray[np.uint16], theirs: NDArray[np.uint16]) -> NDArray[np.int64]:
+    """The places of equal numbers, `[2, pairs]`, but of those that come very often."""
+    order = np.argsort(theirs, kind="stable")
+    first, last = (np.searchsorted(theirs[order], ours, side=side) for side in ("left", "right"))
+    counts = last - first
+    counts[counts > MOST_IN_A_BUCKET] = 0
+    places = np.repeat(np.arange(len(ours)), counts)
+    within = np.arange(len(places)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.stack([places, order[first[places] + within]])
+
+
+def _are_alike(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Whether pictures of a pair have nearly the same grey levels, and the same structure, if any."""
+    a, b = (x.reshape(len(x), -1) for x in (a, b))
+    near: NDArray[np.bool_] = np.abs(a - b).mean(1) <= ALIKE_LEVELS
+    a, b = (x - x.mean(1, keepdims=True) for x in (a[near], b[near]))
+    a_std, b_std = (np.sqrt(np.square(x).mean(1)) for x in (a, b))
+    correlation = (a * b).mean(1) / np.maximum(a_std * b_std, 1e-6)
+    near[near] = (correlation >= ALIKE_CORRELATION) & (np.minimum(a_std, b_std) >= FLAT_LEVELS)
+    return near
+
+
+def _pictures(split: Split, share: float) -> _Pictures | None:
+    """What a split has of pictures that are large enough; of files `share` of MOST_PICTURES at most."""
+    if isinstance(split, FolderImages):
+        count = min(len(split), max(1, round(share * MOST_PICTURES)))
+        rows = np.unique(np.linspace(0, len(split) - 1, count).astype(np.int64))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = [(row, parts) for row in rows.tolist() if (parts := _parts_of_file(split, row)) is not None]
+        return _Pictures(np.array([r for r, _ in found]), np.stack([parts for _, parts in found])) if found else None
+    images = split.inputs if isinstance(split, Samples) else None
+    if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.dim() != 4:
+        return None
+    if min(images.shape[2:]) < SMALLEST_PICTURE or images.shape[1] not in (1, 3):
+        return None
+    return _Pictures(np.arange(len(images)), np.concatenate([_means(part) for part in images.split(4096)]))
+
+
+def _means(images: Tensor) -> NDArray[np.float32]:
+    """uint8 `[N, C, H, W]` to the mean of its channels in each part."""
+    window = tuple(size // parts for size, parts in zip(images.shape[2:], (ROWS, COLUMNS), strict=True))
+    means = F.avg_pool2d(images.float().mean(1), window)[:, :ROWS, :COLUMNS]
+    return means.numpy()
+
+
+def _parts_of_file(split: FolderImages, row: int) -> NDArray[np.float32] | None:
+    try:
+        with Image.open(split.paths[row], formats=FORMATS) as image:
+            if min(image.size) < SMALLEST_PICTURE or image.size[0] * image.size[1] > MAX_PIXELS:
+                return None
+            image.draft("L", (4 * COLUMNS, 4 * COLUMNS))
+            small = upright_8_bit(image, split.background).convert("L").resize((COLUMNS, ROWS), Image.Resampling.BOX)
+    except Exception:  # what is damaged is told when it is read
+        return None
+    return np.asarray(small, np.float32)
