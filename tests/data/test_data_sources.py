@@ -591,6 +591,17 @@ def test_inputs_of_more_dimensions_share_mean_and_spread(tmp_path: Path) -> None
 KINDS = {np.int64: torch.int64, np.uint8: torch.int64, np.bool_: torch.float32, np.float16: torch.float32}
 
 
+def test_the_order_in_memory_changes_nothing(tmp_path: Path) -> None:
+    """Of columns first, as R and MATLAB write them."""
+    for shape in ((50, 4), (50, 3, 5), (50, 2, 3, 4)):
+        inputs = RNG.normal(3, 2, shape)
+        a = arrays.load(npz(tmp_path, inputs=inputs, targets=CLASSES))
+        b = arrays.load(npz(tmp_path, inputs=np.asfortranarray(inputs), targets=CLASSES))
+        for split in ("train", "val", "test"):
+            assert torch.equal(getattr(a, split).inputs, getattr(b, split).inputs)
+        assert abs(float(a.train.inputs.mean())) < 1e-12  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize(("kind", "raw"), [*KINDS.items(), ("<f4", torch.float32), (">f8", torch.float64)])
 def test_no_kind_of_numbers_loses_digits(tmp_path: Path, kind: Any, raw: torch.dtype) -> None:
     """Whole numbers stay whole unless they are standardised: they may be tokens."""

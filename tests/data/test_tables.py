@@ -1,7 +1,10 @@
 """Tables however they are written: what is in the file is what is read, and what can't be is said in one line."""
 
+import csv
+import io
 import json
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,6 +82,7 @@ FLOWERS = {
     "numpy.savetxt's header": ("# a,b,species\n1,2,rose\n3.5,-4e0,iris\n", ["species"]),
     "remarks above": ("# by me\n# on a Monday, late\na,b,species\n1,2,rose\n3.5,-4e0,iris\n", ["species"]),
     "row names of R": ('"a","b","species"\n"x",1,2,"rose"\n"y",3.5,-4e0,"iris"\n', ["species"]),
+    "delimiters behind rows": ("a;b;species\n1;2;rose;\n3.5;-4e0;iris;\n", ["species"]),
     "delimiters behind": ("a;b;species;;\n1;2;rose;;\n3.5;-4e0;iris;;\n", ["species"]),
 }
 
@@ -117,6 +121,34 @@ def test_an_encoding_can_be_said(tmp_path: Path) -> None:
         path=Path(path),
         encoding="none such",
     )
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_numbers_and_words_survive_any_way_of_writing(tmp_path: Path, seed: int) -> None:
+    draw = random.Random(seed)
+    delimiter, decimal = draw.choice(",;\t|"), draw.choice(".,")
+    rows = draw.choice([8, 30, 700])
+    numbers = [[draw.choice([draw.gauss(0, 1), draw.randint(-9, 9), draw.gauss(0, 1e9), 1e-9]) for _ in range(rows)]]
+    for _ in range(draw.randint(0, 4)):
+        numbers.append([draw.uniform(-1, 1) * 10 ** draw.randint(-5, 5) for _ in range(rows)])
+    words = [draw.choice(["red", "a b", "x, y", "u; v", 'say "hi"', "two\nlines", "weiß", ""]) for _ in range(rows)]
+    words[:3] = ["red", "weiß", "a b"]
+    quoting = draw.choice([csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
+    # Python's writer doesn't quote a line break that ends no line.
+    ends = ["\n", "\r\n", "\r"] if quoting == csv.QUOTE_ALL else ["\n", "\r\n"]
+    stream = io.StringIO()
+    writer = csv.writer(stream, delimiter=delimiter, quoting=quoting, lineterminator=draw.choice(ends))
+    names = [draw.choice(["größe", "b 1", "c, cm", "d"]) + str(i) for i in range(len(numbers) + 1)]
+    if draw.random() < 0.7:
+        writer.writerow(names)
+    else:
+        names = [str(i) for i in range(len(names))]
+    for *cells, word in zip(*numbers, words, strict=True):
+        writer.writerow([*(f"{float(cell)!r}".replace(".", decimal) for cell in cells), word])
+    encoding = draw.choice(["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+    (tmp_path / "t.csv").write_bytes(stream.getvalue().encode(encoding))
+    expected = dict(zip(names, [*numbers, [" ".join(word.split()) or None for word in words]], strict=True))
+    assert read_all(str(tmp_path / "t.csv")) == expected
 
 
 NUMBERS = {  # cells, and what they are: with a comma as decimal sign, with a point
@@ -220,6 +252,14 @@ def test_a_name_and_a_number_that_mean_different_columns_are_told_apart(tmp_path
     assert table.load(years, targets=[1993]).recipe.targets == ("1993",)
 
 
+@pytest.mark.parametrize("name", [lambda i: i + 1, lambda i: f"row {i}"])
+def test_row_names_of_r_are_said(tmp_path: Path, name: Callable[[int], object]) -> None:
+    path = wrote(tmp_path, lines("a b y", lambda i: f'"{name(i)}" {NOISE[i][0]:.3f} {i}.5 {i % 2}'))
+    data = table.load(path, targets=["y"])
+    assert data.recipe.names == ["a", "b"]
+    assert data.notes[0].startswith("the first line has a name less than the others have cells")
+
+
 def test_columns_of_one_name_are_numbered() -> None:
     assert different(["a", "b", "a", "", ""]) == ["a.1", "b", "a.2", "column 3", "column 4"]
     assert different(["", "a", "a", "a.1"]) == ["", "a.2", "a.3", "a.1"]
@@ -305,6 +345,16 @@ def test_a_column_that_counts_under_another_name_is_kept_and_said(tmp_path: Path
         f"data.drop=[{name}].",
     )
     assert table.load(wrote(tmp_path, noise(head, lambda i: i + 1)), targets=[-1], drop=[0]).notes == ()
+
+
+def test_an_array_s_column_that_counts_the_rows_is_said(tmp_path: Path) -> None:
+    index = np.arange(NUM_ROWS)[:, None]
+    for inputs, is_said in ((np.hstack([index + 1, NOISE]), True), (np.hstack([NOISE, index]), False), (index, False)):
+        np.savez(tmp_path / "t.npz", inputs=inputs, targets=index[:, 0] % 3)
+        notes = arrays.load(str(tmp_path / "t.npz")).notes
+        assert [note.partition(".")[0] for note in notes] == [
+            "column 0 of the inputs counts the rows, from 1 to 40"
+        ] * is_said
 
 
 def test_ids_that_come_again_and_lonely_indices_are_inputs(tmp_path: Path) -> None:
@@ -460,6 +510,7 @@ BAD: dict[str, tuple[str | bytes, Any, tuple[str, ...]]] = {
     "names alone": ("a,b,k\n", "k", ("column names and 0 rows",)),
     "ragged": ("a,b,k\n1,2,0\n\n3,4\n", "k", ("line 4 has 2 columns and line 1 has 3",)),
     "one column too many": ("a,b,k\n1,2,0\n3,4,1,9\n", "k", ("line 3 has 4 columns",)),
+    "a name too few": ("a,b\n7,2,0\n3,4,1\n", "b", ("line 2 has 3 columns and line 1 has 2",)),
     "several ragged": ("a,b,k\n1,2,0\n3,4\n5\n", "k", ("line 3 has 2 columns", "(and 1 of the lines below it differ")),
     "text among numbers": (
         "a,b,k\n1,2,0\n3,red,1\n",
@@ -520,7 +571,6 @@ def test_what_a_line_quotes_is_short(tmp_path: Path) -> None:
 )
 def test_what_a_line_says_to_type_can_be_typed(tmp_path: Path, name: str, train: Callable[..., dict[str, Any]]) -> None:
     """Names as people write them, through the shell's and Hydra's grammars."""
-    import csv
     import shlex
 
     with open(tmp_path / "t.csv", "w", newline="") as file:

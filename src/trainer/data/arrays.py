@@ -106,10 +106,11 @@ def load(
     rows = split_off(len(parts["train"][0]), split_seed, **missing) if missing else {}
     inputs = _to_inputs({split: x for split, (x, _) in parts.items()}, file, standardize)
     meant = meaning({split: y for split, (_, y) in parts.items()}, f"data.path={file}", task, num_classes)
+    notes = [*meant.notes, *_counting_note(parts["train"][0])]
     del parts
     # Each split is a copy: standardising writes into it.
     arrays = {split: np.ascontiguousarray(array) for split, array in inputs.items() if split not in rows}
-    arrays |= {split: inputs["train"][index.numpy()] for split, index in rows.items()}
+    arrays |= {split: np.ascontiguousarray(inputs["train"][index.numpy()]) for split, index in rows.items()}
     del inputs
     labels = meant.splits | {split: meant.splits["train"][index] for split, index in rows.items()}
     if standardize and arrays["train"].dtype.kind == "f":
@@ -125,8 +126,21 @@ def load(
         description=f"arrays: {file.name}, {sum(map(len, splits.values())):,} samples of {shape}, {aims}",
         num_classes=meant.num_classes,
         class_names=meant.class_names,
-        notes=tuple(meant.notes),
+        notes=tuple(notes),
     )
+
+
+def _counting_note(inputs: Array) -> list[str]:
+    """On a first column that only counts the rows, as an index that was saved along."""
+    if inputs.ndim != 2 or inputs.shape[1] < 2 or len(inputs) < 3 or inputs.dtype.kind not in "iuf":
+        return []
+    first = inputs[:, 0].astype(np.float64)
+    if not np.all(np.diff(first) == 1) or not first[0].is_integer():
+        return []
+    return [
+        f"column 0 of the inputs counts the rows, from {first[0]:.0f} to {first[-1]:,.0f}. If it is no more than that, "
+        "save them without it."
+    ]
 
 
 def _by_table(text: str) -> str:

@@ -1,5 +1,6 @@
 """Pictures that stay on disk, and a first look at each of them before anything is trained."""
 
+import logging
 import os
 import warnings
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ MAX_PIXELS = 1 << 26  # 67 million, as a large camera has: 200 MB in colour, and
 # How a whole file ends, if it ends as most do.
 _ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9", "GIF": b";"}
 _TAIL_BYTES = 32
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs of a damaged file, it raises as well
 
 
 class FolderImages(ImageFiles):

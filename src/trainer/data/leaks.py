@@ -17,11 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainer.data.image_files import FORMATS, MAX_PIXELS, FolderImages, upright_8_bit
 from trainer.data.source import ImageFiles, Samples
 
 Split = Samples | ImageFiles
@@ -67,17 +65,23 @@ def leaks(train: Split, val: Split, test: Split) -> str | None:
     )
 
 
+def _paths(split: object) -> Sequence[str] | None:
+    """Of the files of `trainer.data.image_files.FolderImages`, which is not imported here: it takes Pillow along."""
+    return split.paths if isinstance(split, ImageFiles) and hasattr(split, "paths") else None
+
+
 def _example(splits: dict[str, Split], first: str, second: str, pair: tuple[int, int]) -> str:
     return " = ".join(
-        str(split.paths[row]) if isinstance(split := splits[name], FolderImages) else f"row {row} of {name}"
+        f"row {row} of {name}" if (paths := _paths(splits[name])) is None else paths[row]
         for name, row in zip((first, second), pair, strict=True)
     )
 
 
 def _same(first: "Split | _Rows", second: "Split | _Rows") -> dict[int, int]:
     """Row of the first split to an equal one of the second."""
-    if isinstance(first, FolderImages) and isinstance(second, FolderImages):
-        return _same_files(first.paths, second.paths)
+    ours, theirs = _paths(first), _paths(second)
+    if ours is not None and theirs is not None:
+        return _same_files(ours, theirs)
     if isinstance(first, _Rows) and isinstance(second, _Rows) and first.content.shape[1] == second.content.shape[1]:
         return _same_rows(first, second)
     return {}
@@ -227,12 +231,15 @@ def _are_alike(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.boo
 
 def _pictures(split: Split, share: float) -> _Pictures | None:
     """What a split has of pictures that are large enough; of files `share` of MOST_PICTURES at most."""
-    if isinstance(split, FolderImages):
+    if (paths := _paths(split)) is not None:
+        background = getattr(split, "background", "white")
         count = min(len(split), max(1, round(share * MOST_PICTURES)))
         rows = np.unique(np.linspace(0, len(split) - 1, count).astype(np.int64))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = [(row, parts) for row in rows.tolist() if (parts := _parts_of_file(split, row)) is not None]
+            found = [
+                (row, parts) for row in rows.tolist() if (parts := _parts_of_file(paths[row], background)) is not None
+            ]
         return _Pictures(np.array([r for r, _ in found]), np.stack([parts for _, parts in found])) if found else None
     images = split.inputs if isinstance(split, Samples) else None
     if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.dim() != 4:
@@ -249,13 +256,17 @@ def _means(images: Tensor) -> NDArray[np.float32]:
     return means.numpy()
 
 
-def _parts_of_file(split: FolderImages, row: int) -> NDArray[np.float32] | None:
+def _parts_of_file(path: str, background: str) -> NDArray[np.float32] | None:
+    from PIL import Image
+
+    from trainer.data.image_files import FORMATS, MAX_PIXELS, upright_8_bit
+
     try:
-        with Image.open(split.paths[row], formats=FORMATS) as image:
+        with Image.open(path, formats=FORMATS) as image:
             if min(image.size) < SMALLEST_PICTURE or image.size[0] * image.size[1] > MAX_PIXELS:
                 return None
             image.draft("L", (4 * COLUMNS, 4 * COLUMNS))
-            small = upright_8_bit(image, split.background).convert("L").resize((COLUMNS, ROWS), Image.Resampling.BOX)
+            small = upright_8_bit(image, background).convert("L").resize((COLUMNS, ROWS), Image.Resampling.BOX)
     except Exception:  # what is damaged is told when it is read
         return None
     return np.asarray(small, np.float32)

@@ -30,7 +30,7 @@ def refuse_more(where: str, num_bytes: float, what_to_do: str) -> None:
 
 
 def _tried(way: Callable[[], int | None]) -> int | None:
-    with contextlib.suppress(OSError, ValueError, KeyError, ImportError):
+    with contextlib.suppress(OSError, ValueError, KeyError, ImportError, AttributeError):
         return way()
     return None
 

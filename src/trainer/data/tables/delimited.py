@@ -130,10 +130,12 @@ class _Reader:
         if self.delimiter == "auto":
             self.delimiter = told_delimiter(sample[blank:])
         rows = [row for row in self._parsed(sample[blank:]) if any(map(str.strip, row))]
-        widths = set(map(len, rows[1:]))
-        has_row_names = widths == {len(rows[0]) + 1} and len({row[0] for row in rows[1:]}) == len(rows) - 1
-        if has_row_names:  # R names every column but this one
-            rows[0] = ["", *rows[0]]
+        has_row_names = False
+        if {len(row) - 1 for row in rows[1:]} == {len(rows[0])}:
+            if not any(row[-1].strip() for row in rows[1:]):  # a delimiter behind each row
+                rows[0] = [*rows[0], ""]
+            elif has_row_names := self._are_row_names([row[0] for row in rows[1:]]):
+                rows[0] = ["", *rows[0]]
         width = len(rows[0])
         if self.decimal == "auto":
             self.decimal = self._told_decimal(rows)
@@ -171,6 +173,15 @@ class _Reader:
             np.array(numbers),
             self.notes,
         )
+
+    def _are_row_names(self, cells: Sequence[str]) -> bool:
+        """Whether the first cells of the rows are what R writes there, and names no column: names, or 1, 2 ..."""
+        numbers = [number(cell) for cell in cells]
+        is_one = numbers == list(range(1, len(cells) + 1)) or set(numbers) == {None}
+        if not is_one or len(set(cells)) < len(cells):
+            return False
+        self.notes.append("the first line has a name less than the others have cells: the first cells are row names.")
+        return True
 
     def _error(self, what: str) -> UserError:
         return UserError(f"data.path={self.path}: {what}")
