@@ -7,6 +7,7 @@ and typed. Each call below is made once without us, so that a test which sees no
 import importlib
 import io
 import json
+import logging
 import os
 import pickle
 import shutil
@@ -522,6 +523,7 @@ def test_hydra_would_call_it(call, marker, monkeypatch):
     Path("conf/train.yaml").write_text(yaml.safe_dump(made))
     monkeypatch.setattr(sys, "argv", ["train"])
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.setattr(logging.root, "handlers", [])  # Hydra's writes into a folder that is gone when this test is
     with pytest.warns(UserWarning, match="Callback"):  # what was called is no callback
         hydra.main(version_base="1.3", config_path=str(Path("conf").absolute()), config_name="train")(print)()
     assert marker.exists()

@@ -29,7 +29,7 @@ from trainer.disk import checkpoint
 from trainer.disk.checkpoint import Checkpoints
 from trainer.disk.tensors import load_tensors
 from trainer.errors import UserError
-from trainer.models import resnet
+from trainer.models.weights import read_weights
 
 
 class Weapon:
@@ -183,7 +183,7 @@ def as_checkpoint(path: Path) -> object:
 
 
 def as_weights(path: Path) -> object:
-    return resnet.read(str(path))
+    return read_weights(str(path))
 
 
 def everything(folder: Path) -> dict[Path, bytes | None]:
@@ -467,7 +467,7 @@ from pathlib import Path
 import torch
 from trainer.disk import checkpoint
 from trainer.errors import UserError
-from trainer.models import resnet
+from trainer.models.weights import read_weights
 
 torch.set_num_threads(1)
 resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))
@@ -493,7 +493,7 @@ def naive(path):
 folder, growing = Path(sys.argv[1]), sys.argv[2:]
 found = {}
 for path in sorted(folder.iterdir()):
-    found[path.stem] = [measured(checkpoint.read, path), measured(lambda path: resnet.read(str(path)), path)]
+    found[path.stem] = [measured(checkpoint.read, path), measured(lambda path: read_weights(str(path)), path)]
 for path in (folder / f"{name}.pt" for name in growing):
     found[path.stem].append(measured(naive, path))
 print(json.dumps(found))

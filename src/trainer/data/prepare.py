@@ -10,6 +10,8 @@ from torch import Tensor
 
 from trainer.data.batches import Batches, LoadedBatches, ResidentBatches
 from trainer.data.images import Augmentation, ImageTransform, channel_statistics
+from trainer.data.leaks import leaks
+from trainer.data.precision import lost
 from trainer.data.source import Data, ImageFiles, Samples
 from trainer.disk.checkpoint import checksum
 from trainer.errors import UserError
@@ -98,17 +100,27 @@ def check(data: Data, name: str) -> None:
                     )
 
 
-def doubts(data: Data, name: str) -> list[str]:
-    """What may be meant but seldom is, a warning each."""
-    found = [f"warning: data={name}: {note}" for note in data.notes]
+def doubts(data: Data, name: str, dtype: torch.dtype) -> list[str]:
+    """What was decided in reading the data, and what may be meant but seldom is (a warning each).
+
+    Args:
+        dtype: of float inputs and targets in the run.
+
+    Raises:
+        UserError: numbers would become infinite in this type.
+    """
+    said = [f"data={name}: {note}" for note in data.notes]
+    found = [f"warning: data={name}: {note}" for note in lost(data, dtype)]
     num_cores = os.cpu_count() or 1
     if data.num_workers > num_cores:
         found.append(
             f"warning: data.num_workers={data.num_workers}: this machine has {num_cores} cores, for which more workers "
             f"wait. Try data.num_workers={num_cores}."
         )
+    if (leak := leaks(data.train, data.val, data.test)) is not None:
+        found.append(f"warning: data={name}: {leak}")
     targets = {split: getattr(data, split).targets for split in ("train", "val", "test")}
-    return [*found, *(f"warning: data={name}: {doubt}" for doubt in data.meaning.doubts(targets))]
+    return [*said, *found, *(f"warning: data={name}: {doubt}" for doubt in data.meaning.doubts(targets))]
 
 
 def fingerprint(data: Data) -> dict[str, Fingerprint]:

@@ -21,8 +21,9 @@ class Samples:
     """A split that fits in memory.
 
     Shapes:
-        inputs: `[N, C, H, W]` uint8 (images, 0..255) or `[N, ...]` float32 (anything else).
-        targets: `[N]` int64 (class indices) or `[N, D]` float32 (regression).
+        inputs: `[N, C, H, W]` uint8 (images, 0..255) or `[N, ...]` (anything else): floats, which become the `dtype` of
+            the run, or whole numbers (tokens), which stay what they are.
+        targets: `[N]` int64 (class indices) or `[N, D]` floats (regression).
     """
 
     inputs: Tensor
