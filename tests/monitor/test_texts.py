@@ -111,28 +111,70 @@ def test_the_environment_names_versions_and_device() -> None:
     assert found["device"].startswith("cpu, ")
 
 
-@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
-def test_the_commit_is_that_of_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+GIT = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "protocol.file.allow=always"]
+needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+
+
+def git(*words: str) -> str:
+    return subprocess.run([*GIT, *words], check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The commit of the repository that the test is in."""
     for name in [name for name in os.environ if name.startswith("GIT_")]:
         monkeypatch.delenv(name)
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    monkeypatch.chdir(tmp_path)
-    assert texts.git_commit() is None
-    git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org"]
-    subprocess.run([*git, "init", "-q"], check=True)
-    assert texts.git_commit() is None, "there is no commit yet"
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    git("init", "-q", "-b", "main")
     Path("file").write_text("one")
-    subprocess.run([*git, "add", "file"], check=True)
-    subprocess.run([*git, "commit", "-q", "-m", "first"], check=True)
-    subprocess.run([*git, "tag", "v1"], check=True)
-    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
-    assert texts.git_commit() == head
+    git("add", "file")
+    git("commit", "-q", "-m", "first")
+    return git("rev-parse", "HEAD")
+
+
+@needs_git
+def test_the_commit_is_that_of_the_working_folder(repository: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    git("tag", "v1")
+    assert texts.git_commit() == repository
     Path("below").mkdir()
     monkeypatch.chdir("below")
-    Path("../file").write_text("two")
-    assert texts.git_commit() == f"{head}-dirty"
+    assert texts.git_commit() == repository
+    git("pack-refs", "--all")
+    assert texts.git_commit() == repository
+    git("commit", "-q", "--allow-empty", "-m", "second")  # now the branch stands in both places
+    assert texts.git_commit() == git("rev-parse", "HEAD") != repository
+    git("checkout", "-q", "--detach", "v1")
+    assert texts.git_commit() == repository
 
 
-def test_without_git_there_is_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "")
+@needs_git
+def test_worktrees_and_submodules_have_a_commit(repository: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    git("worktree", "add", "-q", "-b", "other", "../other")
+    git("submodule", "--quiet", "add", str(Path.cwd()), "part")
+    git("commit", "-q", "-m", "second")
+    second = git("rev-parse", "HEAD")
+    for folder, commit in (("../other", repository), ("../mine/part", repository), ("..", second)):
+        monkeypatch.chdir(folder)
+        assert texts.git_commit() == commit == git("rev-parse", "HEAD")
+
+
+@needs_git
+@pytest.mark.parametrize("name", ["no commit yet", "a hash of letters", "elsewhere", "a pipe", "no repository"])
+def test_where_there_is_no_commit_there_is_none(
+    name: str, repository: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.txt").write_text("a" * 40)
+    head = Path(".git/HEAD")
+    if name == "no commit yet":
+        git("checkout", "-q", "--orphan", "new")
+    elif name == "a hash of letters":
+        head.write_text("x" * 40)
+    elif name == "elsewhere":
+        head.write_text("ref: refs/../../../mine.txt")
+    elif name == "a pipe":
+        head.unlink()
+        os.mkfifo(head)
+    else:
+        monkeypatch.chdir(tmp_path)
     assert texts.git_commit() is None

@@ -39,9 +39,9 @@ def content(path: Path, max_bytes: int | None = None) -> bytes:
     return found
 
 
-def text(path: Path) -> str:
-    """The text in a plain file of at most `MAX_TEXT_BYTES`; raises as `content`, and ValueError where it's no UTF-8."""
-    return content(path, MAX_TEXT_BYTES).decode()
+def text(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> str:
+    """The text in a plain file of at most so many bytes; raises as `content`, and ValueError where it's no UTF-8."""
+    return content(path, max_bytes).decode()
 
 
 def refuse_no_file(path: Path) -> None:

@@ -2,17 +2,22 @@
 
 import contextlib
 import importlib.metadata
-import os
 import platform
-import subprocess
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from trainer.disk import foreign
 from trainer.trials import undisturbed
+
+_MAX_LINE = 4096  # bytes of .git/HEAD and its like
+_MAX_REFS = 1 << 22  # bytes of .git/packed-refs: some ten thousand branches and tags
+_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # SHA-1, or SHA-256
 
 
 def config_block(yaml: str) -> str:
@@ -70,14 +75,48 @@ def environment(device: torch.device, version: str) -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """Of the working folder, with `-dirty` after it where tracked files have changed since; None without git."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}  # only look: runs may start side by side
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True, env=environment)
-    except (OSError, subprocess.SubprocessError):
+    """The commit that is checked out where the command was typed; None where there is none.
+
+    Git itself is not asked. Almost every command of it obeys the configuration of the repository, which may name
+    programs to run, and the repository may be a stranger's. So nothing is said of files that have changed since: to
+    compare them, git runs filters that the repository names.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        here = Path.cwd()
+        found = next((folder / ".git" for folder in (here, *here.parents) if (folder / ".git").exists()), None)
+        if found is None:
+            return None
+        folder = found if found.is_dir() else found.parent / _after("gitdir: ", found)  # of a worktree, a submodule
+        of_branches = folder
+        if (folder / "commondir").exists():  # worktrees share them
+            of_branches = folder / foreign.text(folder / "commondir", _MAX_LINE).strip()
+        head = foreign.text(folder / "HEAD", _MAX_LINE).strip()
+        if head.startswith("ref: "):
+            return _branch(of_branches, head.removeprefix("ref: "))
+        return head if _HASH.fullmatch(head) else None
+    return None
+
+
+def _branch(folder: Path, name: str) -> str | None:
+    """The commit of a branch: in a file of its own, or in the table of all."""
+    if not name.startswith("refs/") or ".." in name:  # it leads elsewhere
         return None
-    return found.stdout.strip() or None
+    with contextlib.suppress(FileNotFoundError):
+        commit = foreign.text(folder / name, _MAX_LINE).strip()
+        return commit if _HASH.fullmatch(commit) else None
+    for line in foreign.text(folder / "packed-refs", _MAX_REFS).splitlines():
+        commit, _, of = line.partition(" ")
+        if of == name and _HASH.fullmatch(commit):
+            return commit
+    return None
+
+
+def _after(mark: str, path: Path) -> str:
+    """What stands after a mark in a file of one line."""
+    text = foreign.text(path, _MAX_LINE).strip()
+    if not text.startswith(mark):
+        raise ValueError(f"{path} does not begin with {mark}")
+    return text.removeprefix(mark)
 
 
 def pairs_table(pairs: Mapping[str, str]) -> str:
