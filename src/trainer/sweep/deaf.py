@@ -7,4 +7,7 @@ unblocks SIGTERM as soon as it listens: none is lost in between.
 
 import signal
 
+from trainer import interpreters
+
+interpreters.forget()  # the jobs are told by sys.path, which is that of the sweep
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2})

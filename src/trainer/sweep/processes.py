@@ -21,6 +21,7 @@ from typing import Any
 from trainer.config.request import Request
 from trainer.disk.folder import read_result
 from trainer.errors import RunStopped
+from trainer.interpreters import safe_path
 from trainer.signals import Signals
 from trainer.sweep.plan import Job
 
@@ -77,7 +78,8 @@ class Pool:
         logs = [job.folder / LOG for job in jobs]
         requests = [self._dealt(job.request, slot) for job in jobs]
         process = self.context.Process(target=work, args=(self._theirs, requests, logs), name=jobs[0].name)
-        process.start()
+        with safe_path():
+            process.start()
         self.running.append(Running(jobs, process, slot, time.monotonic()))
 
     def _dealt(self, request: Request, slot: int) -> Request:
@@ -110,7 +112,8 @@ class Pool:
         """What a function gives, called in a process of its own."""
         ours, theirs = self.context.Pipe()
         process = self.context.Process(target=_answer, args=(theirs, function, *arguments))
-        process.start()
+        with safe_path():
+            process.start()
         theirs.close()
         try:
             return ours.recv()
