@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainer.disk import lock
 from trainer.disk.files import cannot_write, write_atomically
 from trainer.disk.tensors import load_tensors, refuse_hostile
 from trainer.errors import UserError
@@ -113,6 +114,7 @@ class Checkpoints:
             UserError: it can't be written, as on a full disk; what was there is whole.
         """
         path = self.folder / f"step_{state['step']:08d}.pt"
+        self.refuse_lost()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             write(path, state)
@@ -132,6 +134,12 @@ class Checkpoints:
         for other in files:
             if other not in kept:
                 other.unlink()
+
+    def refuse_lost(self) -> None:
+        """Raises UserError where the run's folder is not what it was when it was locked, or a link leads out of it."""
+        lock.refuse_lost(self.folder.parent)
+        if self.folder.is_symlink():
+            raise UserError(f"{self.folder}: is a link to {os.readlink(self.folder)}; nothing is written through it.")
 
     def _link(self, path: Path, name: str) -> None:
         """A second name for the same bytes: no second copy on disk, and retention can't take it away."""
@@ -232,10 +240,11 @@ class Saver:
             raise error
 
     def wait(self) -> None:
-        """Waits until all is on the disk. Raises UserError if it could not be written."""
+        """Waits until all is on the disk. Raises UserError if it could not be written, or is there no more."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         self._join()
         self._write(None)
         self.refuse_failed()
+        self._checkpoints.refuse_lost()

@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from trainer.errors import UserError
 
@@ -38,7 +39,22 @@ def write_atomically(path: Path, write: Callable[[Path], object], temporary: Pat
 
 def write_text(path: Path, text: str) -> None:
     """A text file, whole or not at all."""
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "x", encoding="utf-8") as file:  # "x": not through a link that has come since
+            file.write(text)
+
+    write_atomically(path, write)
+
+
+def open_to_append(path: Path) -> BinaryIO:
+    """A plain file, made where it is missing; what is written can be read at once.
+
+    Raises:
+        OSError: it can't be opened, or is a link, which may lead anywhere.
+    """
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    return os.fdopen(file, "ab", buffering=0)
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -60,37 +60,55 @@ def locate(config: Mapping[str, Any], label: str) -> Path:
     return Path("runs", label, f"{datetime.now():%Y-%m-%d_%H%M%S}-{secrets.token_hex(2)}")
 
 
-def is_before_config(path: Path) -> bool:
-    """What a run writes into its folder before `config.yaml` makes it one: all that a process killed then has left."""
+MARKS = {"run": "config.yaml", "sweep": "sweep.yaml"}  # what makes a folder one
+
+
+def is_before_mark(path: Path) -> bool:
+    """What is written into a folder before its mark: all that a process killed then has left."""
     return path.name in (lock.NAME, "overrides.yaml", "log.txt") or (
         path.name.startswith(".") and path.name.endswith(".tmp")
     )
+
+
+def is_begun(folder: Path, kind: str) -> bool:
+    """Whether a run or a sweep has begun in this folder. Before anything in it is read, locked or written.
+
+    Args:
+        kind: "run" or "sweep".
+
+    Raises:
+        UserError: the folder is no folder, holds something else, or a link: that would lead a writer elsewhere.
+    """
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder}: is a file; a {kind} needs a folder. Type another name=, run_dir= or resume=.")
+        is_marked = os.path.lexists(folder / MARKS[kind])
+        if not is_marked and folder.exists() and not all(map(is_before_mark, folder.iterdir())):
+            raise UserError(
+                f"{folder}: is not empty and holds no {kind} (no {MARKS[kind]}). Type another name= or run_dir=."
+            )
+        foreign.refuse_links(folder)
+    except foreign.Link as error:
+        raise UserError(f"{folder}: {error}; a {kind}'s folder holds plain files alone. Take it out.") from error
+    except OSError as error:  # not readable; a name of more letters than there may be
+        raise UserError(f"{folder}: can't be read: {error.strerror}. Type another name= or run_dir=.") from error
+    return is_marked
 
 
 def read_config(folder: Path) -> dict[str, Any] | None:
     """The config of the run in this folder, None where there is no run. Foreign text: nothing in it is trusted.
 
     Raises:
-        UserError: the folder is no folder, holds something else, or its config can't be read.
+        UserError: see `is_begun`; or its config can't be read.
     """
     path = folder / "config.yaml"
+    if not is_begun(folder, "run"):
+        return None
     try:
-        if folder.exists() and not folder.is_dir():
-            raise UserError(f"{folder}: is a file; a run needs a folder. Type another name=, run_dir= or resume=.")
-        is_run = os.path.lexists(path)
-        if not is_run and folder.exists() and not all(map(is_before_config, folder.iterdir())):
-            raise UserError(
-                f"{folder}: is not empty and holds no run (no config.yaml). Type another name= or run_dir=."
-            )
-        foreign.refuse_links(folder)  # before anything in it is read, locked or written
-        if not is_run:
-            return None
         text = foreign.text(path)
         foreign.read_yaml(text)
         stored = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)))
-    except foreign.Link as error:
-        raise UserError(f"{folder}: {error}; a run's folder holds plain files alone. Take it out.") from error
-    except OSError as error:  # not readable; a name of more letters than there may be
+    except OSError as error:
         raise UserError(f"{path}: can't be read: {error.strerror}. Type another name= or run_dir=.") from error
     except (ValueError, OmegaConfBaseException, YAMLError) as error:
         raise UserError(f"{path}: can't be read: {yaml_problem(error)}.") from error
@@ -155,6 +173,11 @@ def read_result(folder: Path) -> dict[str, Any] | None:
 
 
 def write_result(folder: Path, result: Mapping[str, Any]) -> None:
-    """`result.json`: one flat object; JSON has no NaN, so what is not finite is null."""
+    """`result.json`: one flat object; JSON has no NaN, so what is not finite is null.
+
+    Raises:
+        UserError: the folder is not what it was when it was locked.
+    """
+    lock.refuse_lost(folder)
     finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in result.items()}
     write_text(folder / "result.json", json.dumps(finite, indent=2) + "\n")

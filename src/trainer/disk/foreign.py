@@ -5,8 +5,9 @@ import errno
 import os
 import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
@@ -16,6 +17,7 @@ except ImportError:  # PyYAML without libyaml
     from yaml import SafeLoader
 
 MAX_TEXT_BYTES = 1 << 24  # a config has some kB
+MAX_LINE_BYTES = 1 << 20  # of metrics.jsonl; ours have some hundred
 _LONG_WORD = re.compile(r"[-+\w.:]{300,}")  # such a number takes ever longer to read, and can't be printed
 MAX_DEPTH = 50  # of a config; PyYAML's parser in C ends the process at some ten thousands
 
@@ -24,19 +26,52 @@ class Link(Exception):
     """Something in a folder is no file and no folder."""
 
 
-def content(path: Path, max_bytes: int | None = None) -> bytes:
-    """What is in a plain file: a pipe and a device would be read for ever.
+def opened(path: Path) -> BinaryIO:
+    """A plain file, or a link to one, open to be read: a pipe and a device would be read for ever.
 
     Raises:
         OSError: it isn't there, or is something else than a plain file.
+    """
+    refuse_no_file(path)  # to open a device may do something already
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:  # once more, since it may be another by now
+        _refuse_mode(os.fstat(file).st_mode, path)
+    except OSError:
+        os.close(file)
+        raise
+    return os.fdopen(file, "rb")
+
+
+def content(path: Path, max_bytes: int | None = None) -> bytes:
+    """What is in a plain file.
+
+    Raises:
+        OSError: see `opened`.
         ValueError: it is larger than `max_bytes`.
     """
-    refuse_no_file(path)
-    with open(path, "rb") as file:
+    with opened(path) as file:
         found = file.read() if max_bytes is None else file.read(max_bytes + 1)
     if max_bytes is not None and len(found) > max_bytes:
         raise ValueError(f"it has more than {max_bytes:,} bytes")
     return found
+
+
+def end(path: Path, num_bytes: int) -> bytes:
+    """The last bytes of a plain file; raises as `opened`."""
+    with opened(path) as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - num_bytes))
+        return file.read(num_bytes)
+
+
+def lines(path: Path) -> Iterator[bytes]:
+    """The lines of a plain file, one at a time; those of `MAX_LINE_BYTES` or more are left out. Raises as `opened`."""
+    with opened(path) as file:
+        is_start = True
+        while piece := file.readline(MAX_LINE_BYTES):
+            is_end = piece.endswith(b"\n")
+            if is_start and (is_end or len(piece) < MAX_LINE_BYTES):
+                yield piece
+            is_start = is_end
 
 
 def text(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> str:
@@ -46,7 +81,10 @@ def text(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> str:
 
 def refuse_no_file(path: Path) -> None:
     """Raises OSError where there is no plain file, or a link to one."""
-    mode = path.stat().st_mode
+    _refuse_mode(path.stat().st_mode, path)
+
+
+def _refuse_mode(mode: int, path: Path) -> None:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(mode):

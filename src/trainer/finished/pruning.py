@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from trainer.config.schema import is_larger_better
+from trainer.disk import foreign
 from trainer.disk.folder import read_result
 
 
@@ -58,9 +59,9 @@ def values_by_step(path: Path, tag: str) -> dict[int, float]:
     """The finite values of a tag in a run's `metrics.jsonl`."""
     values: dict[int, float] = {}
     with contextlib.suppress(OSError):
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            if f'"{tag}"' in line:
-                with contextlib.suppress(ValueError, KeyError, TypeError):
+        for line in foreign.lines(path):
+            if f'"{tag}"'.encode() in line:
+                with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
                     record = json.loads(line)
                     if math.isfinite(record[tag]):
                         values[int(record["step"])] = record[tag]

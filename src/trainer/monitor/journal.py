@@ -1,12 +1,16 @@
 """Where numbers about a run go: `metrics.jsonl`, the event file, the display."""
 
+import contextlib
 import json
 import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from trainer.disk.files import cannot_write, write_text
+from trainer.config.schema import resume_word
+from trainer.disk import foreign, lock
+from trainer.disk.files import cannot_write, open_to_append, write_atomically
+from trainer.errors import UserError
 from trainer.monitor.console import Display
 from trainer.monitor.events import EventFile
 
@@ -15,15 +19,16 @@ def cut_metrics(path: Path, step: int) -> None:
     """Drops the lines after `step`, those of a test, and a torn last one: the run goes on and writes them again."""
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            record = json.loads(line)
-            if record["step"] <= step and "test/loss" not in record:
-                kept.append(line + "\n")
-        except (ValueError, KeyError, TypeError, RecursionError):
-            continue
-    write_text(path, "".join(kept))
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "xb") as file:
+            for line in foreign.lines(path):  # of which a long run has more than fit into memory
+                with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+                    record = json.loads(line)
+                    if record["step"] <= step and "test/loss" not in record:
+                        file.write(line.rstrip() + b"\n")
+
+    write_atomically(path, write)
 
 
 class Journal:
@@ -38,8 +43,11 @@ class Journal:
 
     def __init__(self, folder: Path | None, events: EventFile | None, display: Display, last: dict[str, float]) -> None:
         self.events, self.display, self.last = events, display, last
-        self._path = Path(os.devnull) if folder is None else folder / "metrics.jsonl"
-        self._metrics = open(self._path, "ab", buffering=0)  # noqa: SIM115 - closed by close()
+        self._folder, self._path = folder, Path(os.devnull) if folder is None else folder / "metrics.jsonl"
+        self._metrics = open_to_append(self._path)
+        # Readers go by names. A file whose name is gone, or another's, is written for nobody.
+        written = [] if folder is None else [self._path, *([] if events is None else [events.path])]
+        self._written = {path: path.lstat() for path in written}
 
     def write(self, step: int, numbers: dict[str, float], per_parameter: Mapping[str, float] | None = None) -> None:
         """One record of a step.
@@ -47,7 +55,11 @@ class Journal:
         Args:
             numbers: by tag; the ones that a person compares.
             per_parameter: by tag; statistics of single tensors, for the event file and the display alone.
+
+        Raises:
+            UserError: it can't be written, or nobody would find it.
         """
+        self._refuse_lost()
         self.last.update(numbers)
         finite = {tag: number if math.isfinite(number) else None for tag, number in numbers.items()}  # JSON has no NaN
         try:
@@ -58,6 +70,18 @@ class Journal:
         if self.events is not None:
             self.events.scalars(step, everything)
         self.display.update(step, everything)
+
+    def _refuse_lost(self) -> None:
+        if self._folder is not None:
+            lock.refuse_lost(self._folder)
+        for path, about in self._written.items():
+            with contextlib.suppress(OSError):
+                if os.path.samestat(path.lstat(), about):
+                    continue
+            raise UserError(
+                f"{path}: was taken away while the run trains, or something else is in its place. The run ends here; "
+                f"what was saved last is whole. To go on, type the same with {resume_word(path.parent)}."
+            )
 
     def close(self) -> None:
         self._metrics.close()

@@ -3,6 +3,7 @@
 The tab reads files, not events: `projector_config.pbtxt` in the run's folder names the others, which must lie below it.
 """
 
+import errno
 import math
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from trainer.disk import lock
+from trainer.disk.files import write_atomically, write_text
 from trainer.meaning import Classes, Meaning
 from trainer.monitor.predictions import Predictions
 
@@ -27,19 +30,24 @@ def write(folder: Path, predictions: Predictions, meaning: Meaning) -> None:
 
     Raises:
         OSError: a file cannot be written.
+        UserError: the folder is not what it was when it was locked.
     """
+    lock.refuse_lost(folder)
     points, name = predictions.features, "features"
     if points is None:
         points, name = predictions.outputs[: len(predictions.inputs)].flatten(1), "outputs"
     points = points[: len(predictions.targets)]  # of wide outputs fewer are kept
     below = folder / FOLDER
+    if below.is_symlink():
+        raise OSError(errno.ELOOP, "It is a link", str(below))
     below.mkdir(exist_ok=True)
-    (below / "points.bytes").write_bytes(_encoded(points))
-    (below / "labels.tsv").write_text(_labels(predictions, len(points), meaning), encoding="utf-8")
+    encoded = _encoded(points)
+    write_atomically(below / "points.bytes", lambda temporary: temporary.write_bytes(encoded))
+    write_text(below / "labels.tsv", _labels(predictions, len(points), meaning))
     sprite = ""
     if predictions.inputs.dim() == 4:
         sheet = _sprites(predictions.inputs)
-        Image.fromarray(sheet).save(below / "sprites.png")
+        write_atomically(below / "sprites.png", lambda temporary: Image.fromarray(sheet).save(temporary, "PNG"))
         height, width = predictions.inputs.shape[-2:]
         size = f"single_image_dim: {width} single_image_dim: {height}"
         sprite = f'  sprite {{ image_path: "{FOLDER}/sprites.png" {size} }}\n'
@@ -52,9 +60,7 @@ def write(folder: Path, predictions: Predictions, meaning: Meaning) -> None:
         f"{sprite}"
         "}\n"
     )
-    (folder / "projector_config.pbtxt").write_text(
-        config, encoding="utf-8"
-    )  # last: it must name nothing that isn't there
+    write_text(folder / "projector_config.pbtxt", config)  # last: it must name nothing that isn't there
 
 
 def _encoded(points: Tensor) -> bytes:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.disk.files import write_text
+from trainer.disk import foreign
+from trainer.disk.files import open_to_append, write_text
 from trainer.disk.lock import holder
 from trainer.errors import UserError
 from trainer.sweep.plan import Job
@@ -75,7 +76,7 @@ class Errand:
     def end(self, number: int) -> tuple[int, float] | None:
         """The exit code and the seconds of a job, where its worker has said so."""
         try:
-            note = json.loads((self.post / f"{number}.ended").read_text(encoding="utf-8"))
+            note = json.loads(foreign.text(self.post / f"{number}.ended"))
         except (OSError, ValueError):
             return None
         return note["code"], note["seconds"]
@@ -187,8 +188,8 @@ class Cluster:
         if has_begun:
             reason = f"the worker was lost{f': {told(self._failure)}' if self._failure else ''}"
         job.folder.mkdir(parents=True, exist_ok=True)
-        with open(job.folder / LOG, "a", encoding="utf-8") as log:
-            print(f"error: {reason}.", file=log)
+        with open_to_append(job.folder / LOG) as log:
+            log.write(f"error: {reason}.\n".encode())
         return UserError.exit_code, 0.0
 
 

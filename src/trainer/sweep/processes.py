@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config.request import Request
+from trainer.disk import foreign
+from trainer.disk.files import open_to_append
 from trainer.disk.folder import read_result
 from trainer.errors import RunStopped
 from trainer.interpreters import safe_path
@@ -151,7 +153,7 @@ def work(alive: Connection, requests: list[Request], logs: list[Path]) -> None:
 
     threading.Thread(target=end_with, args=(alive,), daemon=True).start()
     logs[0].parent.mkdir(parents=True, exist_ok=True)
-    with open(logs[0], "ab", buffering=0) as file:
+    with open_to_append(logs[0]) as file:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
             os.dup2(file.fileno(), stream.fileno())
@@ -183,7 +185,6 @@ def reason(job: Job, code: int) -> str:
 
 
 def _last_lines(path: Path) -> list[str]:
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 10_000))
-        return file.read().decode(errors="replace").splitlines()
+    with contextlib.suppress(OSError):
+        return foreign.end(path, 10_000).decode(errors="replace").splitlines()
     return []

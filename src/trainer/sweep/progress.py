@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
+from trainer.disk import foreign
 from trainer.disk.folder import read_result
 from trainer.finished.table import printable
 from trainer.monitor.console import duration, short
@@ -91,7 +92,5 @@ def last_numbers(job: Job) -> str:
 
 
 def _last_lines(job: Job) -> Iterator[str]:
-    path = job.folder / "metrics.jsonl"
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 4096))
-        yield from reversed(file.read().decode(errors="replace").splitlines())
+    with contextlib.suppress(OSError):
+        yield from reversed(foreign.end(job.folder / "metrics.jsonl", 4096).decode(errors="replace").splitlines())

@@ -16,6 +16,7 @@ from trainer.config.schema import is_larger_better
 from trainer.disk import foreign
 from trainer.disk.files import write_text
 from trainer.disk.folder import read_result
+from trainer.disk.lock import refuse_lost
 from trainer.errors import UserError, nearest
 from trainer.finished.table import Column, open_console, print_lines, table
 from trainer.monitor.console import short
@@ -64,7 +65,12 @@ def read_failures(folder: Path) -> dict[str, dict[str, str]]:
 
 
 def write_results(folder: Path, rows: Sequence[Row]) -> None:
-    """`results.json` and `results.csv`: a job each, in the order of the sweep."""
+    """`results.json` and `results.csv`: a job each, in the order of the sweep.
+
+    Raises:
+        UserError: the folder is not what it was when it was locked.
+    """
+    refuse_lost(folder)
     records = [
         {"name": r.job.name, "status": r.status, "reason": r.reason, **r.job.swept, **_numbers(r.result)} for r in rows
     ]

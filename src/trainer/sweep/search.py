@@ -8,6 +8,7 @@ from typing import Protocol
 
 from trainer.config.request import Request
 from trainer.config.schema import is_larger_better
+from trainer.disk.folder import is_begun
 from trainer.signals import Signals
 from trainer.sweep.cluster import Cluster
 from trainer.sweep.plan import Job, is_finished, plan
@@ -53,6 +54,7 @@ def search(space: Space, folder: Path, words: Sequence[str], signals: Signals, c
         UserError: a corner of the space can't be composed or built; nothing has been written then.
         Interrupted: a signal; what was running has been saved.
     """
+    is_begun(folder, "sweep")
     corners = [(trial, space.request(trial)) for trial in space.corners()]
     first = corners[0][1]
     settings = first.config["sweep"]

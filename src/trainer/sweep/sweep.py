@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 from trainer.config import schema
 from trainer.config.request import Request
 from trainer.disk.files import cannot_write, write_text
-from trainer.disk.folder import read_result
-from trainer.disk.lock import locked
+from trainer.disk.folder import is_begun, read_result
+from trainer.disk.lock import locked, refuse_lost
 from trainer.errors import Interrupted, UserError, nearest, one_of
 from trainer.signals import Signals
 from trainer.sweep.cluster import Cluster
@@ -48,6 +48,7 @@ def sweep(
         Interrupted: a signal; what was running has been saved.
     """
     settings: Mapping[str, Any] = requests[0].config["sweep"]
+    is_begun(folder, "sweep")
     jobs = plan(requests, folder)
     pool = Pool(min(settings["jobs"], len(jobs)), settings["devices"])
     refuse_unbuildable(jobs, pool)
@@ -89,6 +90,7 @@ def opened(folder: Path) -> Iterator[None]:
 
 def write_words(folder: Path, words: Sequence[str], jobs: Sequence[Job]) -> None:
     """`sweep.yaml`: what was typed, and the jobs that came of it."""
+    refuse_lost(folder)
     write_text(folder / "sweep.yaml", OmegaConf.to_yaml({"command": list(words), "jobs": listing(jobs)}))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.config.request import Request
+from trainer.disk import foreign
 from trainer.sweep.plan import Job
 from trainer.sweep.processes import Pool
 
@@ -48,7 +49,7 @@ def _copy(job: Job, folder: Path) -> Job:
 def losses(folder: Path) -> dict[tuple[int, str], float]:
     """By step and tag, of the first steps."""
     found = {}
-    for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+    for line in foreign.lines(folder / "metrics.jsonl"):
         record = json.loads(line)
         for tag in ("train/loss", "val/loss"):
             if record["step"] <= STEPS and isinstance(record.get(tag), float):
