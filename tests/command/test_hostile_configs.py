@@ -462,6 +462,32 @@ def test_trust_in_an_experiment_is_refused_and_what_is_typed_counts(train, call,
     assert marker.exists()
 
 
+def test_nor_does_it_count_in_a_sweep(train, call, marker):
+    """Whose jobs are built, one of each kind, before the first is run."""
+    Path("conf/experiment").mkdir(parents=True)
+    experiment = {"trust": ["weapon"], "data": call("weapon.fire")}
+    Path("conf/experiment/theirs.yaml").write_text(GLOBAL + yaml.safe_dump(experiment))
+    words = ("--config-dir", "conf", "experiment=theirs", "--multirun", "seed=0,1")
+    refusal(train, *words, says="trust=[weapon]: stands in a config file")
+    assert not marker.exists()
+    with suppress(UserError):  # it gives no data
+        train(*words, "trust=[weapon]")
+    assert marker.exists()
+
+
+@pytest.mark.parametrize("key", ["run_dir", "resume"])
+@pytest.mark.parametrize("more", [(), ("--multirun", "seed=0,1")], ids=["a run", "a sweep"])
+def test_a_folder_of_configs_does_not_say_where_to_write(train, stored, key, more):
+    Path("conf/experiment").mkdir(parents=True)
+    Path("conf/experiment/theirs.yaml").write_text(GLOBAL + yaml.safe_dump({key: "runs/it", "max_steps": 1}))
+    words = ("--config-dir", "conf", "experiment=theirs", "monitor=off", "data.limit=40", *more)
+    refusal(train, *words, says=f"{key}=runs/it: stands in a config file")
+    if not more:
+        shutil.rmtree("runs/it")
+        train(*words, f"{key}=null", "run_dir=mine")
+        assert os.listdir("runs") == []
+
+
 GLOBAL = "# @package _global_\n"
 HYDRAS = {
     "callbacks": ("experiment/x.yaml", GLOBAL, {"hydra": {"callbacks": {"x": "CALL"}}}),

@@ -14,6 +14,7 @@ from yaml import YAMLError
 
 from trainer.config.request import Request
 from trainer.config.schema import GROUPS
+from trainer.config.trust import refuse_untyped
 from trainer.disk import foreign
 
 
@@ -40,7 +41,9 @@ def composed(overrides: list[str], search: list[str], config_name: str) -> Reque
     choices = {group: str(choice) for group, choice in config.hydra.runtime.choices.items() if group in groups}
     container: Any = OmegaConf.to_container(config)
     container.pop("hydra")
-    return Request(container, choices, overrides)
+    request = Request(container, choices, overrides)
+    refuse_untyped(container, request.typed)
+    return request
 
 
 def as_chosen_before(words: list[str]) -> list[str]:

@@ -6,7 +6,6 @@ from typing import Any
 
 from trainer.config import schema, trust
 from trainer.config.request import Config, Request, resolved
-from trainer.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -127,10 +126,7 @@ def settings_of(request: Request) -> Settings:
     schema.check(config)
     # Whose classes may be named comes from what was typed alone, never from a file.
     own = tuple(config["trust"])
-    if own and "trust" not in request.typed:
-        raise UserError(
-            f"trust={schema.shown(list(own))}: stands in a config file. Whom you trust you type, once you have read it."
-        )
+    trust.refuse_untyped({"trust": config["trust"]}, request.typed)
     for group in schema.GROUPS:
         trust.check_names(group, config[group], own)
     plain = {field.name: config[field.name] for field in fields(Settings) if field.name in config}

@@ -26,6 +26,29 @@ TRUSTED = {
 HYDRA_KEYS = frozenset({"_target_", "_partial_", "_args_", "_convert_", "_recursive_"})
 
 
+# What only who types the command may say: whom to trust, and where to write outside of runs/.
+TYPED = ("trust", "run_dir", "resume")
+
+
+def refuse_untyped(config: Mapping[str, Any], typed: Iterable[str]) -> None:
+    """Refuses what a config file says and only the command may say: the file may be a stranger's.
+
+    Args:
+        config: as composed.
+        typed: the keys that were typed.
+
+    Raises:
+        UserError: names the key.
+    """
+    typed = set(typed)
+    for key in TYPED:
+        if config.get(key) and key not in typed:
+            reason = "Whom you trust" if key == "trust" else "Where a run lies outside of runs/"
+            raise UserError(
+                f"{key}={shown(config[key])}: stands in a config file. {reason} you type, once you have read it."
+            )
+
+
 def belongs(name: str, packages: Iterable[str]) -> bool:
     """Whether a dotted name lies in one of the packages."""
     return any(name == package or name.startswith(f"{package}.") for package in packages)

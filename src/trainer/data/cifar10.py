@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from trainer.data.download import data_folder, find_or_fetch
+from trainer.data.download import data_folder, find_or_fetch, refuse_unasked
 from trainer.data.source import Data, Samples, split_off
 from trainer.disk import foreign
 from trainer.errors import UserError
@@ -117,6 +117,7 @@ def unpack(archive: Path) -> None:
     Raises:
         UserError: a member is not what CIFAR-10 holds, one is missing, or the archive is not whole.
     """
+    refuse_unasked(str(archive.parent / FOLDER))
     try:
         with _Bounded(archive) as unpacked, tarfile.open(fileobj=unpacked, mode="r:") as tar:
             members = _checked_members(tar, archive)

@@ -15,6 +15,7 @@ import urllib.parse
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,6 +29,31 @@ CHECKSUM = re.compile(r"(unpacked-)?(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32})")
 
 class _MirrorFailed(Exception):
     """Why one mirror did not give the file."""
+
+
+_not_asked_for: ContextVar[str] = ContextVar("words to type", default="")
+
+
+@contextlib.contextmanager
+def only_as_asked(words: str) -> Iterator[None]:
+    """Within it nothing is fetched or unpacked unless `words` is empty: what is to be typed first.
+
+    Whom to ask and where to write may come from a stranger's config: see `config.shipped`. What lies there is read.
+    """
+    token = _not_asked_for.set(words)
+    try:
+        yield
+    finally:
+        _not_asked_for.reset(token)
+
+
+def refuse_unasked(what: str) -> None:
+    """Raises UserError where files would be written for a config that nobody typed."""
+    if words := _not_asked_for.get():
+        raise UserError(
+            f"{what}: whom to ask for it, or where to write it, stands in a file and not in the command. If you trust "
+            f"it, add {words}"
+        )
 
 
 def data_folder(root: str | None, name: str) -> Path:
@@ -63,6 +89,7 @@ def find_or_fetch(
             f"data.root={folder}: no {one_of(names)} there, and data.download=false. "
             f"Try data.download=true, or put the file there."
         )
+    refuse_unasked(str(folder / names[0]))
     prefixes = [urls] if isinstance(urls, str) else urls
     fetch([f"{str(url).rstrip('/')}/{names[0]}" for url in prefixes], folder / names[0], checksum, max_bytes=max_bytes)
     return folder / names[0]

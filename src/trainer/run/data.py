@@ -2,8 +2,9 @@
 
 import torch
 
-from trainer.config import trust
+from trainer.config import shipped, trust
 from trainer.config.settings import Settings
+from trainer.data.download import only_as_asked
 from trainer.data.images import Augmentation
 from trainer.data.prepare import Splits, check, detached, limited, prepare
 from trainer.data.source import Data
@@ -15,7 +16,8 @@ from trainer.run.instantiate import built, ours
 def build_data(settings: Settings) -> Data:
     """Raises UserError: the source complains, or gives what nothing can be learnt from."""
     seed_all(settings.seed)  # a source of the user's may draw
-    data: Data = built(settings, "data")
+    with only_as_asked(shipped.not_asked_for(settings.group("data"), settings.request.typed)):
+        data: Data = built(settings, "data")
     data = limited(detached(data), ours(settings, "data").get("limit"))
     check(data, settings.names["data"])
     return data
