@@ -7,7 +7,7 @@ and typed. Each call below is made once without us, so that a test which sees no
 import importlib
 import io
 import json
-import logging
+import logging.config
 import os
 import pickle
 import shutil
@@ -531,6 +531,24 @@ def test_a_folder_of_configs_does_not_say_what_hydra_does(train, call, marker, n
     assert "\n" not in str(caught.value)
     assert everything() == before
     assert not marker.exists()
+
+
+QUESTIONS = ["--hydra-help", "--cfg=job", "--cfg=hydra", "--cfg=all", "--info=all", "--info=config", "--info=plugins"]
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+@pytest.mark.parametrize("word", ["experiment=x", "+experiment=x", "++experiment=x"])
+def test_a_question_about_a_folder_of_configs_calls_nothing(train, marker, question, word, capsys):
+    """To set up a logging is to call what it names."""
+    handlers = {"version": 1, "filters": {"x": {"()": "os.mkdir", "path": str(marker)}}}
+    Path("conf/experiment").mkdir(parents=True)
+    hydras = {"hydra_logging": handlers, "job_logging": handlers}
+    Path("conf/experiment/x.yaml").write_text(GLOBAL + yaml.safe_dump({"hydra": hydras}))
+    with suppress(UserError, SystemExit):
+        cli.run_command(["--config-dir", "conf", question, word])
+    assert not marker.exists()
+    logging.config.DictConfigurator(handlers).configure_filter({"()": "os.mkdir", "path": str(marker)})
+    assert marker.exists()
 
 
 def test_what_is_typed_for_hydra_does_not_go_with_a_folder_of_configs(train, call, marker):

@@ -65,6 +65,8 @@ def run_command(argv: list[str], signals: Signals | None = None) -> int:
     if {"-m", "--multirun"} & set(flags) and not is_question:
         sweep = run_plugged_sweep if of_hydra else run_sweep
         return 1 if sweep(argv, flags, words, signals or Signals()) else 0
+    if "--hydra-help" in flags:
+        flags, words = ["--hydra-help"], []  # or else it would set up the logging that a config describes
     if of_hydra or is_question:
         compose_and_run([*flags, *words], signals)
         return 0
