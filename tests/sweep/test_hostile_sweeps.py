@@ -101,3 +101,12 @@ def test_a_search_looks_first_too(sweep: Path, outside: Path) -> None:
     (sweep / ".lock").symlink_to(outside / "letter")
     words = ("hydra/sweeper=optuna", "optimizer.lr=interval(0.1,0.2)", "hydra.sweeper.n_trials=2", "name=s")
     assert ".lock is a link" in refusal(*words)
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["hydra.run.dir=x", "hydra.job.chdir=true", "+hydra.callbacks.x._target_=os.getcwd", "hydra.mode=RUN"],
+)
+def test_of_hydra_s_own_only_plugins_are_asked(word: str, sweep: Path) -> None:
+    for more in ((), ("hydra/launcher=basic",)):
+        assert "of Hydra's own a sweep takes hydra/launcher, hydra/sweeper" in refusal(word, *more, "name=s")

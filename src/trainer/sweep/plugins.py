@@ -1,6 +1,7 @@
 """Hydra's plugins in a sweep: launchers run its jobs elsewhere, sweepers choose them as they go."""
 
 import logging
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -58,8 +59,12 @@ class PluggedSweep:
         of_hydra = [word for word in words if word.lstrip("+~").startswith(("hydra/", "hydra."))]
         own = [word for word in words if word not in of_hydra]
         self.typed = {word.lstrip("+").partition("=")[0] for word in of_hydra}
-        for key in sorted(self.typed & {"hydra.sweep.dir", "hydra.sweep.subdir"}):
-            raise UserError(f"{key}: a sweep lies in runs/<name>, each job in a folder there. Type name=...")
+        for key in sorted(self.typed):
+            if key in ("hydra.sweep.dir", "hydra.sweep.subdir"):
+                raise UserError(f"{key}: a sweep lies in runs/<name>, each job in a folder there. Type name=...")
+            # Callbacks, logging, working folders: Hydra would call and write what nobody has checked.
+            if not re.match(r"hydra[/.](launcher|sweeper)\b", key):
+                raise UserError(f"{key}: of Hydra's own a sweep takes hydra/launcher, hydra/sweeper and their keys.")
         self.folder, self.config_name = folder, config_name
         self.search_path = search_path
         self.config = self._hydra_config([*search_path, *of_hydra])
