@@ -1,6 +1,7 @@
 """Tensors that are dear to compute and that other runs need as well, in files of one folder."""
 
 import contextlib
+import hashlib
 import os
 import re
 import time
@@ -10,7 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trainer.disk.files import write_atomically
+from trainer.disk.files import make_private, shared_with, write_atomically
+from trainer.disk.foreign import refuse_no_file
 from trainer.disk.lock import Held, locked
 from trainer.disk.tensors import load_tensors
 from trainer.errors import UserError
@@ -28,10 +30,27 @@ def num_bytes(size: object) -> int:
     return int(float(found[1]) * UNITS[found[2]])
 
 
+def checksum(key: str, tensor: Tensor) -> str:
+    """Of a tensor under its name: the right features of another backbone are wrong here."""
+    digest = hashlib.blake2b(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode(), digest_size=16)
+    digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _content(key: str, found: object) -> Tensor:
+    """Raises ValueError where a file holds something else than the features of that name."""
+    if not isinstance(found, dict) or not isinstance(tensor := found.get("features"), Tensor):
+        raise ValueError("it holds no features")
+    if found.get("checksum") != checksum(key, tensor):
+        raise ValueError("the checksum of its features is wrong")
+    return tensor
+
+
 class Cache:
     """The folder, whose files together stay below a limit: those go first that have not been read for longest.
 
     Nothing that goes wrong with it ends a run: what can't be read is computed, and what can't be written is not kept.
+    A folder or a file that other users could change is not used.
 
     Args:
         limit: bytes; 0: nothing is read or written.
@@ -44,15 +63,24 @@ class Cache:
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.pt"
 
+    def _refuse_shared(self) -> None:
+        """Switches itself off where other users could change the files: wrong features make a wrong network."""
+        with contextlib.suppress(OSError):
+            if self.limit and (reason := shared_with(self.folder)):
+                self.limit = 0
+                self.note(f"warning: {self.folder} is not used: {reason}. Every run computes its features itself.")
+
     def read(self, key: str) -> Tensor | None:
         """The tensor of that name, on the CPU; None where there is none, or no whole one."""
         path = self._path(key)
+        self._refuse_shared()
         if not self.limit:
             return None
         try:
-            tensor = load_tensors(path)
-            if not isinstance(tensor, Tensor):
-                raise ValueError("it holds no tensor")
+            refuse_no_file(path)
+            if reason := shared_with(path):
+                raise ValueError(reason)
+            tensor = _content(key, load_tensors(path))
         except FileNotFoundError:
             return None
         except Exception as error:  # damage makes torch and zipfile raise errors of every kind
@@ -72,7 +100,10 @@ class Cache:
             is_told = False
             while self.limit and not is_stop_requested():
                 try:
-                    self.folder.mkdir(parents=True, exist_ok=True)
+                    make_private(self.folder)
+                    self._refuse_shared()
+                    if not self.limit:
+                        break
                     stack.enter_context(locked(self.folder, f"{key}.lock"))
                     break
                 except Held as error:
@@ -87,13 +118,20 @@ class Cache:
     def write(self, key: str, tensor: Tensor) -> None:
         """Keeps it for others, within `computing`, unless it alone is larger than the limit."""
         needed = tensor.nbytes + FRAME_BYTES
+        self._refuse_shared()
         if needed > self.limit:
             return
-        path, content = self._path(key), tensor.detach().cpu().clone()  # a view would take its whole storage along
+        path, tensor = self._path(key), tensor.detach().cpu().clone()  # a view would take its whole storage along
+        content = {"features": tensor, "checksum": checksum(key, tensor)}
+
+        def save(temporary: Path) -> None:
+            torch.save(content, temporary)
+            temporary.chmod(0o600)
+
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_private(self.folder)
             self._make_room(needed)
-            write_atomically(path, lambda temporary: torch.save(content, temporary))
+            write_atomically(path, save)
         except (OSError, RuntimeError) as error:  # torch's own writer knows RuntimeErrors alone
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
             self.note(f"warning: {path} can't be written ({reason}); other runs will compute it again.")

@@ -1,12 +1,18 @@
 """Files that no crash can spoil: written beside, synced, renamed."""
 
+import contextlib
+import grp
 import os
+import pwd
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 from trainer.errors import UserError
+
+_NOBODY = 65534  # kernel.overflowuid
 
 
 def cache_folder(name: str) -> Path:
@@ -17,6 +23,45 @@ def cache_folder(name: str) -> Path:
     """
     cache = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(cache) if os.path.isabs(cache) else Path.home() / ".cache") / "train" / name
+
+
+def make_private(folder: Path) -> None:
+    """Makes a folder that nobody else can write to, with the folders that it lies in.
+
+    Raises:
+        OSError: it can't be made.
+    """
+    for path in reversed((folder, *folder.parents)):
+        if not path.exists():
+            path.mkdir(mode=0o700, exist_ok=True)
+
+
+def shared_with(path: Path) -> str:
+    """Who else could change what lies in a file or folder, or put another in its place; empty where nobody could.
+
+    What a program is made of, or what nobody computes again, must be nobody else's.
+
+    Raises:
+        OSError: it isn't there.
+    """
+    path = path.resolve()
+    for place in (path, *path.parents):
+        about = place.stat()
+        # In a container the owner of what is not its own is shown as nobody.
+        if about.st_uid not in (os.geteuid(), 0, *([_NOBODY] if place != path else [])):
+            return f"{place} belongs to another user"
+        others = stat.S_IWOTH if _is_own_group(about.st_gid) else stat.S_IWOTH | stat.S_IWGRP
+        is_sticky = place != path and about.st_mode & stat.S_ISVTX  # as /tmp: only its owner may remove a file
+        if about.st_mode & others and not is_sticky:
+            return f"other users can write to {place}"
+    return ""
+
+
+def _is_own_group(group: int) -> bool:
+    """Whether it is the group that many systems make for each user, and in which there is nobody else."""
+    with contextlib.suppress(KeyError):
+        return group == os.getegid() and grp.getgrgid(group).gr_name == pwd.getpwuid(os.geteuid()).pw_name
+    return False
 
 
 def write_atomically(path: Path, write: Callable[[Path], object], temporary: Path | None = None) -> None:

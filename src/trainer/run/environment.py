@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 
 from trainer.config.settings import Settings
+from trainer.disk.programs import keep_programs_private
 from trainer.distributed import ALONE, World
 from trainer.errors import UserError
 from trainer.loop import Precision
@@ -19,6 +20,8 @@ def set_up_torch(settings: Settings) -> None:
         from trainer.fast.heap import keep_freed_memory
 
         keep_freed_memory()
+    if settings.compile:
+        keep_programs_private()
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     if settings.deterministic:
