@@ -4,6 +4,8 @@ Each trick is shown first to work on whoever is careless.
 """
 
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from trainer.command.main import run_command
 
 SMALL = ("data.limit=40", "max_steps=1", "monitor=off")
 SWEEP = ("--multirun", "model=two_layer", *SMALL, "seed=0,1")
@@ -142,3 +146,22 @@ def test_a_sweep_of_ones_own_classes_finds_them_here(theirs: Path, typed: Typed)
     assert done.returncode == 0, done.stderr
     for job in (theirs / "runs/s").glob("*/log.txt"):
         assert job.read_text().startswith("None\n")
+
+
+# --- what is printed for copying ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a;touch it_ran", "a$(touch it_ran)b", "a b 'c"])
+def test_a_command_that_is_shown_names_a_folder_and_does_nothing_else(
+    name: str, train: Callable[..., object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The words of each line, as a shell splits them, hold the folder as one."""
+    train(*SMALL[:2], "model=two_layer", "monitor=scalars", f'run_dir="{name}"')
+    said = capsys.readouterr().out
+    assert run_command(["show", name]) == 0
+    shown = capsys.readouterr().out
+    commands = re.findall(r"^look at it +(.*)$", said, re.MULTILINE)
+    commands += re.findall(r"^  (train (?:board|'?resume=).*)$", shown, re.MULTILINE)
+    assert len(commands) == 3
+    for command in commands:
+        assert any(name in word and word.strip('"').endswith(name) for word in shlex.split(command)), command

@@ -236,6 +236,8 @@ class TestOwn:
             ("ownnet.half_done", "is a partial"),
             ("ownnet.NUMBER", "is a int"),
             ("ownnet.Plain", "does not make a torch Module"),
+            ("ownnet.wipe", "does not make a torch Module"),
+            ("ownnet.exit_code", "does not make a torch Module"),
             ("ownnet.Nett", "Did you mean Net?"),
             ("ownnet.Net.size.real", ""),
             ("ownnet.layer.Layer", "there is no"),
@@ -277,6 +279,12 @@ class Linear(_Linear):
 class Plain: pass
 
 class Descent(optim.SGD): pass
+
+def wipe(folder="/") -> None:
+    raise AssertionError
+
+def exit_code(words=()) -> "int":
+    raise AssertionError
 
 def make():
     return Net()

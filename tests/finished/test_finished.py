@@ -664,8 +664,18 @@ def test_the_way_to_go_on_is_one(said: Said, monkeypatch: pytest.MonkeyPatch, na
 def test_the_way_to_go_on_names_every_limit(said: Said) -> None:
     path = Path("runs/adam/config.yaml")
     path.write_text(path.read_text().replace("max_epochs: null", "max_epochs: 2").replace("trust: []", "trust: [mine]"))
-    (line,) = section(said("show", "adam"), "to go on")
+    line, warning = section(said("show", "adam"), "to go on")
     assert line == "train resume=runs/adam 'trust=[mine]' max_epochs=4 max_steps=10"
+    assert warning.startswith("(trust= runs the code of these packages")
+
+
+def test_what_was_typed_is_shown_with_a_warning_where_it_would_run_code(said: Said) -> None:
+    path = Path("runs/adam/overrides.yaml")
+    for words, num_lines in (("- trust=[pip]\n- a;touch x\n", 2), ("- model=lenet\n", 1)):
+        path.write_text(words)
+        line, *warning = section(said("show", "adam"), "typed")
+        assert len(warning) == num_lines - 1
+        assert shlex.split(line)[1:] == [word.removeprefix("- ") for word in words.splitlines()]
 
 
 # --- board ------------------------------------------------------------------------------------------------------------

@@ -23,6 +23,8 @@ TRUSTED = {
     "scheduler": ("trainer.optim", "torch.optim"),
     "data": ("trainer.data",),
 }
+# What a function that builds something does not give: what says so of itself is not called to see what it gives.
+NOTHING_BUILT = (type(None), bool, int, float, str, bytes)
 HYDRA_KEYS = frozenset({"_target_", "_partial_", "_args_", "_convert_", "_recursive_"})
 
 
@@ -77,13 +79,13 @@ def resolve(key: str, target: str, kind: type, own: tuple[str, ...]) -> Any:
     if inspect.isclass(found):
         makes: Any = found
     elif isinstance(found, types.FunctionType) and ("." not in found.__qualname__ or belongs(target, own)):
-        makes = object if belongs(target, own) else _annotated(found)
+        makes = _annotated(found)
     else:
         raise UserError(f"{where}: is a {type(found).__name__}; a class or a function is needed.")
     if not belongs(found.__module__, packages):
         raise UserError(f"{where}: comes from {found.__module__}.{_if_yours(f'{found.__module__}.Net')}")
     is_wanted = inspect.isclass(makes) and issubclass(makes, kind)
-    if not is_wanted and not (belongs(target, own) and not inspect.isclass(found)):
+    if not is_wanted and not (belongs(target, own) and not inspect.isclass(found) and makes not in NOTHING_BUILT):
         raise UserError(f"{where}: does not make a {kind.__module__.split('.')[0]} {kind.__name__}, which {key} needs.")
     return found
 

@@ -44,7 +44,7 @@ def show(word: str) -> int:
     lines = [title.append(f", {', '.join(facts)}")]
 
     choices = [f"{group}={shown(run.config[group])}" for group in (*GROUPS, "monitor") if group in run.config]
-    lines += _section("typed", [Text(f"train {typed(run)}".rstrip())])
+    lines += _section("typed", _with_warning(f"train {typed(run)}".rstrip()))
     lines += _section("choices", [Text(" ".join(choices))])
 
     console = open_console()
@@ -60,7 +60,7 @@ def show(word: str) -> int:
         lines += _section("diagnosis", [Text(_sentence(finding)) for finding in run.diagnosis])
 
     lines += _section("files", table(_files(run.folder), console, _INDENT)[0])
-    lines += _section("to go on", [Text(line) for line in _going_on(run, status)])
+    lines += _section("to go on", [text for line in _going_on(run, status) for text in _with_warning(line)])
     lines += _section("to look at it", [Text(f"train board {shlex.quote(str(run.folder))}")])
     print_lines(lines, console)
     return 0
@@ -68,6 +68,14 @@ def show(word: str) -> int:
 
 def _section(title: str, lines: list[Text]) -> list[Text]:
     return [Text(), Text(title, style="bold"), *(Text(" " * _INDENT).append_text(line) for line in lines)]
+
+
+def _with_warning(command: str) -> list[Text]:
+    """A command that stands in a folder which may be a stranger's; who copies it must know what it does."""
+    lines = [Text(command)]
+    if "trust=" in command:
+        lines.append(Text("(trust= runs the code of these packages: leave it out unless they are your own)", "yellow"))
+    return lines
 
 
 def typed(run: Run) -> str:

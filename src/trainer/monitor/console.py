@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import math
 import os
+import shlex
 import sys
 import threading
 import time
@@ -96,7 +97,7 @@ def summary_rows(
         ("parameters", f"{result['num_parameters']:,}, {result['num_trainable']:,} of them trained"),
         ("time", f"{result['seconds']:.1f} s for {result['steps']} steps"),
         ("run folder", str(folder)),
-        *([("look at it", f"tensorboard --logdir {folder}")] if has_events else []),
+        *([("look at it", f"tensorboard --logdir {shlex.quote(str(folder))}")] if has_events else []),
     ]
 
 

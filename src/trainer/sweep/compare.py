@@ -1,6 +1,7 @@
 """`train compare` of a sweep: its table again, why jobs failed, which key mattered, and a picture of it."""
 
 import json
+import shlex
 from pathlib import Path
 
 from rich.text import Text
@@ -60,7 +61,8 @@ def read_rows(folder: Path) -> list[Row]:
     try:
         records = json.loads(foreign.text(path))
     except FileNotFoundError as error:
-        raise UserError(f"{folder}: none of its jobs has ended. train runs {folder} shows those that go on.") from error
+        how = f"train runs {shlex.quote(str(folder))} shows those that go on."
+        raise UserError(f"{folder}: none of its jobs has ended. {how}") from error
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: can't be read: {getattr(error, 'strerror', None) or error}.") from error
     is_ours = isinstance(records, list) and all(

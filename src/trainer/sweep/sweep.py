@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -120,7 +121,8 @@ def close(rows: Sequence[Row], num_jobs: int, folder: Path, settings: Mapping[st
     print_table(rows, metric_of(rows, settings["metric"]))
     if num_left:
         print(f"{num_left} of {num_jobs} jobs have not come to their end. {how}")
-    print(f"sweep folder  {folder}\nlook at it    train compare {folder} --png sweep.png; train board {folder}")
+    typed = shlex.quote(str(folder))
+    print(f"sweep folder  {folder}\nlook at it    train compare {typed} --png sweep.png; train board {typed}")
     return sum(r.has_failed for r in rows) + num_left
 
 
