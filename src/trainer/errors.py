@@ -13,6 +13,9 @@ class UserError(Exception):
 
     exit_code = 2
 
+    def __init__(self, message: object = "") -> None:
+        super().__init__(cut(str(message)))
+
 
 class RunStopped(Exception):
     """A rule ended the run before its last step: exit code 3."""
@@ -27,6 +30,12 @@ class NonFinite(RunStopped):
 def printable(text: str) -> str:
     """The text with `?` for what a terminal would obey: configs, names of files and what they hold are foreign text."""
     return text if text.isprintable() else "".join(sign if sign.isprintable() else "?" for sign in text)
+
+
+def cut(text: str, most: int = 2000) -> str:
+    """The text without its middle where it's longer: it may quote a value or a header of any length."""
+    half = (most - 5) // 2
+    return text if len(text) <= most else f"{text[:half]} ... {text[-half:]}"
 
 
 class Pruned(RunStopped):

@@ -13,6 +13,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout, suppress
@@ -28,7 +29,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from trainer.command import main as cli
-from trainer.config.request import Request
+from trainer.config.request import Request, resolved
 from trainer.config.schema import GROUPS
 from trainer.disk import foreign
 from trainer.errors import UserError
@@ -406,8 +407,50 @@ YAMLS = {
     "a deep row": "{text}\nx:\n  " + "- " * 60_000 + "1\n",
     "a number of a million digits": "{text}\nx: 0x" + "f" * 1_000_000,
     "no text": b"\xff\xfe\x00\xd8",
+    "a hundred thousand keys": "{text}\n" + "".join(f"k{i}:\n" for i in range(100_000)),
+    "a hundred thousand numbers": "{text}\nx: [" + "1," * 100_000 + "1]\n",
     "a large file": "{text}\n" + "# nothing\n" * (foreign.MAX_TEXT_BYTES // 10 + 1),
 }
+
+
+# What takes ever longer to resolve, though there is little of it.
+ENDLESS = {
+    "references that unfold": "".join(f"l{i}: '{f'${{l{i - 1}}}' * 9 if i else 'ha'}'\n" for i in range(10)),
+    "references to what unfolds": "".join(f"l{i}: [{f'${{l{i - 1}}},' * 9 if i else 'ha'}]\n" for i in range(10)),
+    "references in a roundabout way": "".join(
+        f"i{i}: {i}\nl{i}: '{f'${{l${{i{i - 1}}}}}' * 9 if i else 'ha'}'\n" for i in range(10)
+    ),
+    "selected": "".join(f"l{i}: '{f'${{oc.select:l{i - 1}}}' * 9 if i else 'ha'}'\n" for i in range(10)),
+    "a reference to itself": "x: ${x}\n",
+    "two references to each other": "x: ${y}\ny: ${x}\n",
+    "a reference to all above it": "x: {y: {z: '${x}'}}\n",
+    "references in references": f"x: {'${' * 5000}x{'}' * 5000}\n",
+    "a long chain": "".join(f"l{i}: ${{l{i - 1}}}\n" for i in range(1, 1000)) + "l0: 1\n",
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_references_without_an_end_are_refused_at_once(go_on, train, stored, name):
+    """In the folder of a run, and in a folder of configs."""
+    text = Path("runs/it/config.yaml").read_text() + ENDLESS[name]
+    began = time.monotonic()
+    refused(go_on, text, "runs/it/config.yaml: ")
+    Path("conf/experiment").mkdir(parents=True)
+    indented = "".join(f"  {line}\n" for line in ENDLESS[name].splitlines()).replace("${", "${.")
+    Path("conf/experiment/x.yaml").write_text(f"{GLOBAL}model:\n{indented}")
+    if name != "references in references":  # which Hydra's own reader takes as they are
+        refusal(train, "--config-dir=conf", "experiment=x", "model=own", "model._target_=torch.nn.Linear")
+    assert time.monotonic() - began < 10
+
+
+def test_references_with_an_end_are_resolved():
+    assert resolved({"a": 2, "b": {"c": "${a}", "d": ["${..c}", "${.0}"], "e": "${b[c]} ${oc.env:HOME}"}})["b"] == {
+        "c": 2,
+        "d": [2, 2],
+        "e": f"2 {os.environ['HOME']}",
+    }
+    many = {"width": 8, "layers": [{"in": "${width}", "out": "${.in}"} for _ in range(300)]}
+    assert resolved(many)["layers"] == [{"in": 8, "out": 8}] * 300
 
 
 @pytest.mark.parametrize("name", YAMLS)

@@ -2,13 +2,16 @@
 
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from trainer.command import main as cli
+from trainer.config.compose import refuse_too_many
 from trainer.errors import UserError
 from trainer.sweep.sweep import opened
 
@@ -110,3 +113,30 @@ def test_a_search_looks_first_too(sweep: Path, outside: Path) -> None:
 def test_of_hydra_s_own_only_plugins_are_asked(word: str, sweep: Path) -> None:
     for more in ((), ("hydra/launcher=basic",)):
         assert "of Hydra's own a sweep takes hydra/launcher, hydra/sweeper" in refusal(word, *more, "name=s")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("seed=range(0,1000000000)",),
+        ("seed=range(10,0,-1e-9)",),
+        ("seed=range(0,1e400)",),
+        ("seed=range(0,1000)", "optimizer.momentum=range(0,0.9,0.01)", "optimizer=sgd"),
+        (f"seed={','.join(map(str, range(200)))}", "batch_size=range(1,200)"),
+    ],
+    ids=lambda words: words[0][:30],
+)
+def test_more_jobs_than_can_be_run_are_counted_and_not_listed(words: tuple[str, ...], sweep: Path) -> None:
+    """A list of them would fill the memory first."""
+    began = time.monotonic()
+    line = refusal(*words, "name=s")
+    assert "a sweep has at most 10,000. Type fewer values." in line
+    assert time.monotonic() - began < 5
+
+
+def test_many_jobs_are_a_sweep_and_a_range_counts_what_is_in_it(sweep: Path) -> None:
+    parser = OverridesParser.create()
+    for words in (["seed=range(0,10000)"], ["a=range(0,1,0.001)", "b=1,2,3,4,5,6,7,8,9,10"], ["a=[1,2]", "b=x"]):
+        refuse_too_many(parser.parse_overrides(words))
+    with pytest.raises(UserError, match="makes 10,001 jobs"):
+        refuse_too_many(parser.parse_overrides(["seed=range(0,10001)"]))

@@ -9,13 +9,18 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
+from trainer.config.references import refuse_endless
 from trainer.config.request import Request
 from trainer.config.schema import GROUPS
 from trainer.config.trust import refuse_untyped
 from trainer.disk import foreign
+from trainer.errors import UserError
+
+MAX_JOBS = 10_000
 
 
 @contextmanager
@@ -27,10 +32,32 @@ def hydra_at(folders: list[Path]) -> Iterator[list[str]]:
 
 
 def combinations(words: list[str]) -> list[list[str]]:
-    """The overrides of every job: all combinations of what commas, `range`, `choice`, `glob` ... stand for."""
+    """The overrides of every job: all combinations of what commas, `range`, `choice`, `glob` ... stand for.
+
+    Raises:
+        UserError: they are more than can be run.
+    """
     parsed = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader()).parse_overrides(words)
+    refuse_too_many(parsed)
     (batch,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     return [list(overrides) for overrides in batch]
+
+
+def refuse_too_many(parsed: list[Override]) -> None:
+    """Refuses more jobs than `MAX_JOBS`, before a list of them is made: they take all memory first, then for ever."""
+    total = 1.0
+    for override in parsed:
+        value = override.value()
+        if isinstance(value, RangeSweep):
+            start, stop, step = (float(n or 0) for n in (value.start, value.stop, value.step))
+            total *= max(1.0, (stop - start) / step) if step else 1.0
+        elif isinstance(value, ChoiceSweep):
+            total *= len(value.list)
+        if total > MAX_JOBS:
+            raise UserError(
+                f"{override.input_line}: makes {total:,.0f} jobs or more; a sweep has at most {MAX_JOBS:,}. Type fewer "
+                "values. Among many, hydra/sweeper=optuna searches."
+            )
 
 
 def composed(overrides: list[str], search: list[str], config_name: str) -> Request:
@@ -42,6 +69,7 @@ def composed(overrides: list[str], search: list[str], config_name: str) -> Reque
     container: Any = OmegaConf.to_container(config)
     container.pop("hydra")
     request = Request(container, choices, overrides)
+    refuse_endless(container)
     refuse_untyped(container, request.typed)
     return request
 

@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from trainer.config import schema
+from trainer.config.references import refuse_endless
 from trainer.errors import UserError
 
 Config = dict[str, Any]
@@ -46,10 +47,11 @@ def resolved(config: Config) -> Config:
     """Interpolations replaced by what they refer to.
 
     Raises:
-        UserError: one that refers to nothing, or a value that is missing (`???`).
+        UserError: one that refers to nothing or without an end, or a value that is missing (`???`).
     """
     if not _is_to_resolve(config):
         return copy.deepcopy(config)
+    refuse_endless(config)
     try:
         container = OmegaConf.to_container(OmegaConf.create(config), resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:

@@ -14,7 +14,7 @@ from torch import Tensor
 from trainer.disk.files import make_private, shared_with, write_atomically
 from trainer.disk.foreign import refuse_no_file
 from trainer.disk.lock import Held, locked
-from trainer.disk.tensors import load_tensors
+from trainer.disk.tensors import load_tensors, save_tensors
 from trainer.errors import UserError
 
 UNITS = {"": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -125,14 +125,14 @@ class Cache:
         content = {"features": tensor, "checksum": checksum(key, tensor)}
 
         def save(temporary: Path) -> None:
-            torch.save(content, temporary)
+            save_tensors(content, temporary)
             temporary.chmod(0o600)
 
         try:
             make_private(self.folder)
             self._make_room(needed)
             write_atomically(path, save)
-        except (OSError, RuntimeError) as error:  # torch's own writer knows RuntimeErrors alone
+        except (OSError, RuntimeError) as error:
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
             self.note(f"warning: {path} can't be written ({reason}); other runs will compute it again.")
 

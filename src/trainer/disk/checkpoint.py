@@ -1,5 +1,6 @@
 """Checkpoints: written so that no crash can spoil a file, read so that no file can run code."""
 
+import math
 import os
 import pickle
 import re
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from trainer.disk import lock
 from trainer.disk.files import cannot_write, write_atomically
-from trainer.disk.tensors import load_tensors, refuse_hostile
+from trainer.disk.tensors import load_tensors, refuse_hostile, save_tensors
 from trainer.errors import UserError
 
 # How long the best checkpoint may be in memory alone.
@@ -28,10 +29,63 @@ def write(path: Path, state: Any) -> None:
     checksums = [checksum(tensor) for tensor in tensors(state)]
 
     def save(temporary: Path) -> None:
-        torch.save({"state": state, "checksums": checksums}, temporary)
+        save_tensors({"state": state, "checksums": checksums}, temporary)
         refuse_hostile(temporary)
 
     write_atomically(path, save)
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_mapping(value: object) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
+
+
+# What each part of a state is, where it's there. Files may be anybody's, and of an older release.
+_KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "model": ("mapping of names", _is_mapping),
+    "optimizer": ("mapping of names", _is_mapping),
+    "schedule": ("mapping of names", _is_mapping),
+    "scaler": ("mapping of names", _is_mapping),
+    "random": ("list", lambda value: isinstance(value, list)),
+    "last": ("mapping of tags to numbers", lambda value: _is_mapping(value) and all(map(_is_number, value.values()))),
+    "data": ("mapping of texts", lambda value: _is_mapping(value) and all(isinstance(v, str) for v in value.values())),
+    "seconds": ("finite number", lambda value: _is_number(value) and 0 <= value < math.inf),
+    **dict.fromkeys(("step", "evaluated", "num_skipped", "num_skipped_in_row"), ("whole number from 0", _is_count)),
+}
+
+
+def refuse_other_kinds(found: Any, like: Any, key: str) -> None:
+    """Refuses texts, lists and nothing where numbers stand in what is to be replaced: a step would fail over them.
+
+    Args:
+        found: what a checkpoint holds.
+        like: the same of what has just been built; what it lacks, or has as None, may be of any kind.
+        key: of both, for the message.
+
+    Raises:
+        ValueError: names the first part that is of another kind.
+    """
+    if isinstance(like, Mapping):
+        if not isinstance(found, Mapping):
+            raise ValueError(f"its {key} is no mapping")
+        for name in like.keys() & found.keys():
+            refuse_other_kinds(found[name], like[name], f"{key}.{name}")
+    elif isinstance(like, list | tuple):
+        if not isinstance(found, list | tuple) or len(found) != len(like):
+            raise ValueError(f"its {key} is no list of {len(like)}")
+        for i, (mine, yours) in enumerate(zip(found, like, strict=True)):
+            refuse_other_kinds(mine, yours, f"{key}.{i}")
+    elif isinstance(like, int | float | Tensor) and not isinstance(found, int | float | Tensor):
+        raise ValueError(f"its {key} is no number")
+    elif isinstance(like, str) and not isinstance(found, str):
+        raise ValueError(f"its {key} is no text")
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -56,8 +110,10 @@ def read(path: Path) -> dict[str, Any]:
     state, checksums = content["state"], content["checksums"]
     if not isinstance(state, dict) or not {"model", "optimizer", "step"} <= state.keys():
         raise UserError(f"{path}: not a checkpoint of train: it lacks model, optimizer or step.")
-    if type(state["step"]) is not int or state["step"] < 0:
-        raise UserError(f"{path}: not a checkpoint of train: its step is no whole number.")
+    for key in (key for key in _KINDS if key in state):
+        kind, is_right = _KINDS[key]
+        if not is_right(state[key]):
+            raise UserError(f"{path}: not a checkpoint of train: its {key} is no {kind}.")
     if found != checksums:
         raise UserError(f"{path}: not a whole checkpoint (the checksum of a tensor is wrong).")
     return state
@@ -126,7 +182,7 @@ class Checkpoints:
                 f"{path}: could not be read again: {error}. Model and optimizer may keep tensors, numbers, texts, "
                 "lists and dicts in their states."
             ) from error
-        except (OSError, RuntimeError, zipfile.BadZipFile) as error:  # torch's own writer knows RuntimeErrors alone
+        except (OSError, RuntimeError, zipfile.BadZipFile) as error:  # read back, it is not what was written
             raise cannot_write(path, error, num_bytes(state)) from error
         files = self.files()
         # A run goes on from the newest whole file: what bears a later step than the one just written is damaged.

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from trainer.config.references import refuse_endless
 from trainer.config.schema import leaves, shown, yaml_problem
 from trainer.disk import foreign, lock
 from trainer.disk.files import write_text
@@ -108,6 +109,9 @@ def read_config(folder: Path) -> dict[str, Any] | None:
         text = foreign.text(path)
         foreign.read_yaml(text)
         stored = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)))
+        refuse_endless(stored)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     except OSError as error:
         raise UserError(f"{path}: can't be read: {error.strerror}. Type another name= or run_dir=.") from error
     except (ValueError, OmegaConfBaseException, YAMLError) as error:

@@ -11,12 +11,17 @@ from typing import Any, BinaryIO
 
 import yaml
 
+from trainer.config.references import MAX_REFERENCES
+
 try:
     from yaml import CSafeLoader as SafeLoader
 except ImportError:  # PyYAML without libyaml
     from yaml import SafeLoader
 
-MAX_TEXT_BYTES = 1 << 24  # a config has some kB
+MAX_TEXT_BYTES = 1 << 20  # a config has some kB
+MAX_RESULTS_BYTES = 1 << 24  # of all jobs of a sweep: a kB each
+MAX_VALUES = 30_000  # keys and values of a config; OmegaConf reads 10,000 in a second
+MAX_DEPTH_OF_REFERENCES = 5  # `${a.${b}}`
 MAX_LINE_BYTES = 1 << 20  # of metrics.jsonl; ours have some hundred
 _LONG_WORD = re.compile(r"[-+\w.:]{300,}")  # such a number takes ever longer to read, and can't be printed
 MAX_DEPTH = 50  # of a config; PyYAML's parser in C ends the process at some ten thousands
@@ -111,10 +116,11 @@ def read_yaml(words: str, loader: Any = SafeLoader) -> Any:
 
     Raises:
         ValueError: it refers back to parts of itself (a kB of that unfolds to any number of GB), is nested deeper than
-            `MAX_DEPTH`, or holds an endless number.
+            `MAX_DEPTH`, holds more than `MAX_VALUES` keys and values, an endless number, or references to other keys
+            that OmegaConf would take long to read.
         yaml.YAMLError: it is no YAML, or wants to make other objects than texts, numbers, lists and mappings.
     """
-    depth = 0
+    depth = num_values = num_references = 0
     for event in yaml.parse(words, SafeLoader):
         if isinstance(event, yaml.AliasEvent):
             raise ValueError(f"it refers to a part of itself by *{event.anchor}")
@@ -124,7 +130,24 @@ def read_yaml(words: str, loader: Any = SafeLoader) -> Any:
             and _LONG_WORD.fullmatch(event.value)
         ):
             raise ValueError(f"it holds a number of {len(event.value):,} digits")
+        if isinstance(event, yaml.ScalarEvent) and "${" in event.value:
+            num_references += event.value.count("${")
+            if num_references > MAX_REFERENCES or _is_deep(event.value):
+                raise ValueError("it holds too many references to other keys, or references in references")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
             raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
+        num_values += isinstance(event, yaml.NodeEvent)
+        if num_values > MAX_VALUES:
+            raise ValueError(f"it holds more than {MAX_VALUES:,} keys and values")
     return yaml.load(words, loader)
+
+
+def _is_deep(value: str) -> bool:
+    """Whether references stand in references in references ..."""
+    depth = 0
+    for sign in re.findall(r"\$\{|\}", value):
+        depth += 1 if sign == "${" else -min(depth, 1)
+        if depth > MAX_DEPTH_OF_REFERENCES:
+            return True
+    return False

@@ -29,6 +29,21 @@ _BUILDS = re.compile(
 )
 
 
+def save_tensors(content: Any, path: Path) -> None:
+    """torch.save into a new file.
+
+    Raises:
+        OSError: it can't be written; torch's own writer says "enforce fail" where a disk is full.
+    """
+    with open(path, "xb") as file:  # buffered: a single write takes 2 GB at most
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # as its end was not written either
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from error
+            raise
+
+
 def load_tensors(path: Path, may_be_old: bool = False) -> Any:
     """The tensors and plain values that torch.save wrote, on the CPU.
 

@@ -9,7 +9,7 @@ from rich.text import Text
 from trainer.config.schema import is_larger_better, shown
 from trainer.errors import UserError
 from trainer.finished.chart import COLOURS, SIGNS, chart, colour, draw_png
-from trainer.finished.read import Run, best, finite_points, is_finite, number, read_metrics, run_named
+from trainer.finished.read import Run, is_finite, number, read_course, run_named
 from trainer.finished.runs import PLACE, cell, differing, spent
 from trainer.finished.table import Column, open_console, print_lines, table
 
@@ -28,9 +28,9 @@ def compare(words: Sequence[str], png: str | None) -> int:
     if len(words) > len(SIGNS):
         raise UserError(f"train compare takes up to {len(SIGNS)} runs, not {len(words)}. train runs compares more.")
     runs = [run_named(word) for word in words]
-    records = [read_metrics(run.folder) for run in runs]
-    steps = [{tag: step for tag, (_, step) in best(of_run).items()} for of_run in records]
-    curves = {tag: [finite_points(of_run, tag) for of_run in records] for tag in _CURVES}
+    courses = [read_course(run.folder, _CURVES) for run in runs]
+    steps = [{tag: step for tag, (_, step) in course.best.items()} for course in courses]
+    curves = {tag: [course.points(tag) for course in courses] for tag in _CURVES}
     curves = {tag: of_runs for tag, of_runs in curves.items() if any(of_runs)}
     if png is not None:
         if not curves:

@@ -1,13 +1,14 @@
 """The runs below a folder, read fast and whatever state they are in: going on, ended, killed, spoilt."""
 
+import contextlib
 import json
 import math
 import os
 import re
 import socket
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,10 @@ from trainer.config.schema import GROUPS, is_larger_better, leaves
 from trainer.disk import foreign
 from trainer.errors import UserError, nearest
 
-Records = list[dict[str, Any]]  # the lines of metrics.jsonl, each with its `step`
+Points = list[tuple[int, float]]  # (step, number)
+
+MAX_TAGS = 10_000  # of one run; ours have some dozen
+MAX_POINTS = 10_000  # of one curve, and up to twice as many
 
 _FILES = {"config.yaml", "result.json", "metrics.jsonl"}  # one of them makes a folder a run's
 
@@ -136,10 +140,10 @@ def read_run(folder: Path, name: str) -> Run:
     result = _flat(result)
     if not any(tag.startswith("best/") for tag in result):
         # It has not ended, or nothing was validated.
-        records = read_metrics(folder)
+        course = read_course(folder)
         if "status" not in result:
-            result = _so_far(records) | {"status": _running_or_killed(folder)}
-        result |= {f"best/{tag}": value for tag, (value, _) in best(records).items()}
+            result = course.so_far() | {"status": _running_or_killed(folder)}
+        result |= {f"best/{tag}": value for tag, (value, _) in course.best.items()}
     findings = diagnosis if isinstance(diagnosis, list) else []
     return Run(folder, name, config, result, [finding for finding in findings if _depth_is_at_most(2, finding)])
 
@@ -162,12 +166,16 @@ _CHOICES = {f"choices.{group}" for group in GROUPS}
 _UNREADABLE = (OSError, ValueError, RecursionError, YAMLError)
 
 
-@lru_cache(maxsize=10_000)
 def _leaves(block: str) -> dict[str, Any]:
     """The values of a key of the top level, dotted.
 
-    Most of a config is the same in the next run's: each different part of it is read once.
+    Most of a config is the same in the next run's: each different part of it is read once, but for those that nobody's
+    other runs have.
     """
+    return _known_leaves(block) if len(block) < 4096 else _read_leaves(block)
+
+
+def _read_leaves(block: str) -> dict[str, Any]:
     if (section := _SECTION.fullmatch(block)) is None:
         return _read(block)
     name, inner = section.groups()
@@ -175,8 +183,14 @@ def _leaves(block: str) -> dict[str, Any]:
     return {f"{name}.{key}": value for part in parts if part for key, value in _read(part).items()}
 
 
-@lru_cache(maxsize=10_000)
+_known_leaves = lru_cache(maxsize=10_000)(_read_leaves)
+
+
 def _read(block: str) -> dict[str, Any]:
+    return _known(block) if len(block) < 4096 else _read_block(block)
+
+
+def _read_block(block: str) -> dict[str, Any]:
     if (plain := _PLAIN.fullmatch(block)) is not None:
         key, value = plain.groups()
         return {key: _WORDS[value] if value in _WORDS else float(value) if "." in value else int(value)}
@@ -184,6 +198,9 @@ def _read(block: str) -> dict[str, Any]:
     if not isinstance(config, dict | None):
         raise ValueError("it holds no config")
     return dict(leaves(config or {}))
+
+
+_known = lru_cache(maxsize=10_000)(_read_block)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -194,6 +211,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     try:
         text = foreign.text(folder / "config.yaml")
+        if text.count("\n") > foreign.MAX_VALUES:
+            raise ValueError(f"it has more than {foreign.MAX_VALUES:,} lines")
         try:
             blocks = [_leaves(block) for block in _KEYS.split(text)]
         except (YAMLError, ValueError):
@@ -228,21 +247,90 @@ def read_result(folder: Path) -> dict[str, Any]:
     return result
 
 
-def read_metrics(folder: Path) -> Records:
-    """The lines of `metrics.jsonl`, without those that are torn, as the last may be while it is written."""
-    try:
-        lines = foreign.content(folder / "metrics.jsonl").splitlines()
-    except OSError:
-        return []
-    records = []
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(record, dict) and isinstance(number(record.get("step")), int):
-            records.append(_flat(record))
-    return records
+class Curve:
+    """The points of a tag; of more than `MAX_POINTS`, each is the mean of some that follow each other."""
+
+    def __init__(self) -> None:
+        self.points: Points = []
+        self._of_one: list[float] = []  # the numbers of the next point
+        self._num_of_one = 1
+
+    def add(self, step: int, number: float) -> None:
+        self._of_one.append(number)
+        if len(self._of_one) == self._num_of_one:
+            self.points.append((step, sum(self._of_one) / self._num_of_one))
+            self._of_one.clear()
+        if len(self.points) == 2 * MAX_POINTS:
+            pairs = zip(self.points[::2], self.points[1::2], strict=True)
+            self.points = [(step, (before + number) / 2) for (_, before), (step, number) in pairs]
+            self._num_of_one *= 2
+
+
+@dataclass
+class Course:
+    """What the lines of a run's `metrics.jsonl` come to, read one after the other: a long run has millions.
+
+    Args:
+        tags: whose points are kept.
+        best: the best number of every validation tag, and the step that had it first.
+        last: the last number of every tag; None where that was not finite.
+        curves: of each tag, without what is too large to be summed.
+    """
+
+    tags: Sequence[str] = ()
+    best: dict[str, tuple[float, int]] = field(default_factory=dict)
+    last: dict[str, float | None] = field(default_factory=dict)
+    curves: dict[str, Curve] = field(default_factory=dict)
+    steps: int = 0
+    seconds: float = 0.0
+    _logged: int = 0
+
+    def add(self, record: dict[str, Any]) -> None:
+        """The numbers of a line, which has its `step` among them."""
+        step: int = record.pop("step")
+        for tag, value in record.items():
+            if value is not None and number(value) is None:
+                continue
+            if tag in self.last or len(self.last) < MAX_TAGS:
+                self.last[tag] = value
+                self._add_best(tag, value, step)
+        for tag in self.tags:
+            if is_finite(record.get(tag)) and abs(record[tag]) < 1e300:
+                self.curves.setdefault(tag, Curve()).add(step, record[tag])
+        if (step_ms := number(record.get("time/step_ms"))) is not None:
+            # Without the pauses between a stop and a resume, which the files' times would count.
+            self.seconds += step_ms / 1000 * (step - self._logged)
+            self._logged = step
+        self.steps = step
+
+    def _add_best(self, tag: str, value: float | None, step: int) -> None:
+        if value is None or not tag.startswith("val/") or not is_finite(value):
+            return
+        sign = 1 if is_larger_better(tag) else -1
+        if tag not in self.best or sign * value > sign * self.best[tag][0]:
+            self.best[tag] = value, step
+
+    def points(self, tag: str) -> Points:
+        """Of one of the `tags`; empty where there are none."""
+        return self.curves[tag].points if tag in self.curves else []
+
+    def so_far(self) -> dict[str, Any]:
+        """What `result.json` would hold, of a run that has not ended."""
+        return {**self.last, "steps": self.steps, "seconds": self.seconds}
+
+
+def read_course(folder: Path, tags: Sequence[str] = ()) -> Course:
+    """The course of a run; lines that are torn are left out, as the last may be while it is written."""
+    course = Course(tags)
+    with contextlib.suppress(OSError):
+        for line in foreign.lines(folder / "metrics.jsonl"):
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(record, dict) and isinstance(number(record.get("step")), int):
+                course.add(record)
+    return course
 
 
 def _flat(values: dict[str, Any]) -> dict[str, Any]:
@@ -256,32 +344,6 @@ def _depth_is_at_most(depth: int, value: Any) -> bool:
         return True
     parts = value.values() if isinstance(value, dict) else value
     return depth > 0 and all(_depth_is_at_most(depth - 1, part) for part in parts)
-
-
-def best(records: Records) -> dict[str, tuple[float, int]]:
-    """The best number of every validation tag, and the step that had it first."""
-    found: dict[str, tuple[float, int]] = {}
-    for record in records:
-        for tag, value in record.items():
-            if tag.startswith("val/") and is_finite(value):
-                sign = 1 if is_larger_better(tag) else -1
-                if tag not in found or sign * value > sign * found[tag][0]:
-                    found[tag] = value, record["step"]
-    return found
-
-
-def _so_far(records: Records) -> dict[str, Any]:
-    """What `result.json` would hold, from the lines of a run that has not ended."""
-    last: dict[str, Any] = {}
-    seconds, logged = 0.0, 0
-    for record in records:
-        last |= record
-        if (step_ms := number(record.get("time/step_ms"))) is not None:
-            # Without the pauses between a stop and a resume, which the files' times would count.
-            seconds += step_ms / 1000 * (record["step"] - logged)
-            logged = record["step"]
-    steps = last.pop("step", 0)
-    return {**last, "steps": steps, "seconds": seconds}
 
 
 def _running_or_killed(folder: Path) -> str:
@@ -316,8 +378,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError):
         return error.strerror or str(error)
     return " ".join(str(error).split())[:100] or type(error).__name__
-
-
-def finite_points(records: Records, tag: str) -> list[tuple[int, float]]:
-    """`(step, number)` of a tag, without what is too large to be summed."""
-    return [(r["step"], r[tag]) for r in records if is_finite(r.get(tag)) and abs(r[tag]) < 1e300]

@@ -12,7 +12,7 @@ from trainer.config import schema
 from trainer.config.request import Config, Request, resolved
 from trainer.config.settings import Settings, settings_of
 from trainer.disk import folder as folders
-from trainer.disk.checkpoint import num_bytes
+from trainer.disk.checkpoint import num_bytes, refuse_other_kinds
 from trainer.disk.files import cannot_write, remove_leftovers
 from trainer.disk.lock import holder, locked
 from trainer.errors import UserError, nearest
@@ -132,6 +132,8 @@ def load(training: Training) -> None:
     if state is None:
         return
     try:
+        for part in ("optimizer", "schedule", "scaler"):
+            refuse_other_kinds(state[part], getattr(parts.state, part).state_dict(), part)
         parts.state.load_state_dict(state)
         if "diagnosis" in state:
             training.diagnosis.load_state_dict(state["diagnosis"])

@@ -59,7 +59,7 @@ def read_rows(folder: Path) -> list[Row]:
     """
     path = folder / "results.json"
     try:
-        records = json.loads(foreign.text(path))
+        records = json.loads(foreign.text(path, foreign.MAX_RESULTS_BYTES))
     except FileNotFoundError as error:
         how = f"train runs {shlex.quote(str(folder))} shows those that go on."
         raise UserError(f"{folder}: none of its jobs has ended. {how}") from error
@@ -83,7 +83,8 @@ def read_rows(folder: Path) -> list[Row]:
 def told_metric(folder: Path) -> str | None:
     """`sweep.metric` as it was typed for the sweep."""
     try:
-        command = foreign.read_yaml(foreign.text(folder / "sweep.yaml"))["command"]
+        text = foreign.text(folder / "sweep.yaml", foreign.MAX_RESULTS_BYTES)
+        command = foreign.read_yaml(text.partition("\njobs:")[0])["command"]  # of jobs there may be thousands
         words = [word.partition("=")[2] for word in command if word.startswith("sweep.metric=")]
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, YAMLError):
         return None

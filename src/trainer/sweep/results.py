@@ -58,7 +58,7 @@ def row(job: Job, failures: dict[str, dict[str, str]]) -> Row:
 def read_failures(folder: Path) -> dict[str, dict[str, str]]:
     """The jobs that had failed when this sweep was run last, with status and reason."""
     try:
-        rows = json.loads(foreign.text(folder / "results.json"))
+        rows = json.loads(foreign.text(folder / "results.json", foreign.MAX_RESULTS_BYTES))
         return {r["name"]: {"status": r["status"], "reason": r["reason"]} for r in rows if r["reason"]}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
