@@ -1,8 +1,16 @@
 """Lines for people: what they quote may be of any length, they are not."""
 
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from trainer.errors import UserError
+from trainer.exits import exit_code
+from trainer.signals import Signals
 
 
 @pytest.mark.parametrize("quoted", ["x" * 100_000, ", ".join(f"column {i}" for i in range(5000))])
@@ -15,3 +23,44 @@ def test_a_line_keeps_its_beginning_and_what_to_type(quoted: str) -> None:
 
 def test_a_line_of_usual_length_is_whole() -> None:
     assert str(UserError("a" * 2000)) == "a" * 2000
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        MemoryError("std::bad_alloc"),
+        OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+        RuntimeError("can't start new thread"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: not enough memory: you tried"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+    ],
+    ids=str,
+)
+def test_too_little_memory_is_a_line_and_no_fault(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    def task(signals: Signals) -> None:
+        raise error
+
+    assert exit_code(task) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: there is not enough memory (")
+    assert said.count("\n") == 1
+
+
+def test_a_fault_is_a_fault(capsys: pytest.CaptureFixture[str]) -> None:
+    def task(signals: Signals) -> None:
+        raise RuntimeError("two and two")
+
+    assert exit_code(task) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("Traceback")
+    assert "RuntimeError: two and two\nerror: this is a fault of train itself" in said
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ulimit -v is of Linux")
+def test_a_limit_on_memory_is_a_line(tmp_path: Path) -> None:
+    command = f'ulimit -v 400000; "{sys.executable}" -m trainer data.limit=40 max_steps=1'  # kB, less than torch itself
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: there is not enough memory (")
+    assert done.stderr.count("\n") == 1

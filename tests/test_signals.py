@@ -1,14 +1,21 @@
-"""SIGINT and SIGTERM: at once where nothing can be lost, and after the step where a run would be."""
+"""SIGINT, SIGTERM and SIGHUP: at once where nothing can be lost, and after the step where a run would be."""
 
+import fcntl
+import json
 import os
 import signal
+import subprocess
+import sys
+import termios
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from trainer.errors import Interrupted, UserError
 from trainer.exits import exit_code
-from trainer.signals import Signals
+from trainer.signals import ENDING, Signals
 
 
 def send(number: int) -> None:
@@ -20,12 +27,13 @@ def test_before_the_training_a_signal_ends_the_process_at_once() -> None:
     with Signals().listening():
         with pytest.raises(KeyboardInterrupt):
             send(signal.SIGINT)
-        with pytest.raises(Interrupted) as ended:
-            send(signal.SIGTERM)
-    assert ended.value.exit_code == 143
+        for number, code in ((signal.SIGTERM, 143), (signal.SIGHUP, 129)):
+            with pytest.raises(Interrupted) as ended:
+                send(number)
+            assert ended.value.exit_code == code
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_while_it_trains_a_signal_waits_to_be_asked_for(number: int) -> None:
     signals = Signals()
     with signals.listening(), signals.deferred():
@@ -53,7 +61,7 @@ def test_what_a_callback_of_the_interpreter_has_swallowed_still_counts() -> None
             pytest.fail("began to train")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_what_a_library_makes_of_it_is_still_the_signal(number: int, code: int) -> None:
     def task(signals: Signals) -> None:
         try:
@@ -61,11 +69,12 @@ def test_what_a_library_makes_of_it_is_still_the_signal(number: int, code: int) 
         except BaseException as error:  # as code that tidies up, and fails at that
             raise UserError("half done") from error
 
-    handler = signal.getsignal(signal.SIGINT)
+    handlers = {number: signal.getsignal(number) for number in ENDING}
     try:
         assert exit_code(task) == code
     finally:
-        signal.signal(signal.SIGINT, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def test_an_error_after_a_signal_that_waits_is_an_error() -> None:
@@ -78,7 +87,98 @@ def test_an_error_after_a_signal_that_waits_is_an_error() -> None:
 
 
 def test_afterwards_all_is_as_it_was() -> None:
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    before = [signal.getsignal(number) for number in ENDING]
     with Signals().listening():
         pass
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    assert [signal.getsignal(number) for number in ENDING] == before
+
+
+def test_a_hangup_that_is_ignored_stays_so() -> None:
+    """As under nohup, which ignores it for the command that it starts."""
+    handler = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        signals = Signals()
+        with signals.listening(), signals.deferred():
+            send(signal.SIGHUP)
+            assert signals.received == 0
+    finally:
+        signal.signal(signal.SIGHUP, handler)
+
+
+# --- real commands -------------------------------------------------------------------------------------------------
+
+LONG = ("model=two_layer", "data.limit=100", "monitor=off", "checkpoint.every_minutes=null", "max_steps=1000000")
+
+
+def begun(folder: Path, *names: str) -> bool:
+    """Whether these runs have made a step; the best of the first validation is not written at once."""
+    return all((folder / "runs" / name / "metrics.jsonl").exists() for name in names)
+
+
+def started(folder: Path, *words: str, runs: tuple[str, ...], **options: Any) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [*options.pop("before", ()), sys.executable, "-m", "trainer", *LONG, *words],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        text=True,
+        start_new_session=True,
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
+    )
+    end = time.monotonic() + 60
+    while not begun(folder, *runs):
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    time.sleep(0.5)
+    return process
+
+
+def status(folder: Path, name: str) -> str:
+    return str(json.loads((folder / "runs" / name / "result.json").read_text())["status"])
+
+
+def test_a_run_whose_connection_is_lost_is_saved(tmp_path: Path) -> None:
+    with started(tmp_path, "name=it", "monitor.every=10", runs=("it",)) as run:
+        os.killpg(run.pid, signal.SIGHUP)
+        _, errors = run.communicate(timeout=60)
+    assert run.returncode == 129
+    assert errors.endswith("and saved. To go on: train resume=runs/it\n")
+    assert status(tmp_path, "it") == "interrupted"
+    assert (tmp_path / "runs/it/checkpoints/last.pt").exists()
+
+
+def test_a_run_whose_terminal_is_closed_is_saved(tmp_path: Path) -> None:
+    """What is printed from then on goes nowhere, and is an error where a terminal was."""
+    ours, theirs = os.openpty()
+
+    def take_terminal() -> None:
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), theirs)
+    run = started(tmp_path, "name=it", runs=("it",), preexec_fn=take_terminal, **streams)
+    os.close(theirs)
+    os.close(ours)  # its last reader: the kernel sends SIGHUP
+    assert run.wait(60) == 129
+    assert status(tmp_path, "it") == "interrupted"
+
+
+def test_under_nohup_it_trains_on(tmp_path: Path) -> None:
+    with started(tmp_path, "name=it", "monitor.every=10", runs=("it",), before=("nohup",)) as run:
+        os.killpg(run.pid, signal.SIGHUP)
+        time.sleep(1)
+        assert run.poll() is None
+        os.killpg(run.pid, signal.SIGTERM)
+        run.communicate(timeout=60)
+    assert run.returncode == 143
+
+
+def test_a_sweep_whose_connection_is_lost_is_saved_and_goes_on(tmp_path: Path) -> None:
+    """The signal is for all: the sweep, its jobs and the server that they are forked from."""
+    words = ("--multirun", "seed=0,1", "sweep.jobs=2", "sweep.stack=never", "monitor.every=10", "name=s")
+    with started(tmp_path, *words, runs=("s/seed=0", "s/seed=1")) as run:
+        os.killpg(run.pid, signal.SIGHUP)
+        out, errors = run.communicate(timeout=60)
+    assert run.returncode == 129, errors
+    assert errors == "stopped with 2 of 2 jobs to go; those that ran are saved. To go on, type the same with name=s\n"
+    assert "error" not in out
+    assert [status(tmp_path, f"s/seed={seed}") for seed in (0, 1)] == ["interrupted"] * 2

@@ -1,14 +1,22 @@
 """How a process ends: what is raised becomes a line and an exit code."""
 
+import contextlib
 import errno
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any, TextIO, cast
 
 from trainer.errors import Interrupted, RunStopped, UserError, printable
 from trainer.signals import Signals
+
+# What Python, the loader, the C library, C++, torch and oneDNN say.
+_NO_MEMORY = (
+    *("can't start new thread", "can't allocate lock", "failed to map segment", "annot allocate memory", "bad_alloc"),
+    *("not enough memory", "could not create a primitive"),
+)
 
 
 def exit_code(task: Callable[[Signals], object]) -> int:
@@ -17,6 +25,7 @@ def exit_code(task: Callable[[Signals], object]) -> int:
     Args:
         task: called with the signals that the process gets.
     """
+    open_streams()
     signals = Signals()
     # Under torchrun what all processes have to say is said once.
     is_silent = os.environ.get("RANK", "0") != "0"
@@ -24,39 +33,116 @@ def exit_code(task: Callable[[Signals], object]) -> int:
         with signals.listening():
             try:
                 result = task(signals)
+                sys.stdout.flush()  # Python itself would do it later, and say in its own words what is wrong with it
             except Exception:
                 signals.raise_what_was_raised()
                 raise
             return result if isinstance(result, int) else 0
     except (UserError, RunStopped, Interrupted) as error:
         if isinstance(error, Interrupted):
-            ignore_ctrl_c()
+            ignore_signals()
         if not is_silent or str(error).startswith("rank "):
-            print(printable(str(error) if isinstance(error, Interrupted) else f"error: {error}"), file=sys.stderr)
+            tell(printable(str(error) if isinstance(error, Interrupted) else f"error: {error}"))
         return error.exit_code
     except KeyboardInterrupt:
-        ignore_ctrl_c()
-        print("stopped.", file=sys.stderr)
+        ignore_signals()
+        tell("stopped.")
         return 130
     except BrokenPipeError:  # `train --help | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        fall_silent(sys.stdout)
         return 0
     except Exception as error:
-        if is_of_the_system(error):
-            hint = "Free what is full, or ask for more of it, and type the same again."
-            print(f"error: {error}. {hint}", file=sys.stderr)
+        if is_out_of_memory(error):
+            reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+            tell(f"error: there is not enough memory ({reason}). End other programs, or type a smaller batch_size=.")
             return 2
-        traceback.print_exc()
-        print("error: this is a fault of train itself; please report the lines above.", file=sys.stderr)
+        if is_of_the_system(error):
+            fall_silent(sys.stdout)  # it may be what is full
+            tell(f"error: {error}. Free what is full, or ask for more of it, and type the same again.")
+            return 2
+        tell(traceback.format_exc().rstrip())
+        tell("error: this is a fault of train itself; please report the lines above.")
         return 1
+
+
+def open_streams() -> None:
+    """Opens stdin, stdout and stderr where they are closed, as by `>&-`.
+
+    Or else the next file that is opened gets their number, and is written into by whoever prints.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)
+    os.close(number)
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115 - to the end of the process
+
+
+def tell(line: str) -> None:
+    """Prints a line on stderr, where somebody may read it."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        fall_silent(sys.stderr)
+
+
+def fall_silent(stream: TextIO) -> None:
+    """Has a stream lead nowhere, as nobody reads on, or its disk is full.
+
+    Python flushes stdout once more when it exits, and would turn exit code 0 into 120.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+class _Unbroken:
+    """A stream that falls silent instead of raising an error."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except (OSError, ValueError):
+            fall_silent(self._stream)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except (OSError, ValueError):
+            fall_silent(self._stream)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def unbroken_output() -> Iterator[None]:
+    """Within it, no closed pipe and no full disk under what is printed ends anything."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (cast(TextIO, _Unbroken(stream)) for stream in before)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stdout, sys.stderr = before
 
 
 def is_of_the_system(error: BaseException) -> bool:
     """Whether it is an error of the system's that may meet any line of code: a full disk, too many open files."""
-    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EMFILE, errno.ENFILE)
     return isinstance(error, OSError) and (error.errno in numbers or "temporary directory" in str(error))
 
 
-def ignore_ctrl_c() -> None:
-    """The process is ending: one more Ctrl-C would only change its exit code."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the machine, or a limit on this process, has no more memory: each library has its own error for it."""
+    of_system = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    return isinstance(error, MemoryError) or of_system or any(words in str(error) for words in _NO_MEMORY)
+
+
+def ignore_signals() -> None:
+    """The process is ending: one more Ctrl-C, or the hangup that follows, would only change its exit code."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, from the command's first moment to its last."""
+"""Ctrl-C, SIGTERM and SIGHUP, from the command's first moment to its last."""
 
 import contextlib
 import signal
@@ -8,9 +8,12 @@ from types import FrameType
 
 from trainer.errors import Interrupted
 
+# SIGHUP: the terminal was closed, or the connection to it was lost.
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 class Signals:
-    """What SIGINT and SIGTERM do: end the process at once, or, within `deferred`, wait to be asked for.
+    """What these signals do: end the process at once, or, within `deferred`, wait to be asked for.
 
     Attributes:
         received: the number of the last signal, 0 before the first.
@@ -23,11 +26,12 @@ class Signals:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Takes both signals over."""
+        """Takes the signals over; SIGHUP not where it is ignored, as under nohup."""
         if threading.current_thread() is not threading.main_thread():
             yield  # Python gives signals to the main thread alone
             return
-        old = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
+        taken = [n for n in ENDING if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
+        old = {number: signal.signal(number, self._receive) for number in taken}
         try:
             yield
         finally:

@@ -193,7 +193,7 @@ def test_ctrl_c_and_sigterm_for_all_processes_stop_no_worker(files, method, monk
     monkeypatch.setattr(workers, "CONTEXT", multiprocessing.get_context(method))
     batches = read(files, cycle(BATCHES), 5, 2)
     found = [next(batches), next(batches)]  # from both: they are there
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         for pid in pids():
             os.kill(pid, number)
     found += islice(batches, 18)

@@ -30,8 +30,9 @@ from trainer.errors import UserError
 AHEAD = 2
 # Seconds in which a worker must have read one more image, and from one look at whether it has to the next.
 PATIENCE, LOOK_EVERY = 60.0, 1.0
-# Ctrl-C and most schedulers signal every process of a run; the main one still needs a batch to finish its step.
-NOT_FOR_WORKERS = {signal.SIGINT, signal.SIGTERM}
+# Ctrl-C, most schedulers and a terminal that is closed signal every process of a run; the main one still needs a batch
+# to finish its step.
+NOT_FOR_WORKERS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 # A process started afresh imports torch first, which takes longer than most validations; a fork is safe on Linux alone.
 CONTEXT = multiprocessing.get_context("fork") if sys.platform == "linux" else multiprocessing.get_context("spawn")
 

@@ -1,8 +1,8 @@
 """Imported by the server that jobs are forked from, and by nothing else: signals for a group of processes are theirs.
 
-A cluster, or whoever ends a service, sends SIGTERM, SIGUSR1 or SIGUSR2 to every process that there is. The server must
-outlive its jobs: they die with it, before they have saved. So it blocks these signals, and a job, which begins like it,
-unblocks SIGTERM as soon as it listens: none is lost in between.
+A cluster, or whoever ends a service, sends SIGTERM, SIGUSR1 or SIGUSR2 to every process that there is, and a terminal
+that is closed sends SIGHUP. The server must outlive its jobs. So it blocks these signals, and a job, which begins like
+it, unblocks SIGTERM and SIGHUP as soon as it listens: none is lost in between.
 """
 
 import signal
@@ -10,4 +10,4 @@ import signal
 from trainer import interpreters
 
 interpreters.forget()  # the jobs are told by sys.path, which is that of the sweep
-signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2})
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})

@@ -22,12 +22,14 @@ from trainer.config.request import Request
 from trainer.disk import foreign
 from trainer.disk.files import open_to_append
 from trainer.disk.folder import read_result
-from trainer.errors import RunStopped
+from trainer.errors import RunStopped, UserError
 from trainer.interpreters import safe_path
 from trainer.signals import Signals
 from trainer.sweep.plan import Job
 
 LOG = "log.txt"
+UNKNOWN = 255  # what multiprocessing says of a process whose server was killed
+SIGNALLED = (128 + signal.SIGHUP, 128 + signal.SIGINT, 128 + signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -45,14 +47,38 @@ class Outcome:
     reason: str = ""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Running:
-    """The process of one job, or of several that train together."""
+    """The process of one job, or of several that train together.
+
+    Args:
+        report: where it says its exit code; closed when it has ended, whoever else has by then.
+        code: what it has said.
+    """
 
     jobs: list[Job]
     process: BaseProcess
+    report: Connection
     slot: int
     began: float
+    code: int | None = None
+
+    def has_ended(self) -> bool:
+        """Whether the process is gone. Its parent, who would know too, may have been killed."""
+        try:
+            while self.report.poll():
+                self.code = self.report.recv()
+        except (EOFError, OSError):
+            return True
+        return False
+
+    def close(self) -> int:
+        """Its exit code, when it has ended; below 0, the signal that killed it; `UNKNOWN` if nobody knows."""
+        self.process.join()
+        code = self.process.exitcode if self.code is None else self.code
+        self.process.close()
+        self.report.close()
+        return UNKNOWN if code is None else code
 
 
 class Pool:
@@ -79,10 +105,20 @@ class Pool:
         slot = next(i for i in range(self.at_once) if all(running.slot != i for running in self.running))
         logs = [job.folder / LOG for job in jobs]
         requests = [self._dealt(job.request, slot) for job in jobs]
-        process = self.context.Process(target=work, args=(self._theirs, requests, logs), name=jobs[0].name)
+        report, said = self.context.Pipe(duplex=False)
+        process = self._started(work, jobs[0].name, self._theirs, said, requests, logs)
+        said.close()
+        self.running.append(Running(jobs, process, report, slot, time.monotonic()))
+
+    def _started(self, target: Callable[..., object], name: str, *arguments: Any) -> BaseProcess:
+        process = self.context.Process(target=target, args=arguments, name=name)
         with safe_path():
-            process.start()
-        self.running.append(Running(jobs, process, slot, time.monotonic()))
+            try:
+                process.start()
+            except (EOFError, ConnectionError):  # the server has just been killed; another is started
+                process = self.context.Process(target=target, args=arguments, name=name)
+                process.start()
+        return process
 
     def _dealt(self, request: Request, slot: int) -> Request:
         """The request with its share of the machine."""
@@ -95,13 +131,10 @@ class Pool:
 
     def ended(self, seconds: float) -> Iterator[tuple[Running, int, float]]:
         """Waits so long for processes to end; gives those that did, with exit code and seconds."""
-        wait([running.process.sentinel for running in self.running], seconds)
-        for running in [running for running in self.running if not running.process.is_alive()]:
-            running.process.join()
-            code = running.process.exitcode or 0
-            running.process.close()
+        wait([running.report for running in self.running], seconds)
+        for running in [running for running in self.running if running.has_ended()]:
             self.running.remove(running)
-            yield running, code, time.monotonic() - running.began
+            yield running, running.close(), time.monotonic() - running.began
 
     def signal(self, number: int) -> None:
         """Sends a signal to every job."""
@@ -111,39 +144,53 @@ class Pool:
                     os.kill(running.process.pid, number)
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """What a function gives, called in a process of its own."""
-        ours, theirs = self.context.Pipe()
-        process = self.context.Process(target=_answer, args=(theirs, function, *arguments))
-        with safe_path():
-            process.start()
+        """What a function gives, called in a process of its own.
+
+        Raises:
+            UserError: the process was killed, as where memory runs out.
+        """
+        ours, theirs = self.context.Pipe(duplex=False)
+        process = self._started(_answer, "check", theirs, function, *arguments)
         theirs.close()
         try:
             return ours.recv()
-        finally:
+        except EOFError as error:
             process.join()
+            code = process.exitcode or 0
+            if code == 1:
+                raise RuntimeError("the check of the jobs failed, see above") from error
+            how = f"was killed by signal {-code} ({signal.strsignal(-code)})" if code < 0 else "was lost"
+            raise UserError(f"the process that builds one of each kind of jobs {how}. Type the same again.") from error
+        finally:
+            process.kill()  # a signal has come meanwhile; or it has ended
+            process.join()
+            ours.close()
 
 
-def _answer(pipe: Any, function: Callable[..., Any], *arguments: Any) -> None:
-    unblock_sigterm()
-    pipe.send(function(*arguments))
+def _answer(pipe: Connection, function: Callable[..., Any], *arguments: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits, which ends this one
+    unblock_signals()
+    with contextlib.suppress(BrokenPipeError):
+        pipe.send(function(*arguments))
 
 
-def unblock_sigterm() -> None:
+def unblock_signals() -> None:
     """In a process that was forked from the server (`deaf`)."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGHUP})
 
 
-def work(alive: Connection, requests: list[Request], logs: list[Path]) -> None:
+def work(alive: Connection, report: Connection, requests: list[Request], logs: list[Path]) -> None:
     """What the process of one job does, or of several that train together.
 
     Args:
         alive: a pipe that is closed when the process of the sweep ends.
+        report: where it says its exit code.
     """
     from trainer.exits import exit_code
     from trainer.run.run import run
 
     def task(signals: Signals) -> None:
-        unblock_sigterm()
+        unblock_signals()
         if len(requests) == 1:
             run(requests[0], signals)
         else:
@@ -157,7 +204,10 @@ def work(alive: Connection, requests: list[Request], logs: list[Path]) -> None:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
             os.dup2(file.fileno(), stream.fileno())
-    sys.exit(exit_code(task))
+    code = exit_code(task)
+    with contextlib.suppress(OSError):  # the sweep has just been killed
+        report.send(code)
+    sys.exit(code)
 
 
 def end_with(alive: Connection) -> None:
@@ -174,12 +224,14 @@ def reason(job: Job, code: int) -> str:
     if code < 0:
         return f"was killed by signal {-code} ({signal.strsignal(-code)})"
     status = (read_result(job.folder) or {}).get("status")
-    if (code, status) in ((0, "finished"), (RunStopped.exit_code, "pruned")):
+    if (code, status) in ((0, "finished"), (UNKNOWN, "finished"), (RunStopped.exit_code, "pruned")):
         return ""
+    if code == UNKNOWN:
+        return "ended, and the server that would know how was killed"
     lines = _last_lines(job.folder / LOG)
     if code == 1 and len(lines) > 1:  # the last line says that it is our fault; the one before it, what happened
         return lines[-2]
-    if lines and (lines[-1].startswith("error: ") or code > 128):  # a signal: it says how far it came
+    if lines and (lines[-1].startswith("error: ") or code in SIGNALLED):  # it says how far it came
         return lines[-1].removeprefix("error: ")
     return f"ended without a result (exit code {code})"
 

@@ -13,7 +13,7 @@ from trainer.disk.folder import read_result
 from trainer.finished.table import printable
 from trainer.monitor.console import duration, short
 from trainer.sweep.plan import Job
-from trainer.sweep.processes import LOG, Outcome
+from trainer.sweep.processes import LOG, SIGNALLED, Outcome
 
 TAGS = ("val/accuracy", "val/loss", "test/accuracy", "test/loss")
 
@@ -57,6 +57,9 @@ class Progress:
         """Says what a job came to, or why it failed and where the whole of it stands."""
         self.num_done += 1
         job = outcome.job
+        if outcome.code in SIGNALLED:
+            self._say(f"{job.name}: {outcome.reason}")
+            return
         if outcome.reason:
             self._say(f"error: {job.name}: {outcome.reason} Log: {job.folder / LOG}", is_error=True)
             return

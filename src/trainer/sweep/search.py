@@ -9,6 +9,7 @@ from typing import Protocol
 from trainer.config.request import Request
 from trainer.config.schema import is_larger_better
 from trainer.disk.folder import is_begun
+from trainer.exits import unbroken_output
 from trainer.signals import Signals
 from trainer.sweep.cluster import Cluster
 from trainer.sweep.plan import Job, is_finished, plan
@@ -40,6 +41,7 @@ class _Ended(Exception):
     """No further trial is wanted."""
 
 
+@unbroken_output()
 def search(space: Space, folder: Path, words: Sequence[str], signals: Signals, cluster: Cluster | None = None) -> int:
     """Runs the trials. Returns how many have failed; a failed one ends nothing.
 

@@ -17,22 +17,24 @@ from trainer.disk.files import cannot_write, write_text
 from trainer.disk.folder import is_begun, read_result
 from trainer.disk.lock import locked, refuse_lost
 from trainer.errors import Interrupted, UserError, nearest, one_of
+from trainer.exits import unbroken_output
 from trainer.signals import Signals
 from trainer.sweep.cluster import Cluster
 from trainer.sweep.plan import Job, is_finished, listing, plan, units
-from trainer.sweep.processes import Outcome, Pool, reason
+from trainer.sweep.processes import SIGNALLED, Outcome, Pool, reason
 from trainer.sweep.progress import Progress
 from trainer.sweep.results import Row, metric_of, print_table, read_failures, row, write_results
 from trainer.sweep.verify import verify
 
 # Exit codes of jobs that train together: all is said; a signal.
-ENDS_OF_A_STACK = (0, 128 + signal.SIGINT, 128 + signal.SIGTERM)
+ENDS_OF_A_STACK = (0, *SIGNALLED)
 # What jobs may differ in and still be built alike: numbers that the schema has looked at already.
 NUMBERS = ("seed", "order_seed", "optimizer.", "run_dir", "max_steps", "max_epochs", "eval_every")
 # What a result has beside losses and accuracies.
 OTHER_METRICS = ("seconds", "steps", "lr", "grad_norm", "time/step_ms", "time/samples_per_second")
 
 
+@unbroken_output()
 def sweep(
     requests: Sequence[Request], folder: Path, words: Sequence[str], signals: Signals, cluster: Cluster | None = None
 ) -> int:
@@ -184,7 +186,7 @@ def run_all(
 
 def note(outcome: Outcome, failures: dict[str, dict[str, str]]) -> None:
     """Keeps why a job failed, and says so at once. An interrupted one has not failed: it goes on the next time."""
-    if not outcome.reason or outcome.code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+    if not outcome.reason or outcome.code in SIGNALLED:
         return
     stopped = (read_result(outcome.job.folder) or {}).get("status") == "stopped"
     status = "stopped" if stopped else "killed" if outcome.code < 0 else "failed"
