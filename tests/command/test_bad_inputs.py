@@ -381,8 +381,8 @@ MISTAKES: list[Row] = [
     Row("model=two_layer data=random_regression loss=mse checkpoint.metric=val/accuracy", "there is val/loss."),
     # References
     Row("'batch_size=${missing}'", "batch_size: Interpolation key 'missing' not found."),
-    Row("'batch_size=${batch_size}'", "batch_size: Recursive interpolation detected."),
-    Row("'seed=${max_steps}' 'max_steps=${seed}'", "max_steps: Recursive interpolation detected."),
+    Row("'batch_size=${batch_size}'", "batch_size: refers to itself."),
+    Row("'seed=${max_steps}' 'max_steps=${seed}'", "max_steps: refers to itself."),
     Row("'optimizer.lr=${scheduler.max_lr}'", "optimizer.lr: Interpolation key 'scheduler.max_lr' not found."),
     Row("'optimizer.lr=${oc.env:NO_SUCH}'", "optimizer.lr: ... Environment variable 'NO_SUCH' not found"),
     Row("'optimizer.lr=${nope:3}'", "optimizer.lr: Unsupported interpolation type nope."),

@@ -41,8 +41,8 @@ def typed(tmp_path: Path, theirs: Path) -> Typed:
     script.parent.mkdir()
     script.write_text("from trainer.command.main import main\nif __name__ == '__main__':\n    main()\n")
 
-    def run(*words: str, start: tuple[str, ...] = (str(script),)) -> subprocess.CompletedProcess[str]:
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    def run(*words: str, start: tuple[str, ...] = (str(script),), **more: str) -> subprocess.CompletedProcess[str]:
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", **more}
         command = [sys.executable, *start, *words]
         return subprocess.run(command, cwd=theirs, env=env, capture_output=True, text=True, timeout=120)
 
@@ -146,6 +146,29 @@ def test_a_sweep_of_ones_own_classes_finds_them_here(theirs: Path, typed: Typed)
     assert done.returncode == 0, done.stderr
     for job in (theirs / "runs/s").glob("*/log.txt"):
         assert job.read_text().startswith("None\n")
+
+
+# --- settings of a library ----------------------------------------------------------------------------------------
+
+
+def test_a_picture_is_drawn_with_no_settings_of_the_folder(theirs: Path, marker: Path, typed: Typed) -> None:
+    """matplotlib reads them from where it is, and starts LaTeX where they say so."""
+    pytest.importorskip("matplotlib")
+    (theirs / "matplotlibrc").write_text("text.usetex: True\n")
+    (theirs.parent / "bin/latex").write_text(f"#!/bin/sh\ntouch {marker}\nexit 1\n")
+    (theirs.parent / "bin/latex").chmod(0o755)
+    path = f"{theirs.parent / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    code = "from matplotlib.figure import Figure; f = Figure(); f.text(0, 0, 'x'); f.savefig('a.png')"
+    careless = [sys.executable, "-c", code]
+    subprocess.run(careless, cwd=theirs, env={**os.environ, "PATH": path}, capture_output=True)
+    assert marker.exists()
+    marker.unlink()
+    for name in ("a", "b"):
+        assert typed(*SMALL, "model=two_layer", f"name={name}").returncode == 0
+    done = typed("compare", "a", "b", "--png", "a.png", PATH=path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not marker.exists()
+    assert (theirs / "a.png").exists()
 
 
 # --- what is printed for copying ----------------------------------------------------------------------------------

@@ -678,6 +678,23 @@ def test_what_was_typed_is_shown_with_a_warning_where_it_would_run_code(said: Sa
         assert shlex.split(line)[1:] == [word.removeprefix("- ") for word in words.splitlines()]
 
 
+@pytest.mark.parametrize("kind", ["a text", "a folder", "a pipe", "another picture"])
+def test_only_a_picture_is_drawn_over(said: Said, kind: str) -> None:
+    path = Path("mine")
+    if kind == "a folder":
+        path.mkdir()
+    elif kind == "a pipe":
+        os.mkfifo(path)
+    else:
+        path.write_bytes(b"GIF89a" if kind == "another picture" else b"my thesis")
+    before = path.lstat()
+    with pytest.raises(UserError, match=r"^--png mine: is there, and is no PNG file\. Give another path\.$"):
+        run_verb(["compare", "adam", "sgd/slow", "--png", "mine"])
+    assert path.lstat() == before
+    for _ in range(2):  # the second time over the first picture
+        said("compare", "adam", "sgd/slow", "--png", "curves.png")
+
+
 # --- board ------------------------------------------------------------------------------------------------------------
 
 

@@ -27,8 +27,7 @@ def refuse_endless(config: Any) -> None:
         total += costs.of(key, ())
         if total > MAX_REFERENCES:
             raise UserError(
-                f"{key}: its references to other keys unfold to more than {MAX_REFERENCES:,}, or to themselves. "
-                "Type what they stand for."
+                f"{key}: its references to other keys unfold to more than {MAX_REFERENCES:,}. Type what they stand for."
             )
 
 
@@ -52,7 +51,9 @@ class _Costs:
         """Of one value, or of all below a key."""
         if key in self.known:
             return self.known[key]
-        if key in on_the_way or len(on_the_way) > MAX_DEPTH:
+        if key in on_the_way:
+            raise UserError(f"{key}: refers to itself. Type what it stands for.")
+        if len(on_the_way) > MAX_DEPTH:
             return MAX_REFERENCES + 1
         on_the_way = (*on_the_way, key)
         if key in self.values:

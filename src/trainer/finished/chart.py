@@ -1,6 +1,8 @@
 """The curves of several runs over each other, in characters or as a picture."""
 
+import contextlib
 import math
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 
 from rich.text import Text
 
+from trainer.disk import foreign
 from trainer.errors import UserError
 from trainer.finished.table import printable
 
@@ -16,6 +19,7 @@ Points = Sequence[tuple[int, float]]  # (step, number)
 SIGNS = "abcdefghijklmnop"  # a letter per run, where there is no colour
 COLOURS = ("yellow", "cyan", "magenta", "green", "red", "blue")
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # of a braille sign, [row][column] (Unicode U+2800)
+_PNG = b"\x89PNG\r\n\x1a\n"  # how such a file begins
 _LABEL = 9  # columns for the numbers beside the chart, and a space
 
 
@@ -117,16 +121,34 @@ def drawable(text: str) -> str:
     return printable(text).replace("$", r"\$")
 
 
-def new_figure(path: Path, width: float, height: float) -> Any:
-    """An empty picture of so many inches.
+def refuse_no_picture(path: Path) -> None:
+    """Before the first import of matplotlib: loads it, and looks at what the picture would overwrite.
 
     Raises:
-        UserError: matplotlib is missing.
+        UserError: matplotlib is missing; or there is something else than a PNG file.
     """
     try:
-        from matplotlib.figure import Figure
+        # It reads settings from the folder that it is in, which may have it start a program (text.usetex).
+        with contextlib.chdir(os.sep):
+            import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise UserError(f"--png {path}: matplotlib draws it. Type pip install matplotlib.") from error
+    try:
+        with foreign.opened(path) as file:
+            is_picture = file.read(len(_PNG)) in (_PNG, b"")
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError:  # a folder, a pipe, what can't be read
+        is_picture = False
+    if not is_picture:
+        raise UserError(f"--png {path}: is there, and is no PNG file. Give another path.")
+
+
+def new_figure(path: Path, width: float, height: float) -> Any:
+    """An empty picture of so many inches. Raises UserError as `refuse_no_picture`."""
+    refuse_no_picture(path)
+    from matplotlib.figure import Figure
+
     return Figure(figsize=(width, height), layout="constrained")
 
 

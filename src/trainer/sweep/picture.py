@@ -10,7 +10,7 @@ from typing import Any
 
 from trainer.config.schema import is_larger_better
 from trainer.errors import UserError
-from trainer.finished.chart import drawable, new_figure, save_figure
+from trainer.finished.chart import drawable, new_figure, refuse_no_picture, save_figure
 from trainer.finished.read import is_finite
 from trainer.monitor.console import short
 from trainer.sweep.results import Row, Setting, settings
@@ -120,6 +120,7 @@ def draw(path: Path, name: str, rows: Sequence[Row], metric: str) -> None:
         raise UserError(f"--png {path}: the jobs differ in the seed alone. Sweep another key to have it drawn.")
     if len(found[0].swept) > _MOST_KEYS:
         raise UserError(f"--png {path}: {len(found[0].swept)} keys are swept; up to {_MOST_KEYS} can be drawn.")
+    refuse_no_picture(path)
     axes = [axis(key, [r.job.swept[key] for r in rows]) for key in found[0].swept]
     num_cells = math.prod(len(of_key.places) for of_key in axes)
     is_map = len(axes) == 2 and min(len(of_key.places) for of_key in axes) > 1 and num_cells <= 2 * len(found)
