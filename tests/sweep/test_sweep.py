@@ -294,6 +294,29 @@ def test_a_stack_that_was_killed_goes_on(command: Command, tmp_path: Path) -> No
     close(outcome(tmp_path / "runs/whole"), outcome(tmp_path / "runs/killed"))
 
 
+@pytest.mark.long
+def test_a_stack_whose_own_process_is_killed_goes_on_together_and_then_one_by_one(tmp_path: Path) -> None:
+    words = (*STACK[:-1], "optimizer.lr=0.01,0.001", "seed=0,1,2", "monitor=off", "monitor.every=50", "max_steps=800")
+    words += ("checkpoint.every=40",)
+    for name, num_kills in (("whole", 0), ("killed", 2)):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "trainer", *words, f"name={name}"], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(num_kills):
+            before = newest_step(tmp_path)
+            while newest_step(tmp_path) <= before and process.poll() is None:
+                time.sleep(0.01)
+            (lock,) = {path.read_text() for path in tmp_path.glob("runs/killed/*/.lock")}
+            os.kill(int(lock.split()[1]), signal.SIGKILL)
+        out, _ = process.communicate(timeout=100)
+        assert process.returncode == 0
+        assert [how for line in out.splitlines() for how in re.findall("others go on (together|one by one)", line)] == [
+            "together",
+            "one by one",
+        ][:num_kills]
+    close(outcome(tmp_path / "runs/whole"), outcome(tmp_path / "runs/killed"))
+
+
 def newest_step(folder: Path) -> int:
     return max((int(path.stem[5:]) for path in folder.glob("runs/killed/*/checkpoints/step_*.pt")), default=0)
 
@@ -302,9 +325,8 @@ def test_what_cannot_be_stacked_is_trained_one_by_one(command: Command, tmp_path
     words = (*STACK[:-2], "max_steps=4", "gradient.accumulate=2", "optimizer.lr=0.1,0.01,0.001,0.0001", "monitor=off")
     done = command(*words, "name=s", "hydra/launcher=stacked")
     assert done.returncode == 0, done.stderr
-    assert (
-        "go on one by one: they can't be trained together: gradient.accumulate: a batch of several runs" in done.stdout
-    )
+    why = "they can't be trained together: gradient.accumulate: a batch of several runs"
+    assert f"go on one by one: {why}" in done.stdout
     assert {row["status"] for row in results(tmp_path / "runs/s").values()} == {"finished"}
 
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from trainer.data.source import ImageFiles
 from trainer.distributed import die_with_parent
 from trainer.errors import UserError
+from trainer.interpreters import forget, safe_path
 
 # Batches that each worker reads ahead.
 AHEAD = 2
@@ -61,7 +62,7 @@ def read(
         try:
             for number in range(num_workers):
                 workers.append(_Worker(files, batch_size, f"data.num_workers={num_workers}: worker {number}"))
-            with _signals_blocked():
+            with _signals_blocked(), safe_path():
                 for worker in workers:
                     worker.start()
         except (RuntimeError, OSError) as error:  # of shared memory, of files and processes
@@ -160,6 +161,7 @@ class _Worker:
 
 def _serve(main: int, files: ImageFiles, pipe: Connection, slots: Tensor, num_read: Tensor) -> None:
     """A worker: fills its slots by turns with the rows that it is asked for; says None, or what went wrong."""
+    forget()
     die_with_parent()
     if os.getppid() != main:  # it has died already
         return

@@ -21,7 +21,7 @@ from trainer.exits import unbroken_output
 from trainer.signals import Signals
 from trainer.sweep.cluster import Cluster
 from trainer.sweep.plan import Job, is_finished, listing, plan, units
-from trainer.sweep.processes import SIGNALLED, Outcome, Pool, reason
+from trainer.sweep.processes import SIGNALLED, UNKNOWN, Outcome, Pool, reason
 from trainer.sweep.progress import Progress
 from trainer.sweep.results import Row, metric_of, print_table, read_failures, row, write_results
 from trainer.sweep.verify import verify
@@ -149,6 +149,7 @@ def run_all(
         failures: status and reason by the name of the job; those that fail are added.
     """
     left = [job for job in jobs if job.name not in failures and not is_finished(job)]
+    killed: set[Job] = set()  # while they trained together
     # Jobs that train together are at every step together: none has finished that another could be measured by.
     waiting = units(left, "never" if settings["prune"] else settings["stack"], pool.at_once)
     is_told = False
@@ -167,12 +168,18 @@ def run_all(
             if len(ended) > 1 and code in ENDS_OF_A_STACK:
                 together += ended
             elif len(ended) > 1:
-                # What ended it may be the fault of one, and each has its checkpoint: they go on one by one.
-                alone = [job for job in ended if not is_finished(job)]
-                if alone:
-                    progress.note(f"{alone[0].name} and others go on one by one: {reason(alone[0], code)}")
-                waiting[:0] = [[job] for job in alone]
-                ended, code = [job for job in ended if job not in alone], 0
+                rest = [job for job in ended if not is_finished(job)]
+                # A signal comes from outside, and each has its checkpoint: they go on as they were. Killed once more,
+                # or ended by an error, that may be the fault of one: they go on one by one.
+                was_killed = code < 0 or code == UNKNOWN
+                is_again = was_killed and not killed.intersection(rest)
+                killed.update(rest)
+                if rest:
+                    how = "together" if is_again else "one by one"
+                    how += " from their last checkpoints (the same but for rounding)" if was_killed else ""
+                    progress.note(f"{rest[0].name} and others go on {how}: {reason(rest[0], code)}")
+                waiting[:0] = [rest] if is_again and rest else [[job] for job in rest]
+                ended, code = [job for job in ended if job not in rest], 0
             for job in ended:
                 outcome = Outcome(job, code, seconds, reason(job, code))
                 note(outcome, failures)
