@@ -15,12 +15,17 @@ def _drop() -> None:
         ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, right, 0, 0, 0)
 
 
-def train(folder: Path, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """`train` in a folder; what it starts has no more rights than it has."""
+def train(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """`train` in a folder."""
+    return python(folder, "-m", "trainer", *words)
+
+
+def python(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """An interpreter in a folder; what it starts has no more rights than it has."""
     return subprocess.run(
-        [sys.executable, "-m", "trainer", *words],
+        [sys.executable, *words],
         cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **env},
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=120,

@@ -102,6 +102,8 @@ def read(path: Path) -> dict[str, Any]:
         found = [checksum(tensor) for tensor in tensors(content)]
     except pickle.UnpicklingError as error:
         raise UserError(f"{path}: not a whole checkpoint (it holds more than tensors and plain values).") from error
+    except PermissionError as error:
+        raise UserError(f"{path}: can't be read: {error.strerror}.") from error
     except Exception as error:  # damage makes torch and zipfile raise errors of every kind
         reason = ascii(str(error).splitlines()[0])[1:-1] if str(error) else type(error).__name__
         raise UserError(f"{path}: not a whole checkpoint ({reason}).") from error
@@ -209,8 +211,18 @@ class Checkpoints:
         write_atomically(self.folder / name, link)
 
     def files(self) -> list[Path]:
-        """`step_<n>.pt`, the newest first."""
-        found = {path: re.fullmatch(r"step_(\d+)\.pt", path.name) for path in self.folder.glob("step_*.pt")}
+        """`step_<n>.pt`, the newest first.
+
+        Raises:
+            UserError: the folder can't be read, though it's there.
+        """
+        try:
+            paths = list(self.folder.iterdir())
+        except FileNotFoundError:
+            return []
+        except OSError as error:  # a run that found none would begin once more
+            raise UserError(f"{self.folder}: can't be read: {error.strerror}. Make it readable.") from error
+        found = {path: re.fullmatch(r"step_(\d+)\.pt", path.name) for path in paths}
         steps = {path: int(match[1]) for path, match in found.items() if match}
         return sorted(steps, key=lambda path: steps[path], reverse=True)
 

@@ -1,6 +1,7 @@
 """Files that no crash can spoil: written beside, synced, renamed."""
 
 import contextlib
+import errno
 import grp
 import os
 import pwd
@@ -115,6 +116,8 @@ def cannot_write(path: Path, error: Exception, needed: int | None = None) -> Use
         needed: how many bytes were to be written, where that is known.
     """
     reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return UserError(f"{path}: can't be written: {reason}. Make it writable, or type another name= or run_dir=.")
     where = next((parent for parent in path.absolute().parents if parent.exists()), Path("/"))
     room = f"{shutil.disk_usage(where).free:,} bytes are free"
     if needed is not None:

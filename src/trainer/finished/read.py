@@ -80,8 +80,9 @@ def existing_folder(word: str) -> Path:
 
 def runs_below(root: Path) -> tuple[list[Run], list[str]]:
     """Every run in a folder, sorted by name, and a line for each that can't be read."""
-    runs, broken, start = [], [], f"{root.as_posix()}/"
-    for folder in run_folders(root):
+    runs, start = [], f"{root.as_posix()}/"
+    broken: list[str] = []
+    for folder in run_folders(root, broken):
         name = folder.resolve().name if folder is root else folder.as_posix().removeprefix(start)
         try:
             runs.append(read_run(folder, name))
@@ -90,8 +91,12 @@ def runs_below(root: Path) -> tuple[list[Run], list[str]]:
     return runs, broken
 
 
-def run_folders(root: Path) -> Iterator[Path]:
-    """The folders of runs, `root` itself among them where it is one; links and hidden folders are left out."""
+def run_folders(root: Path, broken: list[str] | None = None) -> Iterator[Path]:
+    """The folders of runs, `root` itself among them where it is one; links and hidden folders are left out.
+
+    Args:
+        broken: gets a line for each folder that can't be read.
+    """
     waiting = [root]
     while waiting:
         folder = waiting.pop()
@@ -104,7 +109,9 @@ def run_folders(root: Path) -> Iterator[Path]:
                         is_run = True
                     elif entry.is_dir(follow_symlinks=False) and entry.name[0] != "." and entry.name != "checkpoints":
                         folders.append(entry.name)
-        except OSError:  # gone meanwhile, not ours to read, or too deep
+        except OSError as error:  # gone meanwhile, not ours to read, or too deep
+            if broken is not None and isinstance(error, PermissionError):
+                broken.append(f"{folder}: can't be read: {error.strerror}")
             continue
         if is_run:
             yield folder
@@ -118,11 +125,12 @@ def run_named(word: str) -> Run:
         UserError: there is none, or it can't be read.
     """
     for folder in (Path(word), Path("runs", word)):
-        if any((folder / name).is_file() for name in _FILES):
-            try:
+        try:
+            if any((folder / name).is_file() for name in _FILES):
                 return read_run(folder, word)
-            except Broken as error:
-                raise UserError(f"{error}.") from error
+        except (Broken, PermissionError) as error:
+            reason = error if isinstance(error, Broken) else f"{folder}: can't be read: {error.strerror}"
+            raise UserError(f"{reason}.") from error
     known = [folder.as_posix() for folder in run_folders(Path("runs"))]
     hint = nearest(word, [*known, *(name.removeprefix("runs/") for name in known)])
     raise UserError(f"{word}: there is no run.{hint} train runs lists them.")

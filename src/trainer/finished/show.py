@@ -88,7 +88,11 @@ def typed(run: Run) -> str:
 
 
 def _going_on(run: Run, status: str) -> list[str]:
-    if not (run.folder / "checkpoints/last.pt").exists():
+    try:
+        is_saved = (run.folder / "checkpoints/last.pt").exists()
+    except OSError as error:
+        return [f"its checkpoints can't be read: {error.strerror}"]
+    if not is_saved:
         return ["nothing was saved: type the command anew, with another name="]
     if status == "running":
         return ["it is still going"]
