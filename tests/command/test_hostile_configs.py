@@ -505,7 +505,7 @@ def test_trust_in_an_experiment_is_refused_and_what_is_typed_counts(train, call,
     assert marker.exists()
 
 
-def test_nor_does_it_count_in_a_sweep(train, call, marker):
+def test_nor_does_it_count_in_a_sweep(train, command, call, marker):
     """Whose jobs are built, one of each kind, before the first is run."""
     Path("conf/experiment").mkdir(parents=True)
     experiment = {"trust": ["weapon"], "data": call("weapon.fire")}
@@ -513,8 +513,7 @@ def test_nor_does_it_count_in_a_sweep(train, call, marker):
     words = ("--config-dir", "conf", "experiment=theirs", "--multirun", "seed=0,1")
     refusal(train, *words, says="trust=[weapon]: stands in a config file")
     assert not marker.exists()
-    with suppress(UserError):  # it gives no data
-        train(*words, "trust=[weapon]")
+    assert "made a NoneType; a" in command(*words, "trust=[weapon]").stderr
     assert marker.exists()
 
 

@@ -7,6 +7,7 @@ says, is done.
 import hashlib
 import shlex
 import shutil
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -22,6 +23,7 @@ from trainer.disk.files import cache_folder
 from trainer.errors import UserError
 
 Train = Callable[..., dict[str, Any]]
+Command = Callable[..., subprocess.CompletedProcess[str]]
 IDX = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
 SMALL = ("model=two_layer", "monitor=off", "max_steps=1")
 
@@ -108,14 +110,21 @@ def test_a_run_that_somebody_sent_fetches_nothing_until_that_is_typed(
 
 @pytest.mark.parametrize("source", ["mnist", "cifar10"])
 def test_nor_does_a_folder_of_configs(
-    source: str, train: Train, theirs: Server, places: dict[str, Any], sources: dict[str, tuple[str, ...]]
+    source: str,
+    train: Train,
+    command: Command,
+    theirs: Server,
+    places: dict[str, Any],
+    sources: dict[str, tuple[str, ...]],
 ) -> None:
     Path("conf/data").mkdir(parents=True)
     option = {"defaults": [source], **places[source], "limit": 40}
     Path("conf/data/theirs.yaml").write_text(yaml.safe_dump(option, sort_keys=False))
     words = ("--config-dir=conf", "data=theirs", *SMALL)
     line = refusal(train, *words)
-    line = refusal(train, "--multirun", *words, "seed=0,1")
+    before = all_of(Path.cwd())
+    assert command("--multirun", *words, "seed=0,1").stderr == f"error: job seed=0: {line}\n"
+    assert all_of(Path.cwd()) == before
     assert theirs.asked == []
     assert train(*words, *added(line))["steps"] == 1
     assert theirs.asked
