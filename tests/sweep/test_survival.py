@@ -88,7 +88,7 @@ class Sweep:
         return found
 
     def end(self) -> tuple[str, str]:
-        return self.process.communicate(timeout=100)
+        return self.process.communicate(timeout=60)
 
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are looked up in /proc")
@@ -148,9 +148,29 @@ def test_a_job_that_dies_with_its_server_is_not_given_a_reason_by_chance(tmp_pat
         os.kill(pid, signal.SIGKILL)
     _, errors = sweep.end()
     assert sweep.process.returncode == 1
-    reason = "ended, and the server that would know how was killed"
+    reason = "ended without a word (exit code 255, or the server that would know was killed)"
     assert errors == f"error: seed=0: {reason} Log: runs/s/seed=0/log.txt\n"
     assert [(row["status"], row["reason"]) for row in rows(tmp_path)] == [("failed", reason), ("finished", "")]
+
+
+def test_what_a_job_leaves_running_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(
+        f"{SLOW}\nimport os\n"
+        "if os.path.exists('runs/s/sweep.yaml'):\n"
+        "    if (pid := os.fork()) == 0:\n"
+        "        time.sleep(100)\n"
+        "        os._exit(0)\n"
+        "    open('left', 'a').write(f'{pid} ')\n"
+    )
+    sweep = Sweep(tmp_path, *SLOWLY, "seed=0,1", "max_steps=3")
+    try:
+        sweep.process.wait(timeout=60)
+    finally:
+        for pid in (tmp_path / "left").read_text().split():
+            os.kill(int(pid), signal.SIGKILL)
+    out, errors = sweep.end()
+    assert (sweep.process.returncode, errors) == (0, "")
+    assert out.count("(1 of 2)") == 1
 
 
 @needs_proc

@@ -1,6 +1,5 @@
 """Where torch keeps what it compiles: libraries that it loads again, so that nobody else may have put them there."""
 
-import atexit
 import contextlib
 import getpass
 import os
@@ -8,6 +7,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 from trainer.disk.files import cache_folder, make_private, shared_with
@@ -50,5 +50,6 @@ def _private(find: Callable[[], Path]) -> Path | None:
 def _passing() -> Path:
     """A folder that goes with this process."""
     folder = Path(tempfile.mkdtemp(prefix="train-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    # Not by atexit, which the jobs of a sweep end without.
+    Finalize(None, shutil.rmtree, (folder,), {"ignore_errors": True}, exitpriority=0)
     return folder

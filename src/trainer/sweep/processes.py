@@ -64,13 +64,17 @@ class Running:
     code: int | None = None
 
     def has_ended(self) -> bool:
-        """Whether the process is gone. Its parent, who would know too, may have been killed."""
+        """Whether the process is gone. Its parent, who says so too, may have been killed while it runs on."""
         try:
             while self.report.poll():
                 self.code = self.report.recv()
         except (EOFError, OSError):
             return True
-        return False
+        return not self.is_watched() and self.process.exitcode != UNKNOWN
+
+    def is_watched(self) -> bool:
+        """Whether its parent has not said yet that it's gone."""
+        return self.process.is_alive()
 
     def close(self) -> int:
         """Its exit code, when it has ended; below 0, the signal that killed it; `UNKNOWN` if nobody knows."""
@@ -131,7 +135,8 @@ class Pool:
 
     def ended(self, seconds: float) -> Iterator[tuple[Running, int, float]]:
         """Waits so long for processes to end; gives those that did, with exit code and seconds."""
-        wait([running.report for running in self.running], seconds)
+        reports = [running.report for running in self.running]
+        wait([*reports, *(running.process.sentinel for running in self.running if running.is_watched())], seconds)
         for running in [running for running in self.running if running.has_ended()]:
             self.running.remove(running)
             yield running, running.close(), time.monotonic() - running.began
@@ -161,8 +166,10 @@ class Pool:
                 raise RuntimeError("the check of the jobs failed, see above") from error
             how = f"was killed by signal {-code} ({signal.strsignal(-code)})" if code < 0 else "was lost"
             raise UserError(f"the process that builds one of each kind of jobs {how}. Type the same again.") from error
+        except BaseException:  # a signal
+            process.kill()
+            raise
         finally:
-            process.kill()  # a signal has come meanwhile; or it has ended
             process.join()
             ours.close()
 
@@ -227,7 +234,7 @@ def reason(job: Job, code: int) -> str:
     if (code, status) in ((0, "finished"), (UNKNOWN, "finished"), (RunStopped.exit_code, "pruned")):
         return ""
     if code == UNKNOWN:
-        return "ended, and the server that would know how was killed"
+        return f"ended without a word (exit code {UNKNOWN}, or the server that would know was killed)"
     lines = _last_lines(job.folder / LOG)
     if code == 1 and len(lines) > 1:  # the last line says that it is our fault; the one before it, what happened
         return lines[-2]
