@@ -615,6 +615,18 @@ def test_hydra_would_call_it(call, marker, monkeypatch):
     assert marker.exists()
 
 
+@pytest.mark.parametrize("value", ["a" * 100_000, f"[{'1,' * 40_000}1]", "[" * 10_001, "name=" * 5000])
+def test_a_word_without_end_is_refused_at_once(train, value):
+    began = time.monotonic()
+    for words in ((f"model.x={value}",), (f"name={value}",), ("--multirun", f"seed={value}"), ("runs", value)):
+        assert len(refusal(train, *words, says="a word has at most 10,000")) < 300
+    assert time.monotonic() - began < 2
+
+
+def test_a_weight_for_each_of_a_thousand_classes_can_be_typed(train):
+    refusal(train, f"loss.weights=[{','.join(['0.125'] * 1000)}]", says="loss.weights: nothing reads this key")
+
+
 @pytest.fixture(autouse=True)
 def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from trainer.command.verbs import HELP, VERBS, run_verb
+from trainer.config.bounds import refuse_long_words
 from trainer.config.schema import GROUPS, RULES, leaves, unknown_key, yaml_problem
 from trainer.errors import UserError, nearest, one_of, printable
 from trainer.exits import exit_code
@@ -50,6 +51,7 @@ def main() -> NoReturn:
 
 def run_command(argv: list[str], signals: Signals | None = None) -> int:
     """What the words after `train` ask for. Returns the exit code; raises what `main` turns into one."""
+    refuse_long_words(argv)
     if "--help" in argv or "-h" in argv or argv[:1] == ["help"]:
         print(help_text(config_folders(argv)))
         return 0
