@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 from torch._inductor.runtime.cache_dir_utils import cache_dir, default_cache_dir
+from trainer.run.build import set_up_torch
 
 from trainer.disk.cache import Cache, checksum
 from trainer.disk.files import cache_folder, make_private, shared_with
 from trainer.disk.programs import folder_of_torch
 from trainer.disk.tensors import load_tensors
-from trainer.run.build import set_up_torch
 
 RIGHT, WRONG = torch.arange(12.0).view(4, 3), torch.zeros(4, 3)
 COMPILED = {"compile": True, "fast": False, "threads": None, "deterministic": False}
