@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -23,6 +24,9 @@ from PIL import Image
 from trainer.command import main as cli
 
 torch.set_num_threads(1)  # two pytest workers share two cores
+# The same examples each time, whatever else keeps the machine busy; nothing is written beside the tests.
+hypothesis.settings.register_profile("here", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("here")
 
 
 @pytest.fixture(autouse=True, scope="session")

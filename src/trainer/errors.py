@@ -43,9 +43,13 @@ class Pruned(RunStopped):
 
 
 def nearest(word: str, accepted: Iterable[str], cutoff: float = 0.5) -> str:
-    """``" Did you mean lenet?"`` for the nearest of the accepted words, or an empty string where none is near."""
-    found = difflib.get_close_matches(word, list(accepted), n=1, cutoff=cutoff)
-    return f" Did you mean {found[0]}?" if found else ""
+    """``" Did you mean lenet?"`` for the nearest of the accepted words, or an empty string where none is near.
+
+    Capital and small letters count as the same.
+    """
+    small = {known.lower(): known for known in reversed(list(accepted))}
+    found = difflib.get_close_matches(word.lower(), small, n=1, cutoff=cutoff)
+    return f" Did you mean {small[found[0]]}?" if found else ""
 
 
 def one_of(words: Iterable[str]) -> str:

@@ -97,8 +97,9 @@ def seconds_to_list(root: Path) -> float:
 
 def seconds_after(question: dict[str, Any]) -> float:
     """Per step of a run that stands at a step without having made the ones before it."""
-    from trainer.command import main as cli
-    from trainer.config.compose import composed, hydra_at
+    from trainer.command.folders import config_folders
+    from trainer.command.reading import hydra_at
+    from trainer.config.compose import composed
     from trainer.config.settings import settings_of
     from trainer.run.folder import take_folder
     from trainer.run.parts import build
@@ -107,8 +108,8 @@ def seconds_after(question: dict[str, Any]) -> float:
     from trainer.signals import Signals
 
     first, last = question["after"] + 50, question["after"] + 50 + question["steps"]
-    with new_folder() as folder, hydra_at(cli.config_folders([])) as search:
-        request = composed([*TINY, f"max_steps={last + 50}"], search, "train")
+    with new_folder() as folder, hydra_at(config_folders([])):
+        request = composed([*TINY, f"max_steps={last + 50}"], "train")
         parts = build(settings_of(request))
         parts.state.step = parts.state.evaluated = question["after"]
         training = Training(parts, folder / "run", Signals())

@@ -14,8 +14,9 @@ import torch
 
 import bare
 from processes import answer_questions
-from trainer.command import main as cli
-from trainer.config.compose import composed, hydra_at
+from trainer.command.folders import config_folders
+from trainer.command.reading import hydra_at
+from trainer.config.compose import composed
 from trainer.config.settings import settings_of
 from trainer.draws import random_state
 from trainer.fast.choose import choose
@@ -55,10 +56,10 @@ def learning_rates(work: Work) -> list[float]:
 
 def built(work: Work, num_steps: int, words: list[str]) -> list[Training]:
     """Each run as it is before its first step."""
-    with hydra_at(cli.config_folders([])) as search:
+    with hydra_at(config_folders([])):
         typed = [word for word in work.words if not word.startswith("optimizer.lr=")]
         requests = [
-            composed([*typed, *words, f"max_steps={num_steps}", f"optimizer.lr={lr}", f"seed={seed}"], search, "train")
+            composed([*typed, *words, f"max_steps={num_steps}", f"optimizer.lr={lr}", f"seed={seed}"], "train")
             for lr, seed in itertools.product(learning_rates(work), range(NUM_SEEDS))
         ]
     return [Training(build(settings_of(request)), Path("nowhere"), Signals()) for request in requests]

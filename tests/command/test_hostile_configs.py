@@ -29,6 +29,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from trainer.command import main as cli
+from trainer.command.folders import CONFIGS
 from trainer.config.request import Request, resolved
 from trainer.config.schema import GROUPS
 from trainer.disk import foreign
@@ -170,7 +171,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
         words = ["model=sequential", "loss=composite", "loss.terms.cross_entropy.criterion._target_=torch.nn.NLLLoss"]
         words += ["scheduler=step", "monitor=off", "data.limit=40", "max_steps=1", "name=it"]
         assert cli.run_command(words) == 0
-        with hydra.initialize_config_dir(str(cli.CONFIGS), version_base="1.3"):
+        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
             composed: Any = OmegaConf.to_container(hydra.compose("train"))
     return folder, composed
 
@@ -358,13 +359,16 @@ def test_a_stored_config_does_not_ask_about_this_machine(go_on, stored, monkeypa
     assert str(Path.cwd()) not in message
 
 
-def test_who_typed_such_a_question_may_go_on(train, monkeypatch):
-    monkeypatch.setenv("METRIC", "val/loss")
-    words = ("model=two_layer", "monitor=off", "data.limit=40", "checkpoint.metric=${oc.env:METRIC}")
+def test_who_types_such_a_question_stores_the_answer(train, monkeypatch):
+    """A run that continues asks no more, whatever the machine would say by then."""
+    monkeypatch.setenv("RATE", "0.01")
+    words = ("model=two_layer", "monitor=off", "data.limit=40", "optimizer.lr=${oc.env:RATE}")
     train(*words, "max_steps=1", "name=mine")
+    assert yaml.safe_load(Path("runs/mine/config.yaml").read_text())["optimizer"]["lr"] == 0.01
     assert train(*words, "max_steps=2", "name=mine")["steps"] == 2
-    assert train("resume=runs/mine", "checkpoint.metric=${oc.env:METRIC}", "max_steps=3")["steps"] == 3
-    refusal(train, "resume=runs/mine", "max_steps=4", says="Type checkpoint.metric=")
+    monkeypatch.setenv("RATE", "0.5")
+    assert train("resume=runs/mine", "max_steps=3")["steps"] == 3
+    refusal(train, *words, "max_steps=4", "name=mine", says="optimizer.lr=0.5 (was 0.01)")
 
 
 # --- whom to trust

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from trainer.command.main import CONFIGS, config_folders, help_text, options
+from trainer.command.folders import CONFIGS, config_folders, options
+from trainer.command.help import help_text
 
 OPTIONS = options([CONFIGS])
 SHORT = ("max_steps=12", "batch_size=64")

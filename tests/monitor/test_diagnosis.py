@@ -14,7 +14,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from trainer.command.main import CONFIGS
+from trainer.command.folders import CONFIGS
 from trainer.data.batches import ResidentBatches
 from trainer.errors import RunStopped
 from trainer.monitor.diagnosis import RULES, Diagnosis, Facts, Finding, chance_loss, squashed_layers

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from trainer.command.main import CONFIGS
+from trainer.command.folders import CONFIGS
 from trainer.errors import UserError
 
 REFUSALS = {

@@ -11,17 +11,17 @@ HELP = """\
     where="val/accuracy>0.9 optimizer.lr<0.1"  sort=val/loss  sort=-steps  --csv  --json
   train compare RUN RUN... [--png FILE]   what differs, results side by side, loss curves over each other
   train compare SWEEP [--png FILE]        its settings, the best first, which key mattered; sweep.metric=val/loss
-  train show RUN                          one run: what was typed, results, diagnosis, files, how to go on
+  train show RUN                          one run: what was typed, results, diagnosis, files, how to continue
   train board [DIR] [port=6006]           TensorBoard, for this machine alone"""
 
 # What each verb takes beside folders.
-_KEYS: dict[str, tuple[str, ...]] = {
+KEYS: dict[str, tuple[str, ...]] = {
     "runs": ("where", "sort", "--csv", "--json"),
     "compare": ("--png", "sweep.metric"),
     "show": (),
     "board": ("port",),
 }
-VERBS = tuple(_KEYS)
+VERBS = tuple(KEYS)
 _FLAGS = ("--csv", "--json")
 
 
@@ -80,16 +80,16 @@ def sorted_words(verb: str, words: Sequence[str]) -> tuple[list[str], dict[str, 
     rest = iter(words)
     for word in rest:
         name, is_given, value = word.partition("=")
-        if name in _KEYS[verb] and name not in _FLAGS:
+        if name in KEYS[verb] and name not in _FLAGS:
             if not is_given:
                 value = next(rest, "") if name.startswith("-") else ""
             if not value:
                 raise UserError(f"{name}: has no value. Type train --help for what train {verb} takes.")
             options[name] = value
-        elif word in _KEYS[verb] and word in _FLAGS:
+        elif word in KEYS[verb] and word in _FLAGS:
             options[word] = ""
         elif word.startswith("-") or (re.match(r"[a-z]+=", word) and not Path(word).exists()):
-            hint = nearest(name, _KEYS[verb]) or (f" It takes {', '.join(_KEYS[verb])}." if _KEYS[verb] else "")
+            hint = nearest(name, KEYS[verb]) or (f" It takes {', '.join(KEYS[verb])}." if KEYS[verb] else "")
             raise UserError(f"{word}: train {verb} has no such word.{hint}")
         else:
             folders.append(word)

@@ -1,34 +1,58 @@
-"""From the words of a sweep to the configs of its jobs: Hydra's grammar, without Hydra's way of running them."""
+"""From the words of a run or a sweep to its configs: Hydra's grammar, without Hydra's way of running them."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+import re
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
-from omegaconf import OmegaConf
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from trainer.config.grammar import as_typed, mended
 from trainer.config.references import refuse_endless
 from trainer.config.request import Request
-from trainer.config.schema import GROUPS
+from trainer.config.schema import GROUPS, RULES, Choice, Text, is_as_typed
 from trainer.config.trust import refuse_untyped
 from trainer.disk import foreign
 from trainer.errors import UserError
 
 MAX_JOBS = 10_000
+_RESOLVER = re.compile(r"\$\{[^}]*:")  # `${oc.env:HOME}`, which asks this machine
+PLACES = ("name", "run_dir", "resume")
 
 
-@contextmanager
-def hydra_at(folders: list[Path]) -> Iterator[list[str]]:
-    """Hydra with the shipped configs, the first of the folders. Gives the words that name the others."""
-    others = ",".join(f"file://{folder.absolute()}" for folder in folders[1:])
-    with initialize_config_dir(str(folders[0]), version_base="1.3"):
-        yield [f"hydra.searchpath=[{others}]"] if others else []
+def for_hydra(word: str, is_sweep: bool = False) -> str:
+    """The word with quotes where Hydra would not read what was typed.
+
+    Args:
+        word: `key=value`, perhaps with `+` before it.
+        is_sweep: commas separate several values.
+    """
+    key, sign, value = word.partition("=")
+    if not sign or key.startswith("~"):
+        return word
+    parser = OverridesParser.create()
+
+    def can_be_read(text: str) -> bool:
+        try:
+            parser.parse_override(f"{key}={text}")
+        except HydraException:
+            return False
+        return True
+
+    if is_as_typed(key.lstrip("+")):
+        return f"{key}={as_typed(value, can_be_read, is_sweep)}"
+    if can_be_read(value):
+        return word
+    whole = mended(value, can_be_read)
+    return word if whole is None else f"{key}={whole}"
 
 
 def combinations(words: list[str]) -> list[list[str]]:
@@ -60,16 +84,20 @@ def refuse_too_many(parsed: list[Override]) -> None:
             )
 
 
-def composed(overrides: list[str], search: list[str], config_name: str) -> Request:
-    """What one job asks for."""
-    words = [*search, *as_chosen_before(overrides)]
-    config: Any = compose(config_name, overrides=words, return_hydra_config=True)
+def composed(overrides: list[str], config_name: str) -> Request:
+    """What one job asks for.
+
+    Raises:
+        UserError: a name or a path refers to what is not there.
+    """
+    config: Any = compose(config_name, overrides=as_chosen_before(overrides), return_hydra_config=True)
     groups = (*GROUPS, "monitor")
     choices = {group: str(choice) for group, choice in config.hydra.runtime.choices.items() if group in groups}
     container: Any = OmegaConf.to_container(config)
     container.pop("hydra")
-    request = Request(container, choices, overrides)
     refuse_endless(container)
+    _answer(container, config)
+    request = Request(container, choices, overrides)
     refuse_untyped(container, request.typed)
     return request
 
@@ -82,7 +110,7 @@ def as_chosen_before(words: list[str]) -> list[str]:
     if folder in (None, "auto"):
         return words
     try:
-        stored = foreign.read_yaml(foreign.text(Path(str(folder)).expanduser() / "config.yaml"))
+        stored = foreign.read_yaml(foreign.text(Path(os.path.expanduser(str(folder))) / "config.yaml"))
         choices = stored["choices"]
         chosen = {group: choices[group] for group in GROUPS if isinstance(choices.get(group), str)}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, YAMLError):
@@ -91,3 +119,40 @@ def as_chosen_before(words: list[str]) -> list[str]:
     added = [f"{group}={choice}" for group, choice in chosen.items() if group not in typed]
     of_own = tuple(f"{group}." for group, choice in chosen.items() if choice == "own")
     return [*added, *(f"++{word}" if of_own and word.startswith(of_own) else word for word in words)]
+
+
+def _answer(container: dict[Any, Any] | list[Any], config: DictConfig, prefix: str = "") -> None:
+    """Replaces what asks this machine, and what names a place, by the answer: the run that continues asks no more."""
+    items: Any = container.items() if isinstance(container, dict) else enumerate(container)
+    for name, value in list(items):
+        key = f"{prefix}{name}"
+        if isinstance(value, dict | list):
+            _answer(value, config, f"{key}.")
+        elif isinstance(value, str) and "${" in value and (key in PLACES or _RESOLVER.search(value)):
+            container[name] = _answered(key, value, config)
+        elif key in PLACES and value is not None and not isinstance(value, dict | list):
+            container[name] = str(value)
+
+
+def _answered(key: str, value: str, config: DictConfig) -> Any:
+    try:
+        answer = OmegaConf.select(config, key)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{key}: {str(error).splitlines()[0]}.") from error
+    if OmegaConf.is_config(answer):
+        answer = OmegaConf.to_container(answer)
+    if "${" in str(answer):  # escaped: it stays as it was typed, or else it would be resolved twice
+        return value
+    if key in PLACES:
+        return None if answer is None else str(answer)
+    is_text = isinstance(RULES.get(key), Text | Choice)
+    return answer if is_text or not isinstance(answer, str) else _read(answer)
+
+
+def _read(answer: str) -> Any:
+    """A text from the environment as if it had been typed: a number, true, false, null, a list, or a text."""
+    try:
+        value = OverridesParser.create().parse_override(f"x={answer}").value()
+    except HydraException:
+        return answer
+    return value if isinstance(value, int | float | list | None) else answer

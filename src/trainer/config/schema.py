@@ -5,11 +5,14 @@ import difflib
 import math
 import re
 import shlex
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trainer.config import synonyms
+from trainer.config.grammar import written
 from trainer.errors import UserError, nearest, one_of
 
 
@@ -80,12 +83,14 @@ class Flag:
 
 @dataclass(frozen=True)
 class Text:
-    """A text that a pattern matches."""
+    """A text that a pattern matches; `as_typed` for a name or a path, which is taken letter by letter."""
 
     accepts: str
     pattern: str = r".+"
     optional: bool = False
     example: str = ""
+    as_typed: bool = False
+    words: tuple[str, ...] = ()  # some of what it takes
 
     def allows(self, value: Any) -> bool:
         if value is None:
@@ -132,6 +137,9 @@ _FRACTION = Number(at_least=0, below=1, example="0.9")
 _FRACTION_OR_1 = Number(at_least=0, at_most=1, example="0")
 _PART = Number(above=0, below=1, example="0.1")
 _FLAG = Flag()
+_WEIGHTS = Text(
+    "imagenet, the path of a state dict, or null", optional=True, example="null", as_typed=True, words=("imagenet",)
+)
 
 # Every key of ours that is no group, and every number, flag and word of the classes that are shipped. Other keys of a
 # class, and all those of a user's own, are checked against the class's signature and by the class itself.
@@ -142,7 +150,12 @@ RULES: dict[str, Rule] = {
     "eval_every": _COUNT_OR_NULL,
     "seed": Number(at_least=0, at_most=2**32 - 1, whole=True, example="0"),
     "order_seed": Number(at_least=0, at_most=2**32 - 1, whole=True, optional=True, example="0"),
-    "device": Text("auto, cpu, cuda, cuda:<number> or mps", r"auto|cpu|cuda(:\d+)?|mps", example="auto"),
+    "device": Text(
+        "auto, cpu, cuda, cuda:<number> or mps",
+        r"auto|cpu|cuda(:\d+)?|mps",
+        example="auto",
+        words=("auto", "cpu", "cuda", "mps"),
+    ),
     "precision": Choice(("float32", "bfloat16", "float16")),
     "dtype": Choice(("float32", "float64")),
     "compile": _FLAG,
@@ -159,9 +172,10 @@ RULES: dict[str, Rule] = {
         r"(?!.*(^|/)\.\.?(/|$))[\w.=,+-]{1,200}(/[\w.=,+-]{1,200})*",
         optional=True,
         example="try1",
+        as_typed=True,
     ),
-    "run_dir": Text("the path of a folder, or null", optional=True, example="null"),
-    "resume": Text("the path of a run's folder, auto, or null", optional=True, example="null"),
+    "run_dir": Text("the path of a folder, or null", optional=True, example="null", as_typed=True),
+    "resume": Text("the path of a run's folder, auto, or null", optional=True, example="null", as_typed=True),
     "trust": ListOf(Text("the name of a package", r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"), example="[mypackage]"),
     "gradient.clip_norm": _POSITIVE_OR_NULL,
     "gradient.clip_value": _POSITIVE_OR_NULL,
@@ -208,8 +222,8 @@ RULES: dict[str, Rule] = {
     "model.num_classes": _COUNT_OR_NULL,
     "model.kernel_size": Number(at_least=1, whole=True, example="5"),
     "model.dropout": _FRACTION,
-    "model.weights": Text("imagenet, the path of a state dict, or null", optional=True, example="null"),
-    "model.backbone.weights": Text("imagenet, the path of a state dict, or null", optional=True, example="null"),
+    "model.weights": _WEIGHTS,
+    "model.backbone.weights": _WEIGHTS,
     "model.unfreeze": ListOf(Text("the name of a part of the backbone"), example="[layer4]"),
     "data.limit": _COUNT_OR_NULL,
     "data.image_size": _COUNT_OR_NULL,
@@ -220,18 +234,18 @@ RULES: dict[str, Rule] = {
     "data.num_samples": Number(at_least=1, whole=True, example="64"),
     "data.in_features": Number(at_least=1, whole=True, example="1000"),
     "data.out_features": Number(at_least=1, whole=True, example="10"),
-    "data.path": Text("the path of a file", example="mine.csv"),
+    "data.path": Text("the path of a file", example="mine.csv", as_typed=True),
     "data.task": Choice(("auto", "classification", "regression")),
     "data.num_classes": _COUNT_OR_NULL,
     "data.standardize": _FLAG,
-    "data.root": Text("the path of a folder, or null", optional=True, example="null"),
+    "data.root": Text("the path of a folder, or null", optional=True, example="null", as_typed=True),
     "data.download": _FLAG,
     "data.urls": ListOf(Text("an address"), example="[https://...]"),
     "data.checksum": Text(
         "sha256:<64 hex digits> or md5:<32 hex digits>", r"(unpacked-)?(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32})"
     ),
     "data.name": Text("a word", r"\w+"),
-    "data.about": Text("a line of text"),
+    "data.about": Text("a line of text", as_typed=True),
     "data.class_names": ListOf(Text("a name")),
     "data.val_fraction": _PART,
     "data.test_fraction": _PART,
@@ -282,6 +296,8 @@ READ_HERE = {
     "data": ("image_size", "normalize", "augment", "limit"),
     "scheduler": ("interval",),
 }
+# What is not read letter by letter: quotes, commas (of a sweep), references, null.
+_NEEDS_QUOTES = re.compile(r"""^['"]|[,“”„‘’\r\n]|\$\{|^\s|\s$|^(null)?$""")
 _HOLDERS = {key.rpartition(".")[0] for key in RULES} - {""}  # keys that hold keys
 
 
@@ -312,17 +328,43 @@ def is_larger_better(tag: str) -> bool:
     return tag.rpartition("/")[2] == "accuracy" and "loss/" not in tag
 
 
+def is_as_typed(key: str) -> bool:
+    """Whether the value of a key is a name or a path, which is taken letter by letter."""
+    rule = RULES.get(key)
+    return isinstance(rule, Text) and rule.as_typed
+
+
+def typed(key: str, value: Any) -> str:
+    """`key=value` as it is typed in a shell, so that `train` reads this very value."""
+    if isinstance(value, Path):
+        value = str(value)
+        value = f"./{value}" if value in ("auto", "null") or value.startswith("~") else value
+    is_plain = is_as_typed(key) and isinstance(value, str) and not _NEEDS_QUOTES.search(value)
+    return shlex.quote(f"{key}={value if is_plain else written(value)}")
+
+
 def resume_word(folder: Path) -> str:
-    """`resume=<folder>`, quoted for Hydra, whose grammar gives commas and equals signs a meaning, and for the shell."""
-    path = str(folder)
-    if not re.fullmatch(r"[\w./+-]+", path):
-        path = '"' + path.replace('"', '\\"') + '"'
-    return shlex.quote(f"resume={path}")
+    """`resume=<folder>`, for a shell."""
+    return typed("resume", folder)
 
 
 def unknown_key(key: str, known: Iterable[str]) -> UserError:
-    """The line for a key that nothing reads, with the nearest known one, or with those that stand beside it."""
+    """The line for a key that nothing reads, with the right one, or with those that stand beside it."""
     known = [k for k in dict.fromkeys(known) if not k.endswith("_target_")]
+    meant = key_meant(key, known)
+    section = key.rpartition(".")[0]
+    siblings = sorted(k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == section)
+    hint = f" {section or 'The top level'} has {', '.join(siblings)}." if siblings else ""
+    return UserError(f"{key}: nothing reads this key.{f' Did you mean {meant}?' if meant else hint}")
+
+
+def key_meant(key: str, known: Iterable[str]) -> str | None:
+    """The one of the known keys that is meant: called so elsewhere, of the same letters, or the nearest."""
+    known = list(known)
+    called_so = [k for k in synonyms.keys_meant(key) if k in known]
+    right = called_so[0] if called_so else synonyms.same_letters(key, known)
+    if right is not None:
+        return right
     section, _, last = key.rpartition(".")
     siblings = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == section}
     # The last part alone, too: beside a long section's name any two keys look alike.
@@ -331,8 +373,7 @@ def unknown_key(key: str, known: Iterable[str]) -> UserError:
     meant += [k for k in known if k.rpartition(".")[2] == last]
     if not siblings:
         meant += difflib.get_close_matches(key, known, n=1, cutoff=0.7)
-    hint = f" {section or 'The top level'} has {', '.join(sorted(siblings))}." if siblings else ""
-    return UserError(f"{key}: nothing reads this key.{f' Did you mean {meant[0]}?' if meant else hint}")
+    return meant[0] if meant else None
 
 
 def yaml_problem(error: Exception) -> str:
@@ -388,11 +429,26 @@ def _is_shipped(group: Mapping[str, Any]) -> bool:
 
 def _hint(key: str, rule: Rule, value: Any) -> str:
     """What to type instead of a value that the rule does not allow."""
+    said = shown(value)
+    if isinstance(value, list) and value and not isinstance(rule, ListOf) and all(map(rule.allows, value)):
+        several = f"--multirun {key}={','.join(map(written, value))}"
+        return f" Type {several} for a sweep." if len(value) > 1 else f" Type {key}={written(value[0])}."
+    is_nobodys = key == "trust" and str(value).split(".")[0] in sys.stdlib_module_names
+    if isinstance(rule, ListOf) and not isinstance(value, list) and rule.allows([value]) and not is_nobodys:
+        return f" Type {key}=[{written(value)}]."
+    if rule.allows(None) and synonyms.is_nothing(said):
+        return f" Type {key}=null."
+    if isinstance(rule, Flag) and (flag := synonyms.flag_meant(said)) is not None:
+        return f" Type {key}={flag}."
+    if (meant := synonyms.value_meant(key, said, getattr(rule, "words", ()))) is not None:
+        return f" Type {key}={meant}."
     if isinstance(rule, Choice):
-        return nearest(str(value), rule.words)
+        return nearest(said, rule.words)
     if isinstance(rule, Number) and isinstance(value, str | float):
-        with contextlib.suppress(ValueError, OverflowError):  # "64" and 64.0
-            meant = float(value) if not rule.whole else int(float(value)) if float(value).is_integer() else None
-            if meant is not None and rule.allows(meant):
-                return f" Type {key}={meant}{', without quotes' if isinstance(value, str) else ''}."
+        with contextlib.suppress(ValueError, OverflowError):  # "64", 64.0 and =64
+            number = float(value.strip("=,; ") if isinstance(value, str) else value)
+            meant_number = number if not rule.whole else int(number) if number.is_integer() else None
+            if meant_number is not None and rule.allows(meant_number):
+                is_quoted = isinstance(value, str) and value.strip("=,; ") == value
+                return f" Type {key}={meant_number}{', without quotes' if is_quoted else ''}."
     return f" Try {key}={rule.example}." if rule.example else ""

@@ -63,7 +63,7 @@ def data_folder(root: str | None, name: str) -> Path:
         UserError: there is a file instead of a folder, or no home folder.
     """
     try:
-        folder = Path(str(root)).expanduser().absolute() if root else cache_folder(name)
+        folder = Path(os.path.expanduser(str(root))).absolute() if root else cache_folder(name)
     except RuntimeError as error:
         raise UserError(f"data.root={root}: you have no home folder here. Type data.root=<a folder>.") from error
     if os.path.lexists(folder) and not os.path.isdir(folder):

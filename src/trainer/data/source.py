@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import os
 from collections.abc import Sized
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,7 +141,7 @@ def existing_path(key: str, value: object) -> Path:
     if value is None or value == "":
         raise UserError(f"{key}={shown(value)}: no path was given. Type {key}=<where it lies>.")
     try:
-        path = Path(str(value)).expanduser().absolute()
+        path = Path(os.path.expanduser(str(value))).absolute()  # ~z is a folder where nobody is called z
         path.stat()
         return path
     except FileNotFoundError:

@@ -1,5 +1,6 @@
 """The folder of a run: where it lies, what it holds, and whether a run in it may go on with another config."""
 
+import difflib
 import io
 import json
 import math
@@ -16,7 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from trainer.config.references import refuse_endless
-from trainer.config.schema import leaves, shown, yaml_problem
+from trainer.config.schema import leaves, shown, typed, yaml_problem
+from trainer.config.synonyms import is_nothing
 from trainer.disk import foreign, lock
 from trainer.disk.files import write_text
 from trainer.errors import UserError
@@ -53,12 +55,34 @@ def is_free(key: str) -> bool:
 def locate(config: Mapping[str, Any], label: str) -> Path:
     """The folder that the config names, or a new one's name that no other run has. Makes nothing."""
     if config["resume"] not in (None, "auto"):
-        return Path(str(config["resume"])).expanduser()
+        return run_folder(str(config["resume"]))
     if config["run_dir"] is not None:
-        return Path(str(config["run_dir"])).expanduser()
+        return Path(os.path.expanduser(str(config["run_dir"])))
     if config["name"] is not None:
         return Path("runs", str(config["name"]))
     return Path("runs", label, f"{datetime.now():%Y-%m-%d_%H%M%S}-{secrets.token_hex(2)}")
+
+
+def run_folder(word: str) -> Path:
+    """The folder of `resume=<word>`.
+
+    Raises:
+        UserError: it is not there, or is a file of a run; says which folder is meant.
+    """
+    folder = Path(os.path.expanduser(word))
+    run = next((parent for parent in folder.parents if (parent / "config.yaml").is_file()), None)
+    if run is not None and not folder.is_dir():
+        raise UserError(f"resume={word}: is no folder of a run, but lies in one. Type {typed('resume', run)}.")
+    if os.path.lexists(folder):
+        return folder
+    below = Path("runs", word)
+    if (below / "config.yaml").is_file():
+        raise UserError(f"resume={word}: there is no run. Type {typed('resume', below)}.")
+    runs = [path.parent for path in Path("runs").rglob("config.yaml")]
+    known = {**{path.name: path for path in runs}, **{str(path): path for path in runs}}
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    hint = f" Did you mean {known[close[0]]}?" if close else " Type resume=null." if is_nothing(word) else ""
+    raise UserError(f"resume={word}: there is no run.{hint} train runs lists them.")
 
 
 MARKS = {"run": "config.yaml", "sweep": "sweep.yaml"}  # what makes a folder one

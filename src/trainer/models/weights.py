@@ -1,5 +1,6 @@
 """Weights that somebody has trained, from whatever file they came in, put into a model as far as they fit."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def read_weights(weights: str, words: Sequence[str] = ()) -> State:
 
 def file_of(weights: str) -> Path:
     """The file itself; of a run's folder its best checkpoint, or its last."""
-    path = Path(weights).expanduser()
+    path = Path(os.path.expanduser(weights))
     if path.is_dir():
         for name in ("checkpoints/best.pt", "checkpoints/last.pt"):
             if (path / name).is_file():

@@ -47,15 +47,16 @@ class Task:
 
 
 class PluggedSweep:
-    """A sweep by Hydra's plugins, made within `compose.hydra_at`.
+    """A sweep by Hydra's plugins, made while Hydra is at its folders of configs.
 
     Args:
         words: overrides, of which those of Hydra itself name the plugins.
-        search_path: the words that name further folders of configs.
-        folder: of the sweep.
+        config_name: of the config that all others go into.
     """
 
-    def __init__(self, words: list[str], search_path: list[str], config_name: str, folder: Path) -> None:
+    folder: Path
+
+    def __init__(self, words: list[str], config_name: str) -> None:
         of_hydra = [word for word in words if word.lstrip("+~").startswith(("hydra/", "hydra."))]
         own = [word for word in words if word not in of_hydra]
         self.typed = {word.lstrip("+").partition("=")[0] for word in of_hydra}
@@ -65,9 +66,8 @@ class PluggedSweep:
             # Callbacks, logging, working folders: Hydra would call and write what nobody has checked.
             if not re.match(r"hydra[/.](launcher|sweeper)\b", key):
                 raise UserError(f"{key}: of Hydra's own a sweep takes hydra/launcher, hydra/sweeper and their keys.")
-        self.folder, self.config_name = folder, config_name
-        self.search_path = search_path
-        self.config = self._hydra_config([*search_path, *of_hydra])
+        self.config_name = config_name
+        self.config = self._hydra_config(of_hydra)
         self.is_search = not self.config.hydra.sweeper._target_.endswith(".BasicSweeper")
         self.requests: list[Request] = []
         self.fixed: list[str] = []
@@ -80,11 +80,16 @@ class PluggedSweep:
             if not self.swept:
                 example = "'optimizer.lr=tag(log,interval(1e-4,1e-1))'"
                 raise UserError(f"hydra/sweeper: there is nothing to search. Type an interval such as {example}.")
+            self.requests = [self.request(trial) for trial in self.corners()]
         else:
-            self.requests = [composed(words, search_path, config_name) for words in combinations(own)]
+            self.requests = [composed(words, config_name) for words in combinations(own)]
 
-    def run(self, argv: Sequence[str], signals: Signals) -> int:
-        """Runs it. Returns how many jobs have failed."""
+    def run(self, folder: Path, argv: Sequence[str], signals: Signals) -> int:
+        """Runs it in the folder of the sweep. Returns how many jobs have failed."""
+        self.folder = folder
+        # Whatever Hydra or a plugin writes goes there, whoever's working directory it is.
+        with read_write(self.config.hydra.sweep):
+            self.config.hydra.sweep.dir = str(folder.absolute())
         is_local = self.config.hydra.launcher._target_.endswith(".BasicLauncher")
         cluster = None if is_local else Cluster(self._launch, self.folder)
         if self.is_search:
@@ -94,8 +99,7 @@ class PluggedSweep:
     def _hydra_config(self, words: list[str]) -> DictConfig:
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
-        # Whatever Hydra or a plugin writes goes to the sweep's folder, whoever's working directory it is.
-        words = [*words, f'hydra.sweep.dir="{self.folder.absolute()}"', "hydra.job.name=train"]
+        words = [*words, "hydra.job.name=train"]
         try:
             return hydra.compose_config(self.config_name, words, RunMode.MULTIRUN, with_log_configuration=False)
         except MissingConfigException as error:
@@ -125,10 +129,10 @@ class PluggedSweep:
         ]
 
     def request(self, trial: Trial) -> Request:
-        return composed([*self.fixed, *trial], self.search_path, self.config_name)
+        return composed([*self.fixed, *trial], self.config_name)
 
     def drive(self, run: Callable[[Sequence[Trial]], list[float | None]], is_larger_better: bool) -> None:
-        first = self.request(self.corners()[0]).config
+        first = self.requests[0].config
         self._set("direction", "maximize" if is_larger_better else "minimize")
         self._set("n_jobs", first["sweep"]["jobs"])
         self._set("max_failure_rate", 1.0)

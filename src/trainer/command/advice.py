@@ -1,0 +1,187 @@
+"""What to type instead: the right key, option and value for words of other tools, with what they need beside them."""
+
+import os
+import shlex
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from trainer.command.folders import chosen_options, config_folders, known_values, missing_keys, options, owners
+from trainer.config import synonyms
+from trainer.config.schema import GROUPS, RULES, ListOf, key_meant
+from trainer.errors import nearest
+
+_TABLES = (".csv", ".npz", ".npy")
+_USUAL = ("sgd", "two_layer", "lenet", "resnet18")  # options that are proposed before others which would do as well
+_INSTALLED = ("torch", "torchvision", "trainer")  # packages that need no trust, or whose classes an option names
+
+
+def is_a_key(word: str) -> bool:
+    """Whether a word is a key or a group, here or in another tool."""
+    known = (*GROUPS, "monitor", "experiment", *RULES)
+    is_ours = word in known or word.split(".")[0] in known
+    return is_ours or bool(synonyms.keys_meant(word)) or synonyms.words_meant(word, "") != ""
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to type instead of a word.
+
+    Args:
+        argv: all that was typed: which options are chosen, and which folders have configs.
+    """
+
+    argv: list[str]
+
+    @cached_property
+    def folders(self) -> list[Path]:
+        return config_folders(self.argv)
+
+    @cached_property
+    def options(self) -> dict[str, dict[str, str]]:
+        return options(self.folders)
+
+    @cached_property
+    def known(self) -> list[str]:
+        return list(known_values(self.folders, self.argv))
+
+    def value(self, key: str) -> str:
+        """What was typed after a key; empty where nothing was."""
+        words = [word.lstrip("+~").partition("=") for word in self.argv]
+        return next((value for name, _, value in reversed(words) if name == key), "")
+
+    def right_key(self, key: str) -> str | None:
+        """The key that is meant and that the chosen options have: by another name, in other letters."""
+        same = [k for k in (key, *synonyms.keys_meant(key)) if k in self.known]
+        return same[0] if same else synonyms.same_letters(key, self.known)
+
+    def owners(self, key: str) -> tuple[str, list[str]] | None:
+        """The key that is meant where other options than the chosen have it, and these options."""
+        for candidate in (key, *synonyms.keys_meant(key)):
+            group = candidate.partition(".")[0]
+            found = owners(self.folders, candidate) if group in GROUPS and candidate not in self.known else []
+            if found:
+                return candidate, sorted(found, key=lambda option: option not in _USUAL)
+        return None
+
+    def words(self, key: str, value: str) -> str | None:
+        """All that is to be typed for a key and a value, as a shell takes it; None where no key is near."""
+        if words := synonyms.words_meant(key, value):
+            return words
+        right = self.right_key(key)
+        if right is None and (owned := self.owners(key)) is not None:
+            return self._with_option(*owned, value)
+        right = right or key_meant(key, self.known)
+        if right is None:
+            return None
+        if right in self.options:
+            return self.choice(right, value) or f"{right}=..."
+        return shlex.quote(f"{right}={self._value(right, value)}") if value else f"{right}=..."
+
+    def word(self, word: str) -> str:
+        """`key=value` for a shell, with the right key where the one that was typed is none."""
+        key, sign, value = word.partition("=")
+        is_known = not sign or not key.isidentifier() or key in self.known
+        return shlex.quote(word) if is_known else self.words(key, value) or shlex.quote(word)
+
+    def lacking(self, key: str, value: str) -> str | None:
+        """What to type for a key that the chosen option lacks and another has; None where none has it."""
+        if self.right_key(key) is not None or (owned := self.owners(key)) is None:
+            return None
+        group, _, last = owned[0].partition(".")
+        chosen, options = chosen_options(self.folders, self.argv)[group], owned[1]
+        has = f"{group}={chosen} has no {last}; {', '.join(options)} {'has' if len(options) == 1 else 'have'} it."
+        both = self._with_option(*owned, value)
+        return f"{has} Type {both}." if both else f"{has} Leave it out."
+
+    def unknown(self, key: str) -> str:
+        """The line for a key that nothing reads."""
+        value = self.value(key)
+        line = f"{key}: nothing reads this key."
+        if words := synonyms.words_meant(key, value):
+            return f"{line} Type {words}."
+        if (lacking := self.lacking(key, value)) is not None:
+            return f"{key}: {lacking}"
+        right = self.right_key(key) or key_meant(key, self.known)
+        if right is not None and value and (self._value(right, value) != value or right in self.options):
+            return f"{line} Type {self.words(right, value)}."
+        return f"{line} Did you mean {right}?" if right is not None else f"{line}{self._siblings(key)}"
+
+    def no_option(self, group: str, option: str, known: list[str]) -> str:
+        """The line for an option that there is not."""
+        words = self.choice(group, option)
+        is_one = words is not None and words.startswith(f"{group}=") and " " not in words and "'" not in words
+        line = f"{group}={option}: there is no such {group}."
+        if words is not None and not is_one:
+            return f"{line} Type {words}."
+        hint = nearest(option, known) if words is None else f" Did you mean {words.partition('=')[2]}?"
+        return f"{line}{hint} There is {', '.join(known)}."
+
+    def choice(self, group: str, option: str) -> str | None:
+        """What to type for an option: its name here, or the user's own class, table or pictures; None if unknown."""
+        known = list(self.options.get(group, {}))
+        path = Path(os.path.expanduser(option))
+        is_config = path.suffix in (".yaml", ".yml")
+        if is_config and path.is_file() and path.parent.name == group:
+            return shlex.join(["--config-dir", str(path.parent.parent), f"{group}={path.stem}"])
+        if group == "data" and (found := self._data_at(option)) is not None:
+            return found
+        name = path.stem if is_config else option
+        if (right := name if name in known else synonyms.value_meant(group, name, known)) is not None:
+            return f"{group}={right}"
+        package, _, rest = option.partition(".")
+        if rest and not is_config and "own" in known and all(part.isidentifier() for part in option.split(".")):
+            return f"{group}._target_={option}" + ("" if package in _INSTALLED else f" trust=[{package}]")
+        return None
+
+    def option_named(self, word: str) -> str | None:
+        """`model=lenet` for `lenet`, whatever its case."""
+        found = ((group, synonyms.same_letters(word, list(choices))) for group, choices in self.options.items())
+        return next((f"{group}={option}" for group, option in found if option is not None), None)
+
+    def _with_option(self, key: str, options: list[str], value: str) -> str | None:
+        """A key with an option that has it; None where each of them needs more than that."""
+        group = key.partition(".")[0]
+        if key in ("data.path", "data.root") and (found := self._data_at(value)) is not None:
+            return found
+        for option in options:
+            if not {*missing_keys(self.folders, group, option)} - {key}:
+                word = f"{key}={self._value(key, value)}" if value else f"{key}=..."
+                return shlex.join([f"{group}={option}", word])
+        return None
+
+    def _value(self, key: str, value: str) -> str:
+        """A value by its name here; `[0.1,0.01]` of a key that takes no list is a sweep, which has no brackets."""
+        rule = RULES.get(key)
+        is_list = value[:1] == "[" and value[-1:] == "]"
+        if {"-m", "--multirun"} & {*self.argv} and is_list and rule is not None and not isinstance(rule, ListOf):
+            return value[1:-1]
+        return synonyms.value_meant(key, value, getattr(rule, "words", ())) or value
+
+    def _siblings(self, key: str) -> str:
+        section = key.rpartition(".")[0]
+        siblings = sorted(k.rpartition(".")[2] for k in self.known if k.rpartition(".")[0] == section)
+        siblings = [name for name in siblings if name != "_target_"]
+        return f" {section or 'The top level'} has {', '.join(siblings)}." if siblings else ""
+
+    def _data_at(self, word: str) -> str | None:
+        """`data=iris.csv` and `data=./photos`: what is there, under its key."""
+        path = Path(os.path.expanduser(word))
+        is_table = path.suffix.lower() in _TABLES
+        if ("/" in word and not is_table) or (word and path.is_dir()):
+            return shlex.join(["data=image_folder", f"data.root={word}"])
+        if not is_table:
+            return None
+        words = ["data=arrays", f"data.path={word}"]
+        if path.suffix.lower() == ".csv" and path.is_file() and not self.value("data.targets"):
+            words.append(f"data.targets=[{_last_column(path)}]")
+        if not any(other.startswith(("model=", "model._target_=")) for other in self.argv):
+            words.append("model=two_layer")
+        return shlex.join(words)
+
+
+def _last_column(path: Path) -> str:
+    """The name in the last place of a table's first line: most tables have their labels there."""
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
+        line = file.readline(10_000).strip()
+    return line.replace(";", ",").rpartition(",")[2].strip("\"' ") or "label"

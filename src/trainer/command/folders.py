@@ -1,0 +1,114 @@
+"""The folders that configs are looked for in, and what they offer: groups, options, keys."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from trainer.config.schema import GROUPS, RULES, leaves
+from trainer.disk import foreign
+from trainer.errors import printable
+
+# In a wheel the configs lie inside the package, in a checkout beside `src/`.
+_PACKAGE = Path(__file__).parents[1]
+CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parents[1] / "configs"
+
+FLAGS = ("--config-dir", "-cd", "--config-path", "-cp")
+ENDINGS = (".yaml", ".yml")
+
+
+def config_folders(argv: list[str]) -> list[Path]:
+    """Where configs are looked for: the shipped ones, or those of `--config-path`, and the user's `--config-dir`."""
+    shipped = [*_values(argv, FLAGS[2:]), CONFIGS][0]
+    return [shipped, *_values(argv, FLAGS[:2])]
+
+
+def has_own_folder(argv: list[str]) -> bool:
+    """Whether configs are read from a folder that the user has named."""
+    return bool(_values(argv, FLAGS))
+
+
+def _values(argv: list[str], flags: tuple[str, ...]) -> list[Path]:
+    """The folders that stand after flags, absolute; a shell leaves the `~` of `--config-dir=~/conf` as it is."""
+    folders = []
+    for i, word in enumerate(argv):
+        name, sign, value = word.partition("=")
+        if name in flags:
+            following = argv[i + 1] if i + 1 < len(argv) else ""
+            folders.append(Path(os.path.expanduser(value if sign else following)).absolute())
+    return folders
+
+
+def options(folders: list[Path]) -> dict[str, dict[str, str]]:
+    """Group to option to what its file's first line says."""
+    found: dict[str, dict[str, str]] = {}
+    for path in (path for folder in folders for ending in ENDINGS for path in sorted(folder.glob(f"*/*{ending}"))):
+        found.setdefault(path.parent.name, {})[path.stem] = _about(path)
+    return found
+
+
+def _about(path: Path) -> str:
+    try:
+        lines = foreign.content(path, foreign.MAX_TEXT_BYTES).decode("utf-8-sig", errors="replace").splitlines()
+    except (OSError, ValueError):  # a pipe, a folder, a file that is too large: who chooses it is told
+        return ""
+    comments = [line.lstrip("# ") for line in lines if line.startswith("#") and not re.match(r"#\s*@", line)]
+    return printable(comments[0]) if comments else ""
+
+
+def option_file(folders: list[Path], group: str, option: str) -> Path | None:
+    """The config that Hydra reads for an option: that of the first folder which has one."""
+    paths = (folder / group / f"{option}{ending}" for folder in folders for ending in ENDINGS)
+    return next((path for path in paths if path.is_file()), None)
+
+
+def values_of(folders: list[Path], group: str, option: str) -> dict[str, Any]:
+    """Every key of an option, with its group before it, and its value."""
+    path = option_file(folders, group, option)
+    return {f"{group}.{key}": value for key, value in leaves(_read(path))} if path is not None else {}
+
+
+def chosen_options(folders: list[Path], words: list[str]) -> dict[str, str]:
+    """Group to option: what the words choose, else the default."""
+    chosen: dict[str, str] = {}
+    for default in _read(CONFIGS / "train.yaml")["defaults"]:
+        chosen |= default if isinstance(default, dict) else {}
+    known = options(folders)
+    for word in words:
+        group, sign, option = word.lstrip("+").partition("=")
+        if sign and group in known:
+            chosen[group] = option
+    return chosen
+
+
+def known_values(folders: list[Path], words: list[str]) -> dict[str, Any]:
+    """Every key that a config may have with the options that the words choose, and its value there."""
+    shipped = _read(CONFIGS / "train.yaml")
+    known = dict.fromkeys((*GROUPS, "monitor", "experiment"), None)
+    known |= dict(leaves({key: shipped[key] for key in shipped if key not in ("defaults", "hydra")}))
+    chosen = chosen_options(folders, words)
+    for group in (*GROUPS, "monitor"):
+        known |= values_of(folders, group, chosen[group])
+    return dict.fromkeys((key for key in RULES if key.split(".")[0] not in GROUPS), None) | known
+
+
+def owners(folders: list[Path], key: str) -> list[str]:
+    """The options of its group that have a key, the user's own class not among them."""
+    group = key.partition(".")[0]
+    return [option for option in options(folders).get(group, {}) if key in values_of(folders, group, option)]
+
+
+def missing_keys(folders: list[Path], group: str, option: str) -> list[str]:
+    """The keys of an option that must be typed, as they have no value."""
+    return [key for key, value in values_of(folders, group, option).items() if value == "???"]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A config as YAML has it; empty where it is none: it is read for a hint."""
+    from yaml import YAMLError
+
+    try:
+        found = foreign.read_yaml(foreign.text(path))
+    except (OSError, ValueError, RecursionError, YAMLError):
+        return {}
+    return found if isinstance(found, dict) else {}

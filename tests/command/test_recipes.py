@@ -1,0 +1,155 @@
+"""Config files as people write them: a recipe of `experiment/` works, or a line names file, line and cure."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from trainer.command import main as cli
+from trainer.command.reading import as_recipe
+from trainer.errors import UserError
+
+Train = Callable[..., dict[str, Any]]
+HEADER = "# @package _global_\n"
+CHOICE = "defaults:\n  - override /optimizer: sgd\n"
+BODY = "optimizer:\n  lr: 0.05\nmax_steps: 1\n"
+WHOLE = HEADER + CHOICE + BODY
+
+# What is written; each is a recipe for one step of SGD with a learning rate of 0.05.
+RECIPES: dict[str, str | bytes] = {
+    "as the manual has it": WHOLE,
+    "a comment above": "# mine\n" + WHOLE,
+    "a licence above": "# Copyright\n#\n# All rights reserved\n\n" + WHOLE,
+    "a byte order mark": b"\xef\xbb\xbf" + WHOLE.encode(),
+    "a mark and the line ends of Windows": b"\xef\xbb\xbf" + WHOLE.replace("\n", "\r\n").encode(),
+    "no package line": CHOICE + BODY,
+    "a package line without spaces": WHOLE.replace("# @package", "#@package"),
+    "a package line with a colon": WHOLE.replace("@package", "@package:"),
+    "a package line in capitals": WHOLE.replace("@package _global_", "@Package _GLOBAL_"),
+    "global without underscores": WHOLE.replace("_global_", "global"),
+    "a package line below the keys": CHOICE + BODY + HEADER,
+    "three dashes": HEADER + "---\n" + CHOICE + BODY,
+    "without override": WHOLE.replace("override ", ""),
+    "without slash": WHOLE.replace("/optimizer", "optimizer"),
+    "without both": WHOLE.replace("override /", ""),
+    "with the ending": WHOLE.replace("sgd", "sgd.yaml"),
+    "as a path": WHOLE.replace("override /optimizer: sgd", "/optimizer/sgd"),
+    "as a path without slash": WHOLE.replace("override /optimizer: sgd", "optimizer/sgd"),
+    "choices without dashes": WHOLE.replace("  - override /optimizer", "  optimizer"),
+    "with _self_": WHOLE.replace("defaults:\n", "defaults:\n  - _self_\n"),
+    "umlauts": WHOLE + "name: größe\n",
+    "an empty line in the end": WHOLE + "\n\n",
+}
+
+
+def write(path: str, content: str | bytes) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def stored() -> dict[str, Any]:
+    (path,) = Path("runs").rglob("config.yaml")
+    config: dict[str, Any] = yaml.safe_load(path.read_text())
+    return config
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_works(train: Train, recipe: str) -> None:
+    write("conf/experiment/mine.yaml", RECIPES[recipe])
+    assert train("--config-dir", "conf", "experiment=mine", "model=two_layer", "monitor=off")["steps"] == 1
+    assert stored()["choices"]["optimizer"] == "sgd"
+    assert stored()["optimizer"]["lr"] == 0.05
+
+
+@pytest.mark.parametrize("ending", [".yaml", ".yml"])
+def test_a_choice_among_the_keys_and_either_ending(train: Train, ending: str) -> None:
+    write(f"conf/experiment/mine{ending}", "optimizer: sgd\nscheduler: cosine\nmax_steps: 1\n")
+    train("--config-dir", "conf", "experiment=mine", "model=two_layer", "monitor=off", "optimizer.lr=0.5")
+    assert (stored()["choices"]["optimizer"], stored()["choices"]["scheduler"]) == ("sgd", "cosine")
+
+
+def test_what_is_typed_counts_more_than_the_recipe(train: Train) -> None:
+    write("conf/experiment/mine.yaml", WHOLE)
+    train("--config-dir", "conf", "experiment=mine", "optimizer=rmsprop", "model=two_layer", "monitor=off")
+    assert stored()["choices"]["optimizer"] == "rmsprop"
+
+
+def test_a_recipe_on_another(train: Train) -> None:
+    write("conf/experiment/base.yaml", WHOLE)
+    write("conf/experiment/mine.yaml", "defaults:\n  - base\noptimizer: {momentum: 0.5}\n")
+    train("--config-dir", "conf", "experiment=mine", "model=two_layer", "monitor=off")
+    assert stored()["optimizer"]["lr"] == 0.05
+    assert stored()["optimizer"]["momentum"] == 0.5
+
+
+def test_a_model_of_ones_own_with_a_mark(train: Train) -> None:
+    write("conf/model/tiny.yaml", b"\xef\xbb\xbf# A tiny one\r\n_target_: trainer.models.two_layer.TwoLayer\r\n")
+    assert train("--config-dir", "conf", "model=tiny", "monitor=off", "max_steps=1")["steps"] == 1
+
+
+FAULTS: dict[str, tuple[str | bytes, str]] = {
+    "a tab": (HEADER + "optimizer:\n\tlr: 1\n", "conf/experiment/mine.yaml: no YAML: line 3, column 1: "),
+    "a key twice": (HEADER + "seed: 1\nseed: 2\n", "mine.yaml: no YAML: line 3, column 1: found duplicate key seed."),
+    "UTF-16": (WHOLE.encode("utf-16"), "mine.yaml: no YAML: it is no text in UTF-8. Save it as UTF-8."),
+    "Latin-1": ("name: größe\n".encode("latin-1"), "mine.yaml: no YAML: it is no text in UTF-8. Save it as UTF-8."),
+    "an option that there is not": (
+        WHOLE.replace("sgd", "sdg"),
+        "optimizer=sdg: there is no such optimizer. Did you mean sgd?",
+    ),
+    "a key that there is not": (HEADER + "optimzer: {lr: 1}\n", "optimzer.lr: nothing reads this key. Did you mean"),
+    "itself": ("defaults: [mine]\n", "a config file: its defaults lead back to itself."),
+    "an anchor of itself": ("x: &x [*x]\n", "mine.yaml: no YAML: "),
+    "nested without an end": ("x: " + "[" * 2000, "mine.yaml: no YAML: "),
+    "too large": ("# x\n" * (1 << 23), "mine.yaml: can't be read: it has more than 16,777,216 bytes."),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_a_line_that_names_the_file(train: Train, fault: str) -> None:
+    content, says = FAULTS[fault]
+    write("conf/experiment/mine.yaml", content)
+    with pytest.raises(UserError) as caught:
+        train("--config-dir", "conf", "experiment=mine")
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("words", [["--help"], ["experiment=mine"], ["--cfg", "job"], ["-sc", "query=bash"]])
+def test_a_pipe_among_the_configs_is_not_waited_for(train: Train, words: list[str], capsys: Any) -> None:
+    Path("conf/experiment").mkdir(parents=True)
+    os.mkfifo("conf/experiment/mine.yaml")
+    if words == ["experiment=mine"]:
+        with pytest.raises(UserError, match=r"mine.yaml: can't be read: It is no plain file"):
+            cli.run_command(["--config-dir", "conf", *words])
+    else:
+        assert cli.run_command(["--config-dir", "conf", *words]) == 0
+
+
+def test_a_file_in_the_wrong_place(train: Train) -> None:
+    write("conf/mine.yaml", WHOLE)
+    says = r"experiment=mine: mine.yaml lies in .*conf itself. Move it into .*conf/experiment"
+    with pytest.raises(UserError, match=says):
+        train("--config-dir", "conf", "experiment=mine")
+
+
+@pytest.mark.parametrize(
+    ("config", "defaults"),
+    [
+        ({"defaults": [{"/optimizer": "sgd"}]}, [{"override /optimizer": "sgd"}]),
+        ({"defaults": [{"override /model@x": "lenet"}]}, [{"override /model@x": "lenet"}]),
+        ({"defaults": ["_self_", "base", {"/db": "x"}]}, ["_self_", "base", {"/db": "x"}]),
+        ({"defaults": [{"optimizer": None}]}, [{"optimizer": None}]),
+        ({"defaults": [{"a": 1, "b": 2}, 3]}, [{"a": 1, "b": 2}, 3]),
+    ],
+)
+def test_choices_in_hydras_words(config: dict[str, Any], defaults: list[Any]) -> None:
+    assert as_recipe(config)["defaults"] == defaults
+
+
+def test_what_is_no_recipe_stays_as_it_is() -> None:
+    for config in ({"seed": 1}, {"optimizer": {"lr": 1}}, [1], None, {"defaults": None}, {"defaults": "x"}):
+        assert as_recipe(config) == config
