@@ -15,15 +15,19 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from exact import assert_same
 from moods import MOODS
+from trainer.command import main as cli
 from trainer.config.request import Request
 from trainer.disk import checkpoint
 from trainer.disk.folder import read_result
-from trainer.sweep.plan import Job, job_name, units
+from trainer.errors import UserError
+from trainer.sweep.plan import Job, job_name, refuse_another, rounded, told_apart, units
 from trainer.sweep.results import Row, metric_of, settings
+from trainer.sweep.search import job_of
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -356,6 +360,72 @@ def test_names_are_what_is_typed_unless_a_file_system_would_not_have_it() -> Non
     odd = [job_name({"data.path": path}) for path in ("a/b", "a-b", "a:b", "x" * 300, "x" * 301)]
     assert len(set(odd)) == len(odd)
     assert all("/" not in name and len(name) <= 120 for name in odd)
+
+
+def test_a_number_that_nobody_typed_has_as_many_digits_as_tell_it_apart() -> None:
+    assert told_apart(["0.013981961408994055", "0.006431172050131994"]) == ["0.014", "0.00643"]
+    assert told_apart(["0.013981961408994055", "0.013981961408994156"]) == ["0.0139819614089941", "0.0139819614089942"]
+    assert told_apart(["0.12345", "1e-3", "adam", "0.1"]) == ["0.12345", "1e-3", "adam", "0.1"]
+    assert rounded("runs/a/b/checkpoint", 3) == "runs/a/b/checkpoint"
+
+
+def test_two_trials_never_share_a_folder(train: Callable[..., dict[str, Any]]) -> None:
+    """Of the same three digits the second gets more, and the same trial the same name again."""
+    train("model=two_layer", "monitor=off", "data.limit=40", "max_steps=1", "run_dir=x")
+    base: Any = OmegaConf.to_container(OmegaConf.load("x/config.yaml"))
+    choices = base.pop("choices")
+    jobs: dict[str, Job] = {}
+    names = []
+    for rate in ("0.013981961408994055", "0.013981961408994156", "0.013981961408994055", "0.0139", "0.0139900000001"):
+        optimizer = {**base["optimizer"], "lr": float(rate)}
+        request = Request({**base, "optimizer": optimizer}, choices, [f"optimizer.lr={rate}"])
+        job = job_of(request, Path("runs/s"), ["optimizer.lr"], jobs)
+        assert jobs.setdefault(job.name, job).swept == {"optimizer.lr": rate}
+        names.append(job.name.removeprefix("optimizer.lr="))
+    assert names == ["0.014", "0.01398", "0.014", "0.0139", "0.01399"]
+
+
+ANOTHER = {
+    "other keys": (("optimizer.lr=0.1,0.01",), "holds a sweep over seed (train --multirun "),
+    "more keys": (("optimizer.lr=0.1,0.01", "seed=0,1"), ", and this one is over optimizer.lr and seed. Type another"),
+    "no keys": ((), "and this one is over nothing. Type another name=."),
+    "another batch size": (("seed=5,6", "batch_size=32"), "started differently: batch_size=32 (was 64)"),
+    "another model": (("seed=5,6", "model.hidden_features=4"), "model.hidden_features=4 (was 8)"),
+}
+
+
+@pytest.fixture(scope="module")
+def a_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sweep")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert cli.run_command(["--multirun", *SMALL, "seed=0,1", "name=s"]) == 0
+    return folder
+
+
+@pytest.mark.parametrize("words", ANOTHER)
+def test_a_name_is_not_given_to_another_sweep(a_sweep: Path, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(a_sweep)
+    before = {path: path.stat().st_mtime_ns for path in a_sweep.rglob("*")}
+    typed, says = ANOTHER[words]
+    with pytest.raises(UserError) as caught:
+        cli.run_command(["--multirun", *SMALL, *typed, "name=s"])
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert {path: path.stat().st_mtime_ns for path in a_sweep.rglob("*")} == before
+
+
+def test_more_values_and_more_steps_are_the_same_sweep(a_sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(a_sweep)
+    for words in (("seed=0,1,2",), ("seed=2,3",), ("seed=7,8", "max_steps=9", "checkpoint.keep=1")):
+        assert cli.run_command(["--multirun", *SMALL, *words, "name=s", "dry_run=true"]) == 0
+
+
+def test_a_sweep_of_which_nothing_is_told_is_not_refused(tmp_path: Path) -> None:
+    job = Job("seed=1", tmp_path / "seed=1", {"seed": "1"}, Request({"order_seed": None, "seed": 1}, {}, []))
+    for text in ("", "swept: 3", "command: [1]", "x: [", "swept: [seed]\ncommand: {}"):
+        (tmp_path / "sweep.yaml").write_text(text)
+        refuse_another(tmp_path, [job])
 
 
 def test_the_best_setting_is_that_of_the_best_mean() -> None:

@@ -15,11 +15,15 @@ from typing import Any
 import pytest
 
 from trainer.command.verbs import run_verb
+from trainer.config.request import Request
 from trainer.errors import UserError
 from trainer.sweep import importance as importances
+from trainer.sweep import picture
 from trainer.sweep.compare import read_rows
 from trainer.sweep.importance import importance, importance_line
 from trainer.sweep.picture import Scale, axis
+from trainer.sweep.plan import Job
+from trainer.sweep.results import Row, settings
 
 Swept = dict[str, str]
 Said = Callable[..., str]
@@ -395,12 +399,25 @@ def test_a_large_map_and_equal_numbers(said: Said) -> None:
         assert (pixels(f"{name}.png") == [255, 0, 0]).all(axis=2).any()
 
 
-def test_the_picture_without_matplotlib(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(Path("s"), SWEEP, accuracy)
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+@pytest.mark.parametrize("jobs", [grid(a="1,2", b="x,y"), grid(a="1,2,3"), grid(a="1,2", b="x,y", c="u,v")])
+def test_the_picture_without_matplotlib(jobs: list[Swept], said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(Path("s"), jobs, lambda swept: float(swept["a"]))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UserError, match=r"^--png a.png: matplotlib draws it. Type pip install matplotlib.$"):
         run_verb(["compare", "s", "--png", "a.png"])
+
+
+def test_a_job_that_was_pruned_is_called_so() -> None:
+    statuses = {"1": "finished", "2": "finished", "3": "pruned", "4": "stopped"}
+    rows = [
+        Row(Job(a, Path(), {"a": a}, Request({}, {}, [])), status, "", {"best/val/loss": 1.0} if a < "3" else {})
+        for a, status in statuses.items()
+    ]
+    metric = "best/val/loss"
+    figure = picture._parallel(Path("x.png"), [axis("a", list(statuses))], settings(rows, metric), metric)
+    assert "dotted: 1 pruned, 1 without a result" in [text.get_text() for text in figure.axes[0].texts]
 
 
 # --- a real one -------------------------------------------------------------------------------------------------------

@@ -121,6 +121,7 @@ def draw(path: Path, name: str, rows: Sequence[Row], metric: str) -> None:
     if len(found[0].swept) > _MOST_KEYS:
         raise UserError(f"--png {path}: {len(found[0].swept)} keys are swept; up to {_MOST_KEYS} can be drawn.")
     refuse_no_picture(path)
+    new_figure(path, 1, 1)  # or else what says that matplotlib is missing would come too late
     axes = [axis(key, [r.job.swept[key] for r in rows]) for key in found[0].swept]
     num_cells = math.prod(len(of_key.places) for of_key in axes)
     is_map = len(axes) == 2 and min(len(of_key.places) for of_key in axes) > 1 and num_cells <= 2 * len(found)
@@ -218,9 +219,10 @@ def _cell_text(setting: Setting, metric: str) -> str:
     lines = []
     if values := setting.values(metric):
         lines = [short(setting.mean(metric))] + ([f"± {setting.spread(metric):.2g}"] if len(values) > 1 else [])
-    num_failed = sum(r.has_failed for r in setting.rows)
-    if num_failed:
-        lines.append(f"{num_failed} failed" if len(setting.rows) > 1 else "failed")
+    for word in ("failed", "pruned"):
+        num = sum(r.has_failed if word == "failed" else r.status == word for r in setting.rows)
+        if num:
+            lines.append(f"{num} {word}" if len(setting.rows) > 1 else word)
     return "\n".join(lines)
 
 
@@ -252,9 +254,12 @@ def _parallel(path: Path, axes: Sequence[Axis], found: Sequence[Setting], metric
     _labels(panel, last + 0.05, [(scale(n), f"{n:g}") for n in scale.ticks()], "left")
     for x, key in enumerate([*(of_key.key for of_key in axes), metric]):
         panel.text(x, 1.09, _heading(key), ha="center", va="bottom", fontsize=10, fontweight="bold")
-    num_without = sum(not math.isfinite(setting.mean(metric)) for setting in found)
-    if num_without:
-        panel.text(0, -0.1, f"dotted: {num_without} without a result", va="top", fontsize=9, color="0.4")
+    without = [setting for setting in found if not math.isfinite(setting.mean(metric))]
+    num_pruned = sum(all(r.status == "pruned" for r in setting.rows) for setting in without)
+    counts = {"pruned": num_pruned, "without a result": len(without) - num_pruned}
+    if without:
+        told = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+        panel.text(0, -0.1, f"dotted: {told}", va="top", fontsize=9, color="0.4")
     panel.set(xlim=(-0.35, last + 0.35), ylim=(-0.14, 1.25))
     return figure
 

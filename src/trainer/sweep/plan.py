@@ -2,14 +2,18 @@
 
 import hashlib
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from yaml import YAMLError
+
 from trainer.config import schema
 from trainer.config.request import Config, Request, resolved
 from trainer.disk import folder as folders
+from trainer.disk import foreign
 from trainer.errors import UserError
 
 # Models whose runs are faster together on a CPU; a convolution is slower so (tests/benchmarks/table.py).
@@ -17,6 +21,7 @@ FASTER_TOGETHER = ("two_layer", "sequential", "frozen_resnet")
 FEWEST_TOGETHER = 4
 # Keys that runs which are trained together may differ in, beside numbers of optimizer and scheduler.
 DIFFERENT = ("seed", "order_seed", "run_dir", "model.dropout", "model.init_std")
+_LONGEST_TYPED = 8  # characters of a number that somebody typed; a search takes all seventeen digits
 MAX_NAME = 120  # characters; a file system takes 255 bytes
 
 
@@ -35,11 +40,14 @@ class Job:
     request: Request
 
 
-def plan(requests: Sequence[Request], folder: Path, keys: Sequence[str] | None = None) -> list[Job]:
+def plan(
+    requests: Sequence[Request], folder: Path, keys: Sequence[str] | None = None, digits: int | None = None
+) -> list[Job]:
     """The jobs of a sweep in its folder.
 
     Args:
         keys: that are swept; None for those in which the requests differ.
+        digits: of the numbers in the jobs' names; None for all.
 
     Raises:
         UserError: two jobs are the same; a job's config is wrong, or not what its folder was begun with.
@@ -50,7 +58,7 @@ def plan(requests: Sequence[Request], folder: Path, keys: Sequence[str] | None =
     jobs: dict[str, Job] = {}
     for number, (request, words) in enumerate(zip(requests, typed, strict=True)):
         swept = {key: words[key] for key in keys}
-        name = job_name(swept)
+        name = job_name(swept if digits is None else {key: rounded(word, digits) for key, word in swept.items()})
         if name in jobs:
             raise UserError(f"job {number} ({name}): is the same as another. Type each value once.")
         config = {**request.config, "run_dir": str(folder / name), "name": None, "resume": "auto"}
@@ -63,6 +71,20 @@ def plan(requests: Sequence[Request], folder: Path, keys: Sequence[str] | None =
         except UserError as error:
             raise UserError(f"job {number} ({name}): {error}") from error
     return list(jobs.values())
+
+
+def rounded(word: str, digits: int) -> str:
+    """A number that nobody typed, with so many digits; any other word as it is."""
+    try:
+        return f"{float(word):.{digits}g}" if len(word) > _LONGEST_TYPED else word
+    except ValueError:
+        return word
+
+
+def told_apart(words: Sequence[str]) -> list[str]:
+    """Words of one key with as many digits as tell them apart, three at least."""
+    found = ([rounded(word, digits) for word in words] for digits in range(3, 18))
+    return next((short for short in found if len(set(short)) == len(set(words))), list(words))
 
 
 def job_name(swept: dict[str, str]) -> str:
@@ -86,6 +108,48 @@ def refuse(job: Job) -> None:
     if stored is not None:
         stored.pop("choices", None)
         folders.refuse_changes(job.folder, resolved(stored), config)
+
+
+def refuse_another(folder: Path, jobs: Sequence[Job]) -> None:
+    """Refuses to mix two sweeps in one folder: the table of the first would be lost.
+
+    More values of the same keys are the same sweep.
+
+    Raises:
+        UserError: what is swept there, or what its jobs share, is something else.
+    """
+    swept, words = read_told(folder)
+    if swept is not None and set(swept) != set(jobs[0].swept):
+        before, now = (" and ".join(keys) or "nothing" for keys in (swept, jobs[0].swept))
+        raise UserError(
+            f"{folder} holds a sweep over {before} (train {shlex.join(words)}), and this one is over {now}. "
+            "Type another name=."
+        )
+    names = {job.name for job in jobs}
+    others = (path.parent for path in folder.glob("*/config.yaml") if path.parent.name not in names)
+    stored = next((found for other in others if (found := folders.read_config(other)) is not None), None)
+    if stored is not None and "experiment" not in jobs[0].swept:
+        stored.pop("choices", None)
+        varied = (*jobs[0].swept, *(() if jobs[0].request.config["order_seed"] is None else ("order_seed",)))
+        old, new = (_without(resolved(config), varied) for config in (stored, jobs[0].request.config))
+        folders.refuse_changes(folder, old, new)
+
+
+def _without(config: Config, keys: Sequence[str]) -> Config:
+    """The config without some keys, flat."""
+    return {key: value for key, value in schema.leaves(config) if not any(f"{key}.".startswith(f"{k}.") for k in keys)}
+
+
+def read_told(folder: Path) -> tuple[list[str] | None, list[str]]:
+    """The keys that a sweep is over, where its folder tells them, and the words that it was begun with."""
+    try:
+        head, _, _ = foreign.text(folder / "sweep.yaml").partition("\njobs:")  # of jobs there may be thousands
+        told = foreign.read_yaml(head)
+        swept, words = told.get("swept"), told["command"]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, YAMLError):
+        return None, []
+    are_texts = [isinstance(part, list) and all(isinstance(word, str) for word in part) for part in (swept, words)]
+    return (swept if are_texts[0] else None), (words if are_texts[1] else [])
 
 
 def is_finished(job: Job) -> bool:

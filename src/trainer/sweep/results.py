@@ -21,7 +21,7 @@ from trainer.errors import UserError, nearest
 from trainer.finished.table import Column, open_console, print_lines, table
 from trainer.monitor.console import short
 from trainer.sweep.importance import importance_line
-from trainer.sweep.plan import Job
+from trainer.sweep.plan import Job, told_apart
 
 SEED = "seed"
 
@@ -148,7 +148,7 @@ def print_table(rows: Sequence[Row], metric: str) -> None:
     keys = list(found[0].swept)
     tags = [metric, *(tag for tag in ("best/val/loss", "test/accuracy", "test/loss") if tag != metric)]
     tags = [tag for tag in tags if any(setting.values(tag) for setting in found)]
-    columns = [Column(key, [setting.swept[key] for setting in found]) for key in keys]
+    columns = [Column(key, told_apart([setting.swept[key] for setting in found])) for key in keys]
     if not keys:
         columns = [Column("setting", ["all"] * len(found))]
     if is_averaged:

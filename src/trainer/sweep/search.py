@@ -2,17 +2,18 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from trainer.config.request import Request
 from trainer.config.schema import is_larger_better
 from trainer.disk.folder import is_begun
+from trainer.errors import UserError
 from trainer.exits import unbroken_output
 from trainer.signals import Signals
 from trainer.sweep.cluster import Cluster
-from trainer.sweep.plan import Job, is_finished, plan
+from trainer.sweep.plan import Job, is_finished, plan, refuse_another
 from trainer.sweep.processes import Pool
 from trainer.sweep.progress import Progress
 from trainer.sweep.results import metric_of, read_failures, row
@@ -61,7 +62,9 @@ def search(space: Space, folder: Path, words: Sequence[str], signals: Signals, c
     first = corners[0][1]
     settings = first.config["sweep"]
     pool = Pool(settings["jobs"], settings["devices"])
-    refuse_unbuildable([plan([request], folder, keys_of(trial))[0] for trial, request in corners], pool)
+    at_corners = [plan([request], folder, keys_of(trial))[0] for trial, request in corners]
+    refuse_another(folder, at_corners[:1])
+    refuse_unbuildable(at_corners, pool)
     metric = settings["metric"] or pool.call(natural_metric, first)
     if first.config["dry_run"]:
         print(f"a search of {space.num_trials} trials for the best {metric}, chosen as it goes")
@@ -73,7 +76,7 @@ def search(space: Space, folder: Path, words: Sequence[str], signals: Signals, c
     def run(trials: Sequence[Trial]) -> list[float | None]:
         batch = []
         for trial in trials:
-            (job,) = plan([space.request(trial)], folder, keys_of(trial))
+            job = job_of(space.request(trial), folder, keys_of(trial), jobs)
             batch.append(jobs.setdefault(job.name, job))
         progress.num_done += sum(job.name in failures or is_finished(job) for job in batch)
         write_words(folder, words, list(jobs.values()))
@@ -98,6 +101,21 @@ def search(space: Space, folder: Path, words: Sequence[str], signals: Signals, c
         rows = [row(job, failures) for job in jobs.values()]
         is_proved = bool(signals.received) or prove(rows, together, settings["verify"], folder, pool)
     return close(rows, space.num_trials, folder, settings, signals) + (not is_proved)
+
+
+def job_of(request: Request, folder: Path, keys: Sequence[str], others: Mapping[str, Job]) -> Job:
+    """The job of a trial, with as many digits in its name as tell it apart, three at least.
+
+    Args:
+        others: those that there are by now, by name.
+    """
+    for digits in range(3, 18):
+        with contextlib.suppress(UserError):  # in the folder of that name lies another trial
+            (job,) = plan([request], folder, keys, digits)
+            if job.name not in others or others[job.name].swept == job.swept:
+                return job
+    (job,) = plan([request], folder, keys)
+    return job
 
 
 def keys_of(trial: Trial) -> list[str]:

@@ -20,7 +20,7 @@ from trainer.errors import Interrupted, UserError, nearest, one_of
 from trainer.exits import unbroken_output
 from trainer.signals import Signals
 from trainer.sweep.cluster import Cluster
-from trainer.sweep.plan import Job, is_finished, listing, plan, units
+from trainer.sweep.plan import Job, is_finished, listing, plan, refuse_another, units
 from trainer.sweep.processes import SIGNALLED, UNKNOWN, Outcome, Pool, reason
 from trainer.sweep.progress import Progress
 from trainer.sweep.results import Row, metric_of, print_table, read_failures, row, write_results
@@ -53,6 +53,7 @@ def sweep(
     settings: Mapping[str, Any] = requests[0].config["sweep"]
     is_begun(folder, "sweep")
     jobs = plan(requests, folder)
+    refuse_another(folder, jobs)
     pool = Pool(min(settings["jobs"], len(jobs)), settings["devices"])
     refuse_unbuildable(jobs, pool)
     if requests[0].config["dry_run"]:
@@ -92,9 +93,10 @@ def opened(folder: Path) -> Iterator[None]:
 
 
 def write_words(folder: Path, words: Sequence[str], jobs: Sequence[Job]) -> None:
-    """`sweep.yaml`: what was typed, and the jobs that came of it."""
+    """`sweep.yaml`: what was typed, over which keys, and the jobs that came of it."""
     refuse_lost(folder)
-    write_text(folder / "sweep.yaml", OmegaConf.to_yaml({"command": list(words), "jobs": listing(jobs)}))
+    told = {"command": list(words), "swept": list(jobs[0].swept), "jobs": listing(jobs)}
+    write_text(folder / "sweep.yaml", OmegaConf.to_yaml(told))
 
 
 def prove(rows: Sequence[Row], together: Sequence[Job], count: int, folder: Path, pool: Pool) -> bool:
