@@ -329,6 +329,15 @@ MISTAKES: list[Row] = [
     Row("'batch_size=64;ls'", "batch_size=64;ls: must be a whole number >= 1 or full. Try batch_size=64."),
     Row("optimizer.lr==0.1", "optimizer.lr==0.1: must be a number > 0. Type optimizer.lr=0.1."),
     Row("'optimizer.lr=${'", "optimizer.lr=${: can't be read: ${ has no }."),
+    # Places in lists
+    Row(
+        "optimizer.betas.5=0.8", "optimizer.betas.5=0.8: optimizer.betas is a list of 2, counted from 0. Type 'optimiz"
+    ),
+    Row("+optimizer.betas.2=0.8", "optimizer.betas is a list of 2, counted from 0. Type 'optimizer.betas=[0.9,0.999]'"),
+    Row("optimizer.betas.x=0.8", "optimizer.betas is a list of 2, counted from 0."),
+    Row("'optimizer.betas[0]=0.8'", "optimizer.betas[0] is no key. Type optimizer.betas.0=0.8."),
+    Row("optimizer.betas.-1=0.8", "optimizer.betas.-1 is no key. Type train --cfg job to see the keys."),
+    Row("model=sequential loss=nll model.layers.99.p=1", "model.layers is a list of 8, counted from 0. Type train"),
     # Numbers, and what else a value may be: all in schema.py
     *values("optimizer.lr", "abc true null {a:1}", "must be a number > 0. Try optimizer.lr=0.01."),
     Row("optimizer.lr=[0.1]", "optimizer.lr=[0.1]: must be a number > 0. Type optimizer.lr=0.1."),

@@ -157,6 +157,9 @@ def test_one_run_and_a_part_of_the_runs(said: Said) -> None:
         ("seed=1.0", lambda run: run["seed"] == 1),
         ("optimizer.nesterov=false", lambda run: run.get("optimizer.nesterov") is False),
         ("optimizer.betas=[0.9,0.999]", lambda run: run["optimizer"] == "adam"),
+        ("optimizer.betas=[0.9, 0.999] seed=0", lambda run: run["optimizer"] == "adam"),
+        ("optimizer.betas.1>0.99", lambda run: run["optimizer"] == "adam"),
+        ("optimizer='adam'", lambda run: run["optimizer"] == "adam"),
         ("best/val/accuracy>0 steps=5", lambda run: run["status"] == "finished"),
     ],
 )
@@ -202,6 +205,7 @@ def test_runs_without_accuracy_are_sorted_by_their_loss(said: Said) -> None:
     [
         ("runs where=optimzer.lr<1", "where=optimzer.lr: no run has such a key or tag. Did you mean optimizer.lr?"),
         ("runs where=accuracy>0", "where=accuracy: no run has such a key or tag. Did you mean val/accuracy?"),
+        ("runs where=optimizer.betas.2>0", "where=optimizer.betas.2: no run has such a key or tag. Did you mean optim"),
         ("runs sort=-val/los", "sort=val/los: no run has such a key or tag. Did you mean val/loss?"),
         ("runs where=seed", "where=seed: can't be read from seed on. Type terms"),
         ("runs where=seed<<1", "where=seed<<1: can't be read"),
@@ -405,6 +409,39 @@ def test_another_choice_hides_the_keys_that_come_with_it(said: Said) -> None:
     path.write_text(text.replace("trainer.models.two_layer.TwoLayer", "trainer.models.lenet.LeNet"))
     differences = said("compare", "adam", "sgd/slow").partition("results")[0]
     assert [line.split()[0] for line in differences.splitlines()[4:-1]] == ["model", "optimizer", "optimizer.lr"]
+
+
+def test_a_key_that_some_runs_lack_is_shown_where_the_others_differ(train: Callable[..., Any], capsys: Any) -> None:
+    for number, words in enumerate(("model=lenet model.kernel_size=3", "model=lenet", "model=two_layer")):
+        train(*words.split(), "monitor=off", "data.limit=40", "max_steps=1", f"name={number}")
+    for form in ((), ("--csv",)):
+        capsys.readouterr()
+        assert run_verb(["runs", *form]) == 0
+        heading, *rows = capsys.readouterr().out.replace(",", " ").splitlines()
+        assert "model.kernel_size" in heading
+        assert "model.gradient" not in heading
+        assert len(rows) == 3
+    assert run_verb(["compare", "0", "2"]) == 0
+    assert "model.kernel_size" not in capsys.readouterr().out
+
+
+def test_classes_of_ones_own_have_their_names(train: Callable[..., Any], capsys: Any, tmp_path: Path) -> None:
+    code = "from torch import nn\n"
+    for name in ("Wide", "Deep"):
+        code += f"class {name}(nn.Sequential):\n    def __init__(self, in_features, num_classes):\n"
+        code += "        super().__init__(nn.Flatten(), nn.Linear(in_features, num_classes))\n"
+    (tmp_path / "ournets.py").write_text(code)
+    for name in ("Wide", "Deep"):
+        words = ("trust=[ournets]", "monitor=off", "data.limit=40", "max_steps=1", f"name={name}")
+        train(f"model._target_=ournets.{name}", *words)
+    capsys.readouterr()
+    assert run_verb(["runs", "where=model=Wide", "--json"]) == 0
+    assert [row["run"] for row in json.loads(capsys.readouterr().out)] == ["Wide"]
+    for verb in (["runs"], ["compare", "Wide", "Deep"]):
+        assert run_verb(verb) == 0
+        out = capsys.readouterr().out
+        assert "own" not in out.replace("known", "")
+        assert "_target_" not in out
 
 
 # --- how it looks -----------------------------------------------------------------------------------------------------

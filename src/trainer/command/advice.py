@@ -5,6 +5,7 @@ import shlex
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from trainer.command.folders import chosen_options, config_folders, known_values, missing_keys, options, owners
 from trainer.config import synonyms
@@ -42,8 +43,13 @@ class Advice:
         return options(self.folders)
 
     @cached_property
+    def values(self) -> dict[str, Any]:
+        """Every key of the chosen options, and its value before anything is typed."""
+        return known_values(self.folders, self.argv)
+
+    @property
     def known(self) -> list[str]:
-        return list(known_values(self.folders, self.argv))
+        return list(self.values)
 
     def value(self, key: str) -> str:
         """What was typed after a key; empty where nothing was."""

@@ -7,16 +7,16 @@ from pathlib import Path
 
 from trainer.command.advice import Advice
 from trainer.command.folders import config_folders
-from trainer.config.schema import RULES, ListOf, yaml_problem
+from trainer.config.schema import RULES, ListOf, typed, yaml_problem
 from trainer.errors import UserError
 
 
-def one_line(error: Exception, argv: list[str], typed: dict[str, str]) -> UserError:
+def one_line(error: Exception, argv: list[str], as_typed: dict[str, str]) -> UserError:
     """The error as the user's.
 
     Args:
         argv: all that was typed.
-        typed: the words as Hydra got them, to what was typed.
+        as_typed: the words as Hydra got them, to what was typed.
     """
     from hydra.errors import MissingConfigException, OverrideParseException
     from omegaconf.errors import InterpolationResolutionError
@@ -25,7 +25,7 @@ def one_line(error: Exception, argv: list[str], typed: dict[str, str]) -> UserEr
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return no_config(error.missing_cfg_file, error.options, argv)
     if isinstance(error, OverrideParseException):
-        return unreadable(typed.get(error.override, error.override))
+        return unreadable(as_typed.get(error.override, error.override))
     if isinstance(error, YAMLError):
         return UserError(f"a config file: no YAML: {yaml_problem(error)}.")
     if isinstance(error, InterpolationResolutionError):
@@ -63,14 +63,19 @@ def no_config(name: str, options: Sequence[str] | None, argv: list[str]) -> User
 
 def unreadable(word: str) -> UserError:
     """Of a word that is not of Hydra's grammar, also with quotes around its texts."""
+    from trainer.config.compose import can_be_read
     from trainer.config.grammar import quoted
 
     key, _, value = word.partition("=")
     if value.count("${") > value.count("}"):
         return UserError(f"{word}: can't be read: ${{ has no }}. Type {key}=${{...}} with the key that is meant.")
     plain = re.sub(r"[^\w.:/+-]", "", value, flags=re.ASCII)
-    if not re.fullmatch(r"[+~]*[\w./@-]+", key, re.ASCII):
-        return UserError(f"{word}: can't be read: {key} is no key. Type train --cfg job to see the keys.")
+    if not can_be_read(f"{key}=1"):
+        dotted = re.sub(r"\[(\w+)\]", r".\1", key)
+        how = (
+            shlex.quote(f"{dotted}={value}") if can_be_read(f"{dotted}={value}") else "train --cfg job to see the keys"
+        )
+        return UserError(f"{word}: can't be read: {key} is no key. Type {how}.")
     if plain and plain == value.strip("=,; "):
         return UserError(f"{word}: can't be read. Type {key}={plain}.")
     return UserError(
@@ -123,6 +128,22 @@ def _twice(found: re.Match[str], argv: list[str]) -> UserError:
     return UserError(f"+{group}=...: is there already. Type {group}=... without +.")
 
 
+def _beyond(found: re.Match[str], argv: list[str]) -> UserError:
+    """Of `optimizer.betas.5=0.9`: a place that a list does not have."""
+    advice = Advice(argv)
+    for word in argv:
+        parts = word.lstrip("+~").partition("=")[0].split(".")
+        for i in range(1, len(parts)):
+            key, place = ".".join(parts[:i]), parts[i]
+            whole = advice.values.get(key)
+            if isinstance(whole, list) and not (place.isdecimal() and int(place) < len(whole)):
+                whole_word = typed(key, whole)
+                is_short = len(whole_word) < 80 and "${" not in whole_word
+                how = f"{whole_word} with what you want in it" if is_short else "train --cfg job to see it"
+                return UserError(f"{word}: {key} is a list of {len(whole)}, counted from 0. Type {how}.")
+    return UserError(f"{found['word'] or found.string}: does not fit the config. Type train --cfg job to see it.")
+
+
 def _files_with(folder: Path, group: str) -> list[tuple[Path, int]]:
     """The configs in a folder whose defaults name a group, with the line."""
     found = []
@@ -157,5 +178,6 @@ _EXPLAINED = (
     (r"^(?:Multiple values for )?(\S+?)(?: appears more than once.*|\. To override.*)", _twice),
     (r"Could not (?:override|append to config|delete from config)[^']*'([^']+)'", _not_there),
     (r"Override (\S+) looks like a config group", _not_there),
+    (r"Error merging override (?P<word>.+)|invalid literal for int\(\)", _beyond),
     ("Config group override must be", _no_group),
 )

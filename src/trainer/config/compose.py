@@ -38,21 +38,25 @@ def for_hydra(word: str, is_sweep: bool = False) -> str:
     key, sign, value = word.partition("=")
     if not sign or key.startswith("~"):
         return word
-    parser = OverridesParser.create()
 
-    def can_be_read(text: str) -> bool:
-        try:
-            parser.parse_override(f"{key}={text}")
-        except HydraException:
-            return False
-        return True
+    def is_value(text: str) -> bool:
+        return can_be_read(f"{key}={text}")
 
     if is_as_typed(key.lstrip("+")):
-        return f"{key}={as_typed(value, can_be_read, is_sweep)}"
-    if can_be_read(value):
+        return f"{key}={as_typed(value, is_value, is_sweep)}"
+    if can_be_read(word):
         return word
-    whole = mended(value, can_be_read)
+    whole = mended(value, is_value)
     return word if whole is None else f"{key}={whole}"
+
+
+def can_be_read(word: str) -> bool:
+    """Whether a word is of Hydra's grammar."""
+    try:
+        OverridesParser.create().parse_override(word)
+    except HydraException:
+        return False
+    return True
 
 
 def combinations(words: list[str]) -> list[list[str]]:

@@ -1,6 +1,5 @@
 """The folder of a run: where it lies, what it holds, and whether a run in it may go on with another config."""
 
-import difflib
 import io
 import json
 import math
@@ -18,7 +17,6 @@ from yaml import YAMLError
 
 from trainer.config.references import refuse_endless
 from trainer.config.schema import leaves, shown, typed, yaml_problem
-from trainer.config.synonyms import is_nothing
 from trainer.disk import foreign, lock
 from trainer.disk.files import write_text
 from trainer.errors import UserError
@@ -64,25 +62,19 @@ def locate(config: Mapping[str, Any], label: str) -> Path:
 
 
 def run_folder(word: str) -> Path:
-    """The folder of `resume=<word>`.
+    """The folder of `resume=<word>`, there or not.
 
     Raises:
-        UserError: it is not there, or is a file of a run; says which folder is meant.
+        UserError: it is none, and another is meant: that of a file of a run, or that of a name.
     """
     folder = Path(os.path.expanduser(word))
     run = next((parent for parent in folder.parents if (parent / "config.yaml").is_file()), None)
     if run is not None and not folder.is_dir():
         raise UserError(f"resume={word}: is no folder of a run, but lies in one. Type {typed('resume', run)}.")
-    if os.path.lexists(folder):
-        return folder
     below = Path("runs", word)
-    if (below / "config.yaml").is_file():
+    if not os.path.lexists(folder) and (below / "config.yaml").is_file():
         raise UserError(f"resume={word}: there is no run. Type {typed('resume', below)}.")
-    runs = [path.parent for path in Path("runs").rglob("config.yaml")]
-    known = {**{path.name: path for path in runs}, **{str(path): path for path in runs}}
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    hint = f" Did you mean {known[close[0]]}?" if close else " Type resume=null." if is_nothing(word) else ""
-    raise UserError(f"resume={word}: there is no run.{hint} train runs lists them.")
+    return folder
 
 
 MARKS = {"run": "config.yaml", "sweep": "sweep.yaml"}  # what makes a folder one

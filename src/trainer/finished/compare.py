@@ -10,7 +10,7 @@ from trainer.config.schema import is_larger_better, shown
 from trainer.errors import UserError
 from trainer.finished.chart import COLOURS, SIGNS, chart, colour, draw_png
 from trainer.finished.read import Run, is_finite, number, read_course, run_named
-from trainer.finished.runs import PLACE, cell, differing, spent
+from trainer.finished.runs import PLACE, by_name, cell, differing, spent
 from trainer.finished.table import Column, open_console, print_lines, table
 
 _CURVES = ("train/loss", "val/loss", "val/accuracy")
@@ -27,7 +27,7 @@ def compare(words: Sequence[str], png: str | None) -> int:
     """
     if len(words) > len(SIGNS):
         raise UserError(f"train compare takes up to {len(SIGNS)} runs, not {len(words)}. train runs compares more.")
-    runs = [run_named(word) for word in words]
+    runs = [by_name(run_named(word)) for word in words]
     courses = [read_course(run.folder, _CURVES) for run in runs]
     steps = [{tag: step for tag, (_, step) in course.best.items()} for course in courses]
     curves = {tag: [course.points(tag) for course in courses] for tag in _CURVES}

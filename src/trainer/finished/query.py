@@ -1,15 +1,18 @@
 """`where=` and `sort=`: which runs, and in which order."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from trainer.config.schema import is_larger_better, shown
 from trainer.errors import UserError, nearest
 from trainer.finished.read import Run, number
 
 _WORD = r"""[^\s<>=!"']+"""
-_TERM = re.compile(rf"\s*({_WORD})\s*(<=|>=|!=|==|<|>|=)\s*({_WORD})(?=\s|$)")
+_LIST = r"\[(?:[^\[\]]|\[[^\[\]]*\])*\]"  # with spaces, and with lists in it
+_QUOTED = r"""\"[^"]*"|'[^']*'"""
+_TERM = re.compile(rf"\s*({_WORD})\s*(<=|>=|!=|==|<|>|=)\s*({_LIST}|{_QUOTED}|{_WORD})(?=\s|$)")
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Condition:
     wanted: str
 
     def holds(self, run: Run) -> bool:
-        value = run.values.get(self.key)
+        value = value_of(run, self.key)
         left, right = number(value), _as_number(self.wanted)
         if left is not None and right is not None:
             return {
@@ -34,7 +37,17 @@ class Condition:
             }[self.sign]
         if self.sign not in ("=", "!="):
             return False
-        return (shown(value) == self.wanted) is (self.sign == "=")
+        wanted = re.sub(r"\s+", "", self.wanted) if isinstance(value, list) else self.wanted
+        return (shown(value) == wanted.strip("\"'")) is (self.sign == "=")
+
+
+def value_of(run: Run, key: str) -> Any:
+    """What a run has under a key; `optimizer.betas.0` is an item of a list."""
+    holder, _, place = key.rpartition(".")
+    whole = run.values.get(holder)
+    if key not in run.values and isinstance(whole, list) and place.isdecimal() and int(place) < len(whole):
+        return whole[int(place)]
+    return run.values.get(key)
 
 
 def _as_number(text: str) -> float | None:
@@ -66,14 +79,14 @@ def conditions(text: str) -> list[Condition]:
     return found
 
 
-def refuse_unknown(option: str, key: str, runs: Iterable[Run]) -> None:
+def refuse_unknown(option: str, key: str, runs: Sequence[Run]) -> None:
     """Refuses a key that no run has.
 
     Raises:
         UserError: says which is meant, perhaps.
     """
     known = {known: None for run in runs for known in run.values}
-    if key in known:
+    if key in known or any(value_of(run, key) is not None for run in runs):
         return
     same_last = [k for k in known if re.split(r"[./]", k)[-1] == key]
     hint = nearest(key, known, cutoff=0.8) or (f" Did you mean {same_last[0]}?" if same_last else nearest(key, known))
@@ -86,11 +99,11 @@ def in_order(runs: Sequence[Run], key: str, is_reversed: bool) -> list[Run]:
     words: list[Run] = []
     rest: list[Run] = []
     for run in runs:
-        value = run.values.get(key)
+        value = value_of(run, key)
         if value is None or value != value:  # missing, or NaN
             rest.append(run)
         else:
             (words if number(value) is None else numbers).append(run)
-    numbers.sort(key=lambda run: run.values[key], reverse=is_larger_better(key) is not is_reversed)
-    words.sort(key=lambda run: shown(run.values[key]), reverse=is_reversed)
+    numbers.sort(key=lambda run: value_of(run, key), reverse=is_larger_better(key) is not is_reversed)
+    words.sort(key=lambda run: shown(value_of(run, key)), reverse=is_reversed)
     return [*numbers, *words, *rest]

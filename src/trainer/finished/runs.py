@@ -4,6 +4,7 @@ import csv
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from rich.text import Text
@@ -34,6 +35,7 @@ def print_runs(word: str, where: str | None, sort: str | None, form: str) -> int
         UserError: there is no such folder, no run in it, or no such key.
     """
     runs, broken = runs_below(existing_folder(word))
+    runs = list(map(by_name, runs))
     for line in broken:
         print(f"warning: {printable(line)}; skipped.", file=sys.stderr)
     if not runs:
@@ -60,8 +62,8 @@ def print_runs(word: str, where: str | None, sort: str | None, form: str) -> int
 def differing(runs: Sequence[Run], hidden: Sequence[str]) -> list[str]:
     """The keys of the config in which runs differ, choices first.
 
-    Where runs chose differently in a group, only those of its keys count that all of them have: the kernel size of
-    some and the hidden features of others say no more than `model`.
+    Where runs chose differently in a group, its keys count among those runs alone that have them: the kernel size of
+    some and the hidden features of others say no more than `model`, but two kernel sizes do.
 
     Args:
         hidden: keys and sections that are not looked at.
@@ -71,11 +73,17 @@ def differing(runs: Sequence[Run], hidden: Sequence[str]) -> list[str]:
     for key in keys:
         group, _, rest = key.partition(".")
         is_implied = rest and group in GROUPS and _differs(group, runs)
-        if is_implied and (rest == "_target_" or any(key not in run.config for run in runs)):
-            continue
-        if _differs(key, runs):
+        having = [run for run in runs if key in run.config] if is_implied else runs
+        if not (is_implied and rest == "_target_") and _differs(key, having):
             found.append(key)
     return found
+
+
+def by_name(run: Run) -> Run:
+    """The run with its own classes called by their names rather than `own`."""
+    targets = {group: run.config.get(f"{group}._target_") for group in GROUPS if run.config.get(group) == "own"}
+    names = {group: target.rpartition(".")[2] for group, target in targets.items() if isinstance(target, str)}
+    return replace(run, config={**run.config, **names}) if names else run
 
 
 def _differs(key: str, runs: Sequence[Run]) -> bool:
