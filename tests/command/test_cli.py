@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from trainer.command.help import topics
+
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -137,7 +139,7 @@ def test_an_own_config_folder(command: Command, tmp_path: Path) -> None:
 
 
 def test_from_an_installed_wheel(tmp_path: Path) -> None:
-    """The wheel carries configs and digits; `train` works from another folder, without the checkout."""
+    """The wheel carries configs, digits and the manual; `train` works from another folder, without the checkout."""
     root = Path(__file__).parents[2]
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path / "dist"), str(root)]
@@ -147,14 +149,24 @@ def test_from_an_installed_wheel(tmp_path: Path) -> None:
     subprocess.run(install, check=True, timeout=120)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    done = subprocess.run(
-        [sys.executable, str(tmp_path / "site/bin/train"), "max_steps=5", "model=two_layer"],
-        cwd=elsewhere,
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "site"), "PYTHONWARNINGS": "error", "PYTHONSAFEPATH": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
+
+    def installed(*words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, str(tmp_path / "site/bin/train"), *words],
+            cwd=elsewhere,
+            env={**os.environ, "PYTHONPATH": str(tmp_path / "site"), "PYTHONWARNINGS": "error", "PYTHONSAFEPATH": "1"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    listed = installed("help")
+    for topic, about in topics().items():
+        assert about in listed
+        assert (tmp_path / f"site/trainer/manual/{topic}.md").read_text().startswith(f"# {about}\n")
+    assert "LeNet-5" in installed("--help")
+    installed("max_steps=5", "model=two_layer")
     (result,) = elsewhere.rglob("result.json")
     assert json.loads(result.read_text())["status"] == "finished"

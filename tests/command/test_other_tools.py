@@ -5,7 +5,8 @@ The tables are the documentation. Synonyms come first, then the same letters in 
 
 import re
 import shlex
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,7 @@ ALONE = {
     "num_workers=2": "num_workers: data=digits has no num_workers; image_folder has it. Leave it out.",
     "--workers 2": "--workers: a key has no dashes. data=digits has no num_workers; image_folder has it. Leave it out.",
     "data=iris.tsv": "data=iris.tsv: there is no such data.",
+    "'name=x optimizer=sgd'": "is one word, because it stands in one pair of quotes. Type name=x optimizer=sgd.",
     "hydra.run.dir=x": "hydra.run.dir=x: Hydra runs nothing here but the plugins of a sweep. Type run_dir=x.",
     "hydra/launcher=ray": "Type --multirun hydra/launcher=ray.",
     "hydra.callbacks.x._target_=os.getcwd": "Hydra runs nothing here but the plugins of a sweep.",
@@ -174,7 +176,7 @@ WORKED: set[str] = set()  # proposals that this process has typed already
 
 
 @pytest.fixture
-def folder(train: Train) -> Path:
+def folder(train: Train, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Where the words of the tables are typed: with a table, pictures, a network and a run."""
     here = Path.cwd()
     lines = [f"{i},{i * 2},{i % 3}" for i in range(30)]
@@ -191,7 +193,10 @@ def folder(train: Train) -> Path:
     )
     (here / "conf/experiment").mkdir(parents=True)
     (here / "conf/experiment/mine.yaml").write_text("max_steps: 1\n")
-    return here
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield here
+    for module in ("mynet", "wide"):
+        sys.modules.pop(module, None)
 
 
 def refusal(words: list[str]) -> str:

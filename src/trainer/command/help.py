@@ -104,9 +104,11 @@ def print_page(text: str) -> None:
         print(text, end="")
         return
     from rich.markdown import Markdown
+    from rich.theme import Theme
 
     from trainer.finished.table import open_console
 
     console = open_console()
+    console.push_theme(Theme({"markdown.code": "cyan"}))  # rich's own has a black ground
     text = re.sub(r"^(!\[.*\]\(.*\)|<img .*>)\n+", "", text, flags=re.MULTILINE)  # pictures are for a browser
     console.print(Markdown(text, code_theme="ansi_light", hyperlinks=False), width=min(console.width, 120))

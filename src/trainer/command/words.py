@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from trainer.command.advice import Advice, is_a_key
 from trainer.command.verbs import VERBS
-from trainer.config.schema import GROUPS, RULES
+from trainer.config.schema import GROUPS, RULES, is_as_typed
 from trainer.errors import UserError, nearest, one_of
 
 # Hydra's flags, and those of them that take a value as the next word.
@@ -112,7 +112,10 @@ def refuse_curly(word: str, argv: list[str]) -> None:
 def refuse_two_in_one(word: str, argv: list[str]) -> None:
     """Refuses two words in one pair of quotes."""
     parts = word.split()
-    if len(parts) > 1 and all("=" in part and is_a_key(part.lstrip("+~").partition("=")[0]) for part in parts):
+    keys = [part.lstrip("+~").partition("=")[0] for part in parts]
+    # A path may have a part such as `lr=0.1` in it; that of a run of a sweep has.
+    is_path = is_as_typed(keys[0]) and any(key not in (*GROUPS, *RULES) for key in keys)
+    if len(parts) > 1 and not is_path and all("=" in p and is_a_key(key) for p, key in zip(parts, keys, strict=True)):
         typed = " ".join(map(Advice(argv).word, parts))
         raise UserError(f"'{word}': is one word, because it stands in one pair of quotes. Type {typed}.")
 
