@@ -280,9 +280,7 @@ MISTAKES: list[Row] = [
     Row("epochs=3", "epochs: nothing reads this key. Did you mean max_epochs?"),
     Row("optimizer/lr=0.1", "optimizer/lr: nothing reads this key. Did you mean optimizer.lr?"),
     Row("data.augment.crop=4", "data.augment has crop_padding, horizontal_flip, rotation."),
-    Row(
-        "data.path=mine.csv", "data.path: data=digits has no path; arrays has it. Type data=arrays data.path=mine.csv."
-    ),
+    Row("data.path=mine.csv", "data.path: data=digits has no path; arrays has it. Type data=arrays data.path=mine.csv"),
     Row("lr=0.1", "lr: nothing reads this key. Did you mean optimizer.lr?"),
     Row("optimizer.lr.x=3", "optimizer.lr.x: nothing reads this key. Did you mean optimizer.lr?"),
     Row("+foo=1", "foo: nothing reads this key. The top level has batch_size, cache_limit, compile"),

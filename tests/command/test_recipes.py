@@ -39,6 +39,7 @@ RECIPES: dict[str, str | bytes] = {
     "as a path": WHOLE.replace("override /optimizer: sgd", "/optimizer/sgd"),
     "as a path without slash": WHOLE.replace("override /optimizer: sgd", "optimizer/sgd"),
     "choices without dashes": WHOLE.replace("  - override /optimizer", "  optimizer"),
+    "with an equals sign": WHOLE.replace("override /optimizer: sgd", "optimizer=sgd"),
     "with _self_": WHOLE.replace("defaults:\n", "defaults:\n  - _self_\n"),
     "umlauts": WHOLE + "name: größe\n",
     "an empty line in the end": WHOLE + "\n\n",
@@ -129,11 +130,33 @@ def test_a_pipe_among_the_configs_is_not_waited_for(train: Train, words: list[st
         assert cli.run_command(["--config-dir", "conf", *words]) == 0
 
 
-def test_a_file_in_the_wrong_place(train: Train) -> None:
-    write("conf/mine.yaml", WHOLE)
-    says = r"experiment=mine: mine.yaml lies in .*conf itself. Move it into .*conf/experiment"
+@pytest.mark.parametrize("place", ["conf", "conf/experiments", "conf/Experiment"])
+def test_a_file_in_the_wrong_place(train: Train, place: str) -> None:
+    write(f"{place}/mine.yaml", WHOLE)
+    says = rf"experiment=mine: mine.yaml lies in .*{place}. Move it into .*conf/experiment.$"
     with pytest.raises(UserError, match=says):
         train("--config-dir", "conf", "experiment=mine")
+
+
+@pytest.mark.parametrize("words", ["model=wide", "experiment=wide"])
+def test_a_key_of_the_class_that_its_config_does_not_list(train: Train, words: str) -> None:
+    write(
+        "widenet.py",
+        "from torch import nn\nclass Net(nn.Sequential):\n"
+        "    def __init__(self, in_features, num_classes, width=4):\n"
+        "        super().__init__(nn.Flatten(), nn.Linear(in_features, width), nn.Linear(width, num_classes))\n",
+    )
+    write("conf/model/wide.yaml", "_target_: widenet.Net\nin_features: null\nnum_classes: null\n")
+    write("conf/experiment/wide.yaml", "model: wide\nmax_steps: 1\n")
+    typed = ("--config-dir", "conf", words, "trust=[widenet]", "monitor=off", "max_steps=1")
+    assert train(*typed, "model.width=8", "name=x")["num_parameters"] == 64 * 8 + 8 + 8 * 10 + 10
+    assert train(
+        "--config-dir", "conf", words, "trust=[widenet]", "monitor=off", "model.width=8", "name=x", "max_steps=2"
+    )
+    with pytest.raises(UserError, match=r"model.widht: nothing reads this key. Did you mean model.width\?"):
+        train(*typed, "model.widht=8", "model.width=8")
+    with pytest.raises(UserError, match=r"optimizer.x: nothing reads this key"):
+        train(*typed, "optimizer.x=8")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.command.advice import Advice
-from trainer.command.folders import config_folders
+from trainer.command.folders import CONFIGS, config_folders
+from trainer.command.folders import options as options_in
 from trainer.config.schema import RULES, ListOf, typed, yaml_problem
 from trainer.errors import UserError
 
@@ -49,16 +50,25 @@ def no_config(name: str, options: Sequence[str] | None, argv: list[str]) -> User
         group, _, option = name.rpartition("/")
     known = list(options or ()) or list(advice.options.get(group, {}))
     if known:
-        for folder in advice.folders[1:]:
-            if (folder / f"{option}.yaml").is_file():
-                where = folder / group
-                return UserError(f"{group}={option}: {option}.yaml lies in {folder} itself. Move it into {where}.")
+        if (misplaced := _misplaced(advice.folders, group, option)) is not None:
+            return misplaced
         return UserError(advice.no_option(group, option, known))
     places = " or ".join(map(str, advice.folders))
     if group:
         return UserError(f"{group}={option}: there is no {group}/{option}.yaml in {places}.")
     names = sorted(path.stem for folder in advice.folders for path in folder.glob("*.yaml"))
     return UserError(f"--config-name={option}: there is no {option}.yaml in {places}. There is {', '.join(names)}.")
+
+
+def _misplaced(folders: list[Path], group: str, option: str) -> UserError | None:
+    """The line for a config of that name which lies in no group: `conf/mine.yaml`, `conf/experiments/mine.yaml`."""
+    groups = options_in([CONFIGS])
+    for folder in folders[1:]:
+        for path in sorted(path for path in folder.rglob("*.y*ml") if path.stem == option):
+            if path.parent.name not in groups:
+                where = path.parent / group if path.parent == folder else path.parent.with_name(group)
+                return UserError(f"{group}={option}: {path.name} lies in {path.parent}. Move it into {where}.")
+    return None
 
 
 def unreadable(word: str) -> UserError:

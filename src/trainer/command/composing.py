@@ -1,5 +1,6 @@
 """From the words to what they ask for: a request for a run, or one for each job of a sweep."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -8,7 +9,7 @@ from trainer.command.folders import config_folders
 from trainer.command.words import Words
 from trainer.config.compose import combinations, composed, for_hydra
 from trainer.config.request import Request
-from trainer.config.schema import GROUPS
+from trainer.config.schema import GROUPS, is_shipped
 from trainer.errors import UserError
 
 
@@ -28,12 +29,30 @@ class Composer:
 
     def request(self) -> Request:
         """What one run is asked to do."""
-        request = composed(self.overrides, self.config_name)
-        return Request(request.config, request.choices, [self.typed[word] for word in request.overrides])
+        request = self._composed(self.overrides)
+        typed = {**self.typed, **{f"++{word}": f"++{said}" for word, said in self.typed.items()}}
+        return Request(request.config, request.choices, [typed[word] for word in request.overrides])
 
     def jobs(self) -> list[Request]:
         """What the jobs of a sweep are asked to do."""
-        return [composed(job, self.config_name) for job in combinations(self.overrides)]
+        return [self._composed(job) for job in combinations(self.overrides)]
+
+    def _composed(self, words: list[str]) -> Request:
+        """What one run is asked to do; a key that a config of the user's own class does not list is the class's."""
+        from hydra.errors import HydraException
+
+        try:
+            return composed(words, self.config_name)
+        except HydraException as error:
+            key = re.search(r"Could not override '([^']+)'", str(error))
+            group = key[1].partition(".")[0] if key is not None else ""
+            added = [f"++{word}" if word.startswith(f"{group}.") else word for word in words]
+            if group not in GROUPS or added == words:
+                raise
+            request = self._composed(added)
+            if is_shipped(request.config[group]):
+                raise
+            return request
 
 
 @contextmanager

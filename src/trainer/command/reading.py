@@ -132,7 +132,7 @@ def as_recipe(config: Any) -> Any:
 def _as_choice(item: Any) -> Any:
     """An item of a defaults list; what chooses no option of a group that is chosen already stays as it is."""
     if isinstance(item, str):
-        key, _, option = item.removeprefix("/").partition("/")
+        key, _, option = item.removeprefix("/").replace("=", "/").partition("/")
     elif isinstance(item, dict) and len(item) == 1:
         ((key, option),) = item.items()
     else:

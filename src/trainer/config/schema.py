@@ -402,7 +402,7 @@ def check(config: Mapping[str, Any]) -> None:
             raise UserError(f"{key}: is missing; it must be {rule.accepts}.{_hint(key, rule, None)}")
     for key, value in found.items():
         group, _, rest = key.partition(".")
-        if group in GROUPS and rest.split(".")[0] not in READ_HERE.get(group, ()) and not _is_shipped(config[group]):
+        if group in GROUPS and rest.split(".")[0] not in READ_HERE.get(group, ()) and not is_shipped(config[group]):
             continue
         if key in _HOLDERS and value not in (None, {}):
             names = [k.removeprefix(f"{key}.") for k in RULES if k.startswith(f"{key}.")]
@@ -422,7 +422,7 @@ def _values(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{key}", value
 
 
-def _is_shipped(group: Mapping[str, Any]) -> bool:
+def is_shipped(group: Mapping[str, Any]) -> bool:
     """Whether the rules know the class of a group: a user's own may give `betas` or `bias` another meaning."""
     return str(group.get("_target_") or "trainer").split(".")[0] in ("trainer", "torch")
 
