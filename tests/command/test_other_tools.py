@@ -266,6 +266,20 @@ def test_the_tables_lead_to_keys_that_there_are() -> None:
         assert right in RULES or right in synonyms._VALUES or right in later, right
 
 
+def test_a_class_that_has_changed_since_is_told_with_what_does_not_fit(train: Train, folder: Path) -> None:
+    words = ("model._target_=mynet.Net", "trust=[mynet]", "monitor=off", "name=x")
+    train(*words, "max_steps=1")
+    code = (folder / "mynet.py").read_text()
+    (folder / "mynet.py").write_text(
+        code.replace("nn.Flatten(), ", "nn.Flatten(), nn.Linear(in_features, in_features), ")
+    )
+    sys.modules.pop("mynet")
+    line = refusal([*words, "max_steps=2"])
+    assert "runs/x: the checkpoint does not fit: " in line
+    assert "1.weight" in line
+    assert line.endswith("If a class of yours has changed since, type another name= for a new run.")
+
+
 def test_model_own_takes_the_keys_of_the_class(train: Train, folder: Path) -> None:
     (folder / "wide.py").write_text(
         "from torch import nn\nclass Net(nn.Sequential):\n"

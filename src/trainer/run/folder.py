@@ -17,7 +17,6 @@ from trainer.disk.files import cannot_write, remove_leftovers
 from trainer.disk.lock import holder, locked
 from trainer.errors import UserError, nearest
 from trainer.monitor.journal import cut_metrics
-from trainer.run.environment import first_line
 from trainer.run.parts import Parts
 from trainer.run.training import Training
 
@@ -138,7 +137,9 @@ def load(training: Training) -> None:
         if "diagnosis" in state:
             training.diagnosis.load_state_dict(state["diagnosis"])
     except Exception as error:  # of every kind: the file may be anybody's
-        raise UserError(f"{folder}: the checkpoint does not fit: {first_line(error)}.") from error
+        what = " ".join(str(error).split())[:300].rstrip(".")  # torch says in further lines what does not fit
+        how = "If a class of yours has changed since, type another name= for a new run."
+        raise UserError(f"{folder}: the checkpoint does not fit: {what}. {how}") from error
     if parts.state.step > max_steps:
         raise UserError(
             f"max_steps={max_steps}: the run in {folder} is at step {parts.state.step} already. "
