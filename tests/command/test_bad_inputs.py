@@ -300,6 +300,14 @@ MISTAKES: list[Row] = [
     Row("monitor=null", "there is no such monitor. Did you mean off? There is full, off, scalars."),
     Row("scheduler=warmup_cosin", "scheduler=warmup_cosin: there is no such scheduler. Did you mean warmup_cosine?"),
     Row("model=", "model=: there is no such model. There is frozen_resnet"),
+    Row(
+        "model=[lenet,two_layer]",
+        "model=[lenet,two_layer]: takes one option ... Type --multirun model=lenet,two_layer for",
+    ),
+    Row("optimizer=[1,2]", "optimizer=[1,2]: takes one option; there is adadelta"),
+    Row(
+        "--multirun 'seed=glob(*)'", "seed=glob(*): glob finds options of a group, and here none. Type the values: seed"
+    ),
     Row("model={a:1}", "model: takes the name of an option; there is frozen_resnet, lenet"),
     Row("lenet", "lenet: is neither KEY=VALUE nor a flag. Did you mean model=lenet?"),
     Row("optimizer.lr=1e-3,1e-4", "several values are a sweep. Type --multirun optimizer.lr=1e-3,1e-4."),

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from trainer.command.complaints import one_line
-from trainer.command.folders import config_folders
+from trainer.command.folders import config_folders, options
 from trainer.command.words import Words
 from trainer.config.compose import combinations, composed, for_hydra
 from trainer.config.request import Request
@@ -35,7 +35,11 @@ class Composer:
 
     def jobs(self) -> list[Request]:
         """What the jobs of a sweep are asked to do."""
-        return [self._composed(job) for job in combinations(self.overrides)]
+        jobs = combinations(self.overrides)
+        if not jobs:
+            word = next(word for word in self.typed.values() if "glob(" in word)
+            raise UserError(f"{word}: glob finds options of a group, and here none. Type the values: seed=0,1,2.")
+        return [self._composed(job) for job in jobs]
 
     def _composed(self, words: list[str]) -> Request:
         """What one run is asked to do; a key that a config of the user's own class does not list is the class's."""
@@ -76,12 +80,29 @@ def composer(argv: list[str], words: Words) -> Iterator[Composer]:
             raise UserError(
                 f"--config-dir={folder}: there is no such folder. Give the one that holds model/, data/ ..."
             )
+    refuse_lists(argv, words)
     made = Composer(words)
     try:
         with hydra_at(folders):
             yield made
     except (HydraException, OmegaConfBaseException, YAMLError, OSError, ValueError, RecursionError) as error:
         raise one_line(error, argv, made.typed) from error
+
+
+def refuse_lists(argv: list[str], words: Words) -> None:
+    """Refuses `model=[a,b]`: a group takes one option.
+
+    Raises:
+        UserError: says how several are tried.
+    """
+    known = options(config_folders(argv))
+    for word in words.overrides:
+        group, _, value = word.lstrip("+").partition("=")
+        if group in known and value[:1] == "[":
+            several = f"--multirun {group}={value.strip('[]')}"
+            raise UserError(
+                f"{word}: takes one option; there is {', '.join(known[group])}. Type {several} for a sweep."
+            )
 
 
 def own_classes(words: list[str]) -> list[str]:
