@@ -9,7 +9,7 @@ from typing import Any
 
 from trainer.command.folders import chosen_options, config_folders, known_values, missing_keys, options, owners
 from trainer.config import synonyms
-from trainer.config.schema import GROUPS, RULES, ListOf, key_meant
+from trainer.config.schema import GROUPS, RULES, ListOf, beside, key_meant
 from trainer.errors import nearest
 
 _TABLES = (".csv", ".npz", ".npy")
@@ -111,7 +111,7 @@ class Advice:
         right = self.right_key(key) or key_meant(key, self.known)
         if right is not None and value and (self._value(right, value) != value or right in self.options):
             return f"{line} Type {self.words(right, value)}."
-        return f"{line} Did you mean {right}?" if right is not None else f"{line}{self._siblings(key)}"
+        return f"{line} Did you mean {right}?" if right is not None else f"{line}{beside(key, self.known)}"
 
     def no_option(self, group: str, option: str, known: list[str]) -> str:
         """The line for an option that there is not."""
@@ -163,12 +163,6 @@ class Advice:
         if {"-m", "--multirun"} & {*self.argv} and is_list and rule is not None and not isinstance(rule, ListOf):
             return value[1:-1]
         return synonyms.value_meant(key, value, getattr(rule, "words", ())) or value
-
-    def _siblings(self, key: str) -> str:
-        section = key.rpartition(".")[0]
-        siblings = sorted(k.rpartition(".")[2] for k in self.known if k.rpartition(".")[0] == section)
-        siblings = [name for name in siblings if name != "_target_"]
-        return f" {section or 'The top level'} has {', '.join(siblings)}." if siblings else ""
 
     def _data_at(self, word: str) -> str | None:
         """`data=iris.csv` and `data=./photos`: what is there, under its key."""

@@ -352,10 +352,15 @@ def unknown_key(key: str, known: Iterable[str]) -> UserError:
     """The line for a key that nothing reads, with the right one, or with those that stand beside it."""
     known = [k for k in dict.fromkeys(known) if not k.endswith("_target_")]
     meant = key_meant(key, known)
+    return UserError(f"{key}: nothing reads this key.{f' Did you mean {meant}?' if meant else beside(key, known)}")
+
+
+def beside(key: str, known: Iterable[str]) -> str:
+    """``" optimizer has eps, lr."`` for the known keys of a key's section; empty where there is none."""
     section = key.rpartition(".")[0]
-    siblings = sorted(k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == section)
-    hint = f" {section or 'The top level'} has {', '.join(siblings)}." if siblings else ""
-    return UserError(f"{key}: nothing reads this key.{f' Did you mean {meant}?' if meant else hint}")
+    names = sorted(k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == section)
+    names = [name for name in names if name != "_target_"]
+    return f" {section or 'The top level'} has {', '.join(names)}." if names else ""
 
 
 def key_meant(key: str, known: Iterable[str]) -> str | None:
