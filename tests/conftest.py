@@ -1,9 +1,13 @@
 """What several test files need: the command in this process and as one of its own, and samples of every source."""
 
+import os
+
+# As the command does, before NumPy is there: its threads and torch's would wait for each other.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import gzip
 import io
 import json
-import os
 import struct
 import subprocess
 import sys
