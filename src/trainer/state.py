@@ -190,8 +190,9 @@ class TrainingState:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Raises ValueError: the state is of a training with other data, or in another number of processes."""
         for split, found in self.data.items():
-            begun = state.get("data", self.data).get(split, ("nothing",))
-            if (difference := found.difference(Fingerprint(*begun))) is not None:
+            begun = state.get("data", self.data).get(split, "nothing")
+            begun = Fingerprint(begun) if isinstance(begun, str) else Fingerprint(*begun)
+            if (difference := found.difference(begun)) is not None:
                 raise ValueError(f"the {split} split has {difference}")
         if len(state["random"]) != self.world.size:
             raise ValueError(f"it was trained by {len(state['random'])} processes, not {self.world.size}")

@@ -103,7 +103,7 @@ def test_a_run_that_somebody_sent_fetches_nothing_until_that_is_typed(
     send(train, source, sources, places[source])
     line = refusal(train, "resume=runs/it", "max_steps=2")
     assert theirs.asked == []
-    assert train("resume=runs/it", f"data={source}", "data.limit=40", "max_steps=2", *added(line))["steps"] == 2
+    assert train("resume=runs/it", "max_steps=2", *added(line))["steps"] == 2
     assert theirs.asked
     assert list(Path("elsewhere, of mine").iterdir())
 
@@ -156,7 +156,7 @@ def test_an_archive_is_not_unpacked_where_a_stranger_says(
     send(train, "cifar10", sources, {"root": str(tmp_path / "elsewhere")})
     shutil.copy(root_of(sources) / "cifar-10-binary.tar.gz", "elsewhere")
     line = refusal(train, "resume=runs/it", "max_steps=2")
-    assert train("resume=runs/it", "data=cifar10", "data.limit=40", "max_steps=2", *added(line))["steps"] == 2
+    assert train("resume=runs/it", "max_steps=2", *added(line))["steps"] == 2
 
 
 def test_files_that_lie_there_are_read_for_whoever_goes_on(train: Train, sources: dict[str, tuple[str, ...]]) -> None:

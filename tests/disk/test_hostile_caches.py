@@ -12,15 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 from torch._inductor.runtime.cache_dir_utils import cache_dir, default_cache_dir
-from trainer.run.build import set_up_torch
 
 from trainer.disk.cache import Cache, checksum
 from trainer.disk.files import cache_folder, make_private, shared_with
-from trainer.disk.programs import folder_of_torch
+from trainer.disk.programs import folder_of_torch, keep_programs_private
 from trainer.disk.tensors import load_tensors
 
 RIGHT, WRONG = torch.arange(12.0).view(4, 3), torch.zeros(4, 3)
-COMPILED = {"compile": True, "fast": False, "threads": None, "deterministic": False}
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can make files of another user")
 SOMEBODY = 12345
 
@@ -188,7 +186,7 @@ def is_private(folder: Path) -> bool:
 
 
 def test_compiled_programs_lie_in_the_user_s_own_cache(careless: Path, tmp_path: Path) -> None:
-    set_up_torch(COMPILED)
+    keep_programs_private()
     assert Path(cache_dir()) == tmp_path / "cache/train/compiled"
     assert is_private(tmp_path / "cache/train/compiled")
     assert default_cache_dir() != str(careless)  # headers lie there in any case
@@ -203,7 +201,7 @@ def test_torch_s_folder_is_known_without_importing_what_makes_it(name: str, monk
 
 def test_a_folder_that_is_ours_is_used(careless: Path) -> None:
     careless.chmod(0o755)
-    set_up_torch(COMPILED)
+    keep_programs_private()
     assert default_cache_dir() == str(careless)
 
 
@@ -219,7 +217,7 @@ def test_where_there_is_no_such_cache_they_lie_in_a_folder_of_this_run(
     else:
         monkeypatch.setenv("XDG_CACHE_HOME", "")
         monkeypatch.setattr(Path, "home", raises_runtime_error)
-    set_up_torch(COMPILED)
+    keep_programs_private()
     found = Path(cache_dir())
     assert found.parent == tmp_path / "tmp"
     assert found != careless
@@ -233,7 +231,7 @@ def raises_runtime_error() -> Path:
 
 def test_who_names_a_folder_gets_it(careless: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "mine"))
-    set_up_torch(COMPILED)
+    keep_programs_private()
     assert Path(cache_dir()) == tmp_path / "mine"
 
 

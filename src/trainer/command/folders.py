@@ -6,11 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config.schema import GROUPS, RULES, leaves
+from trainer.config.shipped import CONFIGS
 from trainer.errors import printable
-
-# In a wheel the configs lie inside the package, in a checkout beside `src/`.
-_PACKAGE = Path(__file__).parents[1]
-CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parents[1] / "configs"
 
 FLAGS = ("--config-dir", "-cd", "--config-path", "-cp")
 ENDINGS = (".yaml", ".yml")

@@ -22,7 +22,7 @@ def answer(argv: list[str], words: Words) -> int:
         assert hydra is not None
         if "--hydra-help" in words.flags:
             parser = get_args_parser()
-            hydra.hydra_help(made.config_name, parser, parser.parse_args(made.overrides))
+            hydra.hydra_help(made.config_name, parser, parser.parse_args([]))  # the words may name a logging
         elif (part := words.value_of("--cfg", "-c")) is not None:
             print(config_text(hydra, made, words, part), end="")
         else:

@@ -107,7 +107,7 @@ def composed(overrides: list[str], config_name: str) -> Request:
 
 
 def as_chosen_before(words: list[str]) -> list[str]:
-    """With `resume=<folder>`, the words and the options that the run was begun with: keys are those of its own."""
+    """With `resume=<folder>`, the words and the options that the run was begun with: its keys are theirs."""
     parser = OverridesParser.create()
     resumed = next((word for word in reversed(words) if word.startswith("resume=")), None)
     folder = None if resumed is None else parser.parse_override(resumed).value()
@@ -120,9 +120,7 @@ def as_chosen_before(words: list[str]) -> list[str]:
     except (OSError, ValueError, TypeError, KeyError, AttributeError, YAMLError):
         return words  # whoever reads the folder says what is wrong with it
     typed = {word.lstrip("+~").partition("=")[0] for word in words}
-    added = [f"{group}={choice}" for group, choice in chosen.items() if group not in typed]
-    of_own = tuple(f"{group}." for group, choice in chosen.items() if choice == "own")
-    return [*added, *(f"++{word}" if of_own and word.startswith(of_own) else word for word in words)]
+    return [*(f"{group}={choice}" for group, choice in chosen.items() if group not in typed), *words]
 
 
 def _answer(container: dict[Any, Any] | list[Any], config: DictConfig, prefix: str = "") -> None:

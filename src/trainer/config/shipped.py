@@ -1,13 +1,11 @@
 """What the configs that come with the package say: values that nobody needs to type for us to trust them."""
 
-import re
-import shlex
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
+from trainer.config.schema import typed as typed_word
 
 # In a wheel the configs lie inside the package, in a checkout beside `src/`.
 _PACKAGE = Path(__file__).parents[1]
@@ -20,6 +18,8 @@ PLACES = ("root", "name", "urls", "checksum", "checksums")
 @lru_cache
 def _sources() -> list[dict[str, Any]]:
     """The options of `data=` that can be fetched."""
+    import yaml  # help needs none
+
     found = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted((CONFIGS / "data").glob("*.yaml"))]
     return [option for option in found if "urls" in option]
 
@@ -37,25 +37,8 @@ def not_asked_for(data: Mapping[str, Any], typed: Sequence[str]) -> str:
     fixed = [key for key in PLACES if key in data and not _is_typed(f"data.{key}", typed)]
     alike = [option for option in _sources() if option["_target_"] == data.get("_target_")]
     differing = [[key for key in fixed if data[key] != option.get(key)] for option in alike]
-    return " ".join(_word(f"data.{key}", data[key]) for key in min(differing, key=len, default=[]))
+    return " ".join(typed_word(f"data.{key}", data[key]) for key in min(differing, key=len, default=[]))
 
 
 def _is_typed(key: str, typed: Sequence[str]) -> bool:
     return any(word == key or word.startswith(f"{key}.") for word in typed)
-
-
-def _word(key: str, value: Any) -> str:
-    """`key=value` for Hydra's grammar, and for the shell."""
-    return shlex.quote(f"{key}={_written(value)}")
-
-
-def _written(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return f"{{{','.join(f'{key}:{_written(item)}' for key, item in value.items())}}}"
-    if isinstance(value, list):
-        return f"[{','.join(map(_written, value))}]"
-    text = "null" if value is None else str(value)
-    if re.fullmatch(r"[\w./+-]+", text):
-        return text
-    escaped = re.sub(r'(\\*)"', r'\1\1\\"', text)  # a backslash stands for itself, unless a quotation mark follows
-    return f'"{escaped}"'

@@ -47,6 +47,13 @@ def _is_mapping(value: object) -> bool:
     return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
 
 
+def _is_fingerprint(value: object) -> bool:
+    """See `trainer.data.prepare.Fingerprint`; of an older release a text."""
+    if not isinstance(value, tuple | list):
+        return isinstance(value, str)
+    return len(value) == 2 and isinstance(value[0], str) and all(map(_is_number, value[1]))
+
+
 # What each part of a state is, where it's there. Files may be anybody's, and of an older release.
 _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "model": ("mapping of names", _is_mapping),
@@ -55,7 +62,7 @@ _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "scaler": ("mapping of names", _is_mapping),
     "random": ("list", lambda value: isinstance(value, list)),
     "last": ("mapping of tags to numbers", lambda value: _is_mapping(value) and all(map(_is_number, value.values()))),
-    "data": ("mapping of texts", lambda value: _is_mapping(value) and all(isinstance(v, str) for v in value.values())),
+    "data": ("mapping of fingerprints", lambda value: _is_mapping(value) and all(map(_is_fingerprint, value.values()))),
     "seconds": ("finite number", lambda value: _is_number(value) and 0 <= value < math.inf),
     **dict.fromkeys(("step", "evaluated", "num_skipped", "num_skipped_in_row"), ("whole number from 0", _is_count)),
 }

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from trainer.config import schema
 from trainer.config.request import Config, Request, resolved
-from trainer.config.settings import Settings, settings_of
+from trainer.config.settings import Settings
 from trainer.disk import folder as folders
 from trainer.disk.checkpoint import num_bytes, refuse_other_kinds
 from trainer.disk.files import cannot_write, remove_leftovers
@@ -19,6 +19,39 @@ from trainer.errors import UserError, nearest
 from trainer.monitor.journal import cut_metrics
 from trainer.run.parts import Parts
 from trainer.run.training import Training
+
+
+def as_stored(request: Request) -> Request:
+    """With `resume=<folder>`: all that was not typed is as in the run there; else the request itself.
+
+    Raises:
+        UserError: there is no run, or its config can't be read.
+    """
+    resume = request.config["resume"]
+    if not isinstance(resume, str) or resume == "auto":
+        return request
+    folder = folders.run_folder(resume)
+    stored = stored_config(folder, request)
+    if stored is None:
+        hint = nearest(str(folder), (str(path.parent) for path in Path("runs").rglob("config.yaml")))
+        raise UserError(f"resume={resume}: there is no run.{hint} train runs lists them.")
+    choices = {str(group): str(choice) for group, choice in stored.pop("choices", {}).items()}
+    return Request(merged(request, stored), choices, request.overrides)
+
+
+def stored_config(folder: Path, request: Request) -> Config | None:
+    """The config of the run in the folder, with its choices; None where there is no run."""
+    stored = folders.read_config(folder)
+    if stored is None:
+        return None
+    choices = stored.get("choices", {})
+    holders = (*schema.GROUPS, *schema.SECTIONS)
+    if not isinstance(choices, dict) or not all(isinstance(stored.get(key), dict) for key in holders):
+        raise UserError(f"{folder}/config.yaml: is no config of train.")
+    if not choices.keys() <= {*holders} or not all(isinstance(choice, str) for choice in choices.values()):
+        raise UserError(f"{folder}/config.yaml: choices={schema.shown(choices)}: is none of train's.")
+    folders.refuse_resolvers(folder, stored, request.config)
+    return stored
 
 
 def find_folder(settings: Settings) -> Path:
@@ -33,50 +66,26 @@ def find_folder(settings: Settings) -> Path:
             result = folders.read_result(folder)
             if result is None or result.get("status") != "finished":
                 with contextlib.suppress(UserError):
-                    stored = folders.read_config(folder)
-                    if stored is not None and holder(folder) is None:
-                        continued(settings, folder, stored)
+                    is_run = folders.read_config(folder) is not None
+                    if is_run and holder(folder) is None:
+                        refuse_another(settings, folder)
                         return folder
     return folders.locate(config, label)
 
 
-def as_begun(settings: Settings, folder: Path) -> Settings:
-    """The settings to continue the run in the folder, where there is one; raises UserError where it may not."""
-    stored, resume = folders.read_config(folder), settings.config["resume"]
+def refuse_another(settings: Settings, folder: Path) -> None:
+    """Raises UserError where the run in the folder was started with other settings."""
+    stored = stored_config(folder, settings.request)
     if stored is not None:
-        return continued(settings, folder, stored)
-    if resume not in (None, "auto"):
-        hint = nearest(str(folder), (str(path.parent) for path in Path("runs").rglob("config.yaml")))
-        raise UserError(f"resume={resume}: there is no run.{hint} train runs lists them.")
-    return settings
-
-
-def continued(settings: Settings, folder: Path, stored: Config) -> Settings:
-    """The settings to continue the run in `folder`.
-
-    After `resume=<folder>` all that was not typed is as stored; after `name=` the command is the whole one.
-    """
-    choices = stored.pop("choices", {})
-    holders = (*schema.GROUPS, *schema.SECTIONS)
-    if not isinstance(choices, dict) or not all(isinstance(stored.get(key), dict) for key in holders):
-        raise UserError(f"{folder}/config.yaml: is no config of train.")
-    if not choices.keys() <= {*holders} or not all(isinstance(choice, str) for choice in choices.values()):
-        raise UserError(f"{folder}/config.yaml: choices={schema.shown(choices)}: is none of train's.")
-    request = settings.request
-    folders.refuse_resolvers(folder, stored, request.config)
-    if request.config["resume"] not in (None, "auto"):
-        config = merged(request, stored)
-        choices = {str(group): str(choice) for group, choice in choices.items()}
-        settings = settings_of(Request(config, choices, request.overrides))
-    folders.refuse_changes(folder, resolved(stored), settings.config)
-    return settings
+        stored.pop("choices", None)
+        folders.refuse_changes(folder, resolved(stored), settings.config)
 
 
 def merged(request: Request, stored: Config) -> Config:
     """The stored config with what was typed."""
     # A folder of an older release lacks keys that there are now.
     known = {key: value for key, value in request.config.items() if key not in schema.GROUPS}
-    sections = {section: {**known[section], **stored[section]} for section in schema.SECTIONS}
+    sections = {s: {**(known[s] if isinstance(known[s], dict) else {}), **stored[s]} for s in schema.SECTIONS}
     config: Any = OmegaConf.create({**known, **stored, **sections})
     asked = OmegaConf.create(request.config)
     for key in request.typed:

@@ -9,7 +9,7 @@ from trainer.config.settings import Settings, settings_of
 from trainer.distributed import World, find_world, joined
 from trainer.errors import RunStopped, UserError
 from trainer.run.environment import find_device
-from trainer.run.folder import as_begun, find_folder, finished, load, take_folder
+from trainer.run.folder import as_stored, find_folder, finished, load, refuse_another, take_folder
 from trainer.run.parts import build
 from trainer.run.train import train
 from trainer.run.training import Training
@@ -28,9 +28,9 @@ def run(request: Request, signals: Signals | None = None) -> Config:
         Interrupted: a signal; the run has been saved.
     """
     world = find_world()
-    settings = settings_of(request)
+    settings = settings_of(as_stored(request))
     folder = find_folder(settings)
-    settings = as_begun(settings, folder)
+    refuse_another(settings, folder)
     with joined(world, find_device(settings.device, world)):
         folder = world.shared(folder)
         refuse_other_configs(world, settings)

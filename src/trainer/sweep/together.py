@@ -16,7 +16,7 @@ from trainer.disk import folder as folders
 from trainer.draws import random_state
 from trainer.errors import Interrupted, RunStopped, UserError
 from trainer.loop import Wish
-from trainer.run.folder import as_begun, load, take_folder
+from trainer.run.folder import as_stored, load, refuse_another, take_folder
 from trainer.run.opened import Opened, opened
 from trainer.run.parts import Parts, build, sample_of
 from trainer.run.train import find_features, finish, prepare, surroundings
@@ -60,9 +60,10 @@ def train_together(requests: Sequence[Request], logs: Sequence[Path], signals: S
 
 def begun(request: Request, log: TextIO, signals: Signals, stack: contextlib.ExitStack, like: Parts | None) -> Training:
     """A run of a sweep with its folder taken and its newest checkpoint loaded."""
-    settings = settings_of(request)
+    settings = settings_of(as_stored(request))
     folder = folders.locate(settings.config, "")
-    parts = build(as_begun(settings, folder), like=like, is_alone=False)
+    refuse_another(settings, folder)
+    parts = build(settings, like=like, is_alone=False)
     training = Training(parts, folder, signals, log)
     take_folder(folder, parts, stack)
     load(training)
