@@ -152,12 +152,14 @@ def _fingerprint(samples: Samples | ImageFiles) -> Fingerprint:
 
 
 def detached(data: Data) -> Data:
-    """The same numbers, without the computation that they may come from."""
+    """The same numbers, without the computation that they may come from; what is no tensor is refused by `check`."""
     splits: dict[str, Any] = {}
     for split in ("train", "val", "test"):
         samples = getattr(data, split)
-        if isinstance(samples, Samples) and (samples.inputs.requires_grad or samples.targets.requires_grad):
-            splits[split] = Samples(samples.inputs.detach(), samples.targets.detach())
+        if isinstance(samples, Samples):
+            parts = (samples.inputs, samples.targets)
+            if any(isinstance(part, Tensor) and part.requires_grad for part in parts):
+                splits[split] = Samples(*(part.detach() if isinstance(part, Tensor) else part for part in parts))
     return replace(data, **splits) if splits else data
 
 
