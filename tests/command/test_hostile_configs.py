@@ -615,6 +615,8 @@ def test_hydra_would_call_it(call, marker, monkeypatch):
     monkeypatch.setattr(logging.root, "handlers", [])  # Hydra's writes into a folder that is gone when this test is
     with pytest.warns(UserWarning, match="Callback"):  # what was called is no callback
         hydra.main(version_base="1.3", config_path=str(Path("conf").absolute()), config_name="train")(print)()
+    for handler in logging.root.handlers:
+        handler.close()
     assert marker.exists()
 
 

@@ -6,6 +6,7 @@ import re
 import resource
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -287,6 +288,17 @@ class TestSavingBeside:
         assert len(names(tmp_path)) == 22
         assert is_state(checkpoint.read(tmp_path / "best.pt"), 14)
         assert is_state(checkpoint.read(tmp_path / "last.pt"), 20)
+
+    def test_a_thread_that_an_interrupt_kept_from_starting_loses_nothing(self, tmp_path, monkeypatch):
+        def interrupted(thread: threading.Thread) -> None:
+            raise KeyboardInterrupt
+
+        saver = Saver(Checkpoints(tmp_path, keep=100))
+        monkeypatch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            saver.save(state(3))
+        saver.wait()
+        assert is_state(checkpoint.read(tmp_path / "last.pt"), 3)
 
     def test_the_best_waits_for_a_better_one(self, tmp_path, monkeypatch):
         monkeypatch.setattr(checkpoint, "BEST_SECONDS", 0.2)

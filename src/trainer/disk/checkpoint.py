@@ -267,6 +267,7 @@ class Saver:
         self._thread: threading.Thread | None = None
         self._timer: threading.Timer | None = None
         self._best: dict[str, Any] | None = None  # a copy that is on no disk
+        self._next: dict[str, Any] | None = None  # another
         self._taking, self._writing = threading.Lock(), threading.Lock()
         self._error: Exception | None = None
 
@@ -283,18 +284,21 @@ class Saver:
                 self._timer.start()
             return
         self._join()
-        self._thread = threading.Thread(target=self._write, args=(copy,), name="checkpoint")
+        with self._taking:
+            self._next = copy
+        self._thread = threading.Thread(target=self._write, name="checkpoint")
         self._thread.start()
 
     def _write_best(self) -> None:
         self._timer = None
-        self._write(None)
+        self._write()
 
-    def _write(self, state: dict[str, Any] | None) -> None:
-        """The best that has waited, then this."""
+    def _write(self) -> None:
+        """The best that has waited, then the next."""
         with self._writing:
             with self._taking:
                 best, self._best = self._best, None
+                state, self._next = self._next, None
             try:
                 if best is not None:
                     self._checkpoints.save(best, is_best=True)
@@ -304,9 +308,9 @@ class Saver:
                 self._error = error
 
     def _join(self) -> None:
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        thread, self._thread = self._thread, None
+        if thread is not None and thread.ident is not None:  # else a second Ctrl-C came before it began
+            thread.join()
 
     def refuse_failed(self) -> None:
         """Raises UserError if a file could not be written."""
@@ -320,6 +324,6 @@ class Saver:
             self._timer.cancel()
             self._timer = None
         self._join()
-        self._write(None)
+        self._write()  # what no thread has taken
         self.refuse_failed()
         self._checkpoints.refuse_lost()
