@@ -70,7 +70,8 @@ def test_a_signal_to_one_rank_stops_both_at_the_same_step_and_they_go_on_exactly
     processes[1].send_signal(signal.SIGTERM)
     both = ended(processes)
     assert [code for code, _, _ in both] == [143, 143], both
-    said = re.fullmatch(r"stopped after step (\d+) and saved. To go on: train resume=runs/two\n", both[0][2])
+    how = "torchrun --nproc-per-node=2 -m trainer resume=runs/two"
+    said = re.fullmatch(rf"stopped after step (\d+) and saved. To continue: {how}\n", both[0][2])
     assert said is not None
     assert both[1][2] == ""
     stopped = checkpoint.read(tmp_path / "runs/two/checkpoints/last.pt")

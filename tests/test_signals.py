@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -142,9 +143,39 @@ def test_a_run_whose_connection_is_lost_is_saved(tmp_path: Path) -> None:
         os.killpg(run.pid, signal.SIGHUP)
         _, errors = run.communicate(timeout=60)
     assert run.returncode == 129
-    assert errors.endswith("and saved. To go on: train resume=runs/it\n")
+    assert errors.endswith("and saved. To continue: train resume=runs/it\n")
     assert status(tmp_path, "it") == "interrupted"
     assert (tmp_path / "runs/it/checkpoints/last.pt").exists()
+
+
+def test_a_second_ctrl_c_says_what_is_saved_and_how_to_continue(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import time, torch\n"
+        "class Slow(torch.nn.Linear):\n"
+        "    def __init__(self, in_features, num_classes, **_):\n"
+        "        super().__init__(in_features, num_classes)\n"
+        "    def forward(self, x):\n"
+        "        time.sleep(0.5 if self.training else 0)\n"
+        "        return super().forward(x.flatten(1))\n"
+    )
+    words = ["model._target_=slow.Slow", "data=digits", "trust=[slow]", "batch_size=32", "name=it"]
+    run = started(tmp_path, *words, "checkpoint.every_minutes=1e-9", runs=("it",))
+    with run:
+        while not (saved := sorted((tmp_path / "runs/it/checkpoints").glob("step_*.pt"))):
+            time.sleep(0.1)
+        run.send_signal(signal.SIGINT)
+        time.sleep(0.2)  # within a step of half a second
+        run.send_signal(signal.SIGINT)
+        _, errors = run.communicate(timeout=60)
+    assert run.returncode == 130
+    saved = sorted((tmp_path / "runs/it/checkpoints").glob("step_*.pt"))
+    step = int(saved[-1].stem[5:])
+    how = "train resume=runs/it 'trust=[slow]'"
+    assert errors.endswith(f"stopped at once; step {step} is the last that was saved. To continue from there: {how}\n")
+    typed = [sys.executable, "-m", "trainer", *shlex.split(how)[1:], f"max_steps={step + 1}"]
+    again = subprocess.run(typed, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert again.returncode == 0, again.stderr
+    assert status(tmp_path, "it") == "finished"
 
 
 def test_a_run_whose_terminal_is_closed_is_saved(tmp_path: Path) -> None:
@@ -179,6 +210,8 @@ def test_a_sweep_whose_connection_is_lost_is_saved_and_goes_on(tmp_path: Path) -
         os.killpg(run.pid, signal.SIGHUP)
         out, errors = run.communicate(timeout=60)
     assert run.returncode == 129, errors
-    assert errors == "stopped with 2 of 2 jobs to go; those that ran are saved. To go on, type the same with name=s\n"
+    assert (
+        errors == "stopped with 2 of 2 jobs to go; those that ran are saved. To continue, type the same with name=s\n"
+    )
     assert "error" not in out
     assert [status(tmp_path, f"s/seed={seed}") for seed in (0, 1)] == ["interrupted"] * 2

@@ -187,15 +187,20 @@ class TrainingState:
             "data": {split: tuple(found) for split, found in self.data.items()},
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises ValueError: the state is of a training with other data, or in another number of processes."""
+    def refuse_other_data(self, state: dict[str, Any]) -> None:
+        """Raises ValueError: the state is of a training with other data."""
         for split, found in self.data.items():
             begun = state.get("data", self.data).get(split, "nothing")
             begun = Fingerprint(begun) if isinstance(begun, str) else Fingerprint(*begun)
             if (difference := found.difference(begun)) is not None:
                 raise ValueError(f"the {split} split has {difference}")
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises ValueError: the state is of a training with other data, or in another number of processes."""
+        self.refuse_other_data(state)
         if len(state["random"]) != self.world.size:
-            raise ValueError(f"it was trained by {len(state['random'])} processes, not {self.world.size}")
+            size = len(state["random"])
+            raise ValueError(f"it was trained by {size} processes, not {self.world.size}: start as many with torchrun")
         self.model.load_state_dict(state["model"])  # copies into the views of the store
         self.loss.load_state_dict(state.get("loss", {}))
         self.optimizer.load_state_dict(state["optimizer"])

@@ -665,8 +665,8 @@ FINE: list[Row] = [
     Row(f"{NPZ} {OWN}", "\nwarning: data=arrays: all 21 training samples are of class 0", npz(targets=CLASSES * 0)),
     Row(f"{NPZ} {OWN}", "\nwarning: data=arrays: the val split ... lacks: 3 (2 samples), 4 (1 samples).", npz(**VAL)),
     # A run that is there
-    Row(f"{TWO_STEPS} name=one", "runs/one is finished: 2 steps. To go on, type a larger max_steps=", ran()),
-    Row(f"{QUICK} max_steps=1 name=one", "runs/one is finished: 2 steps. To go on, type a larger max_steps=", ran()),
+    Row(f"{TWO_STEPS} name=one", "runs/one is finished: 2 steps. To continue, type a larger max_steps=", ran()),
+    Row(f"{QUICK} max_steps=1 name=one", "runs/one is finished: 2 steps. To continue, type a larger max_steps=", ran()),
     Row(f"model._target_=mine.Tidy checkpoint.every=1 name=one {OWN}", "test/loss", mine),  # it takes files away
 ]
 

@@ -121,7 +121,7 @@ def stop(number: int) -> Callable[[Process, random.Random], None]:
         code, last, errors = run.end()
         if step:
             assert code == 128 + number, errors
-            assert errors == f"stopped after step {max(step, last)} and saved. To go on: train resume=runs/it\n"
+            assert errors == f"stopped after step {max(step, last)} and saved. To continue: train resume=runs/it\n"
 
     return interrupt
 

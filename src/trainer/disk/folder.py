@@ -45,6 +45,10 @@ FREE = (
 )
 
 
+# Where the data lies: it may have moved. What tells it from other data stands in the checkpoint.
+PLACES = ("data.path", "data.root")
+
+
 def is_free(key: str) -> bool:
     """Whether a key may change when a run goes on."""
     return key.split(".")[0] in FREE
@@ -158,8 +162,11 @@ def refuse_resolvers(folder: Path, stored: Any, config: Any, key: str = "") -> N
         raise UserError(f"{folder}/config.yaml: {key}={stored}: asks for more than another key. Type {key}=...")
 
 
-def refuse_changes(folder: Path, stored: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Refuses to go on with another model, data, loss or update than the run was started with.
+def refuse_changes(folder: Path, stored: Mapping[str, Any], config: Mapping[str, Any], may_move: bool = False) -> None:
+    """Refuses to continue with another model, data, loss or update than the run was started with.
+
+    Args:
+        may_move: whether the data may lie elsewhere by now.
 
     Raises:
         UserError: lists each key that differs, with both values.
@@ -168,12 +175,12 @@ def refuse_changes(folder: Path, stored: Mapping[str, Any], config: Mapping[str,
     differing = [
         f"{key}={shown(new.get(key))} (was {shown(old.get(key))})"
         for key in {**old, **new}
-        if not is_free(key) and old.get(key) != new.get(key)
+        if not is_free(key) and old.get(key) != new.get(key) and not (may_move and key in PLACES)
     ]
     if differing:
         raise UserError(
             f"{folder} holds a run that was started differently: {', '.join(differing)}. "
-            "Type the old values to go on, or another name= for a new run."
+            "Type the old values to continue, or another name= for a new run."
         )
 
 

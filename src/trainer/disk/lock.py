@@ -112,7 +112,7 @@ def refuse_lost(folder: Path) -> None:
     mine = _mine.get(folder / NAME)
     if mine is None:
         return
-    ending = "The run ends here and saves nothing more. To go on, type the same with"
+    ending = "The run ends here and saves nothing more. To continue, type the same with"
     try:
         is_same = os.path.samestat(folder.stat(), mine.folder)
     except OSError as error:

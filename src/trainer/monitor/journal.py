@@ -80,7 +80,7 @@ class Journal:
                     continue
             raise UserError(
                 f"{path}: was taken away while the run trains, or something else is in its place. The run ends here; "
-                f"what was saved last is whole. To go on, type the same with {resume_word(path.parent)}."
+                f"what was saved last is whole. To continue, type the same with {resume_word(path.parent)}."
             )
 
     def close(self) -> None:

@@ -1,6 +1,7 @@
 """Which folder a run has, and what of an earlier process in it the run begins with."""
 
 import contextlib
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from trainer.config import schema
 from trainer.config.request import Config, Request, resolved
 from trainer.config.settings import Settings
 from trainer.disk import folder as folders
-from trainer.disk.checkpoint import num_bytes, refuse_other_kinds
+from trainer.disk.checkpoint import Checkpoints, num_bytes, refuse_other_kinds
 from trainer.disk.files import cannot_write, remove_leftovers
 from trainer.disk.lock import holder, locked
 from trainer.errors import UserError, nearest
@@ -36,7 +37,21 @@ def as_stored(request: Request) -> Request:
         hint = nearest(str(folder), (str(path.parent) for path in Path("runs").rglob("config.yaml")))
         raise UserError(f"resume={resume}: there is no run.{hint} train runs lists them.")
     choices = {str(group): str(choice) for group, choice in stored.pop("choices", {}).items()}
-    return Request(merged(request, stored), choices, request.overrides)
+    config = merged(request, stored)
+    refuse_left_behind(folder, config, request.typed)
+    return Request(config, choices, request.overrides)
+
+
+def refuse_left_behind(folder: Path, config: Config, typed: list[str]) -> None:
+    """Raises UserError where data is not found from here, but from a folder around the run's: it was started there."""
+    for key in folders.PLACES:
+        path = dict(schema.leaves(config)).get(key)
+        if not isinstance(path, str) or key in typed or os.path.isabs(path) or Path(path).expanduser().exists():
+            continue
+        for around in folder.resolve().parents:
+            if (around / path).exists():
+                word = schema.typed(key, around / path)
+                raise UserError(f"{key}={path}: is not in this folder, but in {around}. Type {word}, or train there.")
 
 
 def stored_config(folder: Path, request: Request) -> Config | None:
@@ -68,17 +83,22 @@ def find_folder(settings: Settings) -> Path:
                 with contextlib.suppress(UserError):
                     is_run = folders.read_config(folder) is not None
                     if is_run and holder(folder) is None:
-                        refuse_another(settings, folder)
+                        refuse_another(settings, folder, may_move=False)
                         return folder
     return folders.locate(config, label)
 
 
-def refuse_another(settings: Settings, folder: Path) -> None:
-    """Raises UserError where the run in the folder was started with other settings."""
+def refuse_another(settings: Settings, folder: Path, may_move: bool = True) -> None:
+    """Raises UserError where the run in the folder was started with other settings.
+
+    Args:
+        may_move: whether the data may lie elsewhere by now; `load` finds out whether it is the same.
+    """
     stored = stored_config(folder, settings.request)
     if stored is not None:
         stored.pop("choices", None)
-        folders.refuse_changes(folder, resolved(stored), settings.config)
+        is_saved = (folder / "checkpoints/last.pt").exists()
+        folders.refuse_changes(folder, resolved(stored), settings.config, may_move and is_saved)
 
 
 def merged(request: Request, stored: Config) -> Config:
@@ -101,12 +121,31 @@ def finished(folder: Path, parts: Parts) -> Config | None:
     result = folders.read_result(folder)
     if result is None or result.get("status") != "finished" or result.get("steps", 0) < parts.length.max_steps:
         return None
+    refuse_other_data(folder, parts)
     if parts.world.is_main:
         print(
             f"{folder} is finished: {result['steps']} steps. "
-            f"To go on, type a larger max_steps= or max_epochs=; for another run, another name=."
+            f"To continue, type a larger max_steps= or max_epochs=; for another run, another name=."
         )
     return result
+
+
+def refuse_other_data(folder: Path, parts: Parts) -> None:
+    """Raises UserError where the data lies elsewhere than the run's and is not the same."""
+    stored, now = dict(schema.leaves(folders.read_config(folder) or {})), parts.settings.request.config
+    if all(stored.get(key) == value for key, value in schema.leaves(now) if key in folders.PLACES):
+        return
+    state = Checkpoints(folder / "checkpoints", keep=1).newest(lambda _: None)
+    try:
+        parts.state.refuse_other_data(state or {})
+    except ValueError as error:
+        raise does_not_fit(folder, error) from error
+
+
+def does_not_fit(folder: Path, error: Exception) -> UserError:
+    what = " ".join(str(error).split())[:300].rstrip(".")  # torch says in further lines what does not fit
+    how = "If a class of yours or the data has changed since, type another name= for a new run."
+    return UserError(f"{folder}: the checkpoint does not fit: {what}. {how}")
 
 
 def take_folder(folder: Path, parts: Parts, closing: contextlib.ExitStack) -> None:
@@ -146,9 +185,7 @@ def load(training: Training) -> None:
         if "diagnosis" in state:
             training.diagnosis.load_state_dict(state["diagnosis"])
     except Exception as error:  # of every kind: the file may be anybody's
-        what = " ".join(str(error).split())[:300].rstrip(".")  # torch says in further lines what does not fit
-        how = "If a class of yours has changed since, type another name= for a new run."
-        raise UserError(f"{folder}: the checkpoint does not fit: {what}. {how}") from error
+        raise does_not_fit(folder, error) from error
     if parts.state.step > max_steps:
         raise UserError(
             f"max_steps={max_steps}: the run in {folder} is at step {parts.state.step} already. "

@@ -8,6 +8,7 @@ from trainer.config.request import Config, Request
 from trainer.config.settings import Settings, settings_of
 from trainer.distributed import World, find_world, joined
 from trainer.errors import RunStopped, UserError
+from trainer.run.continuing import said_when_stopped_at_once
 from trainer.run.environment import find_device
 from trainer.run.folder import as_stored, find_folder, finished, load, refuse_another, take_folder
 from trainer.run.parts import build
@@ -41,7 +42,8 @@ def run(request: Request, signals: Signals | None = None) -> Config:
         with contextlib.ExitStack() as closing, blaming(settings):
             world.together(lambda: take_folder(folder, parts, closing))
             world.together(lambda: load(training))
-            return train(training)
+            with said_when_stopped_at_once(training):
+                return train(training)
 
 
 def refuse_other_configs(world: World, settings: Settings) -> None:

@@ -14,7 +14,6 @@ from omegaconf import OmegaConf
 from trainer import __version__
 from trainer.computation import Computation, ordinary
 from trainer.config.request import Config
-from trainer.config.schema import resume_word
 from trainer.data.batches import Batch, Batches
 from trainer.distributed import Agreement
 from trainer.errors import Interrupted, NonFinite, Pruned
@@ -23,6 +22,7 @@ from trainer.finite import refuse_non_finite_weights
 from trainer.loop import Wish, fit
 from trainer.monitor.board import Board, Keep
 from trainer.monitor.statistics import weight_statistics
+from trainer.run.continuing import how_to_continue
 from trainer.run.opened import Opened, opened
 from trainer.run.training import Training
 
@@ -134,14 +134,14 @@ def finish(training: Training, run: Opened, computation: Computation, is_over: b
     run.saver.wait()
     reason = world.shared(run.observer.pruned_for)
     if not is_over and reason is not None and not signals.received:
-        how = f"train {resume_word(training.folder)} sweep.prune=null"
-        raise Pruned(f"pruned after step {state.step}: {reason}. To go on all the same: {how}")
+        how = f"{how_to_continue(training)} sweep.prune=null"
+        raise Pruned(f"pruned after step {state.step}: {reason}. To continue all the same: {how}")
     numbers = None
     if is_over:
         numbers = world.shared(test(training, run, computation) if world.is_main else None)
     if numbers is None:
         raise Interrupted(
-            f"stopped after step {state.step} and saved. To go on: train {resume_word(training.folder)}",
+            f"stopped after step {state.step} and saved. To continue: {how_to_continue(training)}",
             signals.received or signal.SIGTERM,  # another process of this training got it
         )
     run.journal.write(state.step, {f"test/{name}": number for name, number in numbers.items()})

@@ -116,7 +116,7 @@ def close(rows: Sequence[Row], num_jobs: int, folder: Path, settings: Mapping[st
         Interrupted: a signal ended the sweep.
     """
     num_left = sum(r.status in ("waiting", "interrupted") for r in rows)
-    how = f"To go on, type the same with name={_name(folder)}"
+    how = f"To continue, type the same with name={_name(folder)}"
     if signals.received:
         num_left += num_jobs - len(rows)
         raise Interrupted(
