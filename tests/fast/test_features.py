@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.amp import GradScaler
@@ -22,6 +23,7 @@ from ranks import ended, ranks
 from trainer.computation import Work
 from trainer.data.batches import ResidentBatches
 from trainer.disk.cache import Cache, num_bytes
+from trainer.errors import UserError
 from trainer.fast.features import Features
 from trainer.fast.folding import folded, laid_in_blocks
 from trainer.losses import LossFunction
@@ -38,6 +40,12 @@ MODEL = ("model=frozen_resnet", "model.backbone.weights=null")
 # 40 samples of each split in batches of 16: three steps an epoch, the last one of 8 samples. torch's SGD is our SGD.
 WORDS = (*MODEL, "data.limit=40", "batch_size=16", "max_steps=12", "optimizer=sgd", "eval_every=4", "monitor.every=2")
 ONCE, FOUND = "computed once for each of 40 samples", "found in "
+
+
+def picture(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = torch.randint(256, (8, 8, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    Image.fromarray(pixels.numpy()).save(path)
 
 
 @pytest.fixture(autouse=True)
@@ -309,6 +317,37 @@ class TestOnDisk:
             os.utime(path, ns=(1, 1))
         train(*words)
         assert len(set(kept.glob("*.pt")) - before) == 3
+
+    @pytest.mark.parametrize("split", ["train", "test"])
+    @pytest.mark.parametrize("normalize", ["true", "false"])
+    def test_a_picture_that_was_replaced_by_one_of_its_size_and_time_is_another(
+        self, split: str, normalize: str, train: Train, kept: Path, tmp_path: Path
+    ) -> None:
+        for part, name, i in itertools.product(("train", "test"), ("cat", "dog"), range(10)):
+            picture(tmp_path / "pictures" / part / name / f"{i}.bmp", i)
+        words = (*MODEL, "data=image_folder", f"data.root={tmp_path}/pictures", f"data.normalize={normalize}")
+        words = (*words, "model.image_size=8", "batch_size=5", "max_steps=9", "monitor=off")
+        train(*words, "name=first")
+        before = set(kept.glob("*.pt"))
+        path = tmp_path / "pictures" / split / "cat/0.bmp"
+        stat = path.stat()
+        picture(path, 77)
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        assert path.stat().st_size == stat.st_size
+        with pytest.raises(UserError, match=r"runs/first: the checkpoint does not fit: the .* split has"):
+            train(*words, "name=first", "max_steps=12")
+        new = train(*words, "name=again")
+        assert set(kept.glob("*.pt")) - before
+        assert new["test/loss"] == train(*words, "name=slow", "fast=false")["test/loss"]
+
+    def test_features_of_other_samples_under_a_right_name_are_computed_again(self, train: Train, kept: Path) -> None:
+        """As a clock that was set back, or a file system without times, would leave them."""
+        first = train(*WORDS, "monitor=off", "name=first")
+        for path in kept.glob("*.pt"):
+            features = torch.load(path, weights_only=True)["features"]
+            Cache(kept, 10**9, print).write(path.stem, features.flip(0))
+        assert train(*WORDS, "monitor=off", "name=again")["test/loss"] == first["test/loss"]
+        assert_same_runs("first", "again")
 
     def test_the_users_own_code_is_not_trusted_to_be_the_same_tomorrow(self, tmp_path: Path) -> None:
         class Own(nn.Linear):

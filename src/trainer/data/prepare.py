@@ -127,7 +127,7 @@ def fingerprint(data: Data) -> dict[str, Fingerprint]:
     """Split to what tells it from another: its length, a checksum of its targets, three sums over its inputs.
 
     Sums are compared with some tolerance, for inputs that were standardised on another machine may differ in the last
-    bit. Of files whose content is read while training, the names and sizes take the place of the sums.
+    bit. Of files whose content is read while training, their `content` takes the place of the sums.
     """
     return {split: _fingerprint(getattr(data, split)) for split in ("train", "val", "test")}
 

@@ -45,7 +45,7 @@ class ImageFiles(Dataset[tuple[Tensor, int]], Sized):
     targets: Tensor  # [N] int64, known without opening an image
 
     def content(self) -> str | None:
-        """What tells these files from others on whatever machine, without opening them; None where nothing does."""
+        """What tells these files from others, wherever they lie, not read whole; None where nothing does."""
         return None
 
     def marks(self) -> list[object] | None:

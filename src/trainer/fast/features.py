@@ -26,6 +26,7 @@ from trainer.trials import evaluating
 
 # Samples whose maps a CPU's caches still help with; twice as many take longer each. In bfloat16 twice as many are best.
 CPU_BATCH = 64
+LOOKED_AT = 2  # samples of a split whose features were found on the disk
 # What rounding of bfloat16 (8 bits) may come to in a deep network, of the largest feature.
 ROUNDING_OF_BFLOAT16 = 0.05
 
@@ -104,6 +105,9 @@ class Features:
                 return None if key is None else self._fitting(self.cache.read(key), split)
 
             found = look()
+            if found is not None and not self._is_of(split, found):
+                self.note(f"warning: the features of {name} in {self.cache.folder} are other samples'; computed again")
+                found = None
             if found is None and key is not None and may_compute:
                 stack.enter_context(self.cache.computing(key, self.is_stop_requested))
                 found = look()  # another process may just have computed it
@@ -123,6 +127,14 @@ class Features:
             if key is not None:
                 self.cache.write(key, whole)
             return whole
+
+    def _is_of(self, split: Batches, features: Tensor) -> bool:
+        """Whether the first ones are what the model gives for the first samples of the split."""
+        first = next(next(split.in_order()).parts(LOOKED_AT)).inputs.clone()
+        with evaluating(self.model, self.device), self.precision():
+            alone = self.model.features(first).cpu()
+        share = ROUNDING_OF_BFLOAT16 if self.precision_name != "float32" else 1e-3
+        return _is_near(features[: len(first)], alone, share)
 
     def _fitting(self, found: Tensor | None, split: Batches) -> Tensor | None:
         """What was found, if it has the form of this split's features."""
