@@ -117,19 +117,19 @@ class Board:
         from trainer.monitor import pictures
 
         if (picture := pictures.filters(self.model, self.input_shape)) is not None:
-            self.events.image("train/filters", step, picture)
+            self.events.image("images/filters", step, picture)
 
     def _first_batch(self, inputs: Tensor, targets: Tensor) -> None:
         from trainer.monitor import pictures
 
-        self.events.image("train/first_batch", 0, pictures.first_batch(inputs, targets, self.meaning))
+        self.events.image("images/first_batch", 0, pictures.first_batch(inputs, targets, self.meaning))
 
     def _pictures(self, step: int, predictions: Predictions) -> None:
         from trainer.monitor import pictures
 
         for name, draw in (("wrong", pictures.wrong_samples), ("confusion", pictures.confusion_matrix)):
             if (picture := draw(predictions, self.meaning)) is not None:
-                self.events.image(f"test/{name}", step, picture)
+                self.events.image(f"images/{name}", step, picture)
 
     def _curves(self, step: int, predictions: Predictions) -> None:
         from trainer.monitor import curves

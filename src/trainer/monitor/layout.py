@@ -1,8 +1,11 @@
 """The CUSTOM SCALARS tab: curves that belong together, in one chart.
 
-A chart names its curves by regular expressions and no layer by name, so that all runs write the same charts:
-TensorBoard merges the layouts of the runs it shows, and draws a chart once if it is the same in all of them.
+A chart names its curves by regular expressions. TensorBoard merges the layouts of the runs it shows, category by
+category, and draws a chart once if it is the same in all of them.
 """
+
+import re
+from collections.abc import Sequence
 
 from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_TENSOR, Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
@@ -10,30 +13,44 @@ from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.plugins.custom_scalar.layout_pb2 import Category, Chart, Layout, MultilineChartContent
 
+from trainer.cadence import spread
+from trainer.monitor.tags import shown_as
+
 TAG = "custom_scalars__config__"  # where the tab looks for it
+MAX_LAYERS = 12  # with charts of their own
 
 
-def layout(has_accuracy: bool, has_terms: bool, has_statistics: bool) -> Summary:
+def layout(metrics: Sequence[str], has_terms: bool, weights: Sequence[str]) -> Summary:
     """The charts of a run, as far as it has their numbers.
 
+    A layer has a chart of its own with a line for each run, that of its weights: a chart of all layers is a tangle as
+    soon as there are a few runs (180 lines for 18 of LeNet).
+
     Args:
-        has_accuracy: it tells classes apart.
+        metrics: what is measured beside the loss: accuracy.
         has_terms: its loss is a sum of named terms.
-        has_statistics: numbers of every parameter are logged.
+        weights: the parameters of two dimensions or more, one for a layer, if their numbers are logged. Of many layers
+            some are shown, the first and the last among them.
     """
-    learning = [_chart("loss of train and val", "(train|val)/loss$")]
+    learning = [_chart("loss: train and val", "(train|val)/loss$")]
+    learning += [_chart(f"{name}: val and test", f"(val|test)/{re.escape(name)}$") for name in metrics]
     if has_terms:
         learning.append(_chart("terms of the loss", "train/loss/"))
-    if has_accuracy:
-        learning.append(_chart("accuracy", "(train|val|test)/accuracy$"))
-    steps = [_chart("learning rate", "lr(/|$)")]
-    if has_statistics:
-        steps = [
-            _chart("gradient norm of every parameter", "grad_norm/"),
-            _chart("update ratio of every parameter: |update| / |weights|", "update_ratio/"),
-            *steps,
+    learning.append(_chart("learning rate", f"{_BEHIND}lr(/|$)"))
+    categories = {"loss and metrics": learning}
+    if weights:
+        shown = spread(weights, MAX_LAYERS)
+        categories["gradient norm, layer by layer"] = [
+            _chart("all parameters together", re.escape(shown_as("grad_norm")) + "$"),
+            *(_chart(f"gradient of {name}", re.escape(shown_as(f"grad_norm/{name}")) + "$") for name in shown),
         ]
-    return _summary(Layout(category=[Category(title="learning", chart=learning), Category(title="steps", chart=steps)]))
+        categories["size of an update / size of the weights, layer by layer"] = [
+            _chart(f"update of {name}", re.escape(shown_as(f"update_ratio/{name}")) + "$") for name in shown
+        ]
+    return _summary(Layout(category=[Category(title=title, chart=charts) for title, charts in categories.items()]))
+
+
+_BEHIND = "watch[_/]"
 
 
 def _chart(title: str, *patterns: str) -> Chart:
