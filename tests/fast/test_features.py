@@ -84,7 +84,7 @@ def events(name: str) -> dict[str, list[Any]]:
         f"{kind}/{tag}": [replace(event, wall_time=0) for event in ask[kind](tag)]
         for kind in ask
         for tag in tags[kind]
-        if not tag.startswith(("time/", "about/"))
+        if not tag.startswith(("watch_time/", "about/"))
     }
     return found | {"graph": [read.Graph()]}
 
@@ -121,7 +121,7 @@ class TestSameAsRecomputed:
         train(*WORDS, "name=once")
         train(*WORDS, "name=always", "fast=false")
         once, always = events("once"), events("always")
-        assert once.keys() == always.keys() >= {"images/test/wrong", "images/train/first_batch", "graph"}
+        assert once.keys() == always.keys() >= {"images/watch_images/wrong", "images/watch_images/first_batch", "graph"}
         assert once == always
         files = [
             {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file() and ".pt" not in path.name}

@@ -247,10 +247,10 @@ def test_a_training_does_not_notice(train: Callable[..., dict[str, Any]]) -> Non
     assert [plain[tag] for tag in losses] == [watched[tag] for tag in losses]
 
     read = EventAccumulator("runs/watched", size_guidance={"scalars": 0}).Reload()
-    steps = [event.step for event in read.Scalars("dead_units/2")]  # behind the batch norm, whose units they are
-    assert steps == [event.step for event in read.Scalars("grad_norm/1.weight")] == [1, 10, 20, 25]
-    assert {tag for tag in read.Tags()["scalars"] if tag.startswith("activation_std/")} == {
-        f"activation_std/{i}" for i in (1, 2, 3, 5)
+    steps = [event.step for event in read.Scalars("watch_dead_units/2")]  # behind the batch norm, whose units they are
+    assert steps == [event.step for event in read.Scalars("watch_grad_norm/1.weight")] == [1, 10, 20, 25]
+    assert {tag for tag in read.Tags()["scalars"] if tag.startswith("watch_activation_std/")} == {
+        f"watch_activation_std/{i}" for i in (1, 2, 3, 5)
     }
     assert not any("activation" in line for line in Path("runs/watched/metrics.jsonl").read_text().splitlines())
     assert json.loads(Path("runs/watched/metrics.jsonl").read_text().splitlines()[0])["step"] == 1
@@ -260,4 +260,4 @@ def test_a_batch_in_parts_is_seen_by_its_first(train: Callable[..., dict[str, An
     words = ("max_steps=2", "monitor.every=1", "monitor=scalars", "monitor.activations=true", "batch_size=20")
     train(*words, "gradient.accumulate=2", "name=parts")
     read = EventAccumulator("runs/parts", size_guidance={"scalars": 0}).Reload()
-    assert [event.step for event in read.Scalars("dead_units/fc1")] == [1, 2]
+    assert [event.step for event in read.Scalars("watch_dead_units/fc1")] == [1, 2]

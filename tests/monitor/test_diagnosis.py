@@ -299,7 +299,7 @@ def test_units_that_a_small_batch_does_not_reach_are_not_taken_for_dead(watched:
     words = ("batch_size=1", "max_steps=60", f"monitor.activations={watched}", *SHORT, "name=small")
     assert train(*words)["diagnosis"] == []
     read = EventAccumulator("runs/small", size_guidance={"scalars": 0}).Reload()
-    tag = "dead_units/fc2" if watched == "true" else "grad_zeros/fc2.bias"
+    tag = "watch_dead_units/fc2" if watched == "true" else "watch_grad_zeros/fc2.bias"
     assert max(event.value for event in read.Scalars(tag)) > 0.5
 
 

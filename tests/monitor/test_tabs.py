@@ -45,7 +45,10 @@ CURVES = {f"test/pr/{i}": [6] for i in range(10)}
 BEGUN = {"about/config": [0], "about/environment": [0], "about/model": [0]}
 TEXTS = {**BEGUN, "about/diagnosis": [6], "about/computation": [6]}
 LAYOUT = {"custom_scalars__config__": [0]}
-IMAGES = {"train/first_batch": [0], "train/filters": [0, 6], "test/wrong": [6], "test/confusion": [6]}
+FIRST_BATCH, FILTERS, WRONG, CONFUSION = (
+    f"watch_images/{name}" for name in ("first_batch", "filters", "wrong", "confusion")
+)
+IMAGES = {FIRST_BATCH: [0], FILTERS: [0, 6], WRONG: [6], CONFUSION: [6]}
 PROJECTOR = {"points.bytes", "labels.tsv", "sprites.png"}
 
 
@@ -104,11 +107,11 @@ def test_every_kind_of_run_shows_what_has_a_meaning(
     folder = Path("runs/run")
     tags = written(folder)
     is_classified = kind != "regression"
-    assert ("test/confusion" in tags) == is_classified
+    assert (CONFUSION in tags) == is_classified
     assert any(tag.startswith("test/pr/") for tag in tags) == is_classified
-    assert ("test/wrong" in tags) == (kind not in HAS_NO_PICTURES)
-    assert ("train/filters" in tags) == (kind not in HAS_NO_PICTURES)
-    assert {"train/first_batch", "about/model", "about/config", "custom_scalars__config__"} <= set(tags)
+    assert (WRONG in tags) == (kind not in HAS_NO_PICTURES)
+    assert (FILTERS in tags) == (kind not in HAS_NO_PICTURES)
+    assert {FIRST_BATCH, "about/model", "about/config", "custom_scalars__config__"} <= set(tags)
     assert (folder / "projector/sprites.png").exists() == (kind not in HAS_NO_PICTURES)
 
     labels = [line.split("\t") for line in (folder / "projector/labels.tsv").read_text().splitlines()[1:]]
@@ -147,7 +150,7 @@ def test_what_cannot_be_drawn_is_said_and_left_out(tmp_path: Path) -> None:
     assert notes[1].startswith("warning: no projector for TensorBoard: ")
     assert len(notes) == 2
     assert set(written(tmp_path)) == {
-        "about/config", "about/environment", "custom_scalars__config__", "test/confusion", "test/pr/0", "test/pr/1"
+        "about/config", "about/environment", "custom_scalars__config__", CONFUSION, "test/pr/0", "test/pr/1"
     }  # fmt: skip
 
 
@@ -166,11 +169,11 @@ def test_a_run_that_goes_on_shows_nothing_twice(train: Train) -> None:
     sprites = Path("runs/run/projector/points.bytes").read_bytes()
     train("name=run", *FAST, "max_steps=12")
     tags = written(Path("runs/run"))
-    assert {tag: tags[tag] for tag in (*BEGUN, *LAYOUT, "train/first_batch")} == {
-        **BEGUN, **LAYOUT, "train/first_batch": [0]
+    assert {tag: tags[tag] for tag in (*BEGUN, *LAYOUT, FIRST_BATCH)} == {
+        **BEGUN, **LAYOUT, FIRST_BATCH: [0]
     }  # fmt: skip
-    assert all(tags[tag] == [12] for tag in ("about/diagnosis", "test/wrong", "test/confusion", *CURVES))
-    assert tags["train/filters"] == [0, 12]
+    assert all(tags[tag] == [12] for tag in ("about/diagnosis", WRONG, CONFUSION, *CURVES))
+    assert tags[FILTERS] == [0, 12]
     assert [event.step for event in read(Path("runs/run")).Scalars("test/loss")] == [12]
     assert Path("runs/run/projector/points.bytes").read_bytes() != sprites
 
@@ -232,36 +235,49 @@ def test_all_tabs_are_there(board: tuple[Get, Path]) -> None:
 
 def test_served_layout(board: tuple[Get, Path]) -> None:
     get, _ = board
-    layout = get("plugin/custom_scalars/layout")
-    titles = {category["title"]: [chart["title"] for chart in category["chart"]] for category in layout["category"]}
-    assert titles == {
-        "learning": ["loss of train and val", "accuracy"],
-        "steps": [
-            "gradient norm of every parameter",
-            "update ratio of every parameter: |update| / |weights|",
-            "learning rate",
-        ],
-    }, "the same charts of both runs are one"
+    served = {category["title"]: category["chart"] for category in get("plugin/custom_scalars/layout")["category"]}
+    first, gradients, updates = served.values()
+    assert next(iter(served)) == "loss and metrics"
+    assert [chart["title"] for chart in first] == [
+        "loss: train and val", "accuracy: val and test", "learning rate"
+    ], "the same charts of both runs are one"  # fmt: skip
 
-    def tags(run: str, chart: dict[str, Any]) -> set[str]:
+    def curves(run: str, chart: dict[str, Any]) -> set[str]:
         found = [get(f"plugin/custom_scalars/scalars?run={run}&tag={quote(x)}") for x in chart["multiline"]["tag"]]
         assert all(reply["regex_valid"] for reply in found)
         return {tag for reply in found for tag in reply["tag_to_events"]}
 
-    learning, steps = (category["chart"] for category in layout["category"])
-    assert tags("lenet", learning[0]) == tags("regression", learning[0]) == {"train/loss", "val/loss"}
-    assert tags("lenet", learning[1]) == {"val/accuracy", "test/accuracy"}
-    layers = [f"{layer}.{kind}" for layer in ("conv1", "conv2", "fc1", "fc2", "fc3") for kind in ("weight", "bias")]
-    assert tags("lenet", steps[0]) == {f"grad_norm/{name}" for name in layers}
-    assert tags("regression", steps[1]) == {f"update_ratio/{name}" for name in ("w1", "w2", "b1", "b2")}
-    assert tags("lenet", steps[2]) == {"lr"}
+    assert curves("lenet", first[0]) == curves("regression", first[0]) == {"train/loss", "val/loss"}
+    assert curves("lenet", first[1]) == {"val/accuracy", "test/accuracy"}
+    assert curves("lenet", first[2]) == {"watch/lr"}
+    for charts, tag in ((gradients[1:], "grad_norm"), (updates, "update_ratio")):
+        found = {chart["title"]: [curves(run, chart) for run in ("lenet", "regression")] for chart in charts}
+        layers = [f"{layer}.weight" for layer in ("conv1", "conv2", "fc1", "fc2", "fc3")]
+        assert found == {name: [{f"watch_{tag}/{name}"}, set()] for name in layers} | {
+            name: [set(), {f"watch_{tag}/{name}"}] for name in ("w1", "w2")
+        }, "a run is one line in each"
+    assert curves("lenet", gradients[0]) == curves("regression", gradients[0]) == {"watch/grad_norm"}
+
+
+def test_losses_and_metrics_come_first(board: tuple[Get, Path]) -> None:
+    """TIME SERIES sorts its cards by their tags, opens the first two groups, and shows pictures and histograms, too."""
+    get, _ = board
+    shown = get("plugin/timeseries/tags")
+    tags = {tag for run in shown["scalars"]["runTagInfo"].values() for tag in run}
+    tags |= {tag for run in shown["histograms"]["runTagInfo"].values() for tag in run}
+    tags |= set(shown["images"]["tagRunSampledInfo"])
+    groups = list(dict.fromkeys(tag.partition("/")[0] for tag in sorted(tags)))
+    assert groups[:3] == ["test", "train", "val"]
+    assert all(group.startswith("watch") for group in groups[3:])
+    assert sorted(tags)[:5] == ["test/accuracy", "test/loss", "train/loss", "val/accuracy", "val/loss"]
+    assert {"watch/lr", "watch/grad_norm", "watch_time/step_ms", "watch_gradients/fc1.bias", CONFUSION} <= tags
 
 
 def test_served_pictures(board: tuple[Get, Path]) -> None:
     get, folder = board
     tags = get("plugin/images/tags")
     assert {run: set(found) for run, found in tags.items()} == {
-        "lenet": set(IMAGES), "regression": {"train/first_batch"}
+        "lenet": set(IMAGES), "regression": {FIRST_BATCH}
     }  # fmt: skip
     for tag, steps in IMAGES.items():
         served = get(f"plugin/images/images?run=lenet&tag={quote(tag)}&sample=0")
@@ -335,6 +351,6 @@ def test_frozen_weights_are_measured_once(train: Train) -> None:
     words = ("model=frozen_resnet", "model.backbone.weights=null", "data.limit=20", "batch_size=10", "max_steps=4")
     train("name=run", *words, "monitor.every=2", "monitor=scalars")
     scalars = read(Path("runs/run"))
-    assert [event.step for event in scalars.Scalars("weight_norm/backbone.conv1.weight")] == [0]
-    assert [event.step for event in scalars.Scalars("weight_norm/head.weight")] == [1, 2, 4]
-    assert "grad_norm/backbone.conv1.weight" not in scalars.Tags()["scalars"]
+    assert [event.step for event in scalars.Scalars("watch_weight_norm/backbone.conv1.weight")] == [0]
+    assert [event.step for event in scalars.Scalars("watch_weight_norm/head.weight")] == [1, 2, 4]
+    assert "watch_grad_norm/backbone.conv1.weight" not in scalars.Tags()["scalars"]

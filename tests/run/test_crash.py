@@ -176,7 +176,7 @@ def outcome(folder: Path) -> dict[str, Any]:
     scalars = {
         tag: [(event.step, event.value) for event in events.Scalars(tag)]
         for tag in events.Tags()["scalars"]
-        if not tag.startswith("time/")
+        if not tag.startswith("watch_time/")
     }
     return {
         "state": state,

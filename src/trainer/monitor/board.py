@@ -13,6 +13,7 @@ from trainer.errors import UserError
 from trainer.meaning import Classes, Meaning
 from trainer.monitor.events import EventFile
 from trainer.monitor.predictions import Collector, Predictions
+from trainer.monitor.tags import IMAGES
 
 Keep = Callable[[Any, Any, Any], None]  # inputs, outputs, targets
 
@@ -104,7 +105,8 @@ class Board:
     def _layout(self, has_terms: bool) -> None:
         from trainer.monitor.layout import layout
 
-        self.events.raw(layout("accuracy" in self.meaning.metrics, has_terms, self.wanted.statistics))
+        trained = [name for name, p in self.model.named_parameters() if p.requires_grad and p.dim() > 1]
+        self.events.raw(layout(self.meaning.metrics, has_terms, trained if self.wanted.statistics else ()))
 
     def _texts(self, yaml: str, version: str, device: torch.device, sample: Tensor) -> None:
         from trainer.monitor import texts
@@ -117,19 +119,19 @@ class Board:
         from trainer.monitor import pictures
 
         if (picture := pictures.filters(self.model, self.input_shape)) is not None:
-            self.events.image("images/filters", step, picture)
+            self.events.image(f"{IMAGES}filters", step, picture)
 
     def _first_batch(self, inputs: Tensor, targets: Tensor) -> None:
         from trainer.monitor import pictures
 
-        self.events.image("images/first_batch", 0, pictures.first_batch(inputs, targets, self.meaning))
+        self.events.image(f"{IMAGES}first_batch", 0, pictures.first_batch(inputs, targets, self.meaning))
 
     def _pictures(self, step: int, predictions: Predictions) -> None:
         from trainer.monitor import pictures
 
         for name, draw in (("wrong", pictures.wrong_samples), ("confusion", pictures.confusion_matrix)):
             if (picture := draw(predictions, self.meaning)) is not None:
-                self.events.image(f"images/{name}", step, picture)
+                self.events.image(f"{IMAGES}{name}", step, picture)
 
     def _curves(self, step: int, predictions: Predictions) -> None:
         from trainer.monitor import curves

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, TextIO
 
 from trainer.errors import printable
+from trainer.monitor.tags import spread
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleRenderable
@@ -454,9 +455,7 @@ def _bars(layers: Mapping[str, float], num_bars: int, width: int, is_ascii: bool
     """A heading and a bar per layer; of too many layers every so many-th, the first and the last among them."""
     from rich.text import Text
 
-    names = list(layers)
-    if len(names) > num_bars:
-        names = [names[round(i * (len(names) - 1) / max(1, num_bars - 1))] for i in range(num_bars)]
+    names = spread(list(layers), num_bars)
     largest = max((layers[name] for name in layers if math.isfinite(layers[name])), default=0.0)
     some = "" if len(names) == len(layers) else f" ({len(names)} of {len(layers)})"
     lines = [Text(f"gradient norm per layer{some}, log scale, 4 decades", style="dim")]

@@ -32,16 +32,12 @@ from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_STRING
 
 from trainer.disk.files import cannot_write, write_atomically
+from trainer.monitor.tags import IMAGES
 
 MAX_WAITING = 1000  # records that may wait for the disk; one more, and the caller waits with them
-# Of the tabs HPARAMS and CUSTOM SCALARS, as TensorBoard calls them: a run that goes on writes them anew.
-START_PREFIXES = ("_hparams_/", "custom_scalars__config__")
-IMAGES = "images/"  # the tags of pictures begin so
+HPARAMS_PREFIX = "_hparams_/"  # the tags of the HPARAMS tab: a run that goes on writes them anew
 # What the end of a run writes, after its last step and its last checkpoint.
 END_PREFIXES = ("test/", IMAGES, "about/diagnosis", "about/computation")
-# As pictures were called when they stood among the losses.
-_OLD_IMAGES = ("train/first_batch", "train/filters", "test/wrong", "test/confusion")
-Rename = Callable[[str], str]
 
 _CASTAGNOLI = 0x82F63B78  # the polynomial of CRC-32C, bits reversed (RFC 3720, appendix B.4)
 _CHUNK = 1024  # bytes that are looked up at once
@@ -117,48 +113,30 @@ def event_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("events.out.tfevents.*"))
 
 
-def cut(folder: Path, step: int, rename: Rename = str) -> None:
+def cut(folder: Path, step: int) -> None:
     """Take everything after a step out of a run's event files, and what a crash left torn at their ends.
 
     What belongs to no step stays (the model's graph), but for the HPARAMS tab's start and end of the run: TensorBoard
     believes the first it finds, and the run that goes on will end in its own way. So it will write what an end writes
     (`END_PREFIXES`): of the step itself that goes, too.
-
-    Args:
-        rename: gives the name of a number in TensorBoard. What was written under another, by an older version, is
-            written anew: a curve has one name from its first step to its last.
     """
     for path in event_files(folder):
         # Without "tfevents" in its name, no reader takes it for an event file.
-        write_atomically(path, lambda rest, path=path: _copy(path, step, rest, rename), folder / ".cut.tmp")  # type: ignore[misc]
+        write_atomically(path, lambda rest, path=path: _copy(path, step, rest), folder / ".cut.tmp")  # type: ignore[misc]
 
 
-def _copy(path: Path, step: int, rest: Path, rename: Rename) -> None:
+def _copy(path: Path, step: int, rest: Path) -> None:
     """What `cut` leaves of an event file."""
-    end = tuple(rename(prefix) if prefix == IMAGES else prefix for prefix in END_PREFIXES)
     with rest.open("wb") as file:
         for message in records(path):
             try:
                 event = Event.FromString(message)
             except DecodeError:
                 break
-            is_renamed = _rename(event, rename)
-            stale = (*START_PREFIXES, *end) if event.step == step else START_PREFIXES
+            stale = (HPARAMS_PREFIX, *END_PREFIXES) if event.step == step else HPARAMS_PREFIX
             is_stale = any(value.tag.startswith(stale) for value in event.summary.value)
             if not is_stale and (event.step <= step or not event.HasField("summary")):
-                file.write(_framed(event.SerializeToString() if is_renamed else message))
-
-
-def _rename(event: Event, rename: Rename) -> bool:
-    """Gives numbers, histograms and pictures the names that they have today; whether one had another."""
-    is_renamed = False
-    for value in event.summary.value:
-        kind, tag = value.WhichOneof("value"), value.tag
-        if kind == "image" and tag in _OLD_IMAGES:
-            tag = IMAGES + tag.rpartition("/")[2]
-        if kind in ("simple_value", "histo", "image") and rename(tag) != value.tag:
-            value.tag, is_renamed = rename(tag), True
-    return is_renamed
+                file.write(_framed(message))
 
 
 @dataclass(frozen=True)
@@ -196,7 +174,7 @@ def _varint(number: int) -> bytes:
 
 
 @lru_cache(maxsize=64)
-def _scalars_template(tags: tuple[str, ...], rename: Rename) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
+def _scalars_template(tags: tuple[str, ...]) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
     """A serialised `Summary` of scalars, and `[num_tags, 4]`: where the bytes of their values lie in it.
 
     The tags of a run repeat: encoded once, a record is four bytes per number and a checksum. The field numbers
@@ -204,15 +182,15 @@ def _scalars_template(tags: tuple[str, ...], rename: Rename) -> tuple[NDArray[np
     """
     summary, ends = bytearray(), []
     for tag in tags:
-        name = rename(tag).encode()
+        name = tag.encode()
         value = b"\x0a" + _varint(len(name)) + name + b"\x15" + bytes(4)
         summary += b"\x0a" + _varint(len(value)) + value
         ends.append(len(summary))
     return np.frombuffer(bytes(summary), np.uint8), np.array(ends)[:, None] - np.arange(4, 0, -1)
 
 
-def _encode_scalars(tags: tuple[str, ...], values: NDArray[np.float64], rename: Rename) -> bytes:
-    template, positions = _scalars_template(tags, rename)
+def _encode_scalars(tags: tuple[str, ...], values: NDArray[np.float64]) -> bytes:
+    template, positions = _scalars_template(tags)
     summary = template.copy()
     with np.errstate(over="ignore"):  # what float32 cannot hold is shown as an infinity
         summary[positions] = values.astype("<f4").view(np.uint8).reshape(-1, 4)
@@ -268,18 +246,16 @@ class EventFile:
     Args:
         folder: the run's folder; made if it is not there.
         resume_step: the step from which a run goes on: everything after it is taken out of the folder's event files.
-        rename: gives the name in TensorBoard of what is handed over as a scalar, a histogram or an image.
 
     Raises:
         UserError: the file cannot be written.
     """
 
-    def __init__(self, folder: Path, resume_step: int | None = None, rename: Rename = str) -> None:
-        self._rename = rename
+    def __init__(self, folder: Path, resume_step: int | None = None) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if resume_step is not None:
-                cut(folder, resume_step, rename)
+                cut(folder, resume_step)
             # Files are read in the order of their names, in which the time comes first: a file is younger than the
             # last even where both are opened in one second, or where the clock was set back.
             opened = int(time.time())
@@ -310,11 +286,11 @@ class EventFile:
         if not values:
             return
         tags, numbers = tuple(values), np.fromiter(values.values(), np.float64, len(values))
-        self._put_summary(step, lambda: _encode_scalars(tags, numbers, self._rename))
+        self._put_summary(step, lambda: _encode_scalars(tags, numbers))
 
     def histograms(self, step: int, histograms: Mapping[str, Histogram]) -> None:
         """One record for all histograms of a step."""
-        copy = {self._rename(tag): histogram for tag, histogram in histograms.items()}
+        copy = dict(histograms)
         self._put_summary(step, lambda: _encode_histograms(copy))
 
     def text(self, tag: str, step: int, markdown: str) -> None:
@@ -324,8 +300,8 @@ class EventFile:
         """A picture: uint8 `[height, width, channels]` with one (grey), three (RGB) or four (RGBA) channels."""
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4):
             raise ValueError(f"{tag}: expected uint8 [height, width, 1, 3 or 4], got {pixels.dtype} {pixels.shape}")
-        name, copy = self._rename(tag), pixels.copy()
-        self._put_summary(step, lambda: _encode_image(name, copy))
+        copy = pixels.copy()
+        self._put_summary(step, lambda: _encode_image(tag, copy))
 
     def graph(self, graph: GraphDef) -> None:
         """The model's graph; a run has one."""

@@ -19,6 +19,7 @@ from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, STATUS_SUCCESS
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 
 from trainer.config.schema import GROUPS, leaves, shown
+from trainer.monitor.events import HPARAMS_PREFIX
 
 # Keys outside the groups that a person compares runs by.
 COMPARED = ("batch_size", "max_epochs", "precision")
@@ -78,7 +79,7 @@ def _summary(tag: str, data: HParamsPluginData) -> Summary:
     return Summary(
         value=[
             Summary.Value(
-                tag=f"_hparams_/{tag}",
+                tag=HPARAMS_PREFIX + tag,
                 metadata=SummaryMetadata(plugin_data=plugin_data),
                 tensor=TensorProto(dtype=DT_FLOAT, tensor_shape=TensorShapeProto(dim=[{"size": 0}])),
             )

@@ -13,6 +13,7 @@ from trainer.disk.files import cannot_write, open_to_append, write_atomically
 from trainer.errors import UserError
 from trainer.monitor.console import Display
 from trainer.monitor.events import EventFile
+from trainer.monitor.tags import shown_as
 
 
 def cut_metrics(path: Path, step: int) -> None:
@@ -68,7 +69,7 @@ class Journal:
             raise cannot_write(self._path, error) from error
         everything = {**numbers, **(per_parameter or {})}
         if self.events is not None:
-            self.events.scalars(step, everything)
+            self.events.scalars(step, {shown_as(tag): number for tag, number in everything.items()})
         self.display.update(step, everything)
 
     def _refuse_lost(self) -> None:

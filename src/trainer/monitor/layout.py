@@ -13,8 +13,7 @@ from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.plugins.custom_scalar.layout_pb2 import Category, Chart, Layout, MultilineChartContent
 
-from trainer.cadence import spread
-from trainer.monitor.tags import shown_as
+from trainer.monitor.tags import shown_as, spread
 
 TAG = "custom_scalars__config__"  # where the tab looks for it
 MAX_LAYERS = 12  # with charts of their own
@@ -23,8 +22,8 @@ MAX_LAYERS = 12  # with charts of their own
 def layout(metrics: Sequence[str], has_terms: bool, weights: Sequence[str]) -> Summary:
     """The charts of a run, as far as it has their numbers.
 
-    A layer has a chart of its own with a line for each run, that of its weights: a chart of all layers is a tangle as
-    soon as there are a few runs (180 lines for 18 of LeNet).
+    A layer has charts of its own, in which a run is one line, that of the layer's weights. A chart of all parameters is
+    a tangle as soon as there are a few runs: 180 lines for 18 of LeNet.
 
     Args:
         metrics: what is measured beside the loss: accuracy.
@@ -32,25 +31,27 @@ def layout(metrics: Sequence[str], has_terms: bool, weights: Sequence[str]) -> S
         weights: the parameters of two dimensions or more, one for a layer, if their numbers are logged. Of many layers
             some are shown, the first and the last among them.
     """
-    learning = [_chart("loss: train and val", "(train|val)/loss$")]
-    learning += [_chart(f"{name}: val and test", f"(val|test)/{re.escape(name)}$") for name in metrics]
+    first = [_chart("loss: train and val", "(train|val)/loss$")]
+    first += [_chart(f"{name}: val and test", f"(val|test)/{re.escape(name)}$") for name in metrics]
     if has_terms:
-        learning.append(_chart("terms of the loss", "train/loss/"))
-    learning.append(_chart("learning rate", f"{_BEHIND}lr(/|$)"))
-    categories = {"loss and metrics": learning}
+        first.append(_chart("terms of the loss", "train/loss/"))
+    first.append(_chart("learning rate", f"{shown_as('lr')}$", f"{shown_as('lr/')}"))
+    categories = {"loss and metrics": first}
     if weights:
         shown = spread(weights, MAX_LAYERS)
-        categories["gradient norm, layer by layer"] = [
-            _chart("all parameters together", re.escape(shown_as("grad_norm")) + "$"),
-            *(_chart(f"gradient of {name}", re.escape(shown_as(f"grad_norm/{name}")) + "$") for name in shown),
+        categories["gradient norm, a chart for each layer"] = [
+            _of("all parameters together", "grad_norm"),
+            *(_of(name, f"grad_norm/{name}") for name in shown),
         ]
-        categories["size of an update / size of the weights, layer by layer"] = [
-            _chart(f"update of {name}", re.escape(shown_as(f"update_ratio/{name}")) + "$") for name in shown
+        categories["size of a step's update / size of the weights, a chart for each layer"] = [
+            _of(name, f"update_ratio/{name}") for name in shown
         ]
     return _summary(Layout(category=[Category(title=title, chart=charts) for title, charts in categories.items()]))
 
 
-_BEHIND = "watch[_/]"
+def _of(title: str, tag: str) -> Chart:
+    """The chart of one number."""
+    return _chart(title, f"{re.escape(shown_as(tag))}$")
 
 
 def _chart(title: str, *patterns: str) -> Chart:

@@ -17,6 +17,7 @@ from trainer.monitor.activations import Activations
 from trainer.monitor.diagnosis import Finding
 from trainer.monitor.journal import Journal
 from trainer.monitor.statistics import Statistics, histograms
+from trainer.monitor.tags import shown_as
 from trainer.run.training import Training
 
 
@@ -72,7 +73,7 @@ class RunObserver:
         if self.journal.events is not None and is_recorded(step, self.histogram_every, self.max_steps):
             for kind, buffer in (("gradients", store.grads), ("weights", store.values)):
                 drawn = histograms(buffer[0], store.bounds)
-                tags = [f"{kind}/{name}" for name in store.names]
+                tags = [shown_as(f"{kind}/{name}") for name in store.names]
                 self.journal.events.histograms(step, dict(zip(tags, drawn, strict=True)))
 
     def skipped(self, step: int) -> None:

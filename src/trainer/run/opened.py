@@ -16,7 +16,6 @@ from trainer.monitor.console import Display, Lines, Silent, open_display, summar
 from trainer.monitor.events import EventFile
 from trainer.monitor.hparams import flat, group_of, session_end, session_start
 from trainer.monitor.journal import Journal
-from trainer.monitor.tags import shown_as
 from trainer.run.explain import explained
 from trainer.run.folder import begin_folder
 from trainer.run.observer import RunObserver
@@ -137,7 +136,7 @@ def open_events(training: Training, is_fresh: bool) -> EventFile | None:
     if not monitor.events:
         return None
     # A run that begins once more has nothing to keep, not even what stands at step 0.
-    events = EventFile(training.folder, None if is_fresh else parts.state.step or -1, shown_as)
+    events = EventFile(training.folder, None if is_fresh else parts.state.step or -1)
     if monitor.hparams:
         values = flat(parts.settings.config, parts.settings.names, parts.length.max_steps)
         events.raw(session_start(values, group_of(values)))

@@ -22,6 +22,7 @@ from trainer.finite import refuse_non_finite_weights
 from trainer.loop import Wish, fit
 from trainer.monitor.board import Board, Keep
 from trainer.monitor.statistics import weight_statistics
+from trainer.monitor.tags import shown_as
 from trainer.run.continuing import how_to_continue
 from trainer.run.opened import Opened, opened
 from trainer.run.training import Training
@@ -93,7 +94,8 @@ def prepare(
     if state.step == 0 and run.journal.events is not None and parts.settings.monitor.statistics:
         # Weights that never change: once is enough.
         frozen = {n: p for n, p in parts.model.named_parameters() if not p.requires_grad}
-        run.journal.events.scalars(0, weight_statistics(frozen))
+        numbers = weight_statistics(frozen)
+        run.journal.events.scalars(0, {shown_as(tag): number for tag, number in numbers.items()})
     run.observer.start_clock()
     with run.observer.off_the_clock():
         computation = computed(training, run, features, is_alone)
