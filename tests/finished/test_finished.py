@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urljoin, urlsplit
 
 import pytest
 from omegaconf import OmegaConf
@@ -748,8 +749,10 @@ class Board:
         self.line = self.process.stdout.readline()
         self.url = next(iter(re.findall(r"http://\S+", self.line)), "")
 
-    def get(self, path: str) -> Any:
-        with urllib.request.urlopen(self.url + path, timeout=20) as answer:
+    def get(self, path: str, body: object = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(urljoin(self.url, path), data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=20) as answer:
             return json.load(answer)
 
     def stop(self) -> tuple[int, str]:
@@ -765,13 +768,20 @@ def test_the_board_shows_every_point_on_this_machine_alone(here: Path) -> None:
     events.close()
     first, second = Board(), Board("runs/sgd")
     try:
-        assert re.fullmatch(r"TensorBoard for runs: http://127\.0\.0\.1:60\d\d/ \(Ctrl-C ends it\)\n", first.line)
+        assert re.fullmatch(r"TensorBoard for runs: http://127\.0\.0\.1:60\d\d/\?\S+ \(Ctrl-C ends it\)\n", first.line)
+        pinned = json.loads(parse_qs(urlsplit(first.url).query)["pinnedCards"][0])
+        assert [card["tag"] for card in pinned] == ["train/loss", "val/loss", "val/accuracy"]
+        assert urlsplit(first.url).fragment == "timeseries"
         assert "TensorBoard for runs/sgd: " in second.line
         assert first.url != second.url  # the second found the port taken
         assert set(first.get("data/plugin/scalars/tags")) == {"adam", "sgd/slow", "sgd/fast", "diverged", SWEEP}
         assert set(second.get("data/plugin/scalars/tags")) == {"slow", "fast"}
         points = first.get("data/plugin/scalars/scalars?tag=many&run=adam")
         assert [value for _, _, value in points] == list(range(6, 1507))
+        hparams = first.get("data/plugin/hparams/experiment", {"experimentName": ""})
+        assert [info["name"] for info in hparams["hparamInfos"]] == ["optimizer", "optimizer.lr"], "those that differ"
+        metrics = ["val/accuracy", "val/loss", "test/accuracy", "test/loss"]
+        assert [info["name"]["tag"] for info in hparams["metricInfos"]] == metrics, "and no statistics"
     finally:
         ended = [board.stop() for board in (first, second)]
     assert ended == [(0, "starting TensorBoard for runs ...\n"), (0, "starting TensorBoard for runs/sgd ...\n")]

@@ -67,10 +67,10 @@ def test_a_search_finds_the_best_and_the_same_command_goes_on(command: Command, 
     assert len(rows) == 4
     assert {row["status"] for row in rows.values()} == {"finished"}
     assert all(1e-4 <= float(row["optimizer.lr"]) <= 1e-1 for row in rows.values())
-    assert {f"optimizer.lr={float(row['optimizer.lr']):.3g}" for row in rows.values()} == set(rows)  # three digits do
+    assert {f"lr={float(row['optimizer.lr']):.3g}" for row in rows.values()} == set(rows)  # three digits do
     best = OmegaConf.load(folder / "optimization_results.yaml")
     assert best.best_value == max(row["best/val/accuracy"] for row in rows.values())
-    assert rows[f"optimizer.lr={best.best_params['optimizer.lr']:.3g}"]["best/val/accuracy"] == best.best_value
+    assert rows[f"lr={best.best_params['optimizer.lr']:.3g}"]["best/val/accuracy"] == best.best_value
     table = [line.split() for line in first.stdout.splitlines() if line.startswith("0.")]
     assert [float(line[1]) for line in table] == sorted((float(line[1]) for line in table), reverse=True)
     assert only_below(tmp_path, "search")
@@ -92,11 +92,11 @@ def test_a_loss_is_made_small_and_a_failed_trial_ends_nothing(command: Command, 
     rows = results(tmp_path / "runs/s")
     assert {name: row["status"] for name, row in rows.items()} == {
         "optimizer.lr=0.1": "finished",
-        "optimizer.lr=1e+30": "stopped",
+        "lr=1e+30": "stopped",
         "optimizer.lr=0.001": "finished",
     }
     (line,) = done.stderr.splitlines()
-    assert line.startswith("error: optimizer.lr=1e+30: train/loss=nan at step ")
+    assert line.startswith("error: lr=1e+30: train/loss=nan at step ")
     best = OmegaConf.load(tmp_path / "runs/s/optimization_results.yaml")
     losses = {name: row["best/val/loss"] for name, row in rows.items() if row["status"] == "finished"}
     assert best.best_value == min(losses.values()) < max(losses.values())

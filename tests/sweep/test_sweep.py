@@ -93,7 +93,7 @@ def test_it_is_gone_on_with_extended_and_not_changed(command: Command, tmp_path:
     assert first.returncode == 0, first.stderr
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs/s").rglob("result.json")}
     assert sorted(path.parent.name for path in times) == [
-        f"optimizer.lr={lr},seed={seed}" for lr in ("0.01", "0.1") for seed in (0, 1)
+        f"lr={lr},seed={seed}" for lr in ("0.01", "0.1") for seed in (0, 1)
     ]
     more = command(*words, "seed=0,1,2")
     assert more.returncode == 0, more.stderr
@@ -117,7 +117,7 @@ def test_it_is_gone_on_with_extended_and_not_changed(command: Command, tmp_path:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (("optimizer.lr=0.1,-1",), r"job 1 (optimizer.lr=-1): optimizer.lr=-1: must be a number > 0"),
+        (("optimizer.lr=0.1,-1",), r"job 1 (lr=-1): optimizer.lr=-1: must be a number > 0"),
         (("model=lenet,lent",), "model=lent: there is no such model. Did you mean lenet?"),
         (("loss=cross_entropy,nll",), "job loss=nll: loss=nll: takes log_probabilities or probabilities"),
         (("optimizer.lr=0.1,0.10", "seed=1,1"), "is the same as another"),
@@ -151,10 +151,10 @@ def test_batches_are_shared_where_that_is_wanted(command: Command, tmp_path: Pat
 def test_a_dry_run_lists_the_jobs_and_writes_nothing(command: Command, tmp_path: Path) -> None:
     done = command("--multirun", *SMALL, "optimizer.lr=0.1,0.01", "seed=range(0,2)", "dry_run=true")
     assert done.stdout.splitlines() == [
-        "0: optimizer.lr=0.1,seed=0",
-        "1: optimizer.lr=0.1,seed=1",
-        "2: optimizer.lr=0.01,seed=0",
-        "3: optimizer.lr=0.01,seed=1",
+        "0: lr=0.1,seed=0",
+        "1: lr=0.1,seed=1",
+        "2: lr=0.01,seed=0",
+        "3: lr=0.01,seed=1",
     ]
     assert list(tmp_path.iterdir()) == []
 
@@ -249,7 +249,7 @@ def test_jobs_that_differ_in_numbers_are_trained_together_and_nobody_can_tell(co
     words = (*STACK, "optimizer=sgd", "optimizer.momentum=0.9", "optimizer.lr=0.1,0.01,1e30", "seed=0,1", "loss=mse")
     done = command(*words, "name=stack", "sweep.verify=2")
     assert done.returncode == 1, done.stderr  # two diverge
-    assert "optimizer.lr=0.1,seed=0 and 5 others, together: started" in done.stdout
+    assert "lr=0.1,seed=0 and 5 others, together: started" in done.stdout
     assert re.search(r"2 jobs trained alone: losses differ by \d.\de-\d+ of themselves at most", done.stdout)
     alone = command(*words, "name=alone", "sweep.stack=never")
     assert "together" not in alone.stdout
@@ -257,7 +257,7 @@ def test_jobs_that_differ_in_numbers_are_trained_together_and_nobody_can_tell(co
         found = results(tmp_path / "runs" / folder)
         assert [row["status"] for row in found.values()] == ["finished"] * 4 + ["stopped"] * 2
         assert "the first value that is not finite" in list(found.values())[-1]["reason"].lower()
-    good = [f"optimizer.lr={lr},seed={seed}" for lr in ("0.1", "0.01") for seed in (0, 1)]
+    good = [f"lr={lr},seed={seed}" for lr in ("0.1", "0.01") for seed in (0, 1)]
     whole = [outcome(tmp_path / "runs" / folder) for folder in ("stack", "alone")]
     close(*({name: runs[name] for name in good} for runs in whole))
     for name in good:
@@ -355,7 +355,9 @@ def test_what_only_a_run_alone_has_keeps_it_alone(changes: dict[str, Any], size:
 
 
 def test_names_are_what_is_typed_unless_a_file_system_would_not_have_it() -> None:
-    assert job_name({"optimizer.lr": "0.1", "seed": "0"}) == "optimizer.lr=0.1,seed=0"
+    assert job_name({"optimizer.lr": "0.1", "seed": "0"}) == "lr=0.1,seed=0"
+    assert job_name({"optimizer": "adam", "optimizer.lr": "0.1"}) == "adam,lr=0.1"
+    assert job_name({"optimizer.lr": "1", "scheduler.lr": "1"}) == "optimizer.lr=1,scheduler.lr=1", "not the same twice"
     assert job_name({}) == "job"
     odd = [job_name({"data.path": path}) for path in ("a/b", "a-b", "a:b", "x" * 300, "x" * 301)]
     assert len(set(odd)) == len(odd)

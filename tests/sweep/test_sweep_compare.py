@@ -436,7 +436,7 @@ def test_a_real_sweep_in_compare_in_runs_and_in_the_hparams_tab(
     assert table in done.stdout
 
     rows = {row["run"]: row for row in csv.DictReader(said("runs", "runs/s", "--csv").splitlines())}
-    assert sorted(rows) == [f"optimizer.lr={lr},seed={seed}" for lr in ("0.01", "0.1") for seed in (0, 1)]
+    assert sorted(rows) == [f"lr={lr},seed={seed}" for lr in ("0.01", "0.1") for seed in (0, 1)]
 
     statuses = ["STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING", "STATUS_UNKNOWN"]
     body = {"startIndex": 0, "sliceSize": 10, "allowedStatuses": statuses, "colParams": []}
@@ -447,11 +447,11 @@ def test_a_real_sweep_in_compare_in_runs_and_in_the_hparams_tab(
     for group in groups:
         lr = group["hparams"]["optimizer.lr"]
         assert [(session["name"], session["status"]) for session in group["sessions"]] == [
-            (f"optimizer.lr={lr},seed={seed}", "STATUS_SUCCESS") for seed in (0, 1)
+            (f"lr={lr},seed={seed}", "STATUS_SUCCESS") for seed in (0, 1)
         ]
         assert "seed" not in group["hparams"]
         means = {metric["name"]["tag"]: metric["value"] for metric in group["metricValues"] if "value" in metric}
-        losses = [float(rows[f"optimizer.lr={lr},seed={seed}"]["test/loss"]) for seed in (0, 1)]
+        losses = [float(rows[f"lr={lr},seed={seed}"]["test/loss"]) for seed in (0, 1)]
         assert means["test/loss"] == pytest.approx(statistics.fmean(losses))
 
 

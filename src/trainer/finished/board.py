@@ -1,14 +1,18 @@
-"""`train board`: TensorBoard for a folder of runs, on this machine alone."""
+"""`train board`: TensorBoard for a folder of runs, on this machine alone; losses and metrics stand in front."""
 
 import contextlib
 import io
+import json
 import socket
 import sys
 import threading
 import warnings
+from pathlib import Path
+from urllib.parse import quote
 
 from trainer.errors import UserError
-from trainer.finished.read import existing_folder
+from trainer.finished.read import existing_folder, runs_below
+from trainer.finished.runs import main_tag
 
 _HOST = "127.0.0.1"  # `localhost` may also mean ::1, where another program can have the same port
 _PORTS = 100  # tried, from the first one on
@@ -41,19 +45,32 @@ def serve(word: str, port: str) -> int:
         warnings.simplefilter("ignore")  # what TensorBoard imports is not our user's to mend
         try:
             from tensorboard import program
+
+            from trainer.finished.declared import plugins
         except ImportError as error:
             raise UserError("train board: TensorBoard is not installed. Type pip install tensorboard.") from error
-        board = program.TensorBoard()
+        board = program.TensorBoard(plugins())
         board.configure(["", f"--logdir={folder.absolute()}", f"--host={_HOST}", f"--port={free_port(first)}", *_FLAGS])
         try:
             url = board.launch()
         except (program.TensorBoardServerException, SystemExit) as error:
             last = (said.getvalue().strip().splitlines() or [str(error)])[-1]
             raise UserError(f"train board: TensorBoard does not start: {last}") from error
-    print(f"TensorBoard for {folder}: {url} (Ctrl-C ends it)", flush=True)
+    print(f"TensorBoard for {folder}: {url}{opening(folder)} (Ctrl-C ends it)", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         threading.Event().wait()
     return 0
+
+
+def opening(folder: Path) -> str:
+    """What stands behind TensorBoard's address so that it opens with the losses and the deciding metric pinned.
+
+    A pinned chart that no run has is left out by TensorBoard. So accuracy is pinned where there is no run yet.
+    """
+    runs, _ = runs_below(folder)
+    deciding = main_tag(runs).removeprefix("best/") if runs else "val/accuracy"
+    cards = [{"plugin": "scalars", "tag": tag} for tag in dict.fromkeys(("train/loss", "val/loss", deciding))]
+    return f"?pinnedCards={quote(json.dumps(cards, separators=(',', ':')), safe='')}#timeseries"
 
 
 def free_port(first: int) -> int:

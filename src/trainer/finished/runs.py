@@ -43,7 +43,7 @@ def print_runs(word: str, where: str | None, sort: str | None, form: str) -> int
     terms = conditions(where or "")
     for term in terms:
         refuse_unknown("where", term.key, runs)
-    key = (sort or _main_tag(runs)).removeprefix("-")
+    key = (sort or main_tag(runs)).removeprefix("-")
     if sort is not None:
         refuse_unknown("sort", key, runs)
     shown_runs = [run for run in runs if all(term.holds(run) for term in terms)]
@@ -95,7 +95,7 @@ def _differs(key: str, runs: Sequence[Run]) -> bool:
     return len(different) + (len(values) < len(runs)) > 1
 
 
-def _main_tag(runs: Sequence[Run]) -> str:
+def main_tag(runs: Sequence[Run]) -> str:
     """What runs are compared by: the best accuracy where any has one, or else the best validation loss."""
     accuracy = "best/val/accuracy"
     return accuracy if any(accuracy in run.result for run in runs) else "best/val/loss"
@@ -114,7 +114,7 @@ def _setting(value: Any) -> str:
 
 
 def _print_table(runs: Sequence[Run], asked: Sequence[str]) -> None:
-    main = _main_tag(runs)
+    main = main_tag(runs)
     metric = main.removeprefix("best/val/")
     tags = dict.fromkeys([main, f"val/{metric}", f"test/{metric}", "val/loss"])
     tags |= dict.fromkeys(key for key in asked if key not in ("status", "steps", "seconds"))

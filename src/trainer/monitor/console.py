@@ -98,7 +98,7 @@ def summary_rows(
         ("parameters", f"{result['num_parameters']:,}, {result['num_trainable']:,} of them trained"),
         ("time", f"{result['seconds']:.1f} s for {result['steps']} steps"),
         ("run folder", str(folder)),
-        *([("look at it", f"tensorboard --logdir {shlex.quote(str(folder))}")] if has_events else []),
+        *([("look at it", f"train board {shlex.quote(str(folder))}")] if has_events else []),
     ]
 
 

@@ -2,7 +2,8 @@
 
 No `Experiment` message is written. TensorBoard takes one of any run for all of them, so that the keys of the others are
 lost; without one it gathers all keys, finds each number's range and each word's choices, and offers every scalar as a
-metric (`tensorboard/plugins/hparams/backend_context.py`).
+metric, the first five ticked (`tensorboard/plugins/hparams/backend_context.py`). `train board` offers what counts
+(`trainer/finished/declared.py`).
 """
 
 import hashlib
@@ -43,8 +44,14 @@ def flat(config: Mapping[str, Any], names: Mapping[str, str], max_steps: int) ->
 
 
 def group_of(values: Mapping[str, Any]) -> str:
-    """A name for all runs with these values: the tab averages those that differ in nothing but the seed."""
-    return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=8).hexdigest()
+    """A name for all runs with these values: `adam lr=0.001 lenet digits (5f0c93ab)`.
+
+    The tab averages those that differ in nothing but the seed.
+    """
+    lr = values.get("optimizer.lr")
+    words = [values.get("optimizer"), None if lr is None else f"lr={lr}", values.get("model"), values.get("data")]
+    checksum = hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=4).hexdigest()
+    return " ".join([*(str(word) for word in words if word is not None), f"({checksum})"])
 
 
 def session_start(hparams: Mapping[str, object], group_name: str) -> Summary:

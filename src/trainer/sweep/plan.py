@@ -88,8 +88,14 @@ def told_apart(words: Sequence[str]) -> list[str]:
 
 
 def job_name(swept: dict[str, str]) -> str:
-    """`optimizer.lr=0.1,seed=0`, without what no file system likes; one that is too long ends in a checksum."""
-    text = ",".join(f"{key}={value}" for key, value in swept.items())
+    """`adam,lr=0.1,seed=0` of optimizer, optimizer.lr and seed; without what no file system likes.
+
+    Keys are called by their last word where that is theirs alone: TensorBoard shows some 30 characters, by which jobs
+    are to be told apart. A name that is too long ends in a checksum.
+    """
+    last = [key.rpartition(".")[2] for key in swept]
+    called = {key: word if last.count(word) == 1 else key for key, word in zip(swept, last, strict=True)}
+    text = ",".join(value if key in schema.GROUPS else f"{called[key]}={value}" for key, value in swept.items())
     cleaned = re.sub(r"[^\w.=,+-]+", "-", text).strip("-.") or "job"
     if cleaned == text and len(text) <= MAX_NAME:
         return text
