@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainer.cadence import evaluation_period, is_due, is_recorded, num_steps
+from trainer.cadence import drawing_period, evaluation_period, is_due, is_recorded, num_steps
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,17 @@ def test_a_validation_comes_after_the_fewest_whole_epochs_that_make_50_steps(ste
 
 def test_a_validation_period_that_is_given_is_kept():
     assert evaluation_period(7, 1000) == 7
+
+
+@pytest.mark.parametrize("last", [400, 1000, 1688, 2345, 50_000, 1_234_567])
+@pytest.mark.parametrize("log_every", [None, 10, 50])
+def test_a_run_has_about_twenty_histograms_whatever_its_length(last, log_every):
+    period = drawing_period("auto", log_every, last)
+    assert 15 <= len([step for step in range(1, last + 1) if is_recorded(step, period, last)]) <= 28
+    assert log_every is None or period < log_every or period % log_every == 0
+
+
+def test_a_short_run_has_a_histogram_at_each_step_and_what_is_typed_is_kept():
+    assert drawing_period("auto", 50, 6) == 1
+    assert drawing_period(7, 50, 1000) == 7
+    assert drawing_period(None, 50, 1000) is None

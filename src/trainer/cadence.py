@@ -11,6 +11,19 @@ def is_recorded(step: int, every: int | None, last: int) -> bool:
     return is_due(step, every, last) or (every is not None and step == 1)
 
 
+def drawing_period(every: int | str | None, log_every: int | None, last: int, count: int = 20) -> int | None:
+    """Steps from one histogram to the next: what was typed, or for "auto" so many that a run has about `count` of them.
+
+    Where that is longer than `log_every`, it is a multiple of it: the device is waited for then anyway.
+    """
+    if not isinstance(every, str):
+        return every
+    period = max(1, round(last / count))
+    if log_every is not None and period > log_every:
+        period = round(period / log_every) * log_every
+    return period
+
+
 def num_steps(max_steps: int | None, max_epochs: int | None, steps_per_epoch: int) -> int:
     """The length of a training in steps: whichever of the two limits comes first; 20 epochs where neither is set."""
     if max_steps is None and max_epochs is None:

@@ -67,6 +67,7 @@ class Plan:
     samples_per_step: int
     log_every: int | None
     show_every: int | None
+    draw_every: int | None
     eval_every: int | None
     save_every: int | None
     check_every: int
@@ -103,6 +104,7 @@ def fit(
     steps = range(state.step + 1, last + 1)
     for step, batch in zip(steps, batches, strict=False):  # steps first: draw no batch too many
         is_logged = is_recorded(step, plan.log_every, last) or is_recorded(step, plan.show_every, last)
+        is_logged = is_logged or is_recorded(step, plan.draw_every, last)
         if is_logged:
             observer.before_forward(step)
         losses = forward_backward(batch, batch_length(plan.num_samples, plan.samples_per_step, step))

@@ -66,7 +66,7 @@ def built(work: Work, num_steps: int, words: list[str]) -> list[Training]:
 
 
 def plan_of(run: Training) -> Plan:
-    return replace(run.plan(), log_every=None, show_every=None, eval_every=None, save_every=None)
+    return replace(run.plan(), log_every=None, show_every=None, draw_every=None, eval_every=None, save_every=None)
 
 
 def wait_for(run: Training) -> None:

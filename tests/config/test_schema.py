@@ -74,7 +74,7 @@ TABLE: dict[str, tuple[list[Any], list[Any]]] = {
     "sweep.devices": ([[0, 1], [], None], [0, [-1], ["cuda:0"]]),
     "console.every": ([1, None], [0, 0.5]),
     "monitor.every": ([50, None], [0, "step"]),
-    "monitor.histogram_every": ([500, None], [0]),
+    "monitor.histogram_every": ([500, "auto", None], [0, "often"]),
     **{
         f"monitor.{key}": ([True, False], ["on", None, 1])
         for key in (

@@ -154,6 +154,15 @@ def test_what_cannot_be_drawn_is_said_and_left_out(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_a_run_has_about_twenty_histograms_of_each_parameter(train: Train) -> None:
+    """Between the records of the other numbers, too; the step and its gradients are those that trained."""
+    train("name=run", "max_steps=60", "monitor.every=50", "monitor.curves=false", "monitor.projector=false")
+    drawn = EventAccumulator("runs/run", size_guidance={"histograms": 0}).Reload()
+    for tag in ("watch_gradients/fc3.bias", "watch_weights/conv1.weight"):
+        assert [event.step for event in drawn.Histograms(tag)] == [1, *range(3, 61, 3)]
+    assert [event.step for event in read(Path("runs/run")).Scalars("watch/lr")] == [1, 50, 60]
+
+
 def test_watching_costs_the_loss_and_the_accuracy_nothing(train: Train) -> None:
     watched = train("name=a", *FAST)
     alone = train("name=b", *FAST, "monitor=off")

@@ -48,6 +48,7 @@ PLAN = Plan(
     samples_per_step=BATCH_SIZE,
     log_every=1,
     show_every=None,
+    draw_every=None,
     eval_every=40,
     save_every=None,
     check_every=1,

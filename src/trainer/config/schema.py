@@ -198,7 +198,7 @@ RULES: dict[str, Rule] = {
     "sweep.jobs": Number(at_least=1, at_most=1024, whole=True),
     "sweep.devices": ListOf(Number(at_least=0, whole=True), optional=True, example="[0,1]"),
     "monitor.every": _COUNT_OR_NULL,
-    "monitor.histogram_every": _COUNT_OR_NULL,
+    "monitor.histogram_every": Number(at_least=1, whole=True, optional=True, example="auto", words=("auto",)),
     "monitor.statistics": _FLAG,
     "monitor.activations": _FLAG,
     "monitor.histograms": _FLAG,

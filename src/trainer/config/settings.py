@@ -32,7 +32,7 @@ class Console:
 class Monitor:
     events: bool
     every: int | None
-    histogram_every: int | None
+    histogram_every: int | str | None
     statistics: bool
     activations: bool
     histograms: bool

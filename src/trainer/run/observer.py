@@ -38,7 +38,7 @@ class RunObserver:
         self.max_steps, self.log_every = parts.length.max_steps, monitor.every
         store = parts.state.store
         self.statistics = Statistics(store.names, store.bounds) if monitor.statistics and is_main else None
-        self.histogram_every = monitor.histogram_every if monitor.histograms and is_main else None
+        self.draw_every = training.draw_every if is_main else None
         self.activations = Activations(parts.model) if monitor.activations and is_main else None
         every_minutes = settings.checkpoint.every_minutes
         self._save_every_seconds = math.inf if every_minutes is None else 60 * every_minutes
@@ -65,12 +65,10 @@ class RunObserver:
         self._numbers = dict(zip(["train/loss", *(f"train/loss/{name}" for name in losses.terms)], values, strict=True))
         rates = [group["lr"] for group in self.state.optimizer.param_groups]
         self._numbers |= {"lr": rates[0]} if len(rates) == 1 else {f"lr/{i}": rate for i, rate in enumerate(rates)}
-        if not is_recorded(step, self.log_every, self.max_steps):
-            return
         store = self.state.store
-        if self.statistics is not None:
+        if self.statistics is not None and is_recorded(step, self.log_every, self.max_steps):
             self.statistics.before(store.values, store.grads)
-        if self.journal.events is not None and is_recorded(step, self.histogram_every, self.max_steps):
+        if self.journal.events is not None and is_recorded(step, self.draw_every, self.max_steps):
             for kind, buffer in (("gradients", store.grads), ("weights", store.values)):
                 drawn = histograms(buffer[0], store.bounds)
                 tags = [shown_as(f"{kind}/{name}") for name in store.names]

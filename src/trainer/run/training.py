@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-from trainer.cadence import evaluation_period
+from trainer.cadence import drawing_period, evaluation_period
 from trainer.computation import Work
 from trainer.config.request import Config
 from trainer.config.schema import leaves
@@ -88,6 +88,7 @@ class Training:
             samples_per_step=length.samples_per_step,
             log_every=settings.monitor.every,
             show_every=settings.console.every,
+            draw_every=self.draw_every,
             eval_every=evaluation_period(settings.eval_every, length.steps_per_epoch),
             save_every=settings.checkpoint.every,
             # On the CPU a look at the loss is free; elsewhere it waits for the device, so the losses are kept until a
@@ -97,6 +98,14 @@ class Training:
             clip_value=settings.gradient.clip_value,
             skips_non_finite=settings.on_nan == "skip",
         )
+
+    @property
+    def draw_every(self) -> int | None:
+        """Steps from one histogram to the next; None where there are none."""
+        monitor = self.parts.settings.monitor
+        if not (monitor.events and monitor.histograms):
+            return None
+        return drawing_period(monitor.histogram_every, monitor.every, self.parts.length.max_steps)
 
     def title(self) -> list[str]:
         """What is about to be trained."""

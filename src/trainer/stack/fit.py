@@ -56,6 +56,7 @@ def fit_stack(
         if not stack.members:
             break
         is_logged = is_recorded(step, plan.log_every, last) or is_recorded(step, plan.show_every, last)
+        is_logged = is_logged or is_recorded(step, plan.draw_every, last)
         if is_logged:
             stack.each(before_update, step, losses)
         stack.store.clip(plan.clip_norm, plan.clip_value)
