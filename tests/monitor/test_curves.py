@@ -7,7 +7,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.pr_curve import metadata
 from tensorboard.util import tensor_util
 
-from trainer.monitor.curves import pr_curves, summary
+from trainer.monitor.curves import pr_curves, summary, tells_something
 
 
 def drawn(num_samples: int, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -47,6 +47,17 @@ def test_a_class_that_is_not_there_has_a_curve_of_zeros() -> None:
 def test_the_first_classes_of_many_have_the_same_curves() -> None:
     scores, targets = drawn(200, 9)
     assert torch.equal(pr_curves(scores[:, :4], targets), pr_curves(scores, targets)[:4])
+
+
+def test_a_curve_that_is_nothing_but_its_frame_is_left_out() -> None:
+    targets = torch.arange(400) % 4
+    sure = torch.eye(4)[targets]
+    taken = targets.clone()
+    taken[0], taken[1:21:4] = 1, 2  # of class 0 one in 100 is taken for 1; of class 1 five for 2
+    found = [tells_something(curve) for curve in pr_curves(torch.eye(4)[taken], targets)]
+    assert found == [False, True, True, False]
+    assert [tells_something(curve) for curve in pr_curves(sure, targets)] == [False] * 4
+    assert not tells_something(pr_curves(sure, targets.clamp_max(2))[3]), "nor that of a class without samples"
 
 
 def test_tensorboard_reads_the_record() -> None:

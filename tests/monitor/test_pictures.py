@@ -129,10 +129,10 @@ def test_the_surest_of_the_wrong_ones_come_first() -> None:
     picture = wrong_samples(predictions, PETS)
     assert picture is not None
     wrong = images[[1, 3, 0]]
-    places = [find(picture, enlarged(image, wrong.min().item(), wrong.max().item(), 4)) for image in wrong]
+    places = [find(picture, enlarged(image, wrong.min().item(), wrong.max().item(), 5)) for image in wrong]
     assert sorted(places) == places
     assert [len(place) for place in places] == [1, 1, 1]
-    assert not find(picture, enlarged(images[2], wrong.min().item(), wrong.max().item(), 4))
+    assert not find(picture, enlarged(images[2], wrong.min().item(), wrong.max().item(), 5))
     colours = set(map(tuple, picture.reshape(-1, 3).tolist()))
     assert (0x1A, 0x7F, 0x37) in colours, "the true class is green"
     assert (0xC6, 0x28, 0x28) in colours, "the predicted one is red"

@@ -42,7 +42,7 @@ def written(folder: Path) -> dict[str, list[int]]:
 
 
 CURVES = {f"test/pr/{i}": [6] for i in range(10)}
-BEGUN = {"about/config": [0], "about/environment": [0], "about/model": [0]}
+BEGUN = {"about/command": [0], "about/config": [0], "about/environment": [0], "about/model": [0]}
 TEXTS = {**BEGUN, "about/diagnosis": [6], "about/computation": [6]}
 LAYOUT = {"custom_scalars__config__": [0]}
 FIRST_BATCH, FILTERS, WRONG, CONFUSION = (
@@ -139,7 +139,7 @@ def test_what_cannot_be_drawn_is_said_and_left_out(tmp_path: Path) -> None:
     events, notes = EventFile(tmp_path), []
     wanted = Monitor(**{**dict.fromkeys((field.name for field in fields(Monitor)), True), "every": 1})
     board = Board(tmp_path, events, wanted, notes.append, NoPicture(), meaning_of(2), (3,))
-    board.begin("a: 1\n", "1.0", torch.device("cpu"), torch.zeros(1, 3), has_terms=False)
+    board.begin("train", "a: 1\n", "1.0", torch.device("cpu"), torch.zeros(1, 3), has_terms=False)
     with board.watching(4) as keep:
         assert keep is not None
         keep(torch.zeros(4, 3), torch.eye(2)[[0, 1, 0, 1]], torch.tensor([0, 1, 1, 0]))
@@ -150,8 +150,9 @@ def test_what_cannot_be_drawn_is_said_and_left_out(tmp_path: Path) -> None:
     assert notes[1].startswith("warning: no projector for TensorBoard: ")
     assert len(notes) == 2
     assert set(written(tmp_path)) == {
-        "about/config", "about/environment", "custom_scalars__config__", CONFUSION, "test/pr/0", "test/pr/1"
-    }  # fmt: skip
+        *("about/command", "about/config", "about/environment", "custom_scalars__config__"),
+        *(CONFUSION, "test/pr/0", "test/pr/1"),
+    }
 
 
 def test_a_run_has_about_twenty_histograms_of_each_parameter(train: Train) -> None:
@@ -340,7 +341,12 @@ def test_served_texts(board: tuple[Get, Path]) -> None:
         assert found["step"] == 0
         return str(found["text"])
 
-    assert "\nmax_steps: 6\n" in "\n" + text("config").split(">", 2)[2]
+    assert sorted(TEXTS)[0] == "about/command", "the tab sorts texts by their tags"
+    words = ["train", "name=lenet", *[word for word in FAST if "limit" not in word], "model=lenet"]
+    assert " ".join(words) in text("command")
+    assert "\nmax_steps: 6\n" in text("config")
+    assert text("config").split(">", 2)[2].startswith("model:\n  _target_: trainer.models.lenet.LeNet\n")
+    assert "null" not in text("config")
     assert "<td>fc2</td>\n<td>Linear</td>\n<td>N x 84</td>\n<td>10,164</td>\n<td>trainable</td>" in text("model")
     assert f"<td>python</td>\n<td>{platform.python_version()}</td>" in text("environment")
 

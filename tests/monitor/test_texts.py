@@ -26,7 +26,7 @@ def rows(table: str) -> list[list[str]]:
 
 def test_the_config_comes_back_out_of_its_block() -> None:
     config = OmegaConf.create({"lr": 0.1, "layers": [1, 2], "note": "~~~~\n# no *heading* <b>\n", "deep": {"x": None}})
-    html = markdown.markdown(texts.config_block(OmegaConf.to_yaml(config)), extensions=["fenced_code"])
+    html = markdown.markdown(texts.block(OmegaConf.to_yaml(config), "yaml"), extensions=["fenced_code"])
     body = html.removeprefix('<pre><code class="language-yaml">').removesuffix("</code></pre>")
     assert body != html
     for entity, sign in (("&lt;", "<"), ("&gt;", ">"), ("&quot;", '"'), ("&amp;", "&")):

@@ -45,10 +45,11 @@ class Board:
         self.model, self.meaning, self.input_shape = model, meaning, input_shape
         self._collector: Collector | None = None
 
-    def begin(self, yaml: str, version: str, device: torch.device, sample: Tensor, has_terms: bool) -> None:
+    def begin(self, typed: str, yaml: str, version: str, device: torch.device, sample: Tensor, has_terms: bool) -> None:
         """Before the first step of a run that is new.
 
         Args:
+            typed: the command.
             yaml: the config.
             version: of train.
             sample: one or two inputs, as the model gets them.
@@ -57,7 +58,7 @@ class Board:
         if self.wanted.layout:
             self._try("layout", lambda: self._layout(has_terms))
         if self.wanted.texts:
-            self._try("texts", lambda: self._texts(yaml, version, device, sample))
+            self._try("texts", lambda: self._texts(typed, yaml, version, device, sample))
         if self.wanted.images:
             self._try("filters", lambda: self._filters(0))
 
@@ -108,10 +109,11 @@ class Board:
         trained = [name for name, p in self.model.named_parameters() if p.requires_grad and p.dim() > 1]
         self.events.raw(layout(self.meaning.metrics, has_terms, trained if self.wanted.statistics else ()))
 
-    def _texts(self, yaml: str, version: str, device: torch.device, sample: Tensor) -> None:
+    def _texts(self, typed: str, yaml: str, version: str, device: torch.device, sample: Tensor) -> None:
         from trainer.monitor import texts
 
-        self.events.text("about/config", 0, texts.config_block(yaml))
+        self.events.text("about/command", 0, texts.block(typed, "sh"))  # of these names the tab shows it first
+        self.events.text("about/config", 0, texts.block(yaml, "yaml"))
         self.events.text("about/environment", 0, texts.pairs_table(texts.environment(device, version)))
         self.events.text("about/model", 0, texts.model_table(self.model, sample))
 
@@ -139,8 +141,9 @@ class Board:
         if predictions.scores is None or not isinstance(self.meaning, Classes):
             return
         drawn = curves.pr_curves(predictions.scores[:, : curves.MAX_CLASSES], predictions.targets)
-        names = [self.meaning.name(label) for label in range(len(drawn))]
-        self.events.raw(curves.summary(dict(zip(names, drawn, strict=True))), step)
+        telling = {self.meaning.name(i): curve for i, curve in enumerate(drawn) if curves.tells_something(curve)}
+        if telling:
+            self.events.raw(curves.summary(telling), step)
 
     def _projector(self, predictions: Predictions) -> None:
         from trainer.monitor import projector

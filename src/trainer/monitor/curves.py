@@ -12,6 +12,7 @@ from torch import Tensor
 
 NUM_THRESHOLDS = 201  # evenly spaced from 0 to 1, the tab's own default
 MAX_CLASSES = 100  # charts that a browser still draws
+NEARLY_ONE = 0.99  # average precision of a curve that shows nothing but its frame
 
 
 def pr_curves(scores: Tensor, targets: Tensor, num_thresholds: int = NUM_THRESHOLDS) -> Tensor:
@@ -43,6 +44,17 @@ def pr_curves(scores: Tensor, targets: Tensor, num_thresholds: int = NUM_THRESHO
     precision, recall = true_positives / found.clamp_min(1), true_positives / positives.clamp_min(1)
     numbers = [true_positives, false_positives, true_negatives, false_negatives, precision, recall]
     return torch.stack(numbers, 1).float()
+
+
+def tells_something(curve: Tensor) -> bool:
+    """Whether precision is not nearly 1 nearly everywhere, nor the class missing from the targets.
+
+    Args:
+        curve: `[6, num_thresholds]`; its average precision is the mean of the precision over the recall.
+    """
+    precision, recall = curve[4], curve[5]
+    gained = recall - torch.cat([recall[1:], recall.new_zeros(1)])
+    return bool(recall[0] > 0) and float((gained * precision).sum()) < NEARLY_ONE
 
 
 def summary(curves: Mapping[str, Tensor]) -> Summary:

@@ -20,26 +20,29 @@ Pixels = NDArray[np.uint8]
 Caption = Sequence[tuple[str, str]]  # (text, colour) of each line under a tile
 
 MAX_TILES = 64
+MAX_SAMPLES = 36  # of the first batch
 MAX_COLUMNS = 1000  # of samples that are rows of numbers
 MAX_CLASSES = 1000  # that a confusion matrix shows, a pixel each
 NUM_MISTAKEN = 50  # of more classes, with their names
 _TILE = 64  # pixels: smaller images are enlarged to about this
-_LARGE_TILE = 96
+_LARGE_TILE = 120
 _GAP = 6
 _FONT_SIZE = 13
 _LINE = 16
+# The tab shows pictures some 350 pixels wide until they are clicked on: what stands in a grid must be read there.
+_GRID_FONT, _GRID_LINE, _GRID_WIDTH = 18, 22, 420
 _BLACK, _GREY, _GREEN, _RED, _BLUE = "#202020", "#707070", "#1a7f37", "#c62828", "#08306b"
 
 
 def first_batch(inputs: Tensor, targets: Tensor, meaning: Meaning) -> Pixels:
-    """The samples as the model gets them: normalised, augmented, in its size; at most `MAX_TILES`.
+    """The samples as the model gets them: normalised, augmented, in its size; at most `MAX_SAMPLES`.
 
     Args:
         inputs: images `[N, C, H, W]`, grey or colour; anything else is shown as numbers, a row per sample.
         targets: `[N]` class labels or `[N, D]` numbers; images get them as captions.
         meaning: of the targets.
     """
-    of, inputs, targets = len(inputs), inputs[:MAX_TILES].detach().cpu(), targets[:MAX_TILES].cpu()
+    of, inputs, targets = len(inputs), inputs[:MAX_SAMPLES].detach().cpu(), targets[:MAX_SAMPLES].cpu()
     if inputs.dim() != 4:
         rows = inputs.flatten(1)
         columns = f"{rows.shape[1]:,} numbers"
@@ -68,12 +71,16 @@ def wrong_samples(predictions: Predictions, meaning: Meaning) -> Pixels | None:
         num_shown = len(wrong.inputs)
         title += f"; the {num_shown} it was surest of" if num_wrong > num_shown else "; the surest first"
     tiles = [_enlarged(tile, _LARGE_TILE) for tile in _pixels(wrong.inputs)] if len(wrong.inputs) else []
-    captions = [
-        [(f"is {meaning.name(true)}", _GREEN), (f"{said:.0%} {meaning.name(taken)}", _RED)]
-        for true, taken, said in zip(
-            wrong.targets.tolist(), wrong.predicted.tolist(), wrong.confidence.tolist(), strict=True
-        )
+    shown = [
+        (meaning.name(true), meaning.name(taken)) for true, taken in zip(*map(Tensor.tolist, wrong[2:]), strict=True)
     ]
+    # "is 5," "said 9 (100 %)", and with long names the number in a line of its own
+    is_short = all(_length(f"said {taken} (100 %)", _font(_GRID_FONT)) <= _LARGE_TILE + _GAP for _, taken in shown)
+    captions = []
+    for (true, taken), confidence in zip(shown, wrong.confidence.tolist(), strict=True):
+        said = [f"said {taken}", f"({100 * confidence:.0f} %)"]
+        lines = [" ".join(said)] if is_short else said
+        captions.append([(f"is {true},", _GREEN), *((line, _RED) for line in lines)])
     return _grid(tiles, title, captions)
 
 
@@ -200,20 +207,35 @@ def _grid(tiles: Sequence[Pixels], title: str, captions: Sequence[Caption] = ())
     rows = math.ceil(len(tiles) / columns)
     height, width = tiles[0].shape[:2] if tiles else (0, 0)
     num_lines = len(captions[0]) if captions else 0
+    font = _font(_GRID_FONT)
     # Room for a short name under a small tile.
-    step_x, step_y = (max(width, _TILE) if captions else width) + _GAP, height + _LINE * num_lines + _GAP
-    whole_width = max(columns * step_x, _length(title) + _GAP) + _GAP
-    canvas = np.full((rows * step_y + _LINE + 2 * _GAP, whole_width, 3), 255, np.uint8)
-    places = [(_GAP + i % columns * step_x, _LINE + 2 * _GAP + i // columns * step_y) for i in range(len(tiles))]
+    step_x, step_y = (max(width, _TILE) if captions else width) + _GAP, height + _GRID_LINE * num_lines + _GAP
+    whole_width = max(columns * step_x + _GAP, _GRID_WIDTH)
+    heading = _wrapped(title, whole_width - 2 * _GAP, font)
+    top = _GRID_LINE * len(heading) + 2 * _GAP
+    canvas = np.full((rows * step_y + top, whole_width, 3), 255, np.uint8)
+    places = [(_GAP + i % columns * step_x, top + i // columns * step_y) for i in range(len(tiles))]
     for tile, (x, y) in zip(tiles, places, strict=True):
         canvas[y : y + height, x : x + width] = tile
     picture = Image.fromarray(canvas)
     draw = ImageDraw.Draw(picture)
-    draw.text((_GAP, _GAP), title, _BLACK, _font())
+    for i, line in enumerate(heading):
+        draw.text((_GAP, _GAP + _GRID_LINE * i), line, _BLACK, font)
     for caption, (x, y) in zip(captions, places, strict=False):
         for i, (text, colour) in enumerate(caption):
-            draw.text((x, y + height + 1 + _LINE * i), _cut(text, step_x - 2), colour, _font())
+            draw.text((x, y + height + 1 + _GRID_LINE * i), _cut(text, step_x - 2, font), colour, font)
     return np.asarray(picture)
+
+
+def _wrapped(text: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
+    """The text in lines of so many pixels at most, broken between words."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and _length(f"{lines[-1]} {word}", font) <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines
 
 
 @cache

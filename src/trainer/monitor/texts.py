@@ -20,12 +20,12 @@ _MAX_REFS = 1 << 22  # bytes of .git/packed-refs: some ten thousand branches and
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # SHA-1, or SHA-256
 
 
-def config_block(yaml: str) -> str:
-    """The config as it is, in type of one width."""
+def block(text: str, language: str) -> str:
+    """The text as it is, in type of one width."""
     fence = "~~~~"
-    while fence in yaml:
+    while fence in text:
         fence += "~"
-    return f"{fence}yaml\n{yaml.rstrip()}\n{fence}\n"
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}\n"
 
 
 def model_table(model: nn.Module, inputs: Tensor) -> str:

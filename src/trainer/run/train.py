@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import math
+import shlex
 import signal
 import warnings
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from omegaconf import OmegaConf
 from trainer import __version__
 from trainer.computation import Computation, ordinary
 from trainer.config.request import Config
+from trainer.config.schema import GROUPS
 from trainer.data.batches import Batch, Batches
 from trainer.distributed import Agreement
 from trainer.errors import Interrupted, NonFinite, Pruned
@@ -118,8 +120,20 @@ def computed(training: Training, run: Opened, features: "Features | None", is_al
 
 def begin_board(training: Training, board: Board) -> None:
     parts = training.parts
-    yaml = OmegaConf.to_yaml(OmegaConf.create(parts.settings.request.config))
-    board.begin(yaml, __version__, parts.device, parts.sample.inputs, has_terms=bool(parts.loss_fn.term_names))
+    request = parts.settings.request
+    command = shlex.join(["train", *request.overrides])
+    yaml = OmegaConf.to_yaml(OmegaConf.create(without_nulls(request.config)))
+    board.begin(command, yaml, __version__, parts.device, parts.sample.inputs, bool(parts.loss_fn.term_names))
+
+
+def without_nulls(config: Config) -> Config:
+    """The config as somebody reads it: the groups first, and no key that is null, which switches something off."""
+
+    def kept(section: Config) -> Config:
+        found = {key: kept(value) if isinstance(value, dict) else value for key, value in section.items()}
+        return {key: value for key, value in found.items() if value is not None and value != {}}
+
+    return kept({**{group: config[group] for group in GROUPS}, **config})
 
 
 def finish(training: Training, run: Opened, computation: Computation, is_over: bool) -> None:
