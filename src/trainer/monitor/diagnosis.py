@@ -25,6 +25,7 @@ DEAD = SATURATED = 0.5  # shares of units
 FEWEST_SAMPLES = 32
 NO_PULL = 1e-3  # by what share of itself the loss would change if the last layer's weights doubled
 FAR_FROM_CHANCE = 2.0  # times
+BY_HEART = 0.1  # less than this share of what a guess would cost
 FALLEN = 0.02  # by this share of where it began, or nobody can tell it from noise
 LEARNT = 0.5  # less than this share of where it began
 GENERALISATION_LOSS = 0.1  # the validation loss over its best, less one
@@ -48,6 +49,7 @@ class Facts:
         frozen_on_purpose: the names of the parts that the model itself freezes.
         squashed: layers in front of a module with flat ends, see `squashed_layers`.
         chance: tag to the loss of one who knows nothing, see `chance_loss`.
+        guess: tag to the loss of one who says the same of every sample, see `trainer.monitor.facts.guess`.
         gives: what the model's outputs are: logits, probabilities or log_probabilities.
         is_pretrained: whether some of the weights were trained before.
         is_scaled: whether a gradient scaler looks for its scale by letting gradients overflow.
@@ -62,6 +64,7 @@ class Facts:
     frozen_on_purpose: Sequence[str] = ()
     squashed: Sequence[str] = ()
     chance: Mapping[str, float] = field(default_factory=dict)
+    guess: Mapping[str, float] = field(default_factory=dict)
     gives: str = "logits"
     is_pretrained: bool = False
     is_scaled: bool = False
@@ -244,6 +247,12 @@ class Seen:
     def has_learnt(self) -> bool:
         """Whether the loss is well below where it began; True if that is not known."""
         return self.start is None or self.loss < LEARNT * self.start
+
+    @property
+    def is_guessing(self) -> bool:
+        """Whether no validation was ever better than a guess; False if that is not known."""
+        guess = self.facts.guess.get("val/loss")
+        return guess is not None and self.best is not None and self.best > guess * (1 - FALLEN)
 
     @property
     def gradients(self) -> dict[str, float]:
@@ -544,8 +553,8 @@ def overfitting(seen: Seen) -> Sighting | None:
     """The validation loss has risen from its best while the training loss has fallen on: the gap between them grows.
 
     It must have risen by a tenth of itself, and have lost a tenth of what was gained: where nearly all is known, a few
-    more samples that are mistaken double the loss. A validation loss that stays where it was is no overfitting by this
-    rule, as nothing that was known gets lost. So it is where there is nothing to know, with random targets.
+    more samples that are mistaken double the loss. A validation loss that never was better than a guess is
+    `nothing_carries_over`: nothing that was known gets lost.
 
     Source: L. Prechelt, "Early Stopping - But When?", in "Neural Networks: Tricks of the Trade" (1998), section 2:
     generalisation loss.
@@ -557,7 +566,7 @@ def overfitting(seen: Seen) -> Sighting | None:
         return None
     if seen.start is not None and val <= seen.best + LOST * (seen.start - seen.best):
         return None
-    if seen.step - seen.best_step < LONG_SHARE * seen.facts.max_steps:
+    if seen.step - seen.best_step < LONG_SHARE * seen.facts.max_steps or seen.is_guessing:
         return None
     numbers = {"val/loss": val, "best_val/loss": seen.best, "best_step": seen.best_step, "train/loss": seen.train}
     meaning = f"the network learns its training samples by heart; validation was best at step {seen.best_step}"
@@ -570,6 +579,29 @@ def overfitting(seen: Seen) -> Sighting | None:
         " checkpoints/best.pt has the weights of that step." if settings.get("checkpoint.metric") == "val/loss" else ""
     )
     return Sighting(None, numbers, meaning, attempt(words) + kept)
+
+
+def nothing_carries_over(seen: Seen) -> Sighting | None:
+    """The training samples are known, and on others the network has never been better than a guess.
+
+    So it is with random targets, where inputs and targets do not belong together, where the splits are of different
+    kinds, and with far more weights than samples.
+
+    Source: C. Zhang et al., "Understanding deep learning requires rethinking generalization" (ICLR 2017), section 2.
+    """
+    val, known = seen.numbers.get("val/loss"), seen.facts.guess.get("train/loss")
+    if val is None or known is None or seen.train is None or not seen.is_guessing or seen.train >= BY_HEART * known:
+        return None
+    numbers = {"train/loss": seen.train, "val/loss": val, "guess": seen.facts.guess["val/loss"]}
+    meaning = (
+        "the network knows its training samples by heart, and validation has never been better than a guess: nothing "
+        "of what it learns holds for other samples"
+    )
+    words = []
+    if (decay := seen.facts.number("optimizer.weight_decay")) >= 0:
+        words.append(f"optimizer.weight_decay={max(0.01, 10 * decay):.2g}")
+    advice = "Random targets can only be learnt so. Else look whether each input has its own target, in every split."
+    return Sighting(None, numbers, meaning, f"{advice} {attempt(['more samples', *words, 'a smaller network'])}")
 
 
 @dataclass(frozen=True)
@@ -618,6 +650,7 @@ RULES = (
     Rule(saturated_outputs, records=2),
     Rule(loss_not_falling, records=2),
     Rule(overfitting, records=3, tag="val/loss"),
+    Rule(nothing_carries_over, records=2, tag="val/loss"),
 )
 
 

@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from trainer.losses import LossFunction
-from trainer.meaning import Classes
+from trainer.losses import WANTS, LossFunction
+from trainer.meaning import Classes, Numbers
 from trainer.monitor.diagnosis import Facts, chance_loss, layer_of, squashed_layers
 
 
@@ -19,12 +20,14 @@ def facts_of(
     num_samples: int,
     samples_per_step: int,
     is_scaled: bool,
+    targets: tuple[Any, Any],
 ) -> Facts:
     """
     Args:
         settings: the config, flat.
         parameters: name to number of dimensions, of those that train.
         num_samples: of the training split.
+        targets: of the training split and of the validation split.
     """
     on_purpose = {
         f"{name}.{part}".lstrip("."): module.get_submodule(part)
@@ -49,7 +52,34 @@ def facts_of(
         frozen_on_purpose=list(on_purpose),
         squashed=squashed_layers(model),
         chance=chance,
+        guess=guess(loss_fn, *targets, samples_per_step),
         gives=getattr(model, "gives", "logits"),
         is_pretrained=any(getattr(module, "is_pretrained", False) for module in model.modules()),
         is_scaled=is_scaled,
     )
+
+
+def guess(loss_fn: LossFunction, train: Any, val: Any, samples_per_step: int) -> dict[str, float]:
+    """The losses of one who says the same of every sample: an even guess among classes, or the mean of the targets.
+
+    Args:
+        train, val: the targets of both splits.
+
+    Returns:
+        `train/loss` and `val/loss`; empty where the loss is none that has such a number.
+    """
+    if len(loss_fn.parts) != 1 or len(loss_fn.terms) != 1 or loss_fn.term_names:
+        return {}
+    (part,) = loss_fn.terms
+    if isinstance(loss_fn.meaning, Classes):
+        even = chance_loss(part.criterion, loss_fn.meaning.num_classes)
+        return {} if even is None else {"train/loss": even, "val/loss": even}
+    wants = WANTS.get(type(part.criterion))
+    is_known = isinstance(loss_fn.meaning, Numbers) and wants is not None and wants.targets == "values"
+    if not is_known or not (isinstance(train, Tensor) and isinstance(val, Tensor)):
+        return {}
+    with torch.no_grad():
+        mean = train.mean(0)
+        losses = [float(part.criterion(mean.expand_as(targets), targets)) for targets in (train, val)]
+    share = samples_per_step / len(train) if part.kind == "sum" else 1.0  # a sum is that of a batch
+    return {"train/loss": losses[0] * share, "val/loss": losses[1]}

@@ -47,6 +47,7 @@ class Training:
             len(parts.splits.train),
             length.samples_per_step,
             parts.state.scaler.is_enabled(),
+            (parts.splits.train.targets, parts.splits.val.targets),
         )
         self.diagnosis = Diagnosis(facts)
 
