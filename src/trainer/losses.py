@@ -237,6 +237,23 @@ class Term(nn.Module):
         total: Tensor = self._summed[0](*self._formed(outputs, targets))
         return total / whole
 
+    def each(self, outputs: Any, targets: Any) -> Tensor | None:
+        """The loss of each sample by itself, `[N]`, before they are averaged or added up; None where that is not known.
+
+        Of a weighted mean it is the weight of the sample's class times its loss.
+        """
+        if self.wants is None or not isinstance(outputs, Tensor):
+            return None
+        formed = self._formed(outputs, targets)
+        if isinstance(self.criterion, SumSquaredError):
+            return (formed[0] - formed[1]).square().flatten(1).sum(1)
+        single = copy.copy(self.criterion)  # its weights are the same
+        single.reduction = "none"  # type: ignore[assignment]
+        losses: Tensor = single(*formed)
+        if losses.dim() < 2:
+            return losses
+        return losses.flatten(1).sum(1) if self.kind == "sum" else losses.flatten(1).mean(1)
+
     def weight(self, targets: Tensor) -> Tensor:
         """What targets weigh together in a weighted mean: nothing where they are ignored."""
         weight, ignored = self.criterion.weight, self.criterion.ignore_index
@@ -364,6 +381,14 @@ class LossFunction(nn.Module):
         if self.names == [""]:
             return Losses(values[0], terms)
         return Losses(_added([value * weight for value, weight in zip(values, self.weights, strict=True)]), terms)
+
+    def each(self, outputs: Any, targets: Any) -> Tensor | None:
+        """The loss of each sample by itself, `[N]`, without penalties; None where a criterion can't tell them apart."""
+        found = [part.each(outputs, targets) if isinstance(part, Term) else 0.0 for part in self.parts]
+        if any(losses is None for losses in found):
+            return None
+        pairs = zip(found, self.weights, strict=True)
+        return _added([losses * weight for losses, weight in pairs if isinstance(losses, Tensor)])
 
     def _value(self, part: nn.Module, outputs: Any, targets: Any, inputs: Any, weight: Tensor | None) -> Any:
         """Of a term or a penalty; a share of it where `weight` says what the targets of the whole weigh."""

@@ -6,8 +6,8 @@ direction, and what a sample is called. Training, evaluation, pictures and table
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -179,6 +179,11 @@ class Numbers:
             f"come there. Divide them by {factor:,} in the data."
         ]
 
+    def scores_of(self, outputs: Tree) -> Tensor | None:
+        """The tensor among outputs that has the numbers of a target: the first `[N, num_outputs]`, in any shape."""
+        fits = (leaf for leaf in leaves(outputs) if leaf.dim() and leaf[0].numel() == self.num_outputs)
+        return next(fits, None)
+
     def judged(self, outputs: Tree, targets: Tensor) -> dict[str, Tensor]:
         return {}
 
@@ -210,6 +215,9 @@ class Unread:
     def doubts(self, targets: Mapping[str, Tensor]) -> list[str]:
         return []
 
+    def scores_of(self, outputs: Tree) -> Tensor | None:
+        return None
+
     def judged(self, outputs: Tree, targets: Tensor) -> dict[str, Tensor]:
         return {}
 
@@ -218,3 +226,33 @@ class Unread:
 
 
 Meaning = Classes | Numbers | Unread
+_KINDS: dict[str, type[Meaning]] = {"classes": Classes, "numbers": Numbers, "unread": Unread}
+_WORDS = {"gives": ("logits", "probabilities", "log_probabilities"), "compared_with": ("index", "fractions", "values")}
+MAX_OUTPUTS = 1 << 24
+
+
+def as_dict(meaning: Meaning) -> dict[str, Any]:
+    """Plain values alone, for JSON."""
+    (kind,) = (name for name, kind in _KINDS.items() if type(meaning) is kind)
+    return {"kind": kind, **asdict(meaning)}
+
+
+def from_dict(found: Any) -> Meaning:
+    """Of what `as_dict` gave. Foreign text. Raises ValueError: it is something else."""
+    if not isinstance(found, Mapping):
+        raise ValueError("not what outputs stand for")
+    values = dict(found)
+    try:
+        kind = _KINDS[values.pop("kind")]
+        number = values["num_classes" if kind is Classes else "num_outputs"]
+        if type(number) is not int or not 1 <= number <= MAX_OUTPUTS:
+            raise TypeError("how many outputs there are")
+        if kind is Classes:
+            names = values["names"] = tuple(values["names"])
+            if not all(isinstance(name, str) for name in names) or len(names) not in (0, number):
+                raise TypeError("names of classes")
+            if any(values[key] not in words for key, words in _WORDS.items()):
+                raise TypeError("what outputs are")
+        return kind(**values)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not what outputs stand for ({error})") from error

@@ -113,8 +113,9 @@ def load(
     arrays |= {split: np.ascontiguousarray(inputs["train"][index.numpy()]) for split, index in rows.items()}
     del inputs
     labels = meant.splits | {split: meant.splits["train"][index] for split, index in rows.items()}
+    scaling = None
     if standardize and arrays["train"].dtype.kind == "f":
-        standardized(arrays["train"], arrays["val"], arrays["test"])
+        scaling = standardized(arrays["train"], arrays["val"], arrays["test"])
     splits = {split: Samples(torch.from_numpy(array), labels[split]) for split, array in arrays.items()}
 
     shape = "x".join(map(str, splits["train"].inputs.shape[1:]))
@@ -127,6 +128,8 @@ def load(
         num_classes=meant.num_classes,
         class_names=meant.class_names,
         notes=tuple(notes),
+        recipe=scaling,
+        rows=dict(rows),
     )
 
 

@@ -22,7 +22,8 @@ def load(split_seed: int = 0) -> Data:
     with np.load(str(files("trainer.data") / "digits.npz"), allow_pickle=False) as stored:
         images = torch.from_numpy(stored["images"]).unsqueeze(1)
         labels = torch.from_numpy(stored["labels"]).long()
-    train, val, test = (Samples(images[i], labels[i]) for i in split_indices(len(images), (0.7, 0.1), split_seed))
+    rows = dict(zip(("train", "val", "test"), split_indices(len(images), (0.7, 0.1), split_seed), strict=True))
+    train, val, test = (Samples(images[i], labels[i]) for i in rows.values())
     return Data(
         train,
         val,
@@ -31,4 +32,5 @@ def load(split_seed: int = 0) -> Data:
         num_classes=10,
         class_names=tuple("0123456789"),
         scale=16.0,
+        rows=rows,
     )

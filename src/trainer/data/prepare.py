@@ -46,19 +46,30 @@ class Fingerprint(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Splits:
-    """The three splits as batches, and what a model is sized by.
+class Sizes:
+    """What a model is sized by.
 
     Args:
         input_shape: of one sample, as the model gets it.
         num_outputs: classes, or numbers in a float target.
     """
 
+    input_shape: tuple[int, ...]
+    num_outputs: int
+
+
+@dataclass(frozen=True)
+class Splits(Sizes):
+    """The three splits as batches.
+
+    Args:
+        transform: what images went through, or will go through; None of other inputs.
+    """
+
     train: Batches
     val: Batches
     test: Batches
-    input_shape: tuple[int, ...]
-    num_outputs: int
+    transform: ImageTransform | None = None
 
 
 def check(data: Data, name: str) -> None:
@@ -196,8 +207,9 @@ def prepare(
     num_outputs = data.meaning.num_outputs
     if not data.is_images:
         assert isinstance(data.train, Samples)
-        resident = {s: _resident(getattr(data, s), device, dtype) for s in ("train", "val", "test")}
-        return Splits(**resident, input_shape=tuple(data.train.inputs.shape[1:]), num_outputs=num_outputs)
+        shape = tuple(data.train.inputs.shape[1:])
+        numbers = {s: _resident(getattr(data, s), device, dtype) for s in ("train", "val", "test")}
+        return Splits(shape, num_outputs, numbers["train"], numbers["val"], numbers["test"])
     if isinstance(data.train, ImageFiles):
         channels = channels or 3
         for files in (data.train, data.val, data.test):
@@ -216,11 +228,11 @@ def prepare(
     transform = ImageTransform(channels, size, data.scale, dtype)
     if normalize:
         transform.mean, transform.std = channel_statistics(_some_images(data.train), channels, data.scale)
-    batches = {
-        split: _image_batches(getattr(data, split), device, transform, augment if split == "train" else None, data)
+    train, val, test = (
+        _image_batches(getattr(data, split), device, transform, augment if split == "train" else None, data)
         for split in ("train", "val", "test")
-    }
-    return Splits(**batches, input_shape=(channels, *size), num_outputs=num_outputs)
+    )
+    return Splits((channels, *size), num_outputs, train, val, test, transform)
 
 
 def _resident(samples: Samples, device: torch.device, dtype: torch.dtype) -> ResidentBatches:

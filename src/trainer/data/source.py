@@ -3,8 +3,8 @@
 import itertools
 import math
 import os
-from collections.abc import Sized
-from dataclasses import dataclass
+from collections.abc import Mapping, Sized
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,6 +63,11 @@ class Data:
         num_classes: None for regression.
         class_names: a name per class, or empty.
         scale: what uint8 images are divided by to reach 0..1 (digits have 16 grey levels: 16).
+        num_workers: for ImageFiles: processes that read ahead.
+        notes: what was decided in reading it that its user should know.
+        recipe: what the source has done to its inputs, see `trainer.data.preparation`: of tables a
+            `trainer.data.tables.recipe.Recipe`, of arrays a `trainer.data.spread.Scaling`; None where it is nothing.
+        rows: split to the rows of the source's file that it has, `[N]`; empty where that is not known.
     """
 
     train: Samples | ImageFiles
@@ -72,9 +77,10 @@ class Data:
     num_classes: int | None = None
     class_names: tuple[str, ...] = ()
     scale: float = 255.0
-    num_workers: int = 0  # for ImageFiles: processes that read ahead
-    notes: tuple[str, ...] = ()  # what was decided in reading it that its user should know
-    recipe: Any = None  # of tables: what was done to their columns, see trainer.data.tables.recipe.Recipe
+    num_workers: int = 0
+    notes: tuple[str, ...] = ()
+    recipe: Any = None
+    rows: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def meaning(self) -> Meaning:

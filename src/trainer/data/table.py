@@ -138,6 +138,7 @@ def load(
         class_names=meant.class_names,
         notes=tuple(notes),
         recipe=recipe,
+        rows=dict(parts),
     )
 
 

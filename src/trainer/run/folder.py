@@ -19,6 +19,7 @@ from trainer.disk.lock import holder, locked
 from trainer.errors import UserError, nearest
 from trainer.monitor.journal import cut_metrics
 from trainer.run.parts import Parts
+from trainer.run.remembered import remember
 from trainer.run.training import Training
 
 
@@ -204,6 +205,7 @@ def begin_folder(folder: Path, parts: Parts, warn: Callable[[str], None]) -> boo
             else:
                 (folder / "result.json").unlink(missing_ok=True)
                 cut_metrics(folder / "metrics.jsonl", state.step)
+            remember(folder, parts)
         except OSError as error:
             raise cannot_write(folder, error) from error
         needed = 3 * num_bytes(state.model.state_dict())

@@ -17,6 +17,7 @@ from trainer.computation import Computation, ordinary
 from trainer.config.request import Config
 from trainer.config.schema import GROUPS
 from trainer.data.batches import Batch, Batches
+from trainer.disk.files import cannot_write
 from trainer.distributed import Agreement
 from trainer.errors import Interrupted, NonFinite, Pruned
 from trainer.evaluate import evaluate
@@ -27,6 +28,7 @@ from trainer.monitor.statistics import weight_statistics
 from trainer.monitor.tags import shown_as
 from trainer.run.continuing import how_to_continue
 from trainer.run.opened import Opened, opened
+from trainer.run.remembered import Kept, write_predictions
 from trainer.run.training import Training
 
 if TYPE_CHECKING:
@@ -152,9 +154,9 @@ def finish(training: Training, run: Opened, computation: Computation, is_over: b
     if not is_over and reason is not None and not signals.received:
         how = f"{how_to_continue(training)} sweep.prune=null"
         raise Pruned(f"pruned after step {state.step}: {reason}. To continue all the same: {how}")
-    numbers = None
+    numbers, kept = None, Kept(training.parts.loss_fn, len(training.parts.splits.test))
     if is_over:
-        numbers = world.shared(test(training, run, computation) if world.is_main else None)
+        numbers = world.shared(test(training, run, computation, kept) if world.is_main else None)
     if numbers is None:
         raise Interrupted(
             f"stopped after step {state.step} and saved. To continue: {how_to_continue(training)}",
@@ -163,18 +165,33 @@ def finish(training: Training, run: Opened, computation: Computation, is_over: b
     run.journal.write(state.step, {f"test/{name}": number for name, number in numbers.items()})
     if not math.isfinite(numbers["loss"]):
         raise NonFinite(f"test/loss={numbers['loss']}: the loss on the test split is not finite")
+    if world.is_main:
+        try:
+            write_predictions(training.folder, training.parts, kept)
+        except OSError as error:
+            raise cannot_write(training.folder, error) from error
 
 
-def test(training: Training, run: Opened, computation: Computation) -> dict[str, float] | None:
-    """The whole test split, on this process alone; None where a stop was asked for."""
+def test(training: Training, run: Opened, computation: Computation, kept: Kept) -> dict[str, float] | None:
+    """The whole test split, on this process alone; None where a stop was asked for.
+
+    Args:
+        kept: is told of all batches.
+    """
     parts = training.parts
     network, split = computation.test()
     with contextlib.ExitStack() as stack:
-        keep = None
+        show = None
         if run.board is not None:
-            keep = stack.enter_context(run.board.watching(len(split)))
-        if keep is not None and split is not parts.splits.test:
-            keep = of_inputs(keep, parts.splits.test)
+            show = stack.enter_context(run.board.watching(len(split)))
+        if show is not None and split is not parts.splits.test:
+            show = of_inputs(show, parts.splits.test)
+
+        def keep(inputs: object, outputs: object, targets: object) -> None:
+            kept.add(inputs, outputs, targets)
+            if show is not None:
+                show(inputs, outputs, targets)
+
         stop = training.is_stop_requested
         return evaluate(network, parts.loss_fn, split, parts.device, parts.precision, keep, stop)
 

@@ -1,0 +1,211 @@
+"""What was done to a source's samples before the model got them, as plain values: kept with a run, done to new samples.
+
+A kind per form of input: pictures, the numbers of arrays, the rows of tables, and what stays as it is.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from trainer.data.image_files import BACKGROUNDS, FolderImages
+from trainer.data.images import ImageTransform
+from trainer.data.prepare import Splits, on_device
+from trainer.data.quoting import cut
+from trainer.data.source import Data, ImageFiles
+from trainer.data.spread import Scaling
+from trainer.data.tables.recipe import Recipe
+from trainer.trees import Tree, mapped
+
+MAX_CHANNELS, MAX_SIDE = 4096, 1 << 16  # of a picture that a run folder may speak of
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """uint8 images, turned into the model's channels and size, scaled to 0..1, normalised.
+
+    Args:
+        channels, image_size: of what the model gets; `image_size` is height and width.
+        scale: what the grey levels are divided by to reach 0..1.
+        mean, std: per channel, of the training split in 0..1; None leaves 0..1.
+        stored: channels, height and width of an image as the source has it; None of files, which are resized as they
+            are read, until their shorter side fits, and cropped in their middle.
+        background: what shows where a file is transparent.
+    """
+
+    channels: int
+    image_size: tuple[int, int]
+    scale: float
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    stored: tuple[int, int, int] | None
+    background: str = "white"
+    kind: ClassVar[str] = "pictures"
+
+    @property
+    def raw_shape(self) -> tuple[int, int, int]:
+        """Of a sample before anything is done to it, `(C, H, W)`."""
+        return self.stored or (self.channels, *self.image_size)
+
+    def transform(self, dtype: torch.dtype) -> ImageTransform:
+        return ImageTransform(self.channels, self.image_size, self.scale, dtype, self.mean, self.std)
+
+    def __call__(self, raw: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """uint8 `[N, *raw_shape]` as the model gets them."""
+        return self.transform(dtype)(raw.to(device))
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"kind": self.kind, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """Numbers, minus a mean and divided by a standard deviation.
+
+    Args:
+        shape: of one sample.
+        scaling: of each column of `[N, D]`, or one for all numbers of `[N, ...]`.
+    """
+
+    shape: tuple[int, ...]
+    scaling: Scaling
+    kind: ClassVar[str] = "numbers"
+
+    @property
+    def raw_shape(self) -> tuple[int, ...]:
+        return self.shape
+
+    def __call__(self, raw: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """`[N, *shape]` numbers of any kind as the model gets them; float32 stays float32, and all else is float64."""
+        numbers = raw.cpu().numpy()
+        kind = numbers.dtype if numbers.dtype.kind == "f" and numbers.dtype.itemsize == 4 else "float64"
+        numbers = numbers.astype(kind, copy=True)
+        self.scaling.apply(numbers)
+        return on_device(torch.from_numpy(numbers), device, dtype)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"kind": self.kind, "shape": list(self.shape), **self.scaling.as_dict()}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a table, by the recipe of its columns."""
+
+    recipe: Recipe
+    kind: ClassVar[str] = "table"
+
+    def __call__(self, raw: Tree, device: torch.device, dtype: torch.dtype) -> Tree:
+        """What `Recipe.apply` gives, as the model gets it."""
+        return mapped(lambda tensor: on_device(tensor, device, dtype), raw)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"kind": self.kind, **self.recipe.as_dict()}
+
+
+@dataclass(frozen=True)
+class AsTheyAre:
+    """Inputs that nothing is done to.
+
+    Args:
+        shape: of one sample.
+        dtype: as the source has them, such as `float32`.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    kind: ClassVar[str] = "as they are"
+
+    @property
+    def raw_shape(self) -> tuple[int, ...]:
+        return self.shape
+
+    def __call__(self, raw: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+        is_float = self.dtype.startswith(("float", "bfloat"))
+        return on_device(raw.to(torch.float64) if is_float and not raw.is_floating_point() else raw, device, dtype)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"kind": self.kind, **asdict(self)}
+
+
+Preparation = Pictures | Scaled | Rows | AsTheyAre
+
+
+def preparation_of(data: Data, splits: Splits) -> Preparation:
+    """What was done to the samples of a source to become the splits of a run."""
+    if (fitted := splits.transform) is not None:
+        stored = None if isinstance(data.train, ImageFiles) else tuple(data.train.inputs.shape[1:])
+        background = data.train.background if isinstance(data.train, FolderImages) else "white"
+        assert stored is None or len(stored) == 3
+        return Pictures(
+            fitted.channels, fitted.image_size, fitted.scale, fitted.mean, fitted.std, stored, background=background
+        )
+    if isinstance(data.recipe, Recipe):
+        return Rows(data.recipe)
+    shape = tuple(splits.input_shape)
+    if isinstance(data.recipe, Scaling):
+        return Scaled(shape, data.recipe)
+    assert not isinstance(data.train, ImageFiles)
+    return AsTheyAre(shape, str(data.train.inputs.dtype).removeprefix("torch."))
+
+
+def from_dict(found: Any) -> Preparation:
+    """Of what `as_dict` gave. Foreign text. Raises ValueError: it is something else."""
+    if not isinstance(found, Mapping):
+        raise ValueError("not what is done to inputs")
+    values = dict(found)
+    try:
+        match values.pop("kind"):
+            case Pictures.kind:
+                return _pictures(values)
+            case Scaled.kind:
+                return Scaled(_sizes(values.pop("shape")), Scaling.from_dict(values))
+            case Rows.kind:
+                return Rows(Recipe.from_dict(values))
+            case AsTheyAre.kind:
+                if not isinstance(values["dtype"], str) or not isinstance(getattr(torch, values["dtype"]), torch.dtype):
+                    raise TypeError("dtype")
+                return AsTheyAre(_sizes(values["shape"]), values["dtype"])
+            case kind:
+                raise ValueError(f"not what is done to inputs, but of kind {cut(str(kind))}")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not what is done to inputs ({cut(str(error))})") from error
+
+
+def _pictures(values: Mapping[str, Any]) -> Pictures:
+    size = _sizes(values["image_size"])
+    stored = None if values["stored"] is None else _sizes(values["stored"])
+    channels, scale, background = values["channels"], values["scale"], values["background"]
+    mean, std = (None if values[key] is None else _numbers(values[key]) for key in ("mean", "std"))
+    sides = [*size, *(stored or ())[1:]]
+    if (
+        type(channels) is not int
+        or not 1 <= channels <= MAX_CHANNELS
+        or len(size) != 2
+        or (stored is not None and len(stored) != 3)
+        or not all(1 <= side <= MAX_SIDE for side in sides)
+        or not isinstance(scale, int | float)
+        or not 0 < scale < math.inf
+        or background not in BACKGROUNDS
+        or (mean is None) != (std is None)
+        or (mean is not None and not len(mean) == len(std or ()) == channels)
+    ):
+        raise TypeError("sizes of pictures")
+    height, width = size
+    whole = None if stored is None else (stored[0], stored[1], stored[2])
+    return Pictures(channels, (height, width), float(scale), mean, std, whole, background)
+
+
+def _sizes(found: Sequence[Any]) -> tuple[int, ...]:
+    if not isinstance(found, list | tuple) or not all(type(size) is int and 0 <= size < 1 << 40 for size in found):
+        raise TypeError("a shape")
+    return tuple(found)
+
+
+def _numbers(found: Sequence[Any]) -> tuple[float, ...]:
+    numbers = tuple(map(float, found))
+    if not all(map(math.isfinite, numbers)):
+        raise TypeError("numbers")
+    return numbers

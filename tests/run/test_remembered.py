@@ -1,0 +1,159 @@
+"""A run leaves what its model's users need: what is done to inputs, what outputs stand for, and its test in detail."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from trainer import meaning
+from trainer.losses import Composite, L2Penalty, LossFunction, SumSquaredError
+from trainer.meaning import Classes, Numbers, Unread
+
+Train = Callable[..., dict[str, Any]]
+NAMES = {"loss": "its", "model": "its", "data": "its"}
+TINY = ("max_steps=5", "name=x", "monitor=off")
+
+
+def left(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`model.json`, and the arrays of `predictions.npz`, read without pickle."""
+    with np.load(folder / "predictions.npz", allow_pickle=False) as stored:
+        return json.loads((folder / "model.json").read_text()), dict(stored)
+
+
+def test_of_pictures(train: Train, tmp_path: Path) -> None:
+    result = train(*TINY)
+    model, found = left(tmp_path / "runs/x")
+    assert model["inputs"]["kind"] == "pictures"
+    assert model["outputs"]["names"] == list("0123456789")
+    assert model["metrics"] == ["loss", "accuracy"]
+    assert model["versions"].keys() == {"train", "torch", "numpy", "python"}
+    assert len(found["id"]) == len(found["target"]) == len(found["outputs"]) == 359
+    assert (found["outputs"].argmax(1) == found["target"]).mean() == result["test/accuracy"]
+    assert found["loss"].astype(np.float64).mean() == pytest.approx(result["test/loss"], rel=1e-6)
+    assert json.loads(str(found["about"]))["step"] == 5
+
+
+def test_ids_are_rows_of_the_file_or_paths(train: Train, tmp_path: Path, sources: dict[str, tuple[str, ...]]) -> None:
+    train("data=table", *sources["table"], "model=two_layer", *TINY)
+    _, found = left(tmp_path / "runs/x")
+    lines = Path(sources["table"][0].partition("=")[2]).read_text().splitlines()[1:]
+    kinds = [lines[row].rpartition(",")[2] for row in found["id"]]
+    assert [f"k{target}" for target in found["target"]] == kinds
+    train("data=image_folder", *sources["image_folder"], "model=two_layer", "max_steps=5", "name=y")
+    _, found = left(tmp_path / "runs/y")
+    assert [("cat", "dog").index(Path(path).parent.name) for path in found["id"]] == found["target"].tolist()
+
+
+def test_of_numbers_and_in_half_precision(train: Train, tmp_path: Path) -> None:
+    result = train(
+        "data=random_regression", "model=two_layer", "loss=mse", "precision=bfloat16", *TINY, "data.num_samples=40"
+    )
+    model, found = left(tmp_path / "runs/x")
+    assert model["outputs"] == {"kind": "numbers", "num_outputs": 10}
+    assert found["outputs"].dtype == found["loss"].dtype == np.float32
+    assert ((found["outputs"] - found["target"]) ** 2).mean() == pytest.approx(result["test/loss"], rel=1e-2)
+
+
+def test_of_many_outputs_the_largest_are_kept(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.run.remembered.MAX_NUMBERS", 1000)
+    result = train(*TINY)
+    _, found = left(tmp_path / "runs/x")
+    assert "outputs" not in found
+    assert found["top_classes"].shape == found["top_probabilities"].shape == (359, 5)
+    assert (found["top_classes"][:, 0] == found["target"]).mean() == result["test/accuracy"]
+
+
+def test_a_run_that_continues_leaves_the_last_test(train: Train, tmp_path: Path) -> None:
+    train(*TINY)
+    (tmp_path / "runs/x/model.json").unlink()  # as in the folder of an older release
+    train("max_steps=9", *TINY[1:])
+    model, found = left(tmp_path / "runs/x")
+    assert model["format"] == 1
+    assert json.loads(str(found["about"]))["step"] == 9
+
+
+CRITERIA = [
+    (nn.CrossEntropyLoss(), "logits"),
+    (nn.CrossEntropyLoss(label_smoothing=0.1), "logits"),
+    (nn.NLLLoss(), "log_probabilities"),
+    (nn.NLLLoss(), "probabilities"),
+    (nn.BCEWithLogitsLoss(), "logits"),
+    (nn.MSELoss(), "logits"),
+    (nn.HuberLoss(), "logits"),
+    (nn.MSELoss(reduction="sum"), "logits"),
+    (SumSquaredError(), "logits"),
+    (
+        Composite(
+            {
+                "ce": {"weight": 0.5, "criterion": nn.CrossEntropyLoss()},
+                "mse": {"weight": 2, "criterion": nn.MSELoss()},
+            }
+        ),
+        "logits",
+    ),
+]
+
+
+@pytest.mark.parametrize(("criterion", "gives"), CRITERIA)
+def test_losses_of_samples_come_to_the_loss(criterion: nn.Module, gives: str) -> None:
+    model = nn.Linear(4, 3)
+    model.gives = gives  # type: ignore[assignment]
+    loss_fn = LossFunction(criterion, model, Classes(3), NAMES)
+    outputs, targets = torch.randn(7, 3), torch.arange(7) % 3
+    outputs = {"logits": outputs, "probabilities": outputs.softmax(1), "log_probabilities": outputs.log_softmax(1)}[
+        gives
+    ]
+    each = loss_fn.each(outputs, targets)
+    assert each is not None
+    assert each.shape == (7,)
+    whole = each.sum() if any(term.kind == "sum" for term in loss_fn.terms) else each.mean()
+    assert torch.allclose(whole, loss_fn(outputs, targets).total)
+
+
+def test_a_loss_of_somebody_else_or_a_penalty_has_none_of_its_own() -> None:
+    class Mine(nn.Module):
+        def forward(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            return outputs.sum()
+
+    model = nn.Linear(4, 3)
+    outputs, targets = torch.randn(7, 3), torch.arange(7) % 3
+    assert LossFunction(Mine(), model, Classes(3), NAMES).each(outputs, targets) is None
+    terms = {
+        "ce": {"weight": 1, "criterion": nn.CrossEntropyLoss()},
+        "l2": {"weight": 9, "criterion": L2Penalty()},
+    }
+    each = LossFunction(Composite(terms), model, Classes(3), NAMES).each(outputs, targets)
+    assert each is not None
+    assert torch.equal(each, nn.CrossEntropyLoss(reduction="none")(outputs, targets))
+
+
+@pytest.mark.parametrize("its", [Classes(2, ("a", "b"), "probabilities", "values"), Classes(3), Numbers(2), Unread(1)])
+def test_a_meaning_comes_back_from_json(its: meaning.Meaning) -> None:
+    assert meaning.from_dict(json.loads(json.dumps(meaning.as_dict(its)))) == its
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        None,
+        [],
+        {},
+        {"kind": "magic"},
+        {"kind": "numbers"},
+        {"kind": "numbers", "num_outputs": 0},
+        {"kind": "numbers", "num_outputs": 10**12},
+        {"kind": "numbers", "num_outputs": 1, "metrics": []},
+        {"kind": "classes", "num_classes": 2, "names": ["a"], "gives": "logits", "compared_with": "index"},
+        {"kind": "classes", "num_classes": 2, "names": [1, 2], "gives": "logits", "compared_with": "index"},
+        {"kind": "classes", "num_classes": 2, "names": [], "gives": "a name", "compared_with": "index"},
+        {"kind": "classes", "num_classes": 2, "names": [], "gives": ["x"], "compared_with": "index"},
+    ],
+)
+def test_a_foreign_meaning_is_refused(found: Any) -> None:
+    with pytest.raises(ValueError, match="not what"):
+        meaning.from_dict(found)
