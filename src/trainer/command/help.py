@@ -7,7 +7,8 @@ from pathlib import Path
 
 from trainer import __version__
 from trainer.command.folders import options
-from trainer.command.verbs import HELP, VERBS
+from trainer.command.using import OPTIONS
+from trainer.command.verbs import HELP, USES, VERBS
 from trainer.config.schema import GROUPS
 from trainer.errors import UserError, nearest
 
@@ -62,6 +63,9 @@ def help_text(folders: list[Path]) -> str:
         "Looking at finished runs:",
         HELP,
         "",
+        "Using them (train help after):",
+        USES,
+        "",
         f"The manual: train help TOPIC, of {', '.join(topics())}.",
         'Tab completion: eval "$(train -sc install=bash)". More flags, Hydra\'s own: train --hydra-help.',
     ]
@@ -90,7 +94,8 @@ def show_help(words: Sequence[str]) -> int:
         print("\n".join(f"  {topic:<{width}}  {about}" for topic, about in known.items()))
         print("\ntrain --help lists what can be chosen, with examples.")
         return 0
-    topic = "runs" if words[0] in VERBS else words[0].lower()
+    of_verbs = {**dict.fromkeys(VERBS, "runs"), **dict.fromkeys(OPTIONS, "after")}
+    topic = of_verbs.get(words[0], words[0].lower())
     if topic not in known or len(words) > 1:
         what = " ".join(words)
         raise UserError(f"help {what}: there is no such topic.{nearest(topic, known)} There is {', '.join(known)}.")

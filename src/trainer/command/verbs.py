@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainer.command import using
 from trainer.errors import UserError, nearest
 
 HELP = """\
@@ -13,6 +14,9 @@ HELP = """\
   train compare SWEEP [--png FILE]        its settings, the best first, which key mattered; sweep.metric=val/loss
   train show RUN                          one run: what was typed, results, diagnosis, files, how to continue
   train board [DIR] [port=6006]           TensorBoard, for this machine alone"""
+USES = """\
+  train evaluate RUN                      all metrics and each class, on its own test split or on new data
+    split=val  data.path=new.csv  checkpoint=best  --json  --csv  --png DIR"""
 
 # What each verb takes beside folders.
 KEYS: dict[str, tuple[str, ...]] = {
@@ -20,6 +24,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "compare": ("--png", "sweep.metric"),
     "show": (),
     "board": ("port",),
+    **{verb: using.known(verb) for verb in using.OPTIONS},
 }
 VERBS = tuple(KEYS)
 _FLAGS = ("--csv", "--json")
@@ -35,6 +40,8 @@ def run_verb(argv: Sequence[str]) -> int:
         UserError: a word is wrong, or names nothing that is there.
     """
     verb = argv[0]
+    if verb in using.OPTIONS:
+        return using.use(verb, argv[1:])
     folders, options = sorted_words(verb, argv[1:])
     if verb in ("runs", "board"):
         if len(folders) > 1:

@@ -42,3 +42,18 @@ def not_asked_for(data: Mapping[str, Any], typed: Sequence[str]) -> str:
 
 def _is_typed(key: str, typed: Sequence[str]) -> bool:
     return any(word == key or word.startswith(f"{key}.") for word in typed)
+
+
+@lru_cache
+def shipped(name: str) -> dict[str, Any]:
+    """The config `<name>.yaml`, such as `train` or `data/mnist`; empty where there is none. Not to be changed."""
+    import yaml
+
+    path = CONFIGS / f"{name}.yaml"
+    return dict(yaml.safe_load(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+def defaults() -> dict[str, Any]:
+    """Every key of ours that belongs to no group, with its value where nothing is typed."""
+    whole = {**shipped("train"), "monitor": shipped("monitor/full")}
+    return {key: value for key, value in whole.items() if key not in ("defaults", "hydra")}

@@ -68,40 +68,22 @@ def load(
         UserError: the file is missing, damaged or of another kind, or its numbers do not fit the task.
     """
     file = existing_path("data.path", path)
-    match file.suffix.lower():
-        case ".npz":
-            parts = _read_npz(file, targets)
-        case ".npy":
-            parts = {"train": _read_npy_pair(file, targets)}
-        case suffix if suffix in SUFFIXES:
-            try:
-                data = table.load(
-                    path,
-                    targets,
-                    task,
-                    num_classes,
-                    standardize=standardize,
-                    val_fraction=val_fraction,
-                    test_fraction=test_fraction,
-                    split_seed=split_seed,
-                )
-            except UserError as error:
-                raise UserError(_by_table(str(error))) from error
-            return replace(data, notes=tuple(map(_by_table, data.notes)))
-        case suffix:
-            hint = " Try data=image_folder for a folder of images." if file.is_dir() else ""
-            raise UserError(
-                f"data.path={file}: {cut(suffix) or 'this'} is not read; accepted are .npz, .npy or a table "
-                f"({', '.join(SUFFIXES)}).{hint}"
+    if file.suffix.lower() in SUFFIXES:
+        try:
+            data = table.load(
+                path,
+                targets,
+                task,
+                num_classes,
+                standardize=standardize,
+                val_fraction=val_fraction,
+                test_fraction=test_fraction,
+                split_seed=split_seed,
             )
-    for split, (x, y) in parts.items():
-        if x.ndim == 0 or y.ndim == 0 or len(x) != len(y):
-            raise UserError(
-                f"data.path={file}: {split}: inputs of shape {list(x.shape)} and targets of shape {list(y.shape)}; "
-                f"each row of inputs needs a row of targets. Give arrays of one length."
-            )
-        if not x.size or not y.size:
-            raise UserError(f"data.path={file}: {split}: inputs of shape {list(x.shape)} hold nothing. Give samples.")
+        except UserError as error:
+            raise UserError(_by_table(str(error))) from error
+        return replace(data, notes=tuple(map(_by_table, data.notes)))
+    parts = read_pairs(file, targets)
     missing = {split: part for split, part in (("val", val_fraction), ("test", test_fraction)) if split not in parts}
     rows = split_off(len(parts["train"][0]), split_seed, **missing) if missing else {}
     inputs = _to_inputs({split: x for split, (x, _) in parts.items()}, file, standardize)
@@ -131,6 +113,42 @@ def load(
         recipe=scaling,
         rows=dict(rows),
     )
+
+
+def read_pairs(file: Path, targets: object) -> dict[str, Pair]:
+    """What an `.npz`, or a pair of `.npy`, holds, as it is: split to inputs and targets; all `train` without splits.
+
+    Args:
+        targets: for an `.npy` the `.npy` of targets; for an `.npz` None.
+
+    Raises:
+        UserError: it is of another kind, damaged, or has no row of targets for each row of inputs.
+    """
+    match file.suffix.lower():
+        case ".npz":
+            parts = _read_npz(file, targets)
+        case ".npy":
+            parts = {"train": _read_npy_pair(file, targets)}
+        case suffix:
+            hint = " Try data=image_folder for a folder of images." if file.is_dir() else ""
+            raise UserError(
+                f"data.path={file}: {cut(suffix) or 'this'} is not read; accepted are .npz, .npy or a table "
+                f"({', '.join(SUFFIXES)}).{hint}"
+            )
+    for split, (x, y) in parts.items():
+        if x.ndim == 0 or y.ndim == 0 or len(x) != len(y):
+            raise UserError(
+                f"data.path={file}: {split}: inputs of shape {list(x.shape)} and targets of shape {list(y.shape)}; "
+                f"each row of inputs needs a row of targets. Give arrays of one length."
+            )
+        if not x.size or not y.size:
+            raise UserError(f"data.path={file}: {split}: inputs of shape {list(x.shape)} hold nothing. Give samples.")
+    return parts
+
+
+def raw_inputs(parts: Mapping[str, Array], file: Path) -> dict[str, Array]:
+    """Inputs that are not to be standardised: images as uint8 `[N, C, H, W]`, whole numbers as int64, floats."""
+    return _to_inputs(parts, file, standardize=False)
 
 
 def _counting_note(inputs: Array) -> list[str]:

@@ -46,9 +46,9 @@ def load(
     folder = existing_path("data.root", root)
     others: Counter[str] = Counter()
     try:
-        folders = _split_folders(folder)
+        folders = split_folders(folder)
         class_names = tuple(path.name for path in _subfolders(folders["train"]))
-        parts = {split: _find_images(path, class_names, background, others) for split, path in folders.items()}
+        parts = {split: find_images(path, class_names, background, others) for split, path in folders.items()}
     except OSError as error:
         raise UserError(
             f"data.root={root}: {error.filename}: {error.strerror}. Give a folder of folders that you may read."
@@ -80,7 +80,7 @@ def _subfolders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _split_folders(folder: Path) -> dict[str, Path]:
+def split_folders(folder: Path) -> dict[str, Path]:
     """The folders of the splits that have one; `folder` itself is `train` where it holds the classes."""
     found = {path.name: path for path in _subfolders(folder)}
     if not found:
@@ -96,7 +96,7 @@ def _split_folders(folder: Path) -> dict[str, Path]:
     return folders
 
 
-def _find_images(folder: Path, class_names: tuple[str, ...], background: str, others: Counter[str]) -> FolderImages:
+def find_images(folder: Path, class_names: tuple[str, ...], background: str, others: Counter[str]) -> FolderImages:
     """All images of one split, class by class; `others` gets the endings of the files that are passed over."""
     paths: list[str] = []
     labels: list[int] = []

@@ -3,10 +3,11 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from trainer.computation import Computation, Work, in_parts, spread
@@ -125,3 +126,14 @@ def products(work: Work, is_compiled: bool, num_runs: int = 1) -> AbstractContex
     shape = getattr(work.sample().inputs, "shape", (1,))
     num_places = math.prod(shape[2:]) if is_compiled else 0
     return fast_products(work.state.model, min(work.batch_size, work.samples_per_step), num_runs, num_places)
+
+
+@contextlib.contextmanager
+def for_use(model: nn.Module, device: torch.device, num_samples: int) -> Iterator[nn.Module]:
+    """What gives a trained model's outputs, to the bits that it gave in the test of its run.
+
+    Args:
+        num_samples: that a step of its training had go through at once.
+    """
+    with fast_products(model, num_samples) if device.type == "cpu" else contextlib.nullcontext():
+        yield in_blocks(model)

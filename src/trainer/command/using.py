@@ -1,0 +1,106 @@
+"""The words of the verbs that use a finished run: whose run it is, what is given to it, and what is typed of keys."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from trainer.config.schema import is_as_typed
+from trainer.errors import UserError, nearest
+
+# Each verb's own words, beside those that all of them take.
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "evaluate": ("split", "batch_size", "--json", "--csv", "--png"),
+}
+FLAGS = ("--json", "--csv")
+SHARED = ("checkpoint", "device", "precision", "threads", "trust")
+WITH_DATA = ("evaluate",)
+
+
+class Used(NamedTuple):
+    """
+    Args:
+        places: words that are no `key=value`: the run, and what is given to it.
+        options: of the verb, as typed; a flag is there with an empty text.
+        keys: of the config, dotted, with their values.
+    """
+
+    places: list[str]
+    options: dict[str, str]
+    keys: dict[str, Any]
+
+
+def known(verb: str) -> tuple[str, ...]:
+    """What a verb takes beside a run."""
+    return (*OPTIONS[verb], *SHARED, *(("data",) if verb in WITH_DATA else ()))
+
+
+def used(verb: str, words: Sequence[str]) -> Used:
+    """
+    Raises:
+        UserError: the verb has no such word, or its value is missing.
+    """
+    found = Used([], {}, {})
+    rest = iter(words)
+    for word in rest:
+        name, sign, value = word.partition("=")
+        first = name.split(".")[0]
+        if word in FLAGS and word in OPTIONS[verb]:
+            found.options[word] = ""
+        elif (name in known(verb) and (sign or name.startswith("--"))) or (sign and first == "data" in known(verb)):
+            value = value if sign else next(rest, "")
+            if not value:
+                raise UserError(f"{name}: has no value. Type train help after for what train {verb} takes.")
+            if name in OPTIONS[verb] or name == "checkpoint":
+                found.options[name] = value
+            else:
+                found.keys[name] = value if is_as_typed(name) else parsed(name, value)
+        elif word.startswith("--") or (sign and name.replace(".", "").isidentifier() and not Path(word).exists()):
+            hint = nearest(name, known(verb)) or f" It takes {', '.join(known(verb))}."
+            raise UserError(f"{word}: train {verb} has no such word.{hint}")
+        else:
+            found.places.append(word)
+    return found
+
+
+def parsed(key: str, value: str) -> Any:
+    """The value as a config would have it. Raises UserError: it is no value."""
+    import yaml
+
+    from trainer.disk import foreign
+
+    try:
+        return foreign.read_yaml(value)
+    except (ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{key}={value}: is no value. Type a number, a word or a list such as [a,b].") from error
+
+
+def one_run(verb: str, places: Sequence[str]) -> str:
+    """The run, of a verb that takes nothing else. Raises UserError: there is none, or more."""
+    if len(places) != 1:
+        raise UserError(f"train {verb} takes one run, not {len(places)}. train runs lists them.")
+    return places[0]
+
+
+def whole(options: dict[str, str], name: str, default: int | None = None) -> int | None:
+    """An option that is a whole number from 1. Raises UserError: it is none."""
+    if name not in options:
+        return default
+    if not options[name].isdecimal() or not 1 <= int(options[name]) < 10**9:
+        raise UserError(f"{name}={options[name]}: must be a whole number >= 1. Try {name}={default or 64}.")
+    return int(options[name])
+
+
+def use(verb: str, words: Sequence[str]) -> int:
+    """What `train evaluate ...` and its kin ask for. Returns the exit code."""
+    places, options, keys = used(verb, words)
+    try:
+        if verb == "evaluate":
+            from trainer.use.evaluate import show_evaluation
+
+            form = next((flag.removeprefix("--") for flag in FLAGS if flag in options), "table")
+            run, size = one_run(verb, places), whole(options, "batch_size")
+            split, checkpoint = options.get("split"), options.get("checkpoint")
+            return show_evaluation(run, checkpoint, split, keys, size, form, options.get("--png"))
+    except ModuleNotFoundError as error:
+        raise UserError(f"the module {error.name} is missing. Type pip install {error.name}.") from error
+    raise AssertionError(verb)

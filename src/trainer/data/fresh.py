@@ -1,0 +1,180 @@
+"""New samples with targets, for a model that is trained already: raw inputs, and targets as the model counts them."""
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trainer.data import arrays
+from trainer.data.image_files import FolderImages, look
+from trainer.data.image_folder import find_images, split_folders
+from trainer.data.quoting import cut, listed
+from trainer.data.source import Data, ImageFiles, Samples, existing_path
+from trainer.data.table import Wanted, refuse_problems
+from trainer.data.tables.columns import Numbers as NumberColumn
+from trainer.data.tables.columns import Table, Words
+from trainer.data.tables.read import read
+from trainer.data.tables.recipe import Inputs, Recipe, as_words
+from trainer.errors import UserError
+from trainer.meaning import Classes, Meaning, Numbers
+
+Array = NDArray[Any]
+HOW = ("delimiter", "decimal", "encoding", "header")  # what a table is read by
+
+
+def of_table(
+    path: str | None, recipe: Recipe, meaning: Meaning, how: Mapping[str, Any], notes: list[str]
+) -> tuple[Inputs, Tensor]:
+    """All rows of a table that has the columns which the model was trained with, its targets among them.
+
+    Args:
+        how: of `HOW`, as for `trainer.data.tables.delimited.read`.
+        notes: gets what its user should know.
+
+    Raises:
+        UserError: a column is missing, or a target is none of the model's.
+    """
+    file = existing_path("data.path", path)
+    aims: list[Any] = [name if recipe.has_names else int(name) for name in recipe.targets]
+    task = "classification" if isinstance(meaning, Classes) else "regression"
+    wanted = Wanted(file, aims, task)
+    used = [column.name for column in recipe.columns]
+
+    def choose(names: Sequence[str], has_names: bool) -> Mapping[str, str]:
+        uses = {name: "words" if name in recipe.words else "auto" if name in used else "none" for name in names}
+        return uses | dict(wanted.choose(names, has_names)) | {n: uses[n] for n in names if n not in recipe.targets}
+
+    known = {key: str(how.get(key, "auto")).lower() for key in HOW}
+    known["header"] = known["header"] if known["header"] != "auto" or recipe.has_names else "false"
+    table = read(file, choose, **known, called=[*used, *recipe.targets] if recipe.has_names else ())
+    notes += table.notes
+    refuse_problems(table, [], wanted)
+    inputs = recipe.apply(table, notes)
+    columns = [table.columns[name] for name in wanted.targets]
+    if isinstance(meaning, Classes):
+        return inputs, _classes_of(table, wanted.targets[0], meaning)
+    values = []
+    for name, column in zip(wanted.targets, columns, strict=True):
+        if not isinstance(column, NumberColumn):
+            raise UserError(
+                f"data.path={file}: column {cut(name)} holds no numbers, and the model gives numbers there."
+            )
+        values.append(column.values)
+    return inputs, torch.from_numpy(np.stack(values, 1))
+
+
+def _classes_of(table: Table, name: str, classes: Classes) -> Tensor:
+    column = table.columns[name]
+    words = as_words(column) if isinstance(column, NumberColumn) else column
+    assert isinstance(words, Words)  # `refuse_problems` lets nothing else pass
+    of_level = class_numbers(words.levels, classes, f"data.path={table.path}: column {cut(name)}")
+    return torch.from_numpy(of_level[words.codes])
+
+
+def class_numbers(labels: Sequence[object], classes: Classes, where: str) -> NDArray[np.int64]:
+    """The number of the class that each label names; classes without names are called 0, 1 ...
+
+    Raises:
+        UserError: one names none.
+    """
+    names = classes.names or tuple(map(str, range(classes.num_classes)))
+    number_of = {name: number for number, name in enumerate(names)}
+    if not classes.names and classes.num_classes == 2:
+        number_of |= {"false": 0, "true": 1}
+    found = [number_of.get(str(label), number_of.get(str(label).lower())) for label in labels]
+    if None in found:
+        unknown = [str(label) for label, number in zip(labels, found, strict=True) if number is None]
+        raise UserError(f"{where}: {listed(unknown)}: no class of the model's, which are {listed(names)}.")
+    return np.array(found, np.int64)
+
+
+def of_arrays(path: str | None, targets: object, meaning: Meaning, split: str | None) -> tuple[Tensor, Tensor]:
+    """The samples in an `.npz` or a pair of `.npy`, raw: those of the split where the file has several, or else all.
+
+    Raises:
+        UserError: the file can't be read, has no such split, or a target is none of the model's.
+    """
+    file = existing_path("data.path", path)
+    parts = arrays.read_pairs(file, targets)
+    chosen = parts if len(parts) == 1 or split == "all" else {s: pair for s, pair in parts.items() if s == split}
+    if not chosen:
+        raise UserError(f"split={split}: {file} has {', '.join(parts)}. Type split=all for all of them.")
+    inputs = arrays.raw_inputs({name: x for name, (x, _) in chosen.items()}, file)
+    x = torch.from_numpy(np.ascontiguousarray(np.concatenate(list(inputs.values()))))
+    y = np.concatenate([y for _, y in chosen.values()])
+    if isinstance(meaning, Classes):
+        if y.size != len(y):
+            raise UserError(f"data.path={file}: targets of shape {list(y.shape)}; the model knows classes, [N].")
+        labels, where = np.unique(y.reshape(-1), return_inverse=True)
+        words = [str(int(label)) if _is_whole(label) else str(label) for label in labels]
+        return x, torch.from_numpy(class_numbers(words, meaning, f"data.path={file}: targets")[where.reshape(-1)])
+    return x, torch.from_numpy(y.astype(np.float64).reshape(len(y), -1))
+
+
+def _is_whole(label: Any) -> bool:
+    return not isinstance(label, str) and float(label).is_integer()
+
+
+def of_folder(root: str | None, classes: Classes, background: str, split: str | None, notes: list[str]) -> FolderImages:
+    """The images in a folder per class: of the split where the folder has `train`, `val` and `test`, or else all.
+
+    Raises:
+        UserError: there is none, it has a class that the model does not know, or a file is no whole image.
+    """
+    folder = existing_path("data.root", root)
+    others: Counter[str] = Counter()
+    try:
+        folders = split_folders(folder)
+        chosen = folders if len(folders) == 1 or split == "all" else {s: p for s, p in folders.items() if s == split}
+        if not chosen:
+            raise UserError(f"split={split}: {folder} has {', '.join(folders)}. Type split=all for all of them.")
+        parts = [find_images(path, classes.names, background, others) for path in chosen.values()]
+    except OSError as error:
+        raise UserError(
+            f"data.root={root}: {error.filename}: {error.strerror}. Give a folder that you may read."
+        ) from error
+    paths = [path for part in parts for path in part.paths]
+    files = FolderImages(paths, torch.cat([part.targets for part in parts]), background)
+    notes += look(files)
+    return files
+
+
+def renumbered(data: Data, split: str, meaning: Meaning) -> Samples | ImageFiles:
+    """A split of another source, its classes numbered as the model counts them.
+
+    Raises:
+        UserError: it has other targets than the model, or a class that the model does not know.
+    """
+    samples: Any = getattr(data, split)
+    if isinstance(meaning, Numbers):
+        if isinstance(data.meaning, Classes) or data.meaning.num_outputs != meaning.num_outputs:
+            raise UserError(f"data: targets of {_told(data.meaning)}; the model gives {_told(meaning)}.")
+        return samples
+    if not isinstance(meaning, Classes):
+        return samples
+    if not isinstance(data.meaning, Classes):
+        raise UserError(f"data: targets of {_told(data.meaning)}; the model gives {_told(meaning)}.")
+    names = data.meaning.names or tuple(map(str, range(data.meaning.num_classes)))
+    present = samples.targets.unique().tolist()
+    of_class = torch.zeros(len(names), dtype=torch.int64)
+    of_class[present] = torch.from_numpy(class_numbers([names[i] for i in present], meaning, "data"))
+    targets = of_class[samples.targets]
+    if isinstance(samples, Samples):
+        return Samples(samples.inputs, targets)
+    samples.targets = targets
+    return samples
+
+
+def _told(meaning: Meaning) -> str:
+    return f"{meaning.num_outputs} {'classes' if isinstance(meaning, Classes) else 'numbers'}"
+
+
+def is_folder(path: object) -> bool:
+    """Whether there is a folder of that name."""
+    return path is not None and os.path.isdir(Path(str(path)).expanduser())

@@ -1,0 +1,284 @@
+"""`train evaluate`: what a finished run's model is worth, on the run's own splits or on new data."""
+
+import contextlib
+import csv
+import json
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from rich.text import Text
+from torch import Tensor, nn
+
+from trainer.data.batches import Batch, Batches
+from trainer.disk.files import cannot_write
+from trainer.errors import UserError, nearest
+from trainer.evaluate import evaluate
+from trainer.finished.classes import OfClass, confusion, macro, per_class
+from trainer.finished.table import Column, open_console, print_lines, table
+from trainer.losses import LossFunction
+from trainer.meaning import Classes
+from trainer.monitor.pictures import confusion_matrix, wrong_samples
+from trainer.monitor.predictions import Collector, Predictions
+from trainer.run.length import length_of
+from trainer.run.loss import build_loss
+from trainer.run.parts import sample_of
+from trainer.trees import Tree
+from trainer.use.find import find
+from trainer.use.samples import SPLITS, Labelled, labelled
+from trainer.use.trained import Trained, open_run
+
+MOST_CLASSES = 50  # in a table on a terminal; --json has all of them
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """
+    Args:
+        split: whose; of new data, too.
+        numbers: `loss`, its terms and the metrics.
+        expected: what the run has measured there itself with these weights; empty where it hasn't.
+        classes: a row per class; empty where there are none.
+        confusion: `[C][C]`, rows are what samples are; empty likewise.
+    """
+
+    trained: Trained
+    labelled: Labelled
+    split: str
+    numbers: dict[str, float]
+    expected: dict[str, float]
+    classes: list[OfClass]
+    confusion: list[list[int]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values alone, for JSON, which has no NaN."""
+        return {
+            "run": str(self.trained.found.folder),
+            "checkpoint": str(self.trained.found.checkpoint),
+            "step": self.trained.step,
+            "data": self.labelled.told,
+            "split": self.split if self.labelled.is_own else None,
+            "samples": len(self.labelled.batches),
+            "device": str(self.trained.device),
+            "metrics": {name: n if math.isfinite(n) else None for name, n in self.numbers.items()},
+            "as_in_result": self.numbers == self.expected if self.expected else None,
+            "classes": [row._asdict() for row in self.classes],
+            "confusion": self.confusion,
+        }
+
+
+def evaluation(
+    trained: Trained,
+    split: str | None = None,
+    typed: Mapping[str, Any] | None = None,
+    batch_size: int | None = None,
+    pictures: Path | None = None,
+) -> Evaluation:
+    """
+    Args:
+        split: None: test of the run's own data; of new data its test split, or all of it where it has no splits.
+        typed: dotted keys; those of `data` say which new data.
+        batch_size: at most so many samples go through the model at once; None as in training.
+        pictures: a folder that gets `confusion.png` and `wrong.png`.
+
+    Raises:
+        UserError: the data is not there, or is not what the model takes.
+    """
+    found = labelled(trained, split, typed or {})
+    settings, splits, device = trained.settings, found.splits, trained.device
+    batches = found.batches if batch_size is None else InParts(found.batches, batch_size)
+    loss_fn = build_loss(settings, found.data, splits, trained.model, sample_of(batches), trained.precision)
+    load_loss(trained, loss_fn)
+    length = length_of(settings, len(splits.train))
+    taken = Taken(loss_fn)
+    with contextlib.ExitStack() as stack:
+        network = stack.enter_context(quick(trained, min(length.batch_size, length.samples_per_step)))
+        collector = None
+        if pictures is not None:
+            collector = stack.enter_context(Collector(network, len(batches), loss_fn.meaning))
+
+        def keep(inputs: Tree, outputs: Tree, targets: Tree) -> None:
+            taken.add(outputs, targets)
+            if collector is not None:
+                collector.add(inputs, outputs, targets)
+
+        numbers = evaluate(network, loss_fn, batches, device, trained.precision, keep)
+    assert numbers is not None  # nobody asks for a stop
+    if pictures is not None and collector is not None:
+        draw(pictures, collector.predictions(), loss_fn)
+    name = split or "test"
+    rows, counts = taken.counted(len(batches))
+    expected = measured(trained, name, numbers) if found.is_own else {}
+    return Evaluation(trained, found, name, numbers, expected, rows, counts)
+
+
+def measured(trained: Trained, split: str, numbers: Mapping[str, float]) -> dict[str, float]:
+    """What `result.json` has of a split for these weights."""
+    if trained.result.get("steps") != trained.step:
+        return {}
+    found = {name: trained.result.get(f"{split}/{name}") for name in numbers}
+    return {name: n for name, n in found.items() if isinstance(n, float)}
+
+
+def load_loss(trained: Trained, loss_fn: LossFunction) -> None:
+    """Gives the loss the parameters and buffers that it had. Raises UserError: they do not fit."""
+    try:
+        loss_fn.load_state_dict(trained.state.get("loss", {}))
+    except Exception as error:  # of every kind: the file may be anybody's
+        reason = " ".join(str(error).split())[:300].rstrip(".")
+        raise UserError(f"{trained.found.checkpoint}: does not fit the loss: {reason}.") from error
+
+
+@contextlib.contextmanager
+def quick(trained: Trained, num_samples: int) -> Iterator[nn.Module]:
+    """What gives the same as the model, as the run computed it: with its short cuts, so that bits are equal."""
+    if not trained.settings.fast:
+        yield trained.model
+        return
+    from trainer.fast.choose import for_use
+
+    with for_use(trained.model, trained.device, num_samples) as network:
+        yield network
+
+
+class InParts:
+    """A split whose batches have at most so many samples."""
+
+    def __init__(self, batches: Batches, size: int) -> None:
+        self.batches, self.size = batches, size
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    @property
+    def targets(self) -> Tree:
+        return self.batches.targets
+
+    def training(
+        self, batch_size: int, seed: int, first_step: int, rank: int = 0, world_size: int = 1
+    ) -> Iterator[Batch]:
+        return self.batches.training(batch_size, seed, first_step, rank, world_size)
+
+    def in_order(self, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
+        for batch in self.batches.in_order(rank, world_size):
+            yield from batch.parts(self.size)
+
+
+class Taken:
+    """What samples were taken for, class by class."""
+
+    def __init__(self, loss_fn: LossFunction) -> None:
+        self.meaning = loss_fn.meaning
+        self._targets: list[Tensor] = []
+        self._predicted: list[Tensor] = []
+
+    def add(self, outputs: Tree, targets: Tree) -> None:
+        if not isinstance(self.meaning, Classes) or not isinstance(targets, Tensor) or targets.dim() != 1:
+            return
+        scores = self.meaning.scores_of(outputs)
+        if scores is not None:
+            self._targets.append(targets)
+            self._predicted.append(self.meaning.predicted(scores))
+
+    def counted(self, num_samples: int) -> tuple[list[OfClass], list[list[int]]]:
+        """A row per class, and the confusion matrix; both empty where not every sample has one class."""
+        if not isinstance(self.meaning, Classes) or sum(map(len, self._targets)) != num_samples:
+            return [], []
+        targets, predicted = (torch.cat(parts).cpu().numpy() for parts in (self._targets, self._predicted))
+        number = self.meaning.num_classes
+        names = [self.meaning.name(i) for i in range(number)]
+        matrix = confusion(targets, predicted, number).tolist() if number <= 1000 else []
+        return per_class(targets, predicted, number, names), matrix
+
+
+def draw(folder: Path, predictions: Predictions, loss_fn: LossFunction) -> None:
+    """`confusion.png`, and `wrong.png` of pictures. Raises UserError: there are no classes, or no room."""
+    pixels = confusion_matrix(predictions, loss_fn.meaning)
+    if pixels is None:
+        raise UserError(f"--png {folder}: the model's outputs are no classes; there is no confusion matrix to draw.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / "confusion.png")
+        if (wrong := wrong_samples(predictions, loss_fn.meaning)) is not None:
+            Image.fromarray(wrong).save(folder / "wrong.png")
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+
+
+def show_evaluation(
+    run: str,
+    checkpoint: str | None,
+    split: str | None,
+    keys: Mapping[str, Any],
+    batch_size: int | None,
+    form: str,
+    pictures: str | None,
+) -> int:
+    """Prints it.
+
+    Args:
+        run: its folder, that of a sweep, or a checkpoint.
+        form: "table", "json" or "csv".
+
+    Raises:
+        UserError: see `find`, `open_run`, `evaluation`.
+    """
+    if split is not None and split not in SPLITS:
+        raise UserError(f"split={split}: must be train, val, test or all.{nearest(split, SPLITS)} Try split=test.")
+    found = find(run, checkpoint)
+    trained = open_run(found, keys)
+    folder = None if pictures is None else Path(pictures).expanduser()
+    done = evaluation(trained, split, keys, batch_size, folder)
+    for line in (found.note, *done.labelled.notes):
+        if line:
+            print(line, file=sys.stderr)
+    if form == "json":
+        print(json.dumps(done.as_dict(), indent=1))
+    elif form == "csv":
+        facts = done.as_dict()
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        heads = ("run", "step", "data", "samples")
+        writer.writerow([*heads, *done.numbers])
+        writer.writerow([*(facts[head] for head in heads), *done.numbers.values()])
+    else:
+        print_evaluation(done)
+    if folder is not None:
+        print(f"drawn in {folder}", file=sys.stderr)
+    return 0
+
+
+def print_evaluation(done: Evaluation) -> None:
+    """Every digit of the numbers, and the classes: those that are known worst first where there are many."""
+    console = open_console()
+    lines = [Text(f"{done.trained.name}: {done.labelled.told}"), Text()]
+    names = list(done.numbers)
+    columns = [Column("", names), Column("", [repr(done.numbers[name]) for name in names])]
+    if done.expected:
+        told = ["as in result.json" if done.numbers[n] == done.expected.get(n) else _other(done, n) for n in names]
+        columns.append(Column("", told))
+    lines += table(columns, console)[0]
+    if done.classes:
+        shown = done.classes
+        if len(shown) > MOST_CLASSES:
+            shown = sorted(shown, key=lambda row: (row.support == 0, row.f1))[:MOST_CLASSES]
+            lines += [Text(), Text(f"the {MOST_CLASSES} of {len(done.classes):,} classes that are known worst")]
+        lines += [Text(), *table(_of_classes([*shown, macro(done.classes)]), console)[0]]
+    print_lines(lines, console)
+
+
+def _other(done: Evaluation, name: str) -> str:
+    return f"result.json has {done.expected[name]!r}" if name in done.expected else "not in result.json"
+
+
+def _of_classes(rows: list[OfClass]) -> list[Column]:
+    shares = {key: [f"{getattr(row, key):.3f}" for row in rows] for key in ("precision", "recall", "f1")}
+    return [
+        Column("class", [row.name for row in rows]),
+        *(Column(key, cells, is_number=True) for key, cells in shares.items()),
+        Column("samples", [f"{row.support:,}" for row in rows], is_number=True),
+    ]

@@ -1,0 +1,112 @@
+"""Which run is meant: a run's folder, a checkpoint in it, or a sweep's folder, whose best run is taken."""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from trainer.config.schema import is_larger_better
+from trainer.errors import UserError, nearest
+from trainer.finished.read import run_folders
+from trainer.sweep.compare import read_rows, sweep_folder, told_metric
+from trainer.sweep.results import metric_of, settings
+
+WORDS = ("best", "last")
+
+
+class Found(NamedTuple):
+    """
+    Args:
+        folder: of the run.
+        checkpoint: a file in its `checkpoints/`.
+        note: how it was chosen, where that is not what was typed.
+    """
+
+    folder: Path
+    checkpoint: Path
+    note: str = ""
+
+
+def find(word: str, wanted: str | None = None) -> Found:
+    """
+    Args:
+        word: a folder, seen from here or from `runs/`, or a checkpoint.
+        wanted: best, last, or a step; None for the checkpoint whose test `result.json` has.
+
+    Raises:
+        UserError: there is no run, or it has no such checkpoint.
+    """
+    path = Path(word).expanduser()
+    if path.is_file() and path.suffix == ".pt":
+        if wanted is not None:
+            raise UserError(f"checkpoint={wanted}: {word} is a checkpoint itself. Type the folder of its run instead.")
+        folder = path.absolute().parent.parent
+        if path.absolute().parent.name != "checkpoints" or not (folder / "config.yaml").is_file():
+            raise UserError(
+                f"{word}: lies in no run's folder, whose config.yaml says which model it is of. Type the folder of a "
+                "run; or model.weights=<this file> to train from it."
+            )
+        return Found(_as_typed(path.parent.parent), path)
+    sweep = sweep_folder(word)
+    if sweep is not None:
+        folder = best_of_sweep(sweep)
+        return Found(folder, checkpoint_of(folder, wanted), f"{sweep}: its best run is {folder.name}")
+    for folder in (path, Path("runs", word)):
+        if (folder / "config.yaml").is_file():
+            return Found(folder, checkpoint_of(folder, wanted))
+    raise no_run(word)
+
+
+def no_run(word: str) -> UserError:
+    """The line where there is nothing of the kind."""
+    path = Path(word).expanduser()
+    if path.is_dir():
+        below = [folder.as_posix() for folder in run_folders(path)]
+        if below:
+            return UserError(f"{word}: holds {len(below)} runs, and is no sweep. Type one of them, such as {below[0]}.")
+        return UserError(f"{word}: holds no run (no config.yaml). train runs lists them.")
+    known = [folder.as_posix() for folder in run_folders(Path("runs"))]
+    hint = nearest(word, [*known, *(name.removeprefix("runs/") for name in known)])
+    return UserError(f"{word}: there is no run.{hint} train runs lists them.")
+
+
+def _as_typed(folder: Path) -> Path:
+    return folder if str(folder) not in ("", ".") else Path.cwd()
+
+
+def checkpoint_of(folder: Path, wanted: str | None) -> Path:
+    """The file in `checkpoints/`.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    place = folder / "checkpoints"
+    names = [wanted] if wanted else ["last", "best"]
+    for name in names:
+        file = place / (f"step_{int(name):08d}.pt" if re.fullmatch(r"\d{1,12}", name) else f"{name}.pt")
+        if (name in WORDS or name.isdigit()) and file.is_file():
+            return file
+    steps = sorted(int(path.stem.removeprefix("step_")) for path in place.glob("step_*.pt") if path.stem[5:].isdigit())
+    there = [*(word for word in WORDS if (place / f"{word}.pt").is_file()), *map(str, steps)]
+    if not there:
+        raise UserError(f"{folder}: has no checkpoint yet; nothing can be made of it. train show {folder} says more.")
+    raise UserError(f"checkpoint={wanted}: is not there; {folder} has {', '.join(there)}. Type checkpoint={there[0]}.")
+
+
+def best_of_sweep(folder: Path) -> Path:
+    """The folder of the job that the sweep ranks first; of a setting with several seeds, its best seed.
+
+    Raises:
+        UserError: none has ended well, or `results.json` can't be read.
+    """
+    rows = read_rows(folder)
+    tag = metric_of(rows, told_metric(folder))
+    sign = 1 if is_larger_better(tag) else -1
+    for setting in settings(rows, tag):
+        ended = {r.job.name: r.result[tag] for r in setting.rows if r.status == "finished" and tag in r.result}
+        if ended:
+            name = max(ended, key=lambda name: sign * ended[name])
+            run = folder / name
+            if folder.resolve() not in run.resolve().parents or not (run / "config.yaml").is_file():
+                raise UserError(f"{folder}/results.json: {name}: is no run in it. Type the folder of a run.")
+            return run
+    raise UserError(f"{folder}: none of its runs has ended well. train compare {folder} says why.")

@@ -1,0 +1,194 @@
+"""The labelled samples that a run is evaluated on: a split of its own, or new ones, prepared as in training."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from trainer.config.request import Config
+from trainer.data import fresh
+from trainer.data.batches import Batches, LoadedBatches, ResidentBatches
+from trainer.data.preparation import Pictures, Preparation, Rows
+from trainer.data.prepare import Fingerprint, Splits, fingerprint, on_device
+from trainer.data.source import Data, ImageFiles, Samples
+from trainer.data.tables.read import SUFFIXES
+from trainer.errors import UserError
+from trainer.meaning import Classes, Numbers
+from trainer.run.data import build_data, build_splits
+from trainer.trees import leaves
+from trainer.use.trained import Trained
+
+SPLITS = ("train", "val", "test", "all")
+# Keys of data that say how it is read, not what.
+READING = ("num_workers", "download", "urls")
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """
+    Args:
+        data: with the samples in every split of it, for whoever asks for one.
+        is_own: whether they are the split that the run had.
+        notes: what its user should know.
+    """
+
+    data: Data
+    splits: Splits
+    batches: Batches
+    is_own: bool
+    told: str
+    notes: tuple[str, ...] = ()
+
+
+def labelled(trained: Trained, split: str | None, typed: Mapping[str, Any]) -> Labelled:
+    """
+    Args:
+        split: train, val, test or all; None for test, and all of new data that has no splits.
+        typed: dotted keys; those of `data` say which new data.
+
+    Raises:
+        UserError: the data is not there, is not what the model was trained with, or is no longer what it was.
+    """
+    split = split or "test"
+    asked = [key for key in typed if key == "data" or key.startswith("data.")]
+    is_new = any(key.rpartition(".")[2] not in READING for key in asked)
+    is_another = split == "all" or "data" in typed
+    if not is_new or (not is_another and _is_the_same_elsewhere(trained, split)):
+        return own(trained, split)
+    return new(trained, split)
+
+
+def own(trained: Trained, split: str) -> Labelled:
+    """A split of the run's own data. Raises UserError: it has changed since."""
+    settings, device = trained.settings, trained.device
+    data = build_data(settings)
+    if (difference := _difference(trained, data, split)) is not None:
+        raise UserError(
+            f"data={settings.names['data']}: {difference}. To evaluate on other data than the run's own, say where it "
+            "lies: data.path=..., data.root=... or data=..."
+        )
+    splits = build_splits(settings, data, device, trained.dtype)
+    if split == "all":
+        raise UserError("split=all: of the run's own data one split at a time is evaluated. Type split=test.")
+    batches: Batches = getattr(splits, split)
+    return Labelled(data, splits, batches, True, f"{split} split of {settings.names['data']}")
+
+
+def _is_the_same_elsewhere(trained: Trained, split: str) -> bool:
+    """Whether what was typed leads to the samples that the run had, in another place."""
+    try:
+        return _difference(trained, build_data(trained.settings), split) is None
+    except UserError:
+        return False
+
+
+def _difference(trained: Trained, data: Data, split: str) -> str | None:
+    begun = trained.state.get("data", {})
+    for name, found in fingerprint(data).items():
+        if name in begun and split in (name, "all"):
+            difference = found.difference(Fingerprint(*begun[name]))
+            if difference is not None:
+                return f"the {name} split has {difference}"
+    return None
+
+
+def new(trained: Trained, split: str) -> Labelled:
+    """New samples, prepared as those that the model was trained with."""
+    settings, inputs, outputs = trained.settings, trained.about.inputs, trained.about.outputs
+    config: Config = settings.group("data")
+    notes: list[str] = []
+    path, root = config.get("path"), config.get("root")
+    target = str(config.get("_target_"))
+    if isinstance(inputs, Rows):
+        if not str(path).lower().endswith(SUFFIXES):
+            raise UserError(f"data.path={path}: the model was trained with a table. Type data.path=<a table>.")
+        how = {key: config[key] for key in fresh.HOW if key in config}
+        raw, targets = fresh.of_table(path, inputs.recipe, outputs, how, notes)
+        return _resident(trained, raw, targets, f"{path}", notes)
+    if target == "trainer.data.arrays.load":
+        raw, targets = fresh.of_arrays(path, config.get("targets"), outputs, split)
+        return _resident(trained, raw, targets, f"{path}", notes)
+    if target == "trainer.data.image_folder.load" and isinstance(inputs, Pictures) and isinstance(outputs, Classes):
+        files = fresh.of_folder(root, outputs, config.get("background", "white"), split, notes)
+        return _of_files(trained, inputs, files, config, f"{root}", notes)
+    data = build_data(settings)
+    if split == "all":
+        raise UserError("split=all: this data has splits of its own. Type split=test.")
+    samples = fresh.renumbered(data, split, outputs)
+    told = f"{split} split of {data.description}"
+    if isinstance(samples, ImageFiles):
+        if not isinstance(inputs, Pictures):
+            raise UserError(f"data={settings.names['data']}: has pictures, and the model takes {_told(inputs)}.")
+        return _of_files(trained, inputs, samples, config, told, list(data.notes))
+    return _resident(trained, samples.inputs, samples.targets, told, list(data.notes), data.scale)
+
+
+def _resident(
+    trained: Trained, raw: Any, targets: torch.Tensor, told: str, notes: list[str], scale: float | None = None
+) -> Labelled:
+    inputs = trained.about.inputs
+    refuse_other_form(inputs, raw, told)
+    if isinstance(inputs, Pictures) and scale is not None and scale != inputs.scale:
+        inputs = replace(inputs, scale=scale)  # 0..16 and 0..255 are both 0..1
+    if isinstance(trained.about.outputs, Numbers) and targets[0].numel() != trained.about.outputs.num_outputs:
+        raise UserError(
+            f"{told}: {targets[0].numel()} numbers in a target; the model gives {trained.about.outputs.num_outputs}."
+        )
+    with_targets = on_device(targets, trained.device, trained.dtype)
+    batches: Batches
+    if isinstance(inputs, Pictures):
+        batches = ResidentBatches(raw.to(trained.device), with_targets, inputs.transform(trained.dtype))
+    else:
+        batches = ResidentBatches(inputs(raw, trained.device, trained.dtype), with_targets)
+    return _whole(trained, Samples(raw, targets), batches, told, notes)
+
+
+def _of_files(
+    trained: Trained, inputs: Pictures, files: ImageFiles, config: Config, told: str, notes: list[str]
+) -> Labelled:
+    if inputs.image_size[0] != inputs.image_size[1]:
+        raise UserError(f"{told}: the model takes pictures of {_told(inputs)}, and files are cropped to squares.")
+    files.channels, files.image_size = inputs.channels, inputs.image_size[0]
+    transform = replace(inputs, scale=255.0).transform(trained.dtype)
+    batches = LoadedBatches(files, trained.device, transform, None, int(config.get("num_workers") or 0))
+    return _whole(trained, files, batches, told, notes)
+
+
+def _whole(trained: Trained, samples: Samples | ImageFiles, batches: Batches, told: str, notes: list[str]) -> Labelled:
+    outputs = trained.about.outputs
+    is_classes = isinstance(outputs, Classes)
+    data = Data(
+        samples,
+        samples,
+        samples,
+        description=told,
+        num_classes=outputs.num_outputs if is_classes else None,
+        class_names=outputs.names if isinstance(outputs, Classes) else (),
+    )
+    sizes = trained.about.sizes
+    splits = Splits(sizes.input_shape, sizes.num_outputs, batches, batches, batches)
+    return Labelled(data, splits, batches, False, f"{told}, {len(batches):,} samples", tuple(notes))
+
+
+def refuse_other_form(inputs: Preparation, raw: Any, told: str) -> None:
+    """Raises UserError: raw samples are not of the form that the model was trained with."""
+    if isinstance(inputs, Rows):
+        return
+    if len(leaves(raw)) != 1:
+        raise UserError(f"{told}: several inputs for a sample; the model takes {_told(inputs)}.")
+    is_picture = raw.dtype == torch.uint8
+    if isinstance(inputs, Pictures) != is_picture or tuple(raw.shape[1:]) != inputs.raw_shape:
+        raise UserError(
+            f"{told}: samples of shape {list(raw.shape[1:])}, {str(raw.dtype).removeprefix('torch.')}; the model takes "
+            f"{_told(inputs)}. Give such ones."
+        )
+
+
+def _told(inputs: Preparation) -> str:
+    """What a model takes, in words."""
+    if isinstance(inputs, Rows):
+        return f"the {len(inputs.recipe.columns)} columns of a table"
+    if isinstance(inputs, Pictures):
+        return f"pictures, uint8 {list(inputs.raw_shape)}"
+    return f"numbers of shape {list(inputs.raw_shape)}"

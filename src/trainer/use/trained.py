@@ -1,0 +1,235 @@
+"""A finished run's model with its weights, and all that it takes to be given new samples. No foreign code runs."""
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from trainer import meaning
+from trainer.config import schema
+from trainer.config.request import Config, Request
+from trainer.config.settings import Settings, settings_of
+from trainer.config.shipped import CONFIGS, defaults, shipped
+from trainer.data import preparation
+from trainer.data.preparation import Preparation
+from trainer.data.prepare import Sizes
+from trainer.disk import checkpoint, foreign
+from trainer.disk import folder as folders
+from trainer.errors import UserError, nearest
+from trainer.meaning import Meaning
+from trainer.run.environment import autocast, find_device, first_line, set_up_torch
+from trainer.run.model import build_model
+from trainer.run.remembered import MODEL
+from trainer.use.find import Found
+
+FREE = ("device", "precision", "trust", "threads")  # what may be typed of a run's own keys, beside data
+MAX_STEP = 1 << 62
+
+
+@dataclass(frozen=True)
+class About:
+    """What `model.json` says.
+
+    Args:
+        inputs: what is done to raw samples.
+        input_shape: of one sample, as the model gets it.
+        outputs: what these stand for.
+        versions: of the programs that it was trained with.
+        data: what it was trained on, in words.
+    """
+
+    inputs: Preparation
+    input_shape: tuple[int, ...]
+    outputs: Meaning
+    versions: Mapping[str, str]
+    data: str
+    metrics: tuple[str, ...]
+
+    @property
+    def sizes(self) -> Sizes:
+        outputs = self.outputs
+        return Sizes(self.input_shape, outputs.num_outputs)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """
+    Args:
+        found: the run and its checkpoint.
+        settings: of the run, with what was typed.
+        model: with the weights of the checkpoint, in eval mode, on `device`.
+        precision: what it is called under.
+        state: the whole checkpoint, on the CPU.
+        result: what `result.json` holds; empty of a run that has not ended.
+    """
+
+    found: Found
+    settings: Settings
+    about: About
+    model: nn.Module
+    device: torch.device
+    dtype: torch.dtype
+    precision: Callable[[], AbstractContextManager[object]]
+    state: Config
+    result: Config
+
+    @property
+    def step(self) -> int:
+        """So many steps the weights have been trained."""
+        step: int = self.state["step"]
+        return step
+
+    @property
+    def name(self) -> str:
+        return f"{self.found.folder} at step {self.step:,}"
+
+
+def open_run(found: Found, typed: Mapping[str, Any] | None = None) -> Trained:
+    """
+    Args:
+        typed: dotted keys of the config to their values, in place of the run's own.
+
+    Raises:
+        UserError: something is missing, damaged or not trusted, or a key can't be typed here.
+    """
+    settings = settings_for(found.folder, typed or {})
+    set_up_torch(settings)
+    device = find_device(settings.device)
+    dtype = torch.float64 if settings.dtype == "float64" else torch.float32
+    about = read_about(found.folder)
+    state = read_checkpoint(found.checkpoint)
+    model = build_model(settings, about.sizes, device, dtype)
+    try:
+        model.load_state_dict(state["model"])
+    except Exception as error:  # of every kind: the file may be anybody's
+        raise UserError(f"{found.checkpoint}: does not fit the model: {_reason(error)}.") from error
+    model.eval()
+    result = folders.read_result(found.folder) or {}
+    return Trained(found, settings, about, model, device, dtype, autocast(settings, device), state, result)
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+
+
+def settings_for(folder: Path, typed: Mapping[str, Any]) -> Settings:
+    """The settings of a run as its folder has them, with what was typed. Foreign text: whom to trust is typed alone.
+
+    Raises:
+        UserError: the config can't be read, or a key can't be typed.
+    """
+    stored = folders.read_config(folder)
+    assert stored is not None  # who looked for the folder has seen its config
+    choices = stored.pop("choices", {})
+    holders = (*schema.GROUPS, *schema.SECTIONS)
+    if not isinstance(choices, dict) or not all(isinstance(stored.get(key), dict) for key in holders):
+        raise UserError(f"{folder}/config.yaml: is no config of train.")
+    known = defaults()
+    sections = {section: {**known[section], **stored[section]} for section in schema.SECTIONS}
+    config: Config = {**known, **stored, **sections, "trust": []}
+    choices = {**choices, "data": typed["data"]} if "data" in typed else choices
+    for key in sorted(typed, key=lambda key: key not in ("data", "data._target_")):
+        put(config, key, typed[key])
+    # Nothing of them is asked of this machine, unless it was typed.
+    folders.refuse_resolvers(folder, config, {key: config[key] for key in ("data",) if key in typed})
+    config["model"] = without_first_weights(config["model"])
+    named = {str(group): str(choice) for group, choice in choices.items()}
+    return settings_of(Request(config, named, [f"{key}={schema.shown(value)}" for key, value in typed.items()]))
+
+
+def put(config: Config, key: str, value: Any) -> None:
+    """Sets a dotted key.
+
+    Raises:
+        UserError: it is none that can be typed for a run that has ended, or the run has no such key.
+    """
+    first, _, rest = key.partition(".")
+    if first not in (*FREE, "data"):
+        raise UserError(
+            f"{key}: belongs to how the run was trained, and stays. What can be typed is {', '.join(FREE)} and data."
+        )
+    if key == "data":
+        config[key] = source(value)
+        return
+    if not rest:
+        config[key] = value
+        return
+    if first == "data" and not schema.is_shipped(config["data"]):  # of data=own: the class's own keys
+        config[first] = {**config[first], rest: value}
+        return
+    *path, last = rest.split(".")
+    holder = config[first] = dict(config[first])
+    for name in path:
+        if not isinstance(holder.get(name), Mapping):
+            raise schema.unknown_key(key, [f"{first}.{k}" for k in holder])
+        holder[name] = dict(holder[name])
+        holder = holder[name]
+    if last not in holder:
+        raise schema.unknown_key(key, [f"{first}.{k}" for k in holder])
+    holder[last] = value
+
+
+def source(name: Any) -> Config:
+    """The keys of an option of `data=`. Raises UserError: there is none of that name."""
+    found = shipped(f"data/{name}") if isinstance(name, str) and name.isidentifier() else {}
+    if not found:
+        known = sorted(path.stem for path in (CONFIGS / "data").glob("*.yaml"))
+        raise UserError(f"data={name}: there is {', '.join(known)}.{nearest(str(name), known)}")
+    return found
+
+
+def without_first_weights(config: Any) -> Any:
+    """The config of a model of ours or torchvision's without the file that it began with: it gets others anyway."""
+    if isinstance(config, list):
+        return [without_first_weights(item) for item in config]
+    if not isinstance(config, Mapping):
+        return config
+    is_known = str(config.get("_target_")).split(".")[0] in ("trainer", "torchvision")
+    begun = {"weights": None, "init": "default"} if is_known else {}
+    return {key: begun[key] if key in begun else without_first_weights(value) for key, value in config.items()}
+
+
+def read_about(folder: Path) -> About:
+    """What `model.json` says.
+
+    Raises:
+        UserError: it is missing or holds something else.
+    """
+    path = folder / MODEL
+    try:
+        found = json.loads(foreign.text(path))
+        shape = found["input_shape"]
+        if not isinstance(shape, list) or not all(type(size) is int and 0 <= size < 1 << 40 for size in shape):
+            raise ValueError("its input_shape is none")
+        return About(
+            preparation.from_dict(found["inputs"]),
+            tuple(shape),
+            meaning.from_dict(found["outputs"]),
+            {str(name): str(version) for name, version in dict(found.get("versions", {})).items()},
+            str(found.get("data", "")),
+            tuple(map(str, found.get("metrics", []))),
+        )
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{path}: is missing, as in runs of an earlier train; it says what is done to inputs. Type train "
+            f"{schema.resume_word(folder)} with a larger max_steps= or max_epochs=: a step more writes it."
+        ) from error
+    except OSError as error:
+        raise UserError(f"{path}: can't be read: {first_line(error)}.") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path}: can't be read: {first_line(error)}. Take it from the run again.") from error
+
+
+def read_checkpoint(path: Path) -> Config:
+    """The state in a checkpoint; raises UserError: it is missing, damaged, or wants to run code."""
+    if not path.is_file():
+        raise UserError(f"{path}: is not there any more; the run continues, perhaps. Type the same again.")
+    state = checkpoint.read(path)
+    if not 0 <= state["step"] < MAX_STEP or not isinstance(state["model"], Mapping):
+        raise UserError(f"{path}: not a checkpoint of train.")
+    return state

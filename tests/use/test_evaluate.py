@@ -1,0 +1,162 @@
+"""`train evaluate` gives the numbers that `result.json` has, to the last digit; and judges new data as it is judged."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trainer.command import main as cli
+from trainer.errors import UserError
+from trainer.use.evaluate import evaluation
+from trainer.use.find import find
+from trainer.use.trained import open_run
+
+Train = Callable[..., dict[str, Any]]
+TINY = ("max_steps=6", "name=x", "monitor=off")
+OWN = """
+import torch
+from torch import nn
+class Net(nn.Module):
+    def __init__(self, in_features, num_classes, width=8):
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(in_features, width), nn.BatchNorm1d(width), nn.Dropout(0.5))
+        self.head = nn.Linear(width, num_classes)
+    def forward(self, x):
+        return {"logits": self.head(self.body(x)), "aside": x}
+class Loss(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+    def forward(self, outputs, targets):
+        loss = nn.functional.cross_entropy(self.scale * outputs["logits"], targets)
+        return {"ce": loss, "size": outputs["logits"].square().mean()}
+"""
+L2 = "+loss.terms.l2={weight:0.01,criterion:{_target_:trainer.losses.L2Penalty}}"
+LONG = ("two_layer", "numbers", "folder", "half", "float64")
+KINDS: dict[str, tuple[str, ...]] = {
+    "lenet": ("data=digits",),
+    "two_layer": ("data=digits", "model=two_layer", "loss=sum_squared_error", "batch_size=full"),
+    "table": ("data=table", "model=two_layer", "loss=cross_entropy"),
+    "arrays": ("data=arrays", "model=sequential", "loss=nll"),
+    "numbers": ("data=random_regression", "model=two_layer", "loss=mse", "data.num_samples=40"),
+    "folder": ("data=image_folder", "model=frozen_resnet", "model.backbone.weights=null", "max_steps=4"),
+    "half": ("data=cifar10", "model=resnet18", "precision=bfloat16", "max_steps=1", "data.limit=20"),
+    "own": ("data=digits", "model._target_=mynet.Net", "loss._target_=mynet.Loss", "trust=[mynet]"),
+    "penalty": ("data=digits", "model=two_layer", "loss=composite", L2),
+    "float64": ("data=fashion_mnist", "model=lenet", "dtype=float64"),
+}
+
+
+def words(kind: str, sources: dict[str, tuple[str, ...]]) -> list[str]:
+    name = KINDS[kind][0].partition("=")[2]
+    return [*TINY, *KINDS[kind], *(word for word in sources[name] if kind != "half" or "limit" not in word)]
+
+
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=[pytest.mark.long] if k in LONG else []) for k in KINDS])
+def test_the_numbers_of_the_result_to_the_last_digit(
+    kind: str, train: Train, tmp_path: Path, sources: dict[str, tuple[str, ...]]
+) -> None:
+    (tmp_path / "mynet.py").write_text(OWN)
+    typed = {}
+    for word in words(kind, sources):
+        typed[word.partition("=")[0]] = word
+    result = train(*typed.values())
+    trained = open_run(find("x"), {"trust": ["mynet"]} if kind == "own" else {})
+    for split in ("test", "val"):
+        found = evaluation(trained, split)
+        assert found.numbers == {
+            tag.removeprefix(f"{split}/"): n for tag, n in result.items() if tag.startswith(f"{split}/")
+        }
+        assert found.numbers == found.expected
+
+
+def test_new_rows_of_a_table_are_prepared_as_in_training(
+    train: Train, tmp_path: Path, sources: dict[str, tuple[str, ...]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = train("data=table", *sources["table"], "model=two_layer", *TINY)
+    head, *lines = Path(sources["table"][0].partition("=")[2]).read_text().splitlines()
+    with np.load("runs/x/predictions.npz") as stored:
+        rows = stored["id"]
+    Path("new.csv").write_text("\n".join([head, *(lines[row] for row in rows)]))
+    capsys.readouterr()
+    assert cli.run_command(["evaluate", "x", "data.path=new.csv", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["metrics"] == {"loss": result["test/loss"], "accuracy": result["test/accuracy"]}
+    assert (found["samples"], found["split"], found["as_in_result"]) == (len(rows), None, None)
+    assert [row["name"] for row in found["classes"]] == ["k0", "k1", "k2"]
+    assert np.sum(found["confusion"]) == len(rows)
+    # Other columns beside, in another order, and a class that is not there: by their names they are found.
+    order = np.argsort(head.split(","))
+    cells = [[*np.array(lines[row].split(","))[order], "more"] for row in rows]
+    kept = [row for row in cells if "k1" in row]
+    table = [[*np.sort(head.split(",")), "beside"], *kept]
+    Path("new.csv").write_text("\n".join(map(",".join, table)))
+    found = evaluation(open_run(find("x"), {"data.path": "new.csv"}), None, {"data.path": "new.csv"})
+    assert [row.support for row in found.classes] == [0, len(kept), 0]
+
+
+def test_new_arrays_and_a_folder_of_pictures(
+    train: Train, tmp_path: Path, sources: dict[str, tuple[str, ...]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = train("data=arrays", *sources["arrays"], "model=two_layer", *TINY)
+    with np.load(sources["arrays"][0].partition("=")[2]) as stored, np.load("runs/x/predictions.npz") as left:
+        np.savez("new.npz", inputs=stored["inputs"][left["id"]], targets=stored["targets"][left["id"]])
+    typed = {"data.path": "new.npz"}
+    assert evaluation(open_run(find("x"), typed), None, typed).numbers["loss"] == result["test/loss"]
+
+    root = Path(sources["image_folder"][0].partition("=")[2])
+    result = train("data=image_folder", *sources["image_folder"], "model=two_layer", *TINY[::2], "name=y")
+    with np.load("runs/y/predictions.npz") as left:
+        for path in map(Path, left["id"]):
+            Path("new", path.parent.name).mkdir(parents=True, exist_ok=True)
+            Path("new", path.parent.name, path.name).write_bytes(path.read_bytes())
+    capsys.readouterr()
+    typed = {"data.root": "new"}
+    found = evaluation(open_run(find("y"), typed), None, typed, batch_size=3)
+    assert found.numbers["loss"] == pytest.approx(result["test/loss"], rel=1e-5)
+    assert found.numbers["accuracy"] == result["test/accuracy"]
+    assert root.is_dir()
+
+
+def test_a_table_of_classes_a_line_of_csv_and_pictures(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = train(*TINY)
+    capsys.readouterr()
+    assert cli.run_command(["evaluate", "runs/x/checkpoints/last.pt", "--png", "drawn", "batch_size=100"]) == 0
+    out = capsys.readouterr().out
+    assert f"accuracy  {result['test/accuracy']!r}  as in result.json" in " ".join(out.split(" "))
+    assert "mean of classes" in out
+    for name in ("confusion.png", "wrong.png"):
+        with Image.open(tmp_path / "drawn" / name) as picture:
+            assert min(picture.size) > 100
+    assert cli.run_command(["evaluate", "x", "--csv"]) == 0
+    heads, numbers = (line.split(",") for line in capsys.readouterr().out.splitlines())
+    assert dict(zip(heads, numbers, strict=True))["loss"] == repr(result["test/loss"])
+
+
+def test_a_run_whose_data_has_changed_is_not_evaluated_as_its_own(train: Train, tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    np.savez("a.npz", inputs=draw.normal(size=(60, 4)), targets=np.arange(60) % 3)
+    train("data=arrays", "data.path=a.npz", "model=two_layer", *TINY)
+    np.savez("a.npz", inputs=draw.normal(size=(60, 4)), targets=np.arange(60) % 3)
+    with pytest.raises(UserError, match="the test split has other inputs than the run began with"):
+        evaluation(open_run(find("x")))
+
+
+def test_a_sweep_means_its_best_run(train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = []
+    for rate in (0.5, 0.002):
+        result = train("max_steps=6", f"run_dir=runs/s/lr={rate}", "monitor=off", f"optimizer.lr={rate}")
+        folders.append({"name": f"lr={rate}", "status": "finished", "reason": "", "optimizer.lr": str(rate), **result})
+    rows = [{k: v for k, v in row.items() if isinstance(v, str | float)} for row in folders]
+    for row in rows:
+        row.pop("computed")
+    (tmp_path / "runs/s/results.json").write_text(json.dumps(rows))
+    best = max(folders, key=lambda row: row["val/accuracy"])
+    found = find("s")
+    assert (found.folder.name, "its best run is" in found.note) == (best["name"], True)
