@@ -157,6 +157,15 @@ class Shell:
         assert done.returncode == 0, done.stderr
         return None
 
+    def _head(self, words: list[str], line: str, is_run: bool) -> None:
+        """Some lines of a file, through a pipe into `train`."""
+        count, name, sign, program, *rest = words
+        assert (sign, program, is_run) == ("|", "train", True)
+        lines = Path(name).read_bytes().splitlines(keepends=True)[: -int(count)]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"".join(lines))))
+            assert cli.run_command(rest) == 0, line
+
     def _ray(self, words: list[str], line: str, is_run: bool) -> None:
         assert not is_run
 

@@ -10,10 +10,11 @@ from trainer.errors import UserError, nearest
 # Each verb's own words, beside those that all of them take.
 OPTIONS: dict[str, tuple[str, ...]] = {
     "evaluate": ("split", "batch_size", "--json", "--csv", "--png"),
+    "predict": ("out", "top", "batch_size", "--json"),
 }
 FLAGS = ("--json", "--csv")
 SHARED = ("checkpoint", "device", "precision", "threads", "trust")
-WITH_DATA = ("evaluate",)
+WITH_DATA = ("evaluate", "predict")
 
 
 class Used(NamedTuple):
@@ -101,6 +102,11 @@ def use(verb: str, words: Sequence[str]) -> int:
             run, size = one_run(verb, places), whole(options, "batch_size")
             split, checkpoint = options.get("split"), options.get("checkpoint")
             return show_evaluation(run, checkpoint, split, keys, size, form, options.get("--png"))
+        if verb == "predict":
+            from trainer.use.predict import predict
+
+            size, top = whole(options, "batch_size"), whole(options, "top", 1) or 1
+            return predict(places, options.get("checkpoint"), keys, options.get("out"), top, size, "--json" in options)
     except ModuleNotFoundError as error:
         raise UserError(f"the module {error.name} is missing. Type pip install {error.name}.") from error
     raise AssertionError(verb)

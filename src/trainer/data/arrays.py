@@ -146,6 +146,35 @@ def read_pairs(file: Path, targets: object) -> dict[str, Pair]:
     return parts
 
 
+def read_inputs(file: Path) -> Array:
+    """Inputs without targets, `[N, ...]`: an `.npy`, or of an `.npz` its `inputs`, `test_inputs`, or only array.
+
+    Raises:
+        UserError: it is damaged, of another kind, or holds no such array or no number.
+    """
+    try:
+        refuse_no_file(file)
+        if file.suffix.lower() == ".npy":
+            with open(file, "rb") as stream:
+                array = _read_npy(stream, file.stat().st_size, f"{file}")
+        else:
+            with zipfile.ZipFile(file) as archive:
+                names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+                known = ("inputs", "test_inputs", *(names if len(names) == 1 else ()))
+                wanted = [name for name in known if name in names]
+                if not wanted:
+                    raise UserError(f"{file}: it holds {listed(names) or 'nothing'}. Call the array of samples inputs.")
+                array = _read_member(archive, wanted[0], file)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+        raise UserError(f"{file}: not a whole .npz ({error}). Write it with numpy.savez.") from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{file}: it cannot be read ({reason}). Give a file that you may read.") from error
+    if array.ndim == 0 or not array.size:
+        raise UserError(f"{file}: an array of shape {list(array.shape)} holds no samples. Give [N, ...].")
+    return raw_inputs({"its": array}, file)["its"]
+
+
 def raw_inputs(parts: Mapping[str, Array], file: Path) -> dict[str, Array]:
     """Inputs that are not to be standardised: images as uint8 `[N, C, H, W]`, whole numbers as int64, floats."""
     return _to_inputs(parts, file, standardize=False)

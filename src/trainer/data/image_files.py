@@ -97,24 +97,41 @@ class FolderImages(ImageFiles):
 
     def image(self, path: str) -> Tensor:
         """What a file holds, as uint8 `[channels, image_size, image_size]`."""
-        size = (self.image_size, self.image_size)
-        mode = "L" if self.channels == 1 else "RGB"
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what Pillow says of a file's header, `look` says before the training
-                with Image.open(path, formats=FORMATS) as image:
-                    _refuse_too_large(image)
-                    # A JPEG is decoded at the smallest of its built-in scales that is large enough.
-                    image.draft(mode, (2 * self.image_size, 2 * self.image_size))
-                    pixels = upright_8_bit(image, self.background).convert(mode)
-                pixels = ImageOps.fit(pixels, size, Image.Resampling.BILINEAR)
-        except Exception as error:  # Pillow's decoders fail in as many ways as files can be damaged
+            return read_picture(path, self.channels, (self.image_size, self.image_size), self.background)
+        except ValueError as error:
             raise UserError(
-                f"{self.key}: {path} is not a whole image ({_reason(error)}). Replace it; or take it out, and type "
+                f"{self.key}: {path} is not a whole image ({error}). Replace it; or take it out, and type "
                 "another name= if the run has begun."
-            ) from error
-        numbers = torch.from_numpy(np.array(pixels))
-        return numbers.view(*size, self.channels).permute(2, 0, 1).contiguous()
+            ) from error.__cause__
+
+
+def read_picture(path: str | Path, channels: int, size: tuple[int, int], background: str) -> Tensor:
+    """What a file holds, upright, resized and cropped in its middle: uint8 `[channels, *size]`.
+
+    Args:
+        channels: 1 or 3.
+        size: height and width.
+        background: a word of `BACKGROUNDS`.
+
+    Raises:
+        ValueError: it is no whole image.
+    """
+    mode, (height, width) = "L" if channels == 1 else "RGB", size
+    try:
+        refuse_no_file(Path(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what Pillow says of a file's header, `look` says before the training
+            with Image.open(path, formats=FORMATS) as image:
+                _refuse_too_large(image)
+                # A JPEG is decoded at the smallest of its built-in scales that is large enough.
+                image.draft(mode, (2 * width, 2 * height))
+                pixels = upright_8_bit(image, background).convert(mode)
+            pixels = ImageOps.fit(pixels, (width, height), Image.Resampling.BILINEAR)
+    except Exception as error:  # Pillow's decoders fail in as many ways as files can be damaged
+        raise ValueError(_reason(error)) from error
+    numbers = torch.from_numpy(np.array(pixels))
+    return numbers.view(height, width, channels).permute(2, 0, 1).contiguous()
 
 
 def is_transparent(image: Image.Image) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from PIL import Image
 from rich.text import Text
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainer.data.batches import Batch, Batches
 from trainer.disk.files import cannot_write
@@ -25,7 +25,6 @@ from trainer.losses import LossFunction
 from trainer.meaning import Classes
 from trainer.monitor.pictures import confusion_matrix, wrong_samples
 from trainer.monitor.predictions import Collector, Predictions
-from trainer.run.length import length_of
 from trainer.run.loss import build_loss
 from trainer.run.parts import sample_of
 from trainer.trees import Tree
@@ -94,10 +93,9 @@ def evaluation(
     batches = found.batches if batch_size is None else InParts(found.batches, batch_size)
     loss_fn = build_loss(settings, found.data, splits, trained.model, sample_of(batches), trained.precision)
     load_loss(trained, loss_fn)
-    length = length_of(settings, len(splits.train))
     taken = Taken(loss_fn)
     with contextlib.ExitStack() as stack:
-        network = stack.enter_context(quick(trained, min(length.batch_size, length.samples_per_step)))
+        network = stack.enter_context(trained.quick())
         collector = None
         if pictures is not None:
             collector = stack.enter_context(Collector(network, len(batches), loss_fn.meaning))
@@ -132,18 +130,6 @@ def load_loss(trained: Trained, loss_fn: LossFunction) -> None:
     except Exception as error:  # of every kind: the file may be anybody's
         reason = " ".join(str(error).split())[:300].rstrip(".")
         raise UserError(f"{trained.found.checkpoint}: does not fit the loss: {reason}.") from error
-
-
-@contextlib.contextmanager
-def quick(trained: Trained, num_samples: int) -> Iterator[nn.Module]:
-    """What gives the same as the model, as the run computed it: with its short cuts, so that bits are equal."""
-    if not trained.settings.fast:
-        yield trained.model
-        return
-    from trainer.fast.choose import for_use
-
-    with for_use(trained.model, trained.device, num_samples) as network:
-        yield network
 
 
 class InParts:

@@ -7,8 +7,6 @@ from typing import NamedTuple
 from trainer.config.schema import is_larger_better
 from trainer.errors import UserError, nearest
 from trainer.finished.read import run_folders
-from trainer.sweep.compare import read_rows, sweep_folder, told_metric
-from trainer.sweep.results import metric_of, settings
 
 WORDS = ("best", "last")
 
@@ -46,14 +44,16 @@ def find(word: str, wanted: str | None = None) -> Found:
                 "run; or model.weights=<this file> to train from it."
             )
         return Found(_as_typed(path.parent.parent), path)
-    sweep = sweep_folder(word)
-    if sweep is not None:
-        folder = best_of_sweep(sweep)
-        return Found(folder, checkpoint_of(folder, wanted), f"{sweep}: its best run is {folder.name}")
     for folder in (path, Path("runs", word)):
         if (folder / "config.yaml").is_file():
             return Found(folder, checkpoint_of(folder, wanted))
-    raise no_run(word)
+    from trainer.sweep.compare import sweep_folder  # its imports are seldom needed
+
+    sweep = sweep_folder(word)
+    if sweep is None:
+        raise no_run(word)
+    folder = best_of_sweep(sweep)
+    return Found(folder, checkpoint_of(folder, wanted), f"{sweep}: its best run is {folder.name}")
 
 
 def no_run(word: str) -> UserError:
@@ -98,6 +98,9 @@ def best_of_sweep(folder: Path) -> Path:
     Raises:
         UserError: none has ended well, or `results.json` can't be read.
     """
+    from trainer.sweep.compare import read_rows, told_metric
+    from trainer.sweep.results import metric_of, settings
+
     rows = read_rows(folder)
     tag = metric_of(rows, told_metric(folder))
     sign = 1 if is_larger_better(tag) else -1

@@ -9,14 +9,14 @@ import torch
 from trainer.config.request import Config
 from trainer.data import fresh
 from trainer.data.batches import Batches, LoadedBatches, ResidentBatches
-from trainer.data.preparation import Pictures, Preparation, Rows
+from trainer.data.preparation import Pictures, Rows
 from trainer.data.prepare import Fingerprint, Splits, fingerprint, on_device
 from trainer.data.source import Data, ImageFiles, Samples
 from trainer.data.tables.read import SUFFIXES
 from trainer.errors import UserError
 from trainer.meaning import Classes, Numbers
 from trainer.run.data import build_data, build_splits
-from trainer.trees import leaves
+from trainer.use.form import refuse_other_form, told_form
 from trainer.use.trained import Trained
 
 SPLITS = ("train", "val", "test", "all")
@@ -119,7 +119,7 @@ def new(trained: Trained, split: str) -> Labelled:
     told = f"{split} split of {data.description}"
     if isinstance(samples, ImageFiles):
         if not isinstance(inputs, Pictures):
-            raise UserError(f"data={settings.names['data']}: has pictures, and the model takes {_told(inputs)}.")
+            raise UserError(f"data={settings.names['data']}: has pictures, and the model takes {told_form(inputs)}.")
         return _of_files(trained, inputs, samples, config, told, list(data.notes))
     return _resident(trained, samples.inputs, samples.targets, told, list(data.notes), data.scale)
 
@@ -148,7 +148,7 @@ def _of_files(
     trained: Trained, inputs: Pictures, files: ImageFiles, config: Config, told: str, notes: list[str]
 ) -> Labelled:
     if inputs.image_size[0] != inputs.image_size[1]:
-        raise UserError(f"{told}: the model takes pictures of {_told(inputs)}, and files are cropped to squares.")
+        raise UserError(f"{told}: the model takes pictures of {told_form(inputs)}, and files are cropped to squares.")
     files.channels, files.image_size = inputs.channels, inputs.image_size[0]
     transform = replace(inputs, scale=255.0).transform(trained.dtype)
     batches = LoadedBatches(files, trained.device, transform, None, int(config.get("num_workers") or 0))
@@ -169,26 +169,3 @@ def _whole(trained: Trained, samples: Samples | ImageFiles, batches: Batches, to
     sizes = trained.about.sizes
     splits = Splits(sizes.input_shape, sizes.num_outputs, batches, batches, batches)
     return Labelled(data, splits, batches, False, f"{told}, {len(batches):,} samples", tuple(notes))
-
-
-def refuse_other_form(inputs: Preparation, raw: Any, told: str) -> None:
-    """Raises UserError: raw samples are not of the form that the model was trained with."""
-    if isinstance(inputs, Rows):
-        return
-    if len(leaves(raw)) != 1:
-        raise UserError(f"{told}: several inputs for a sample; the model takes {_told(inputs)}.")
-    is_picture = raw.dtype == torch.uint8
-    if isinstance(inputs, Pictures) != is_picture or tuple(raw.shape[1:]) != inputs.raw_shape:
-        raise UserError(
-            f"{told}: samples of shape {list(raw.shape[1:])}, {str(raw.dtype).removeprefix('torch.')}; the model takes "
-            f"{_told(inputs)}. Give such ones."
-        )
-
-
-def _told(inputs: Preparation) -> str:
-    """What a model takes, in words."""
-    if isinstance(inputs, Rows):
-        return f"the {len(inputs.recipe.columns)} columns of a table"
-    if isinstance(inputs, Pictures):
-        return f"pictures, uint8 {list(inputs.raw_shape)}"
-    return f"numbers of shape {list(inputs.raw_shape)}"

@@ -1,7 +1,8 @@
 """A finished run's model with its weights, and all that it takes to be given new samples. No foreign code runs."""
 
+import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,8 @@ class About:
         outputs: what these stand for.
         versions: of the programs that it was trained with.
         data: what it was trained on, in words.
+        metrics: what its test gave.
+        num_samples: that it was trained on.
     """
 
     inputs: Preparation
@@ -49,6 +52,7 @@ class About:
     versions: Mapping[str, str]
     data: str
     metrics: tuple[str, ...]
+    num_samples: int
 
     @property
     def sizes(self) -> Sizes:
@@ -83,6 +87,23 @@ class Trained:
         """So many steps the weights have been trained."""
         step: int = self.state["step"]
         return step
+
+    @property
+    def batch_size(self) -> int:
+        """So many samples went through the model at once while it was trained."""
+        wanted = self.settings.batch_size
+        return self.about.num_samples if wanted == "full" else min(int(wanted), self.about.num_samples)
+
+    @contextlib.contextmanager
+    def quick(self) -> Iterator[nn.Module]:
+        """What gives the same as the model, with the short cuts of the run's own test, so that bits are equal."""
+        if not self.settings.fast:
+            yield self.model
+            return
+        from trainer.fast.choose import for_use
+
+        with for_use(self.model, self.device, self.batch_size) as network:
+            yield network
 
     @property
     def name(self) -> str:
@@ -213,6 +234,7 @@ def read_about(folder: Path) -> About:
             {str(name): str(version) for name, version in dict(found.get("versions", {})).items()},
             str(found.get("data", "")),
             tuple(map(str, found.get("metrics", []))),
+            _count(found["num_samples"]["train"]),
         )
     except FileNotFoundError as error:
         raise UserError(
@@ -223,6 +245,12 @@ def read_about(folder: Path) -> About:
         raise UserError(f"{path}: can't be read: {first_line(error)}.") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: can't be read: {first_line(error)}. Take it from the run again.") from error
+
+
+def _count(found: Any) -> int:
+    if type(found) is not int or not 1 <= found < 1 << 40:
+        raise ValueError("its number of samples is none")
+    return found
 
 
 def read_checkpoint(path: Path) -> Config:

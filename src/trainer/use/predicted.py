@@ -1,0 +1,122 @@
+"""What a model makes of raw samples, in the words of whoever asks: classes with probabilities, or numbers."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from trainer.data.preparation import Preparation, Rows
+from trainer.errors import UserError
+from trainer.meaning import Classes, Numbers
+from trainer.trees import Tree, called, leaves, mapped
+from trainer.trials import DIFFERENTIATING, evaluating
+from trainer.use.trained import Trained
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Of `N` samples, on the host.
+
+    Args:
+        columns: the heads of what `row` gives.
+        arrays: by name, `[N, ...]`: `outputs` and what they stand for.
+    """
+
+    columns: list[str]
+    arrays: dict[str, Array]
+    rows: list[list[str | float]]
+
+
+class Model:
+    """A trained model that takes raw samples.
+
+    Args:
+        top: so many classes of each sample, the likeliest first.
+    """
+
+    def __init__(self, trained: Trained, top: int = 1) -> None:
+        self.trained, self.meaning = trained, trained.about.outputs
+        self.top = min(top, self.meaning.num_outputs) if isinstance(self.meaning, Classes) else 1
+        self._network: nn.Module = trained.model
+
+    @contextlib.contextmanager
+    def ready(self) -> Iterator[None]:
+        """Within it, what is quicker to the same bits is used."""
+        with self.trained.quick() as self._network:
+            yield
+        self._network = self.trained.model
+
+    def outputs(self, raw: Tree, inputs: Preparation) -> Tree:
+        """What the model gives for raw samples, which are prepared as in training."""
+        trained = self.trained
+        prepared = inputs(raw, trained.device, trained.dtype)
+        try:
+            return self._outputs(prepared)
+        except RuntimeError as error:
+            if "does not require grad" not in str(error) or trained.model in DIFFERENTIATING:
+                raise
+            DIFFERENTIATING.update([trained.model, self._network])  # it differentiates in its own forward pass
+            return self._outputs(prepared)
+
+    def _outputs(self, prepared: Tree) -> Tree:
+        with evaluating(self._network, self.trained.device), self.trained.precision():
+            return mapped(lambda tensor: tensor.detach(), called(self._network, mapped(Tensor.clone, prepared)))
+
+    def predicted(self, raw: Tree, inputs: Preparation) -> Predicted:
+        """
+        Raises:
+            UserError: nobody but the user's own code can read the outputs.
+        """
+        outputs = self.outputs(raw, inputs)
+        meaning = self.meaning
+        scores = meaning.scores_of(outputs)
+        if isinstance(meaning, Classes) and scores is not None and scores.dim() == 2:
+            return self._classes(meaning, scores)
+        if isinstance(meaning, Numbers) and scores is not None:
+            return self._numbers(scores, inputs)
+        found = leaves(outputs)
+        if len(found) != 1 or not found[0].dim():
+            raise UserError(
+                f"{self.trained.name}: its outputs are {len(found)} tensors, which only your own code can read. In "
+                "Python: trainer.load(folder)(inputs)."
+            )
+        return self._numbers(found[0], inputs)
+
+    def _classes(self, meaning: Classes, outputs: Tensor) -> Predicted:
+        scores = meaning.scores(outputs)
+        best = scores.topk(self.top)
+        # The first is what evaluation counts: of equal scores, or one output, it may be another than topk's.
+        first = meaning.predicted(outputs)
+        probabilities, classes = best.values.cpu().numpy(), best.indices.cpu().numpy()
+        if self.top == 1:
+            classes = first.unsqueeze(1).cpu().numpy()
+            probabilities = scores.gather(1, first.unsqueeze(1)).cpu().numpy()
+        columns = ["class", "probability"]
+        columns += [f"{name}_{i}" for i in range(2, self.top + 1) for name in ("class", "probability")]
+        names = [meaning.name(i) for i in range(meaning.num_classes)]
+        rows: list[list[str | float]] = [
+            [cell for i, p in zip(of_sample, ps, strict=True) for cell in (names[i], p)]
+            for of_sample, ps in zip(classes.tolist(), probabilities.tolist(), strict=True)
+        ]
+        arrays = {
+            "class": np.array([names[i] for i in first.tolist()]),
+            "probabilities": scores.cpu().numpy(),
+            "outputs": outputs.float().cpu().numpy(),
+        }
+        return Predicted(columns, arrays, rows)
+
+    def _numbers(self, outputs: Tensor, inputs: Preparation) -> Predicted:
+        wide = torch.float64 if outputs.dtype == torch.float64 else torch.float32
+        values = outputs.to(wide).cpu().numpy()
+        flat = values.reshape(len(values), -1)
+        width = flat.shape[1]
+        named = list(inputs.recipe.targets) if isinstance(inputs, Rows) and len(inputs.recipe.targets) == width else []
+        columns = named or (["value"] if width == 1 else [f"value_{i}" for i in range(width)])
+        return Predicted(columns, {"outputs": values}, flat.tolist())

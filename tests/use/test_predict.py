@@ -1,0 +1,157 @@
+"""`train predict`: raw samples that the model never saw, from files or lines, as the run's own test had them."""
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trainer.command import main as cli
+from trainer.data import digits
+
+Train = Callable[..., dict[str, Any]]
+Sources = dict[str, tuple[str, ...]]
+TINY = ("max_steps=6", "name=x", "monitor=off")
+
+
+def predictions() -> dict[str, np.ndarray]:
+    with np.load("runs/x/predictions.npz") as stored:
+        return dict(stored)
+
+
+def typed(*words: str, rc: int = 0) -> None:
+    assert cli.run_command(["predict", "x", *words]) == rc
+
+
+def test_pictures_in_arrays_and_files(train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(*TINY)
+    raw = digits.load().test.inputs.numpy()  # type: ignore[union-attr]
+    left = predictions()
+    np.savez("new.npz", inputs=raw)
+    np.save("new.npy", raw[:, 0])  # [N, H, W]
+    typed("new.npz", "out=a.npz")
+    with np.load("a.npz") as found:
+        assert np.array_equal(found["outputs"], left["outputs"])  # the same bits as in the run's own test
+        assert found["class"].tolist() == [str(c) for c in left["outputs"].argmax(1)]
+        assert np.allclose(found["probabilities"].sum(1), 1)
+    typed("new.npy", "out=b.csv", "top=3", "batch_size=100")
+    head, first, *rest = Path("b.csv").read_text().splitlines()
+    assert head == "id,class,probability,class_2,probability_2,class_3,probability_3"
+    assert len(rest) == 358
+    assert first.split(",")[1::2] == [str(c) for c in np.argsort(-left["outputs"][0])[:3]]
+
+    Path("pics/deep").mkdir(parents=True)
+    for i in range(4):  # grey levels of a file go to 255, those of the digits to 16
+        Image.fromarray((raw[i, 0] * 255.0 / 16).round().astype(np.uint8)).save(f"pics/deep/{i}.png")
+    Path("pics/not.png").write_bytes(b"\x89PNG no picture")
+    capsys.readouterr()
+    typed("pics", "out=c.jsonl", rc=1)
+    assert "pics/not.png: is no whole image" in capsys.readouterr().err
+    rows = [json.loads(line) for line in Path("c.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rows] == [f"pics/deep/{i}.png" for i in range(4)]
+    assert [row["class"] for row in rows] == [str(c) for c in left["outputs"][:4].argmax(1)]
+    typed("pics/deep/*.png", "--json")
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == rows
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+def through(lines: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(lines.encode())))
+    capsys.readouterr()
+    cli.run_command(["predict", "x", "-", *words])
+    return capsys.readouterr().out.splitlines()
+
+
+def test_rows_of_a_table_and_lines(
+    train: Train,
+    tmp_path: Path,
+    sources: Sources,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    train("data=table", *sources["table"], "model=two_layer", *TINY)
+    left = predictions()
+    table = Path(sources["table"][0].partition("=")[2])
+    typed(str(table), "out=all.npz")
+    with np.load("all.npz") as found:
+        # A product over 60 rows may round otherwise than one over 12.
+        assert np.allclose(found["outputs"][left["id"]], left["outputs"], atol=1e-5)
+    head, *lines = table.read_text().splitlines()
+    whole = through("\n".join([head, *lines[:5], "1,red", lines[5]]), monkeypatch, capsys)
+    assert whole[0] == "id,class,probability"
+    with np.load("all.npz") as found:
+        assert [line.split(",")[1] for line in whole[1:]] == [*found["class"][:5], "", found["class"][5]]
+    asked = [json.dumps({"size": 1.5, "colour": "red", "count": None}), "{", json.dumps({"size": "big"})]
+    answers = [json.loads(line) for line in through("\n".join(asked), monkeypatch, capsys, "--json")]
+    assert answers[0]["class"] in ("k0", "k1", "k2")
+    assert answers[1]["error"].startswith("line 2: {: ")
+    assert "it lacks 2 columns" in answers[2]["error"]
+
+
+def test_numbers_and_lines(
+    train: Train, sources: Sources, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train("data=arrays", *sources["arrays"], "model=two_layer", *TINY)
+    left = predictions()
+    with np.load(sources["arrays"][0].partition("=")[2]) as stored:
+        np.save("new.npy", raw := stored["inputs"][left["id"]])
+    typed("new.npy", "out=a.npz")
+    with np.load("a.npz") as found:
+        assert np.array_equal(found["outputs"], left["outputs"])
+    lines = [" ".join(map(repr, map(float, raw[0]))), json.dumps(raw[1].tolist()), "1;2;3"]
+    first, second, third = (line.split(",") for line in through("\n".join(lines), monkeypatch, capsys))
+    assert [first[1], second[1], third[1]] == [*map(str, left["outputs"][:2].argmax(1)), ""]
+
+
+@pytest.mark.long
+def test_a_filter_answers_before_the_next_line_is_there(
+    train: Train, sources: Sources, command: Callable[..., Any], tmp_path: Path
+) -> None:
+    import os
+    import subprocess
+
+    train("data=arrays", *sources["arrays"], "model=two_layer", *TINY)
+    with subprocess.Popen(
+        [sys.executable, "-m", "trainer", "predict", "x", "-"],
+        cwd=tmp_path,
+        env=os.environ,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for i in range(3):
+            process.stdin.write("1 2 3 4 5 6\n")
+            assert process.stdout.readline().startswith(f"{i + 1},")
+        process.stdin.close()
+    assert process.returncode == 0
+
+
+@pytest.mark.long
+def test_numbers_out_and_parquet(train: Train, tmp_path: Path) -> None:
+    from pyarrow import parquet
+
+    lines = [f"{i},{i % 7},{2 * i + i % 7}" for i in range(60)]
+    Path("n.csv").write_text("\n".join(["a,b,sum", *lines]))
+    train(
+        "data=table",
+        "data.path=n.csv",
+        "data.targets=[sum]",
+        "data.task=regression",
+        "model=two_layer",
+        "loss=mse",
+        *TINY,
+    )
+    Path("new.csv").write_text("b,a\n1,2\n3,4\n")
+    typed("new.csv", "out=a.parquet")
+    found = parquet.read_table("a.parquet")
+    assert found.column_names == ["id", "sum"]
+    assert len(found) == 2
