@@ -170,7 +170,8 @@ class Shell:
         assert not is_run
 
     def _python(self, words: list[str], line: str, is_run: bool) -> None:
-        done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=60)
+        where = Path.cwd() if Path(words[0]).is_file() else ROOT
+        done = subprocess.run([sys.executable, *words], cwd=where, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
 
     def _served(self, command: list[str]) -> None:

@@ -51,7 +51,7 @@ def print_runs(word: str, where: str | None, sort: str | None, form: str) -> int
     if not shown_runs:
         print(f"none of {len(runs)} runs has {where}", file=sys.stderr)
     if form == "json":
-        print(json.dumps([_as_json(run) for run in shown_runs], indent=1))
+        print(json.dumps([as_json(run) for run in shown_runs], indent=1))
     elif form == "csv":
         _print_csv(shown_runs)
     elif shown_runs:
@@ -153,7 +153,7 @@ def spent(run: Run) -> str:
     return duration(seconds) if seconds is not None and is_finite(seconds) else "-"
 
 
-def _as_json(run: Run) -> dict[str, Any]:
+def as_json(run: Run) -> dict[str, Any]:
     """One flat object; what JSON has no number for is null."""
     everything = {"run": run.name, "folder": str(run.folder), **run.values, "diagnosis": run.diagnosis}
     return {key: None if isinstance(v, float) and not is_finite(v) else v for key, v in everything.items()}

@@ -1,7 +1,8 @@
 """From what was asked for to a run, on one page: a new one, or one that continues where it stopped."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from trainer.config import schema, trust
 from trainer.config.request import Config, Request
@@ -17,11 +18,14 @@ from trainer.run.training import Training
 from trainer.signals import Signals
 
 
-def run(request: Request, signals: Signals | None = None) -> Config:
+def run(
+    request: Request, signals: Signals | None = None, tell: Callable[[Path], object] = lambda folder: None
+) -> Config:
     """Trains, or continues a training. Returns what `result.json` holds.
 
     Args:
         signals: those of the command; without them none is listened to.
+        tell: called with the run's folder, before anything is done in it.
 
     Raises:
         UserError: a mistake in the config, the data or the environment; nothing has been written then.
@@ -34,6 +38,7 @@ def run(request: Request, signals: Signals | None = None) -> Config:
     refuse_another(settings, folder)
     with joined(world, find_device(settings.device, world)):
         folder = world.shared(folder)
+        tell(folder)
         refuse_other_configs(world, settings)
         parts = world.together(lambda: build(settings, world))
         if (result := finished(folder, parts)) is not None:

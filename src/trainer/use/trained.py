@@ -244,7 +244,8 @@ def read_about(folder: Path) -> About:
     except OSError as error:
         raise UserError(f"{path}: can't be read: {first_line(error)}.") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path}: can't be read: {first_line(error)}. Take it from the run again.") from error
+        reason = f"it lacks {error.args[0]}" if isinstance(error, KeyError) else first_line(error)
+        raise UserError(f"{path}: can't be read: {reason}. Take it from the run again.") from error
 
 
 def _count(found: Any) -> int:

@@ -1,0 +1,188 @@
+"""A finished run's model as an object of Python: raw samples in, and what the run says of itself."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from trainer.disk import foreign
+from trainer.errors import UserError
+from trainer.meaning import Classes
+from trainer.trees import Tree, called
+from trainer.use.evaluate import evaluation
+from trainer.use.find import find
+from trainer.use.form import refuse_other_form
+from trainer.use.predicted import Model, Predicted
+from trainer.use.sources import parts_of
+from trainer.use.trained import Trained, open_run
+
+AT_ONCE = 512  # samples that go through the model
+
+
+class Prediction(NamedTuple):
+    """What a sample was taken for.
+
+    Args:
+        label: the name of the class, or its number where it has none.
+        probability: of this class, 0..1.
+        probabilities: of all classes, `[C]`.
+    """
+
+    label: str
+    probability: float
+    probabilities: NDArray[np.float32]
+
+
+class History(dict[str, NDArray[np.float64]]):
+    """What a run wrote down while it trained: `step`, and for each tag its numbers, NaN where it had none at a step."""
+
+    def to_pandas(self) -> Any:
+        """A DataFrame by step."""
+        import pandas
+
+        return pandas.DataFrame(dict(self)).set_index("step")
+
+    def of(self, tag: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The steps at which a tag has a number, and the numbers: `plt.plot(*history.of("val/loss"))`."""
+        there = ~np.isnan(self[tag])
+        return self["step"][there], self[tag][there]
+
+
+class Loaded(nn.Module):
+    """A trained model, in evaluation mode.
+
+    `model(raw)` prepares raw samples as in training, and gives what the network gives, with gradients where torch has
+    them switched on. `model.network` is the network alone, for inputs that are prepared already.
+
+    Args:
+        trained: what was read of a run.
+    """
+
+    def __init__(self, trained: Trained) -> None:
+        super().__init__()
+        self.network = trained.model
+        self._trained = trained
+        self.eval()
+
+    @property
+    def folder(self) -> Path:
+        return self._trained.found.folder
+
+    @property
+    def step(self) -> int:
+        """So many steps the weights have been trained."""
+        return self._trained.step
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, `0`, `1` ... where they have none; empty where there are no classes."""
+        meaning = self._trained.about.outputs
+        return tuple(map(meaning.name, range(meaning.num_classes))) if isinstance(meaning, Classes) else ()
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The run's whole config."""
+        return self._trained.settings.config
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What the run measured at its end: `test/accuracy`, `val/loss` ...; empty of a run that has not ended."""
+        found = self._trained.result
+        measured = ("train/", "val/", "test/", "best/")
+        return {tag: n for tag, n in found.items() if tag.startswith(measured) and isinstance(n, int | float)}
+
+    @property
+    def history(self) -> History:
+        """The run's `metrics.jsonl` as arrays."""
+        rows = []
+        try:
+            for line in foreign.lines(self.folder / "metrics.jsonl"):
+                row = json.loads(line)
+                if isinstance(row, dict) and isinstance(row.get("step"), int):
+                    rows.append({str(tag): n for tag, n in row.items() if isinstance(n, int | float)})
+        except (OSError, ValueError, RecursionError):
+            pass  # a line that is being written
+        tags = dict.fromkeys(tag for row in rows for tag in row)
+        return History({tag: np.array([row.get(tag, np.nan) for row in rows], np.float64) for tag in tags})
+
+    def forward(self, raw: Tensor) -> Tree:
+        """`[N, ...]` raw samples: uint8 pictures, or the numbers of a file. A table's rows go into `predict`."""
+        trained = self._trained
+        refuse_other_form(trained.about.inputs, raw, "inputs")
+        with trained.precision():
+            return called(self.network, trained.about.inputs(raw, trained.device, trained.dtype))
+
+    def predict(self, samples: Any) -> list[Prediction] | NDArray[Any]:
+        """
+        Args:
+            samples: a file or several (pictures, folders, patterns, `.csv`, `.npy`, `.npz`); raw samples as a tensor or
+                an array `[N, ...]`; rows of a table as mappings, or as a DataFrame.
+
+        Returns:
+            a `Prediction` for each sample; where there are no classes the outputs, `[N, ...]`.
+
+        Raises:
+            UserError: a sample can't be read, or is of another form than the model takes.
+        """
+        model = Model(self._trained)
+        with model.ready():
+            parts = [model.predicted(raw, inputs) for raw, inputs in self._raw(samples)]
+        return _together(model, parts)
+
+    def _raw(self, samples: Any) -> Iterator[tuple[Tree, Any]]:
+        inputs = self._trained.about.inputs
+        if isinstance(samples, str | Path):
+            samples = [samples]
+        if hasattr(samples, "to_dict"):
+            samples = samples.to_dict("records")
+        if isinstance(samples, Sequence) and samples and all(isinstance(s, str | Path) for s in samples):
+            for part in parts_of(inputs, list(map(str, samples)), AT_ONCE, {}):
+                if part.failed:
+                    raise UserError(part.failed[0])
+                yield part.raw, part.inputs
+            return
+        if isinstance(samples, Sequence) and samples and all(isinstance(s, Mapping) for s in samples):
+            if inputs.kind != "table":
+                raise UserError("predict: mappings are rows of a table, and the model was trained with none.")
+            for start in range(0, len(samples), AT_ONCE):
+                yield inputs.recipe.apply(samples[start : start + AT_ONCE]), inputs  # type: ignore[union-attr]
+            return
+        raw = torch.as_tensor(np.asarray(samples) if not isinstance(samples, Tensor) else samples)
+        refuse_other_form(inputs, raw, "predict")
+        for rows in raw.split(AT_ONCE):
+            yield rows, inputs
+
+    def evaluate(
+        self, split: str | None = None, keys: Mapping[str, Any] | None = None, batch_size: int | None = None
+    ) -> dict[str, float]:
+        """What `train evaluate` prints: `loss`, `accuracy` ...
+
+        Args:
+            split: train, val or test (None).
+            keys: dotted, such as `{"data.path": "new.csv"}`, for new data.
+        """
+        trained = self._trained if not keys else open_run(self._trained.found, keys)
+        return evaluation(trained, split, keys, batch_size).numbers
+
+    def __repr__(self) -> str:
+        return f"<{self._trained.name}: {self._trained.about.data}>"
+
+
+def _together(model: Model, parts: list[Predicted]) -> list[Prediction] | NDArray[Any]:
+    if not parts:
+        return []
+    whole = {name: np.concatenate([part.arrays[name] for part in parts]) for name in parts[0].arrays}
+    if not isinstance(model.meaning, Classes) or "class" not in whole:
+        return whole["outputs"]
+    shares = [float(row[1]) for part in parts for row in part.rows]
+    return list(map(Prediction, whole["class"].tolist(), shares, whole["probabilities"]))
+
+
+def open_model(place: str, checkpoint: str | None, keys: Mapping[str, Any]) -> Loaded:
+    """See `trainer.load`."""
+    return Loaded(open_run(find(place, checkpoint), keys))

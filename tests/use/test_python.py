@@ -1,0 +1,128 @@
+"""`from trainer import load, run, runs`: the same as the command, in a program or a notebook."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import trainer
+from trainer.data import digits
+from trainer.errors import UserError
+
+Train = Callable[..., dict[str, Any]]
+Sources = dict[str, tuple[str, ...]]
+
+
+def test_the_import_is_quick_and_torch_comes_late() -> None:
+    # The quickest of three: the machine may be busy.
+    program = (
+        "import sys, time; t = time.perf_counter(); from trainer import load, run, runs\n"
+        "assert 'torch' not in sys.modules and 'hydra' not in sys.modules; print(time.perf_counter() - t)\n"
+        "import trainer.run; from trainer import run as again; assert callable(again) and callable(trainer.run)"
+    )
+    took = [float(subprocess.check_output([sys.executable, "-c", program], text=True)) for _ in range(3)]
+    assert min(took) < 0.1
+
+
+def test_a_run_and_what_it_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = trainer.run("model=lenet", max_steps=20, monitor="off", name="a_b", **{"optimizer.lr": 0.01})
+    assert isinstance(model, torch.nn.Module)
+    assert not model.training
+    assert model.config["optimizer"]["lr"] == 0.01
+    assert model.classes == tuple("0123456789")
+    assert (model.folder, model.step) == (Path("runs/a_b"), 20)
+    assert model.evaluate() == {n: model.metrics[f"test/{n}"] for n in ("loss", "accuracy")}
+    steps, losses = model.history.of("val/loss")
+    assert (steps.tolist(), losses.tolist()) == ([20.0], [model.metrics["val/loss"]])
+    assert model.history.to_pandas()["val/loss"].dropna().tolist() == losses.tolist()
+
+    raw = digits.load().test.inputs  # type: ignore[union-attr]
+    with np.load("runs/a_b/predictions.npz") as left, torch.no_grad():
+        assert torch.allclose(model(raw), torch.from_numpy(left["outputs"]), atol=1e-4)
+        found = model.predict(raw.numpy())
+        assert [p.label for p in found] == [str(c) for c in left["outputs"].argmax(1)]
+    assert found[0].probabilities.argmax() == int(found[0].label)
+    again = trainer.load("a_b", checkpoint=20)
+    assert torch.equal(again(raw[:3]), model(raw[:3]))
+    with pytest.raises(UserError, match="samples of shape"):
+        again(raw[:, :, :4])
+
+    (only,) = trainer.runs(where="val/loss<9", sort="-val/loss")
+    assert (only["run"], only["optimizer.lr"]) == ("a_b", 0.01)
+    assert trainer.runs().to_pandas().loc["a_b", "model"] == "lenet"
+
+
+def test_rows_of_a_table(train: Train, sources: Sources) -> None:
+    pandas = pytest.importorskip("pandas")
+    train("data=table", *sources["table"], "model=two_layer", "max_steps=3", "name=x", "monitor=off")
+    model = trainer.load("x")
+    rows = [{"size": 1.5, "colour": "red", "count": None}, {"size": -1, "colour": None, "count": 3}]
+    both = model.predict(rows)
+    assert [p.label[0] for p in both] == ["k", "k"]
+    frame = pandas.DataFrame(rows)
+    assert [p.label for p in model.predict(frame)] == [p.label for p in both]
+    with pytest.raises(UserError, match="it lacks 2 columns"):
+        model.predict([{"size": 1}])
+
+
+@pytest.mark.parametrize(
+    ("words", "keys", "line"),
+    [
+        (["--multirun"], {"seed": 0}, "trains one run"),
+        (["show"], {}, "trainer.run trains"),
+        (["modl=lenet"], {}, "modl"),
+        ([], {"max_steps": 0}, "max_steps=0"),
+    ],
+)
+def test_a_mistake_is_one_line(words: list[str], keys: dict[str, Any], line: str) -> None:
+    with pytest.raises(UserError, match=line):
+        trainer.run(*words, **keys)
+
+
+NOTEBOOK = [
+    "from trainer import load, run, runs\nmodel = run('model=two_layer', max_steps=30, name='nb')\nmodel",
+    "model.evaluate()['accuracy'] == model.metrics['test/accuracy']",
+    "import os, signal, threading, time\n"
+    "def stop():\n"
+    "    while not os.path.exists('runs/long/metrics.jsonl'):\n"
+    "        time.sleep(0.1)\n"
+    "    os.kill(os.getpid(), signal.SIGINT)\n"
+    "threading.Thread(target=stop).start()\n"
+    "try:\n"
+    "    run(max_epochs=100000, name='long', monitor='scalars')\n"
+    "except KeyboardInterrupt as error:\n"
+    "    print('INTERRUPTED', error)",
+    "load('long').step > 0, len(runs())",
+    "run(max_steps=0)",
+]
+
+
+@pytest.mark.long
+def test_a_notebook(tmp_path: Path) -> None:
+    """Trains, is interrupted, and goes on, in a kernel of its own; no cell holds an escape code of a terminal's."""
+    nbclient = pytest.importorskip("nbclient")
+    nbformat = pytest.importorskip("nbformat")
+    pytest.importorskip("ipykernel")
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in NOTEBOOK])
+    client = nbclient.NotebookClient(
+        book, timeout=300, allow_errors=True, resources={"metadata": {"path": str(tmp_path)}}
+    )
+    client.execute()
+    outputs = [cell.outputs for cell in book.cells]
+    streams = ["".join(o.text for o in found if o.output_type == "stream") for found in outputs]
+    results = [[o.data["text/plain"] for o in found if o.output_type == "execute_result"] for found in outputs]
+    assert "\x1b" not in "".join(streams)
+    assert "\r" not in "".join(streams)
+    assert "step=30 test/loss=" in streams[0]
+    assert results[0][0].startswith("<runs/nb at step 30")
+    assert results[1] == ["True"]
+    assert "INTERRUPTED stopped after step" in streams[2]
+    assert "run('resume=runs/long')" in streams[2]
+    assert results[3] == ["(True, 2)"]
+    assert outputs[4][0].evalue.startswith("max_steps=0: must be")
