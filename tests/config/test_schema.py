@@ -103,6 +103,8 @@ TABLE: dict[str, tuple[list[Any], list[Any]]] = {
     "model.backbone.weights": (["imagenet", "net.pth", None], ["", True]),
     "model.unfreeze": ([[], ["layer4", "layer3.1"]], ["layer4", [""], [None], None]),
     "model.dropout": ([0, 0.5], [1, 1.0, -0.1, None]),
+    "data.balance": ([True, False], ["yes", None]),
+    "loss.class_weights": (["balanced", [1, 2.5], None], ["balance", [-1, 1], 2, True]),
     "data.limit": ([1, None], [0]),
     "data.image_size": ([32, None], [0]),
     "data.normalize": ([True, False], [None]),

@@ -9,7 +9,7 @@ from trainer.command.folders import config_folders, options
 from trainer.command.words import Words
 from trainer.config.compose import combinations, composed, for_hydra
 from trainer.config.request import Request
-from trainer.config.schema import GROUPS, is_shipped
+from trainer.config.schema import GROUPS, is_shipped, is_unlisted
 from trainer.errors import UserError
 
 
@@ -24,7 +24,7 @@ class Composer:
 
     def __init__(self, words: Words) -> None:
         self.config_name = words.value_of("--config-name", "-cn") or "train"
-        self.typed = {for_hydra(word, words.is_sweep): word for word in own_classes(words.overrides)}
+        self.typed = {for_hydra(added(word), words.is_sweep): word for word in own_classes(words.overrides)}
         self.overrides = list(self.typed)
 
     def request(self) -> Request:
@@ -103,6 +103,11 @@ def refuse_lists(argv: list[str], words: Words) -> None:
             raise UserError(
                 f"{word}: takes one option; there is {', '.join(known[group])}. Type {several} for a sweep."
             )
+
+
+def added(word: str) -> str:
+    """The word, in such a way that Hydra takes its key where the chosen option does not list it."""
+    return f"++{word}" if is_unlisted(word.partition("=")[0]) else word
 
 
 def own_classes(words: list[str]) -> list[str]:

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from trainer.config.schema import GROUPS, RULES, leaves
+from trainer.config.schema import GROUPS, RULES, is_unlisted, leaves
 from trainer.config.shipped import CONFIGS
 from trainer.errors import printable
 
@@ -89,7 +89,8 @@ def known_values(folders: list[Path], words: list[str]) -> dict[str, Any]:
     chosen = chosen_options(folders, words)
     for group in (*GROUPS, "monitor"):
         known |= values_of(folders, group, chosen[group])
-    return dict.fromkeys((key for key in RULES if key.split(".")[0] not in GROUPS), None) | known
+    everywhere = (key for key in RULES if key.split(".")[0] not in GROUPS or is_unlisted(key))
+    return dict.fromkeys(everywhere, None) | known
 
 
 def owners(folders: list[Path], key: str) -> list[str]:

@@ -124,7 +124,26 @@ class ListOf:
         )
 
 
-Rule = Number | Choice | Flag | Text | ListOf
+@dataclass(frozen=True)
+class Either:
+    """What one of several rules allows."""
+
+    rules: "tuple[Rule, ...]"
+    example: str = ""
+
+    @property
+    def accepts(self) -> str:
+        return one_of([rule.accepts for rule in self.rules])
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return tuple(word for rule in self.rules for word in getattr(rule, "words", ()))
+
+    def allows(self, value: Any) -> bool:
+        return any(rule.allows(value) for rule in self.rules)
+
+
+Rule = Number | Choice | Flag | Text | ListOf | Either
 
 # `example` is what the message says to type.
 _COUNT = Number(at_least=1, whole=True, example="1")
@@ -258,6 +277,10 @@ RULES: dict[str, Rule] = {
     "data.background": Choice(("white", "grey", "black")),
     "data.suffix": Text("an ending such as .jpg, or nothing", r"[^/\\]*", example=".jpg"),
     "data.num_workers": Number(at_least=0, at_most=256, whole=True, example="2"),
+    "data.balance": _FLAG,
+    "loss.class_weights": Either(
+        (Choice(("balanced",)), ListOf(_NOT_NEGATIVE, optional=True, example="[1,2]")), example="balanced"
+    ),
     "loss.delta": _POSITIVE,
     "loss.label_smoothing": _FRACTION_OR_1,
     "optimizer.lr": Number(above=0, example="0.01"),
@@ -290,10 +313,16 @@ RULES: dict[str, Rule] = {
 }
 GROUPS = ("model", "data", "loss", "optimizer", "scheduler")
 SECTIONS = ("monitor", "checkpoint", "console", "gradient", "sweep")
+# Keys of a group that are off until they are typed: any option takes them, and none lists them.
+UNLISTED: dict[str, tuple[str, ...]] = {
+    "data": ("balance",),
+    "loss": ("class_weights",),
+}
 # Keys that stand in a group but are read by the run, whatever the group's class: never given to it.
-READ_HERE = {
+READ_HERE: dict[str, tuple[str, ...]] = {
     "model": ("init", "init_std"),
-    "data": ("image_size", "normalize", "augment", "limit"),
+    "data": ("image_size", "normalize", "augment", "limit", *UNLISTED["data"]),
+    "loss": UNLISTED["loss"],
     "scheduler": ("interval",),
 }
 # What is not read letter by letter: quotes, commas (of a sweep), references, null.
@@ -326,6 +355,12 @@ def shown(value: Any) -> str:
 def is_larger_better(tag: str) -> bool:
     """Of `val/accuracy` and its like. Of losses, and their terms whatever they are called, the smaller is better."""
     return tag.rpartition("/")[2] == "accuracy" and "loss/" not in tag
+
+
+def is_unlisted(key: str) -> bool:
+    """Whether any option of the key's group takes it, though none lists it."""
+    group, _, rest = key.partition(".")
+    return rest.partition(".")[0] in UNLISTED.get(group, ())
 
 
 def is_as_typed(key: str) -> bool:
@@ -407,15 +442,21 @@ def check(config: Mapping[str, Any]) -> None:
             raise UserError(f"{key}: is missing; it must be {rule.accepts}.{_hint(key, rule, None)}")
     for key, value in found.items():
         group, _, rest = key.partition(".")
-        if group in GROUPS and rest.split(".")[0] not in READ_HERE.get(group, ()) and not is_shipped(config[group]):
+        is_ours = rest.split(".")[0] in READ_HERE.get(group, ()) and not is_unlisted(key)
+        if group in GROUPS and not is_ours and not is_shipped(config[group]):
             continue
         if key in _HOLDERS and value not in (None, {}):
             names = [k.removeprefix(f"{key}.") for k in RULES if k.startswith(f"{key}.")]
             raise UserError(f"{key}={shown(value)}: holds keys of its own, {one_of(names)}. Try {key}.{names[0]}=...")
         if key not in RULES and group not in GROUPS:
             raise unknown_key(key, sorted(RULES, key=lambda k: k.split(".")[0] in GROUPS))
-        if key in RULES and not RULES[key].allows(value):
-            raise UserError(f"{key}={shown(value)}: must be {RULES[key].accepts}.{_hint(key, RULES[key], value)}")
+        refuse_value(key, value)
+
+
+def refuse_value(key: str, value: Any) -> None:
+    """Raises UserError where there is a rule for the key that does not allow the value."""
+    if key in RULES and not RULES[key].allows(value):
+        raise UserError(f"{key}={shown(value)}: must be {RULES[key].accepts}.{_hint(key, RULES[key], value)}")
 
 
 def _values(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -40,9 +40,16 @@ def derived_seed(seed: int, purpose: str, number: int) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def permutation(seed: int, epoch: int, num_samples: int) -> Tensor:
-    """The order of the samples in an epoch (counted from 0)."""
+def permutation(seed: int, epoch: int, num_samples: int, weights: Tensor | None = None) -> Tensor:
+    """The order of the samples in an epoch (counted from 0).
+
+    Args:
+        weights: `[num_samples]` float64 on the CPU: as many samples are drawn, with replacement, each as often as it
+            weighs, as `torch.utils.data.WeightedRandomSampler` draws them.
+    """
     generator = torch.Generator().manual_seed(derived_seed(seed, "order", epoch))
+    if weights is not None:
+        return torch.multinomial(weights, num_samples, replacement=True, generator=generator)
     return torch.randperm(num_samples, generator=generator)
 
 
@@ -69,14 +76,21 @@ def _share_size(num_rows: int, rank: int, world_size: int) -> int:
 
 
 def _orders(
-    num_samples: int, batch_size: int, seed: int, first_step: int, rank: int, world_size: int
+    num_samples: int,
+    batch_size: int,
+    seed: int,
+    first_step: int,
+    rank: int,
+    world_size: int,
+    weights: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """The samples of a rank from step `first_step` on, a tensor per epoch: its share of each batch in turn."""
     size = _share_size(batch_size, rank, world_size)  # of every batch but the last, whose share is not larger
     epoch, index = divmod(first_step - 1, -(-num_samples // batch_size))
     while True:
         # The order of a batch that is the whole split changes nothing but rounding.
-        order = permutation(seed, epoch, num_samples) if batch_size < num_samples else torch.arange(num_samples)
+        is_drawn = batch_size < num_samples or weights is not None
+        order = permutation(seed, epoch, num_samples, weights) if is_drawn else torch.arange(num_samples)
         if world_size > 1:
             order = torch.cat([batch[share(len(batch), rank, world_size)] for batch in order.split(batch_size)])
         yield order[index * size :]
@@ -84,7 +98,13 @@ def _orders(
 
 
 class Batches(Protocol):
-    """A split as batches, wherever its samples lie. A rank of several gets its `share`, and touches no other sample."""
+    """A split as batches, wherever its samples lie. A rank of several gets its `share`, and touches no other sample.
+
+    Attributes:
+        weights: how often each sample is drawn for training, see `permutation`; None: once an epoch.
+    """
+
+    weights: Tensor | None
 
     def __len__(self) -> int:
         """The number of samples, on all ranks together."""
@@ -157,6 +177,7 @@ class ResidentBatches:
         self.inputs, self.targets = inputs, targets
         self.transform, self.augment = transform, augment
         self.evaluation_batch = evaluation_batch or EVALUATION_BATCH
+        self.weights: Tensor | None = None
         self.is_copied = False
 
     def __len__(self) -> int:
@@ -176,11 +197,13 @@ class ResidentBatches:
 
     def _slices(self, batch_size: int, seed: int, first_step: int, rank: int, world_size: int) -> Iterator[Batch]:
         num_samples = len(self)
-        if batch_size >= num_samples:  # the whole split: its order changes nothing but rounding
+        if (
+            batch_size >= num_samples and self.weights is None
+        ):  # the whole split: its order changes nothing but rounding
             mine = share(num_samples, rank, world_size)
             yield from unspoilt(Batch(self.inputs[mine], self.targets[mine]), self.is_copied)
         size = _share_size(batch_size, rank, world_size)
-        for order in _orders(num_samples, batch_size, seed, first_step, rank, world_size):
+        for order in _orders(num_samples, batch_size, seed, first_step, rank, world_size, self.weights):
             for rows in order.to(self.inputs.device).split(size * BATCHES_PER_GATHER):
                 yield from Batch(*(whole.index_select(0, rows) for whole in (self.inputs, self.targets))).parts(size)
 
@@ -210,6 +233,7 @@ class LoadedBatches:
     ) -> None:
         self.files, self.device = files, device
         self.transform, self.augment, self.num_workers = transform, augment, num_workers
+        self.weights: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.files)
@@ -229,7 +253,7 @@ class LoadedBatches:
     ) -> Iterator[Batch]:
         num_samples = len(self)
         size = _share_size(min(batch_size, num_samples), rank, world_size)
-        orders = _orders(num_samples, batch_size, seed, first_step, rank, world_size)
+        orders = _orders(num_samples, batch_size, seed, first_step, rank, world_size, self.weights)
         batches = self._load((rows.tolist() for order in orders for rows in order.split(size)), size)
         return augmented(batches, self.augment, num_samples, batch_size, seed, first_step, rank, world_size)
 

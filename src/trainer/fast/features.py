@@ -209,9 +209,12 @@ class Features:
 def on_features(split: Batches, features: Tensor) -> ResidentBatches:
     """The same samples, in the same batches."""
     if isinstance(split, LoadedBatches):
-        return ResidentBatches(features, split.files.targets.to(features.device), evaluation_batch=EVALUATION_FILES)
-    assert isinstance(split, ResidentBatches)
-    return ResidentBatches(features, split.targets)
+        found = ResidentBatches(features, split.files.targets.to(features.device), evaluation_batch=EVALUATION_FILES)
+    else:
+        assert isinstance(split, ResidentBatches)
+        found = ResidentBatches(features, split.targets)
+    found.weights = split.weights
+    return found
 
 
 def _is_near(found: Tensor, expected: Tensor, share: float) -> bool:

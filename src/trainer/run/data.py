@@ -10,6 +10,7 @@ from trainer.data.prepare import Splits, check, detached, limited, prepare
 from trainer.data.source import Data
 from trainer.draws import seed_all
 from trainer.errors import UserError
+from trainer.run.classes import balance
 from trainer.run.instantiate import built, ours
 
 
@@ -45,7 +46,7 @@ def build_splits(settings: Settings, data: Data, device: torch.device, dtype: to
     augment = Augmentation(**(config.get("augment") or {}))
     if augment and not data.is_images:
         raise UserError(f"data.augment: data={names['data']} has no images to augment.")
-    return prepare(
+    splits = prepare(
         data,
         device,
         dtype,
@@ -54,3 +55,5 @@ def build_splits(settings: Settings, data: Data, device: torch.device, dtype: to
         normalize=config.get("normalize", True),
         augment=augment or None,
     )
+    balance(settings, data, splits.train)
+    return splits

@@ -47,7 +47,10 @@ def ours(settings: Settings, group: str) -> Config:
     """The keys of a group that the run reads, whatever its class: but for those that the user's own class names."""
     names = schema.READ_HERE.get(group, ())
     taken = trust.parameters(found(settings, group)) if settings.is_own(group) else {}
-    return {key: value for key, value in settings.group(group).items() if key in names and key not in taken}
+    read = {key: value for key, value in settings.group(group).items() if key in names and key not in taken}
+    for key, value in read.items():
+        schema.refuse_value(f"{group}.{key}", value)
+    return read
 
 
 def built(settings: Settings, group: str, changes: Mapping[str, Any] | None = None) -> Any:

@@ -16,6 +16,7 @@ from trainer.errors import UserError
 from trainer.evaluate import MOST_AT_ONCE
 from trainer.losses import Kind, LossFunction
 from trainer.meaning import Classes, Unread
+from trainer.run.classes import weigh_classes
 from trainer.run.environment import Precision, is_out_of_memory
 from trainer.run.instantiate import built, is_complaint, words
 from trainer.run.model import sizes_to_type
@@ -34,7 +35,9 @@ def build_loss(
     Raises:
         UserError: the parts do not fit together, both named; or no gradient leads through them.
     """
-    loss_fn = LossFunction(built(settings, "loss"), model, data.meaning, settings.names)
+    criterion = built(settings, "loss")
+    weigh_classes(settings, criterion, data)
+    loss_fn = LossFunction(criterion, model, data.meaning, settings.names)
     note_differentiating(loss_fn, model, sample, precision)
     device = sample_device(sample)
     loss_fn.to(device, torch.float64 if settings.dtype == "float64" else torch.float32)

@@ -21,6 +21,7 @@ def stacked_batches(split: Batches, batch_size: int, seeds: Sequence[int], first
         inputs and targets `[num_batches, N, ...]`: batch i is that of the i-th num_runs / num_batches runs.
     """
     is_plain = isinstance(split, ResidentBatches) and split.transform is None and not split.augment
+    is_plain = is_plain and split.weights is None
     distinct = list(dict.fromkeys(seeds))
     if is_plain and batch_size >= len(split):  # the whole split, in its order
         distinct = distinct[:1]

@@ -1,0 +1,77 @@
+"""Unequal classes: what each weighs in the loss, and how often its samples are drawn."""
+
+import torch
+from torch import Tensor, nn
+
+from trainer.config.schema import shown
+from trainer.config.settings import Settings
+from trainer.data.batches import Batches
+from trainer.data.source import Data
+from trainer.errors import UserError
+from trainer.losses import Composite
+from trainer.meaning import Classes
+from trainer.run.instantiate import ours
+
+# torch's criteria with a weight for each class.
+WEIGHTED = (nn.CrossEntropyLoss, nn.NLLLoss)
+MOST_DRAWN = 2**24  # samples that torch.multinomial takes
+
+
+def weigh_classes(settings: Settings, criterion: nn.Module, data: Data) -> None:
+    """Gives a criterion, or the terms of one, the weights of `loss.class_weights`.
+
+    `balanced`: N / (K * N_c) for class c, with N samples of K classes in the training split, of which N_c are of that
+    class: what `sklearn.utils.class_weight` calls so. A class without a sample weighs 1.
+
+    Raises:
+        UserError: there is no term that takes weights, it has some already, or they are not one for each class.
+    """
+    wanted = ours(settings, "loss").get("class_weights")
+    if wanted is None:
+        return
+    key = f"loss.class_weights={shown(wanted)}"
+    parts = criterion.criteria if isinstance(criterion, Composite) else [criterion]
+    taking = [part for part in parts if isinstance(part, WEIGHTED)]
+    if not taking:
+        raise UserError(f"{key}: loss={settings.names['loss']} has no weights of classes. Try loss=cross_entropy.")
+    if any(part.weight is not None for part in taking):
+        raise UserError(f"{key}: the loss has weights already. Leave loss.weight out.")
+    counts = class_counts(key, settings, data)
+    if wanted == "balanced":
+        present = counts > 0
+        weights = counts.sum() / (present.sum() * counts.double())
+        weights[~present] = 1.0
+    else:
+        weights = torch.tensor(wanted, dtype=torch.float64)
+        if len(weights) != len(counts) or not bool(weights.any()):
+            raise UserError(f"{key}: must be {len(counts)} numbers, one for each class, not all 0.")
+    for part in taking:
+        part.weight = weights  # becomes the run's dtype with the rest of the loss
+
+
+def balance(settings: Settings, data: Data, train: Batches) -> None:
+    """With `data.balance=true`, samples of every class are drawn equally often.
+
+    Raises:
+        UserError: the data has no classes, or too many samples.
+    """
+    if not ours(settings, "data").get("balance"):
+        return
+    key = "data.balance=true"
+    counts = class_counts(key, settings, data)
+    targets = data.train.targets
+    if targets.dim() != 1 or len(targets) > MOST_DRAWN:
+        raise UserError(f"{key}: takes one class for each sample, and up to {MOST_DRAWN:,} samples.")
+    train.weights = 1 / counts[targets.cpu()].double()
+
+
+def class_counts(key: str, settings: Settings, data: Data) -> Tensor:
+    """How many samples (or pixels) of the training split each class has, `[num_classes]`.
+
+    Args:
+        key: what asks for it, for the message.
+    """
+    if not isinstance(data.meaning, Classes):
+        raise UserError(f"{key}: data={settings.names['data']} has no classes. Leave it out.")
+    targets = data.train.targets.flatten().cpu()
+    return torch.bincount(targets[targets >= 0], minlength=data.meaning.num_classes)

@@ -1,0 +1,56 @@
+"""Whatever is chosen for a run, it continues exactly, two processes train as one, and short cuts change no number."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exact import assert_same, states
+from plain import losses
+from ranks import WORDS, ended, ranks
+from trainer.disk import checkpoint
+
+Train = Callable[..., dict[str, Any]]
+# 113 samples are trained on: three steps of 40, 40 and 33 an epoch.
+BASE = ("data.limit=113", "batch_size=40", "max_steps=11", "monitor=off", "monitor.every=1", "checkpoint.every=4")
+SMALL = ("model=two_layer", "model.hidden_features=7")
+RECIPES = {
+    "classes": (*SMALL, "loss.class_weights=balanced", "data.balance=true"),
+}
+ALONE: tuple[str, ...] = ()  # recipes for one process
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_run_that_was_killed_continues_exactly(recipe: str, train: Train) -> None:
+    words = (*BASE, *RECIPES[recipe])
+    unbroken = train(*words, "checkpoint.keep=9", "name=unbroken")
+    train(*words, "checkpoint.keep=9", "name=broken")
+    for path in Path("runs/broken/checkpoints").iterdir():  # as a kill just after step 4 leaves it
+        if path.name > "step_00000004.pt" or not path.name.startswith("step"):
+            path.unlink()
+    Path("runs/broken/result.json").unlink()
+    assert_same(unbroken, train(*words, "checkpoint.keep=9", "name=broken"))
+    assert_same(states("runs/unbroken", 11), states("runs/broken", 11))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_numbers_are_those_of_plain_torch(recipe: str, train: Train) -> None:
+    for fast in ("true", "false"):
+        train(*BASE, *RECIPES[recipe], f"fast={fast}", f"name={fast}")
+    assert losses("true") == pytest.approx(losses("false"), rel=1e-4)
+
+
+@pytest.mark.parametrize("recipe", [name for name in RECIPES if name not in ALONE])
+@pytest.mark.long
+def test_two_processes_are_one(recipe: str, tmp_path: Path, train: Train) -> None:
+    words = (*BASE, *RECIPES[recipe], "dtype=float64")
+    two = ended(ranks(tmp_path, *words, "name=two"))
+    assert [code for code, _, _ in two] == [0, 0], two
+    one = train(*WORDS, *words, "name=one")
+    result = json.loads((tmp_path / "runs/two/result.json").read_text())
+    numbers = {k: v for k, v in one.items() if isinstance(v, float) and not k.startswith(("time/", "seconds"))}
+    assert {k: result[k] for k in numbers} == pytest.approx(numbers, rel=1e-9)
+    a, b = (checkpoint.read(Path("runs", name, "checkpoints/last.pt"))["model"] for name in ("one", "two"))
+    assert all(a[key].allclose(b[key], rtol=1e-9, atol=1e-12) for key in a)

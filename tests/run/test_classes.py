@@ -1,0 +1,94 @@
+"""Unequal classes: weights in the loss, and how often samples are drawn, as torch has them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import WeightedRandomSampler
+
+from plain import losses, parts_of
+from trainer.data.batches import derived_seed
+from trainer.disk import checkpoint
+from trainer.errors import UserError
+
+Train = Callable[..., dict[str, Any]]
+WORDS = (
+    "model=two_layer",
+    "optimizer=sgd",
+    "optimizer.lr=0.05",
+    "data.limit=150",
+    "batch_size=40",
+    "max_steps=9",  # four steps an epoch, the last of 30
+    "monitor=off",
+    "monitor.every=1",
+)
+CHOSEN = ("loss.class_weights=balanced", "data.balance=true")
+
+
+def test_both_are_those_of_a_plain_loop(train: Train) -> None:
+    result = train(*WORDS, *CHOSEN, "name=it")
+    parts = parts_of(*WORDS)
+    (inputs, targets), model = (parts.splits.train.inputs, parts.splits.train.targets), parts.model
+    counts = targets.bincount(minlength=10)
+    assert counts.min() < counts.max()
+    criterion = nn.CrossEntropyLoss(weight=(len(targets) / (10 * counts)).float())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    expected: list[float] = []
+    for epoch in range(3):
+        generator = torch.Generator().manual_seed(derived_seed(0, "order", epoch))
+        sampler = WeightedRandomSampler((1 / counts.double())[targets].tolist(), len(targets), generator=generator)
+        for rows in torch.tensor(list(sampler)).split(40):
+            loss = criterion(model(inputs[rows]), targets[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            expected.append(loss.item())
+    assert losses("it") == pytest.approx(expected[:9], rel=1e-5)
+    val = parts.splits.val
+    model.load_state_dict(checkpoint.read(Path("runs/it/checkpoints/last.pt"))["model"])
+    assert result["val/loss"] == pytest.approx(criterion(model(val.inputs), val.targets).item(), rel=1e-5)
+
+
+def test_every_class_is_drawn_as_often(train: Train) -> None:
+    """Of 300 samples, 270 of one class; also where a batch is the whole split, and without the recorded step."""
+    Path("mine.csv").write_text("x,kind\n" + "".join(f"{i},{'b' if i % 10 == 0 else 'a'}\n" for i in range(430)))
+    words = ("data=table", "data.path=mine.csv", "data.targets=[kind]", "data.balance=true", "model=two_layer")
+    parts = parts_of(*words)
+    for size in (50, len(parts.splits.train)):
+        batches = parts.splits.train.training(size, 0, 1)
+        drawn = torch.cat([next(batches).targets for _ in range(2000 // size)])
+        assert 0.45 < drawn.double().mean() < 0.55
+    assert parts.splits.val.weights is None
+
+
+def test_a_stack_has_them_too(train: Train) -> None:
+    words = (*WORDS, *CHOSEN, "optimizer.lr=0.05,0.1,0.2,0.3")
+    for stack in ("always", "never"):
+        train("--multirun", *words, f"sweep.stack={stack}", f"name={stack}")
+    for lr in ("0.05", "0.3"):
+        a, b = (losses(f"{stack}/optimizer.lr={lr}") for stack in ("always", "never"))
+        assert a == pytest.approx(b, rel=1e-5)
+    assert "a stack of 4" in Path("runs/always/optimizer.lr=0.3/result.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["loss=mse", "loss.class_weights=balanced"], "loss=mse has no weights of classes. Try loss=cross_entropy."),
+        (["loss.class_weights=[1,2]"], "must be 10 numbers, one for each class, not all 0."),
+        (["+loss.weight=[1,1,1,1,1,1,1,1,1,1]", "loss.class_weights=balanced"], "Leave loss.weight out."),
+        (["loss.class_weights=balance"], "Try loss.class_weights=balanced."),
+        (["loss.class_weight=balanced"], "Did you mean loss.class_weights?"),
+        (
+            ["data=random_regression", "loss=mse", "model=two_layer", "data.balance=true"],
+            "has no classes. Leave it out",
+        ),
+    ],
+)
+def test_what_can_not_be_is_refused(words: list[str], message: str, train: Train) -> None:
+    with pytest.raises(UserError, match=message.replace("?", r"\?")):
+        train(*words)
+    assert not Path("runs").exists()
