@@ -90,6 +90,8 @@ class Settings:
     deterministic: bool
     on_nan: str
     threads: int | None
+    dry_run: bool
+    overfit: int | None
     gradient: Gradient
     checkpoint: Checkpoint
     console: Console

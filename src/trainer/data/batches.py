@@ -197,9 +197,8 @@ class ResidentBatches:
 
     def _slices(self, batch_size: int, seed: int, first_step: int, rank: int, world_size: int) -> Iterator[Batch]:
         num_samples = len(self)
-        if (
-            batch_size >= num_samples and self.weights is None
-        ):  # the whole split: its order changes nothing but rounding
+        # The whole split: its order changes nothing but rounding.
+        if batch_size >= num_samples and self.weights is None:
             mine = share(num_samples, rank, world_size)
             yield from unspoilt(Batch(self.inputs[mine], self.targets[mine]), self.is_copied)
         size = _share_size(batch_size, rank, world_size)

@@ -111,11 +111,12 @@ def check(data: Data, name: str) -> None:
                     )
 
 
-def doubts(data: Data, name: str, dtype: torch.dtype) -> list[str]:
+def doubts(data: Data, name: str, dtype: torch.dtype, is_divided: bool = True) -> list[str]:
     """What was decided in reading the data, and what may be meant but seldom is (a warning each).
 
     Args:
         dtype: of float inputs and targets in the run.
+        is_divided: false where the splits have the same samples on purpose.
 
     Raises:
         UserError: numbers would become infinite in this type.
@@ -128,7 +129,7 @@ def doubts(data: Data, name: str, dtype: torch.dtype) -> list[str]:
             f"warning: data.num_workers={data.num_workers}: this machine has {num_cores} cores, for which more workers "
             f"wait. Try data.num_workers={num_cores}."
         )
-    if (leak := leaks(data.train, data.val, data.test)) is not None:
+    if is_divided and (leak := leaks(data.train, data.val, data.test)) is not None:
         found.append(f"warning: data={name}: {leak}")
     targets = {split: getattr(data, split).targets for split in ("train", "val", "test")}
     return [*said, *found, *(f"warning: data={name}: {doubt}" for doubt in data.meaning.doubts(targets))]

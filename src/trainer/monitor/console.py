@@ -94,6 +94,7 @@ def summary_rows(
     found = [(finding.where, f"step {finding.step}: {finding.advice}") for finding in findings]
     return [
         *((tag, short(result[tag])) for tag in tags if tag in result),
+        *([("overfit", result["overfit"])] if "overfit" in result else []),
         *(found or [("diagnosis", "nothing is amiss")]),
         ("parameters", f"{result['num_parameters']:,}, {result['num_trainable']:,} of them trained"),
         ("time", f"{result['seconds']:.1f} s for {result['steps']} steps"),

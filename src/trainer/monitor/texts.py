@@ -35,6 +35,17 @@ def model_table(model: nn.Module, inputs: Tensor) -> str:
     Args:
         inputs: a batch as the model sees it; one or two samples are enough.
     """
+    rows = model_rows(model, inputs)
+    everything = list(model.parameters())
+    num_all, num_trained = (sum(p.numel() for p in ps) for ps in (everything, _trained(everything)))
+    rows.append(
+        ["**all**", "", "", f"**{num_all:,}**", f"**{num_trained:,} trainable, {num_all - num_trained:,} frozen**"]
+    )
+    return table(["layer", "kind", "output shape", "parameters", ""], rows)
+
+
+def model_rows(model: nn.Module, inputs: Tensor) -> list[list[str]]:
+    """The rows of `model_table` without the sums."""
     shapes = _output_shapes(model, inputs)
     counted: set[int] = set()  # a parameter that two modules share counts once
     rows = []
@@ -44,12 +55,7 @@ def model_table(model: nn.Module, inputs: Tensor) -> str:
         if own or not any(module.children()):
             count = sum(p.numel() for p in own)
             rows.append([name or "(model)", type(module).__name__, shapes.get(module, ""), f"{count:,}", _state(own)])
-    everything = list(model.parameters())
-    num_all, num_trained = (sum(p.numel() for p in ps) for ps in (everything, _trained(everything)))
-    rows.append(
-        ["**all**", "", "", f"**{num_all:,}**", f"**{num_trained:,} trainable, {num_all - num_trained:,} frozen**"]
-    )
-    return table(["layer", "kind", "output shape", "parameters", ""], rows)
+    return rows
 
 
 def environment(device: torch.device, version: str) -> dict[str, str]:

@@ -12,6 +12,7 @@ from trainer.draws import seed_all
 from trainer.errors import UserError
 from trainer.run.classes import balance
 from trainer.run.instantiate import built, ours
+from trainer.run.overfit import few
 
 
 def build_data(settings: Settings) -> Data:
@@ -21,7 +22,7 @@ def build_data(settings: Settings) -> Data:
         data: Data = built(settings, "data")
     data = limited(detached(data), ours(settings, "data").get("limit"))
     check(data, settings.names["data"])
-    return data
+    return few(settings, data)
 
 
 def build_splits(settings: Settings, data: Data, device: torch.device, dtype: torch.dtype) -> Splits:

@@ -11,6 +11,7 @@ from trainer.data.prepare import Splits
 from trainer.distributed import World
 from trainer.errors import UserError
 from trainer.run.environment import Precision
+from trainer.run.overfit import STEPS
 from trainer.trees import called
 from trainer.trials import undisturbed
 
@@ -34,7 +35,9 @@ def length_of(settings: Settings, num_samples: int) -> Length:
     batch_size = num_samples if settings.batch_size == "full" else int(settings.batch_size)
     samples_per_step = min(batch_size * settings.gradient.accumulate, num_samples)
     steps_per_epoch = -(-num_samples // samples_per_step)
-    max_steps = num_steps(settings.max_steps, settings.max_epochs, steps_per_epoch)
+    is_open = settings.max_steps is None and settings.max_epochs is None
+    wanted = STEPS if is_open and settings.overfit is not None else settings.max_steps
+    max_steps = num_steps(wanted, settings.max_epochs, steps_per_epoch)
     return Length(batch_size, samples_per_step, steps_per_epoch, max_steps)
 
 

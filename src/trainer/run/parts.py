@@ -93,7 +93,7 @@ def build(settings: Settings, world: World = ALONE, like: Parts | None = None, i
     state = TrainingState(model, store, optimizer, schedule, scaler, loss=loss_fn, data=fingerprint(data), world=world)
     if world.rank > 0:  # each its own dropout
         seed_all(derived_seed(settings.seed, "rank", world.rank))
-    warnings = doubts(data, settings.names["data"], dtype) if like is None else []
+    warnings = doubts(data, settings.names["data"], dtype, settings.overfit is None) if like is None else []
     warnings += doubts_of_loss(settings, loss_fn, model, sample_of(splits.val))
     return Parts(settings, world, device, precision, data, splits, model, loss_fn, length, state, warnings)
 

@@ -10,8 +10,10 @@ from trainer.config.settings import Settings, settings_of
 from trainer.distributed import World, find_world, joined
 from trainer.errors import RunStopped, UserError
 from trainer.run.continuing import said_when_stopped_at_once
+from trainer.run.dry import dry_run
 from trainer.run.environment import find_device
 from trainer.run.folder import as_stored, find_folder, finished, load, refuse_another, take_folder
+from trainer.run.overfit import refuse_unlearnt
 from trainer.run.parts import build
 from trainer.run.train import train
 from trainer.run.training import Training
@@ -41,14 +43,18 @@ def run(
         tell(folder)
         refuse_other_configs(world, settings)
         parts = world.together(lambda: build(settings, world))
-        if (result := finished(folder, parts)) is not None:
+        if not settings.dry_run and (result := finished(folder, parts)) is not None:
             return result
         training = Training(parts, folder, signals or Signals())
+        if settings.dry_run:
+            return dry_run(training)
         with contextlib.ExitStack() as closing, blaming(settings):
             world.together(lambda: take_folder(folder, parts, closing))
             world.together(lambda: load(training))
             with said_when_stopped_at_once(training):
-                return train(training)
+                result = train(training)
+        refuse_unlearnt(settings, result)
+        return result
 
 
 def refuse_other_configs(world: World, settings: Settings) -> None:

@@ -29,6 +29,7 @@ from trainer.monitor.tags import shown_as
 from trainer.run.continuing import how_to_continue
 from trainer.run.opened import Opened, opened
 from trainer.run.remembered import Kept, write_predictions
+from trainer.run.overfit import BEFORE
 from trainer.run.training import Training
 
 if TYPE_CHECKING:
@@ -100,6 +101,9 @@ def prepare(
         frozen = {n: p for n, p in parts.model.named_parameters() if not p.requires_grad}
         numbers = weight_statistics(frozen)
         run.journal.events.scalars(0, {shown_as(tag): number for tag, number in numbers.items()})
+    if state.step == 0 and parts.settings.overfit is not None:
+        before = evaluate(parts.model, parts.loss_fn, parts.splits.val, parts.device, parts.precision)
+        state.last[BEFORE] = before["loss"] if before is not None else math.nan
     run.observer.start_clock()
     with run.observer.off_the_clock():
         computation = computed(training, run, features, is_alone)

@@ -14,6 +14,7 @@ from trainer.disk.checkpoint import Checkpoints
 from trainer.loop import Plan
 from trainer.monitor.diagnosis import Diagnosis
 from trainer.monitor.facts import facts_of
+from trainer.run.overfit import verdict
 from trainer.run.parts import Parts
 from trainer.signals import Signals
 
@@ -138,5 +139,6 @@ class Training:
             "num_parameters": self.num_parameters,
             "num_trainable": self.num_trainable,
             "computed": computed,
+            **({} if (said := verdict(self.parts.settings, state.last)) is None else {"overfit": said}),
             "diagnosis": [finding.as_dict() for finding in self.diagnosis.findings],
         }

@@ -1,0 +1,135 @@
+"""`dry_run=true`: all is built, some steps are made, and nothing is written."""
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from trainer.computation import Computation, ordinary
+from trainer.config.request import Config
+from trainer.data.batches import Batch, batch_length
+from trainer.monitor.console import summary_table
+from trainer.monitor.texts import model_rows
+from trainer.run.train import surroundings
+from trainer.run.training import Training
+from trainer.trees import called, leaves
+from trainer.trials import undisturbed
+
+# Steps that are timed after the first, and the seconds in which no further one is begun.
+STEPS, SECONDS = 20, 2.0
+
+
+def dry_run(training: Training) -> Config:
+    """Prints shapes, memory and time per step of a run that is left as it was on the disk.
+
+    Returns:
+        the numbers: `seconds_per_step`, and bytes by what they are for.
+    """
+    parts = training.parts
+    with surroundings(training):
+        batches = training.batches(parts.splits.train)
+        first = next(batches)
+        memory = {"activations": activations(training, first)} if parts.world.size == 1 else {}
+        computation = computed(training)
+        computation.network.train()
+        step = stepping(training, computation, itertools.chain([first], batches))
+        begun, *seconds = timed(step, parts.device)
+    state = parts.state
+    of_optimizer = sum(leaf.nbytes for leaf in leaves(list(state.optimizer.state_dict()["state"].values())))
+    memory |= {"weights": state.store.values.nbytes, "gradients": state.store.grads.nbytes, "optimizer": of_optimizer}
+    if parts.device.type == "cuda":
+        memory["GPU, at most"] = torch.cuda.max_memory_allocated(parts.device)
+    found = {"seconds_first_step": begun, "seconds_per_step": statistics.median(seconds or [begun])}
+    if parts.world.is_main:
+        show(training, first, computation, memory, found)
+    return {**found, **{f"bytes_{what}": number for what, number in memory.items()}}
+
+
+def computed(training: Training) -> Computation:
+    """As the run would, but for the features of a frozen backbone, which would be written down."""
+    settings, work = training.parts.settings, training.work()
+    if not settings.fast and not settings.compile:
+        return ordinary(work)
+    from trainer.fast.choose import choose
+
+    return choose(work, None, settings.fast, settings.compile, True, print)
+
+
+def activations(training: Training, batch: Batch) -> int:
+    """The bytes that a forward pass of a batch keeps for its backward pass."""
+    parts, kept = training.parts, {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*parts.model.parameters(), *parts.model.buffers())}
+    size = training.work().part_size
+    with undisturbed(parts.model, parts.device, is_training=True):
+        with parts.precision(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            part = next(batch.parts(size))
+            losses = parts.loss_fn(called(parts.model, part.inputs), part.targets, part.inputs)
+        del losses
+    return sum(num_bytes for place, num_bytes in kept.items() if place not in own)
+
+
+def stepping(training: Training, computation: Computation, batches: Iterator[Batch]) -> Callable[[], None]:
+    """What makes the next step, as `trainer.loop.fit` does."""
+    parts, length, settings = training.parts, training.parts.length, training.parts.settings
+    state, numbers = parts.state, itertools.count(1)
+
+    def step() -> None:
+        of = batch_length(len(parts.splits.train), length.samples_per_step, next(numbers))
+        computation.forward_backward(next(batches), of)
+        state.scaler.unscale_(state.optimizer)
+        state.store.clip(settings.gradient.clip_norm, settings.gradient.clip_value)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+
+    return step
+
+
+def timed(step: Callable[[], None], device: torch.device) -> list[float]:
+    """The seconds of the first step and of some that follow."""
+    found: list[float] = []
+    while len(found) <= STEPS and sum(found) < SECONDS:
+        started = time.perf_counter()
+        step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        found.append(time.perf_counter() - started)
+    return found
+
+
+def show(
+    training: Training, batch: Batch, computation: Computation, memory: dict[str, int], found: dict[str, float]
+) -> None:
+    parts, length = training.parts, training.parts.length
+    for line in [*training.title()[:2], *training.warnings]:
+        print(line)
+    if isinstance(parts.sample.inputs, Tensor):
+        for name, kind, shape, count, _ in model_rows(parts.model, parts.sample.inputs):
+            print(f"  {name:<28} {kind:<18} {shape:<22} {count}")
+    per_step = found["seconds_per_step"]
+    rows = [
+        ("inputs", told(batch.inputs)),
+        ("targets", told(batch.targets)),
+        *((what, f"{number / 2**20:,.2f} MiB") for what, number in memory.items()),
+        ("first step", f"{1000 * found['seconds_first_step']:.3g} ms"),
+        ("a step", f"{1000 * per_step:.3g} ms"),
+        ("all steps", f"{length.max_steps:,}: {per_step * length.max_steps:,.1f} s without validation"),
+        ("computed", "; ".join(computation.lines)),
+        ("dry run", "nothing was written. Leave dry_run=true out to train."),
+    ]
+    summary_table(rows)
+
+
+def told(tree: object) -> str:
+    """`64 x 1 x 8 x 8 float32`; of several tensors, each."""
+    return ", ".join(
+        f"{' x '.join(map(str, leaf.shape))} {str(leaf.dtype).removeprefix('torch.')}" for leaf in leaves(tree)
+    )
