@@ -63,11 +63,10 @@ def activations(training: Training, batch: Batch) -> int:
     parts, kept = training.parts, {}
 
     def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
+        kept[tensor.data_ptr()] = max(tensor.nbytes, kept.get(tensor.data_ptr(), 0))
         return tensor
 
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*parts.model.parameters(), *parts.model.buffers())}
+    own = {tensor.data_ptr() for tensor in (*parts.model.parameters(), *parts.model.buffers())}
     size = training.work().part_size
     with undisturbed(parts.model, parts.device, is_training=True):
         with parts.precision(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
