@@ -24,7 +24,8 @@ class Work:
         batch_size: samples that go through the model at once, all ranks together.
         samples_per_step: the same where several batches make one step.
         max_steps: the last step.
-        is_ours: model, loss and optimizer are classes of this tool's or of torch's.
+        is_ours: model, loss and optimizer are classes of this tool's or of torch's, and the same parameters train in
+            every step.
     """
 
     state: TrainingState

@@ -13,6 +13,18 @@ from trainer.draws import random_state, set_random_state
 # evaluation, too.
 DIFFERENTIATING: WeakSet[nn.Module] = WeakSet()
 
+# Parts that stay in evaluation mode while the rest trains: they are frozen.
+STILL: WeakSet[nn.Module] = WeakSet()
+
+
+def set_mode(model: nn.Module, is_training: bool) -> None:
+    """Training mode or evaluation mode; frozen parts stay in the latter."""
+    model.train(is_training)
+    if is_training and STILL:
+        for module in model.modules():
+            if module in STILL:
+                module.eval()
+
 
 @contextmanager
 def evaluating(model: nn.Module, device: torch.device) -> Iterator[None]:
@@ -42,7 +54,7 @@ def undisturbed(model: nn.Module, device: torch.device, is_training: bool = Fals
     gradients = [(p, p.grad, p.grad.clone()) for p in model.parameters() if p.grad is not None] if is_training else []
     try:
         with evaluating(model, device), torch.set_grad_enabled(is_training or model in DIFFERENTIATING):
-            model.train(is_training)
+            set_mode(model, is_training)
             yield
     finally:
         model._compiled_call_impl = compiled

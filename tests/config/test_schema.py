@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
@@ -104,6 +105,11 @@ TABLE: dict[str, tuple[list[Any], list[Any]]] = {
     "model.backbone.weights": (["imagenet", "net.pth", None], ["", True]),
     "model.unfreeze": ([[], ["layer4", "layer3.1"]], ["layer4", [""], [None], None]),
     "model.dropout": ([0, 0.5], [1, 1.0, -0.1, None]),
+    "model.freeze": ([[], ["conv1"]], ["conv1", [""], None]),
+    "model.unfreeze_at": ([{}, {"conv1": 5}], [{"conv1": 0}, {"conv1": 1.5}, ["conv1"], None]),
+    "optimizer.decay": (["all", "weights"], ["none", None, True]),
+    "optimizer.layer_decay": ([0.75, 1, None], [0, 1.1, "a"]),
+    "optimizer.lr_times": ([{"conv1": 0.1, "*.bias": 2}, None], [{"conv1": 0}, {"conv1": "a"}, 0.1]),
     "data.balance": ([True, False], ["yes", None]),
     "loss.class_weights": (["balanced", [1, 2.5], None], ["balance", [-1, 1], 2, True]),
     "data.limit": ([1, None], [0]),
@@ -339,7 +345,7 @@ def test_keys_where_a_value_is_due_and_a_value_where_keys_are(key, value, messag
 def test_the_example_that_is_shown_is_accepted():
     for key, rule in RULES.items():
         if rule.example and "..." not in rule.example:
-            assert rule.allows(OmegaConf.to_container(OmegaConf.from_dotlist([f"x={rule.example}"]))["x"]), key
+            assert rule.allows(OverridesParser.create().parse_override(f"x={rule.example}").value()), key
 
 
 # Keys of shipped configs that no rule is about, as their room knows better.

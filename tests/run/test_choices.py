@@ -18,8 +18,10 @@ BASE = ("data.limit=113", "batch_size=40", "max_steps=11", "monitor=off", "monit
 SMALL = ("model=two_layer", "model.hidden_features=7")
 RECIPES = {
     "classes": (*SMALL, "loss.class_weights=balanced", "data.balance=true"),
+    "groups": ("optimizer=adamw", "optimizer.decay=weights", "optimizer.layer_decay=0.5", "optimizer.lr_times={fc3:2}"),
+    "unfrozen later": ("optimizer=adamw", "model.freeze=[conv1]", "model.unfreeze_at={conv2:1,fc1:3}"),
 }
-ALONE: tuple[str, ...] = ()  # recipes for one process
+ALONE = ("unfrozen later",)  # recipes for one process
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -143,7 +143,25 @@ class Either:
         return any(rule.allows(value) for rule in self.rules)
 
 
-Rule = Number | Choice | Flag | Text | ListOf | Either
+@dataclass(frozen=True)
+class MapOf:
+    """Names, each with a value that the rule allows."""
+
+    item: "Rule"
+    optional: bool = False
+    example: str = ""
+
+    @property
+    def accepts(self) -> str:
+        return f"names with {self.item.accepts} each{', or null' if self.optional else ''}"
+
+    def allows(self, value: Any) -> bool:
+        if not isinstance(value, Mapping):
+            return value is None and self.optional
+        return all(isinstance(name, str) and self.item.allows(item) for name, item in value.items())
+
+
+Rule = Number | Choice | Flag | Text | ListOf | Either | MapOf
 
 # `example` is what the message says to type.
 _COUNT = Number(at_least=1, whole=True, example="1")
@@ -245,6 +263,8 @@ RULES: dict[str, Rule] = {
     "model.weights": _WEIGHTS,
     "model.backbone.weights": _WEIGHTS,
     "model.unfreeze": ListOf(Text("the name of a part of the backbone"), example="[layer4]"),
+    "model.freeze": ListOf(Text("the name of a part of the model"), example="[conv1]"),
+    "model.unfreeze_at": MapOf(Number(at_least=1, whole=True), example="{conv1:5}"),
     "data.limit": _COUNT_OR_NULL,
     "data.image_size": _COUNT_OR_NULL,
     "data.normalize": _FLAG,
@@ -284,6 +304,9 @@ RULES: dict[str, Rule] = {
     ),
     "loss.delta": _POSITIVE,
     "loss.label_smoothing": _FRACTION_OR_1,
+    "optimizer.decay": Choice(("all", "weights")),
+    "optimizer.layer_decay": Number(above=0, at_most=1, optional=True, example="0.75"),
+    "optimizer.lr_times": MapOf(Number(above=0), optional=True, example="{conv1:0.1}"),
     "optimizer.lr": Number(above=0, example="0.01"),
     "optimizer.momentum": _FRACTION,
     "optimizer.dampening": _FRACTION,
@@ -318,12 +341,15 @@ SECTIONS = ("monitor", "checkpoint", "console", "gradient", "sweep")
 UNLISTED: dict[str, tuple[str, ...]] = {
     "data": ("balance",),
     "loss": ("class_weights",),
+    "model": ("freeze", "unfreeze_at"),
+    "optimizer": ("decay", "layer_decay", "lr_times"),
 }
 # Keys that stand in a group but are read by the run, whatever the group's class: never given to it.
 READ_HERE: dict[str, tuple[str, ...]] = {
-    "model": ("init", "init_std"),
+    "model": ("init", "init_std", *UNLISTED["model"]),
     "data": ("image_size", "normalize", "augment", "limit", *UNLISTED["data"]),
     "loss": UNLISTED["loss"],
+    "optimizer": UNLISTED["optimizer"],
     "scheduler": ("interval",),
 }
 # What is not read letter by letter: quotes, commas (of a sweep), references, null.

@@ -53,10 +53,14 @@ class ByParameter(Optimizer):
     def state_dict(self) -> dict[str, Any]:
         return {**self._inner.state_dict(), "by_parameter": self._each is not None}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Raises ValueError: the state is of another optimizer."""
+    def take_form(self, state_dict: Mapping[str, Any]) -> None:
+        """Has a state for each parameter from now on, if that is what was saved."""
         if state_dict.get("by_parameter") and self._each is None:
             self._part()
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Raises ValueError: the state is of another optimizer."""
+        self.take_form(state_dict)
         self._inner.load_state_dict({key: value for key, value in state_dict.items() if key != "by_parameter"})
 
     def _part(self) -> None:

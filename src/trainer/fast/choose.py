@@ -110,7 +110,8 @@ def features_of(
         limit: bytes of disk that features of all runs may take.
     """
     model, is_random = work.state.model, getattr(work.train, "augment", None)
-    if type(model) is not Finetune or model.unfrozen or is_random:
+    trains_later = any(name.startswith("backbone.") for name in work.state.store.names)
+    if type(model) is not Finetune or model.unfrozen or trains_later or is_random:
         return None
     try:
         cache = Cache(cache_folder("features"), limit, note)

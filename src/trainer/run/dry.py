@@ -16,7 +16,7 @@ from trainer.monitor.texts import model_rows
 from trainer.run.train import surroundings
 from trainer.run.training import Training
 from trainer.trees import called, leaves
-from trainer.trials import undisturbed
+from trainer.trials import set_mode, undisturbed
 
 # Steps that are timed after the first, and the seconds in which no further one is begun.
 STEPS, SECONDS = 20, 2.0
@@ -34,7 +34,7 @@ def dry_run(training: Training) -> Config:
         first = next(batches)
         memory = {"activations": activations(training, first)} if parts.world.size == 1 else {}
         computation = computed(training)
-        computation.network.train()
+        set_mode(computation.network, True)
         step = stepping(training, computation, itertools.chain([first], batches))
         begun, *seconds = timed(step, parts.device)
     state = parts.state
@@ -60,7 +60,8 @@ def computed(training: Training) -> Computation:
 
 def activations(training: Training, batch: Batch) -> int:
     """The bytes that a forward pass of a batch keeps for its backward pass."""
-    parts, kept = training.parts, {}
+    parts = training.parts
+    kept: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
         kept[tensor.data_ptr()] = max(tensor.nbytes, kept.get(tensor.data_ptr(), 0))

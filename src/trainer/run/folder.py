@@ -180,6 +180,8 @@ def load(training: Training) -> None:
     if state is None:
         return
     try:
+        if (take_form := getattr(parts.state.optimizer, "take_form", None)) is not None:
+            take_form(state["optimizer"])
         for part in ("optimizer", "schedule", "scaler"):
             refuse_other_kinds(state[part], getattr(parts.state, part).state_dict(), part)
         parts.state.load_state_dict(state)

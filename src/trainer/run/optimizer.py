@@ -3,15 +3,17 @@
 from collections.abc import Callable
 from typing import Any
 
-from torch.optim import Optimizer
+from torch import nn
+from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 
 from trainer.cadence import evaluation_period
 from trainer.config import trust
 from trainer.config.settings import Settings
 from trainer.errors import UserError
+from trainer.optim.groups import Group, grouped
 from trainer.optim.schedulers import Schedule
-from trainer.run.instantiate import built, complaint, found
+from trainer.run.instantiate import built, complaint, found, ours
 from trainer.run.length import Length
 from trainer.state import Store, hide_unreached
 
@@ -35,7 +37,7 @@ ELEMENTWISE = frozenset(
 )
 
 
-def build_optimizer(settings: Settings, store: Store) -> Optimizer:
+def build_optimizer(settings: Settings, model: nn.Module, store: Store) -> Optimizer:
     """Raises UserError: its class complains, or wants to evaluate the loss several times a step."""
     kind = found(settings, "optimizer")
     closure = trust.parameters(kind.step).get("closure")
@@ -46,6 +48,8 @@ def build_optimizer(settings: Settings, store: Store) -> Optimizer:
         )
     is_elementwise = trust.belongs(kind.__module__, trust.TRUSTED["optimizer"]) and kind.__name__ in ELEMENTWISE
     make = built(settings, "optimizer", {"_partial_": True})  # checks the options, too
+    if (groups := groups_of(settings, model, store)) is not None:
+        return build_groups(settings, store, groups)
     if not is_elementwise or (store.is_watched and not settings.fast):
         optimizer: Optimizer = made(settings, "optimizer", make, store.parameters)
         if settings.is_own("optimizer") or store.is_watched:
@@ -57,13 +61,55 @@ def build_optimizer(settings: Settings, store: Store) -> Optimizer:
     from trainer.fast.by_parameter import ByParameter
     from trainer.fast.updates import standing_for
 
-    options = {key: value for key, value in settings.group("optimizer").items() if key != "_target_"}
+    mine = ours(settings, "optimizer")
+    options = {k: value for k, value in settings.group("optimizer").items() if k != "_target_" and k not in mine}
     update = standing_for(kind.__name__, options)
     if update is None:
         flat = made(settings, "optimizer", make, [store.flat])
     else:
         flat = made(settings, "optimizer", lambda store: update(store.values, store.grads, **options), store)
     return ByParameter(flat, store, make) if store.is_watched else flat
+
+
+def groups_of(settings: Settings, model: nn.Module, store: Store) -> list[Group] | None:
+    """The groups that are asked for; None where all parameters are trained alike.
+
+    Raises:
+        UserError: the optimizer has no such number; a pattern matches nothing.
+    """
+    config, asked, name = settings.group("optimizer"), ours(settings, "optimizer"), settings.names["optimizer"]
+    decays_weights_alone = asked.get("decay", "all") == "weights"
+    if not (decays_weights_alone or asked.get("layer_decay") or asked.get("lr_times")):
+        return None
+    if decays_weights_alone and "weight_decay" not in config:
+        raise UserError(f"optimizer.decay=weights: optimizer={name} has no weight_decay. Try optimizer=adamw.")
+    if "lr" not in config:
+        raise UserError(f"optimizer={name}: its groups need optimizer.lr. Type optimizer.lr=0.001.")
+    parameters = dict(zip(store.names, store.parameters, strict=True))
+    layer_decay = float(asked.get("layer_decay") or 1.0)
+    return grouped(model, parameters, decays_weights_alone, layer_decay, asked.get("lr_times") or {})
+
+
+def build_groups(settings: Settings, store: Store, groups: list[Group]) -> Optimizer:
+    """The optimizer over groups of parameters, each a parameter group of torch's."""
+    kind, config = found(settings, "optimizer"), settings.group("optimizer")
+    # What all parameters as one vector get, see trainer.fast.updates. With float16 the scaler has its own wishes.
+    is_fused = settings.fast and settings.precision != "float16" and kind in (Adam, AdamW)
+    is_fused = is_fused and not any(parameter.is_complex() for parameter in store.parameters)
+    make = built(settings, "optimizer", {"_partial_": True, **({"fused": True} if is_fused else {})})
+    parameters = dict(zip(store.names, store.parameters, strict=True))
+    param_groups = [
+        {
+            "params": [parameters[name] for name in group.names],
+            "lr": config["lr"] * group.times,
+            **({} if group.is_decayed else {"weight_decay": 0.0}),
+        }
+        for group in groups
+    ]
+    optimizer: Optimizer = made(settings, "optimizer", make, param_groups)
+    if settings.is_own("optimizer") or store.is_watched:
+        hide_unreached(optimizer, store)
+    return optimizer
 
 
 def build_schedule(settings: Settings, optimizer: Optimizer, length: Length) -> Schedule:
@@ -87,8 +133,12 @@ def build_schedule(settings: Settings, optimizer: Optimizer, length: Length) -> 
     make = built(settings, "scheduler", {**missing, "_partial_": True})
     is_laid_out = bool(missing.keys() & {"T_max", "total_steps"})
 
+    rates = [group["lr"] for group in optimizer.param_groups]
+
     def schedule(optimizer: Optimizer) -> Schedule:
-        scheduler = make(optimizer)
+        largest = {**config, **missing}.get("max_lr")
+        each = [largest * rate / settings.group("optimizer")["lr"] for rate in rates] if largest else []
+        scheduler = make(optimizer, max_lr=each) if len(set(each)) > 1 else make(optimizer)
         if isinstance(scheduler, OneCycleLR) and scheduler.total_steps < intervals:
             raise ValueError(
                 f"total_steps={scheduler.total_steps}: the run has {intervals}, and one cycle covers it all"

@@ -16,6 +16,7 @@ from trainer.errors import UserError, nearest
 from trainer.losses import LossFunction
 from trainer.run.data import build_data, build_splits
 from trainer.run.environment import Precision, autocast, find_device, fitting, set_up_torch
+from trainer.run.freeze import hold
 from trainer.run.length import Length, length_of, refuse_empty_shares, refuse_lonely_sample
 from trainer.run.loss import build_loss, doubts_of_loss
 from trainer.run.model import build_model
@@ -87,7 +88,8 @@ def build(settings: Settings, world: World = ALONE, like: Parts | None = None, i
         for split in (splits.train, splits.val, splits.test):
             if isinstance(split, ResidentBatches):
                 split.is_copied = True
-    optimizer = build_optimizer(settings, store)
+    hold(settings, model, store, world)
+    optimizer = build_optimizer(settings, model, store)
     schedule = build_schedule(settings, optimizer, length)
     scaler = GradScaler(device.type, enabled=settings.precision == "float16")
     state = TrainingState(model, store, optimizer, schedule, scaler, loss=loss_fn, data=fingerprint(data), world=world)

@@ -10,7 +10,6 @@ from trainer.config.settings import Settings, settings_of
 from trainer.distributed import World, find_world, joined
 from trainer.errors import RunStopped, UserError
 from trainer.run.continuing import said_when_stopped_at_once
-from trainer.run.dry import dry_run
 from trainer.run.environment import find_device
 from trainer.run.folder import as_stored, find_folder, finished, load, refuse_another, take_folder
 from trainer.run.overfit import refuse_unlearnt
@@ -47,6 +46,8 @@ def run(
             return result
         training = Training(parts, folder, signals or Signals())
         if settings.dry_run:
+            from trainer.run.dry import dry_run
+
             return dry_run(training)
         with contextlib.ExitStack() as closing, blaming(settings):
             world.together(lambda: take_folder(folder, parts, closing))

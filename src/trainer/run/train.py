@@ -26,11 +26,14 @@ from trainer.loop import Wish, fit
 from trainer.monitor.board import Board, Keep
 from trainer.monitor.statistics import weight_statistics
 from trainer.monitor.tags import shown_as
+from trainer.optim.groups import groups_table
 from trainer.run.continuing import how_to_continue
+from trainer.run.freeze import thawed
 from trainer.run.opened import Opened, opened
-from trainer.run.remembered import Kept, write_predictions
 from trainer.run.overfit import BEFORE
+from trainer.run.remembered import Kept, write_predictions
 from trainer.run.training import Training
+from trainer.trials import set_mode
 
 if TYPE_CHECKING:
     from trainer.fast.features import Features
@@ -109,9 +112,11 @@ def prepare(
         computation = computed(training, run, features, is_alone)
     run.computed = "; ".join(computation.lines)
     run.observer.network, run.observer.val = computation.network, computation.val
-    computation.network.train()
-    is_on_others = computation.train is not parts.splits.train
-    return training.batches(computation.train) if is_on_others else batches, computation
+    set_mode(computation.network, True)
+    if computation.train is not parts.splits.train:
+        batches = training.batches(computation.train)
+    per_epoch = parts.length.steps_per_epoch
+    return thawed(parts.settings, parts.model, batches, state.step + 1, per_epoch), computation
 
 
 def computed(training: Training, run: Opened, features: "Features | None", is_alone: bool) -> Computation:
@@ -129,6 +134,13 @@ def begin_board(training: Training, board: Board) -> None:
     request = parts.settings.request
     command = shlex.join(["train", *request.overrides])
     yaml = OmegaConf.to_yaml(OmegaConf.create(without_nulls(request.config)))
+    groups = parts.state.optimizer.param_groups
+    if len(groups) > 1 and parts.settings.monitor.texts:
+        from trainer.monitor.texts import table
+
+        names = {id(p): name for name, p in zip(parts.state.store.names, parts.state.store.parameters, strict=True)}
+        head = ["tag", "lr", "weight decay", "parameters"]
+        board.events.text("about/optimizer", 0, table(head, groups_table(groups, names)))
     board.begin(command, yaml, __version__, parts.device, parts.sample.inputs, bool(parts.loss_fn.term_names))
 
 

@@ -14,6 +14,7 @@ from trainer.disk.checkpoint import Checkpoints
 from trainer.loop import Plan
 from trainer.monitor.diagnosis import Diagnosis
 from trainer.monitor.facts import facts_of
+from trainer.run.freeze import epochs
 from trainer.run.overfit import verdict
 from trainer.run.parts import Parts
 from trainer.signals import Signals
@@ -72,7 +73,7 @@ class Training:
             samples_per_step=length.samples_per_step,
             steps_per_epoch=length.steps_per_epoch,
             max_steps=length.max_steps,
-            is_ours=not any(settings.is_own(group) for group in ("model", "loss", "optimizer")),
+            is_ours=not (epochs(settings) or any(map(settings.is_own, ("model", "loss", "optimizer")))),
         )
 
     def batches(self, split: Batches) -> Iterator[Batch]:

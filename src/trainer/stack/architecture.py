@@ -13,7 +13,7 @@ from trainer.stack.networks import Differentiated, Layered, Network
 from trainer.stack.refusal import CannotStack
 from trainer.stack.store import StackedStore
 from trainer.stack.translate import translated
-from trainer.trials import evaluating
+from trainer.trials import STILL, evaluating
 
 # What may differ between the models beside their parameters: the share that a dropout leaves out.
 FREE = ("p", "dropout")
@@ -32,6 +32,8 @@ def stacked_network(
         CannotStack: the models differ in more than numbers, draw in a way of their own, or give something else.
     """
     refuse_ties(models[0])
+    if any(module in STILL for model in models for module in model.modules()):
+        raise CannotStack(f"{type(models[0]).__name__}: has frozen parts, which stay in evaluation mode")
     refuse_hooks(models)
     refuse_different_settings(models)
     if sample.device.type != "cpu" and any(draws(module) for model in models for module in model.modules()):

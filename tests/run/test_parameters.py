@@ -1,0 +1,105 @@
+"""Which parameters train, when and how fast: as a plain PyTorch loop with parameter groups has it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from plain import cut_loose, losses, parts_of, plain_losses, weights
+from trainer.errors import UserError
+from trainer.models.finetune import Finetune
+from trainer.models.lenet import LeNet
+from trainer.models.resnet import resnet18
+from trainer.optim.groups import depths_of
+
+Train = Callable[..., dict[str, Any]]
+# 113 samples: three steps of 40, 40 and 33 an epoch.
+WORDS = ("data.limit=113", "batch_size=40", "max_steps=9", "monitor=off", "monitor.every=1", "optimizer.lr=0.01")
+
+
+def assert_near(name: str, model: nn.Module) -> None:
+    """The weights of a run are those of the model."""
+    for key, value in weights(name).items():
+        torch.testing.assert_close(value, model.state_dict()[key], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("optimizer", "fast"), [("adamw", "true"), ("adamw", "false"), ("sgd", "true")])
+def test_groups_are_those_of_torch(optimizer: str, fast: str, train: Train) -> None:
+    words = (*WORDS, f"optimizer={optimizer}", "optimizer.weight_decay=0.1", "model=lenet")
+    asked = ("optimizer.decay=weights", "optimizer.layer_decay=0.5", "optimizer.lr_times={conv*:0.1,*.bias:2}")
+    train(*words, *asked, f"fast={fast}", "name=it")
+    parts = parts_of(*words, "fast=false")
+    model = cut_loose(parts)
+    depth = {"conv1": 4, "conv2": 3, "fc1": 2, "fc2": 1, "fc3": 0}
+    groups = []
+    for name, parameter in model.named_parameters():
+        layer, _, kind = name.partition(".")
+        lr = 0.01 * 0.5 ** depth[layer] * (0.1 if "conv" in layer else 1) * (2 if kind == "bias" else 1)
+        groups.append({"params": [parameter], "lr": lr, "weight_decay": 0.0 if kind == "bias" else 0.1})
+    make = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[optimizer]
+    assert losses("it") == pytest.approx(plain_losses(parts, make(groups, lr=0.01)), rel=1e-5)
+    assert_near("it", model)
+
+
+def test_layers_are_counted_in_the_order_of_their_definition() -> None:
+    assert sorted(set(depths_of(LeNet(num_classes=10)).values())) == [0, 1, 2, 3, 4]
+    depths = depths_of(Finetune(resnet18(num_classes=5), 3))
+    assert depths["backbone.conv1.weight"] == depths["backbone.bn1.weight"] == 0
+    assert depths["backbone.layer1.1.conv2.weight"] == 2
+    assert depths["backbone.layer4.1.bn2.bias"] == 8
+    assert depths["head.weight"] == 9
+
+
+def test_a_schedule_keeps_their_ratio_and_the_tab_lists_them(train: Train) -> None:
+    asked = ("optimizer.lr_times={fc3:0.1}", "scheduler=one_cycle", "optimizer=sgd")
+    train(*WORDS, *asked, "monitor=full", "monitor.every=1", "name=it")
+    lines = map(json.loads, Path("runs/it/metrics.jsonl").read_text().splitlines())
+    rates = [(line["lr/0"], line["lr/1"]) for line in lines if "lr/0" in line]
+    assert len({rate for rate, _ in rates}) > 5
+    assert all(b == pytest.approx(a / 10, rel=1e-3) for a, b in rates)
+    assert b"about/optimizer" in next(Path("runs/it").glob("events*")).read_bytes()
+
+
+@pytest.mark.parametrize("fast", ["true", "false"])
+def test_a_part_is_unfrozen_with_its_epoch(fast: str, train: Train) -> None:
+    words = (*WORDS, "optimizer=adamw", "model=lenet", "optimizer.weight_decay=0.1")
+    train(*words, "model.unfreeze_at={conv*:2,fc1:1}", f"fast={fast}", "name=it")
+    parts = parts_of(*words, "fast=false")
+    model = cut_loose(parts)
+
+    def begin(epoch: int) -> None:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(epoch >= (2 if "conv" in name else 1 if "fc1" in name else 0))
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1)
+    assert losses("it") == pytest.approx(plain_losses(parts, optimizer, begin), rel=1e-5)
+    assert_near("it", model)
+
+
+def test_a_frozen_part_keeps_its_statistics_too(train: Train) -> None:
+    words = (*WORDS, "model=resnet18", "data.limit=20", "max_steps=2", "batch_size=10", "optimizer=sgd")
+    train(*words, "model.freeze=[bn1,layer1,layer2]", "name=it")
+    before, after = parts_of(*words).model.state_dict(), weights("it")
+    frozen = [name for name in before if name.startswith(("bn1", "layer1", "layer2"))]
+    assert all(torch.equal(before[name], after[name]) for name in frozen)
+    assert not torch.equal(before["layer3.0.bn1.running_mean"], after["layer3.0.bn1.running_mean"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["optimizer.lr_times={conv:2}"], r"^optimizer.lr_times=conv: matches no parameter. Did you mean conv2\?"),
+        (["model.freeze=[conv]"], "^model.freeze=conv: the model's parts are conv1, conv2, fc1, fc2 or fc3. Did you"),
+        (["optimizer=manual_sgd", "optimizer.decay=weights"], "manual_sgd has no weight_decay. Try optimizer=adamw."),
+        (["model.unfreeze_at={conv1:1}", "compile=true"], "Type compile=false."),
+        (["model.unfreeze_at={conv1:0}"], "must be names with a whole number >= 1 each"),
+    ],
+)
+def test_what_can_not_be_is_refused(words: list[str], message: str, train: Train) -> None:
+    with pytest.raises(UserError, match=message):
+        train(*words)
+    assert not Path("runs").exists()
