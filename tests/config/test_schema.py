@@ -107,6 +107,8 @@ TABLE: dict[str, tuple[list[Any], list[Any]]] = {
     "model.dropout": ([0, 0.5], [1, 1.0, -0.1, None]),
     "model.freeze": ([[], ["conv1"]], ["conv1", [""], None]),
     "model.unfreeze_at": ([{}, {"conv1": 5}], [{"conv1": 0}, {"conv1": 1.5}, ["conv1"], None]),
+    **{f"optimizer.{key}": ([1, 20], [0, 1.5, None]) for key in ("ns_steps", "max_iter", "history_size")},
+    "optimizer.line_search_fn": (["strong_wolfe", None], ["wolfe", True]),
     "optimizer.decay": (["all", "weights"], ["none", None, True]),
     "optimizer.layer_decay": ([0.75, 1, None], [0, 1.1, "a"]),
     "optimizer.lr_times": ([{"conv1": 0.1, "*.bias": 2}, None], [{"conv1": 0}, {"conv1": "a"}, 0.1]),

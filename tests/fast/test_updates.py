@@ -21,6 +21,7 @@ from trainer.disk import checkpoint
 from trainer.fast import updates
 from trainer.fast.updates import Update
 from trainer.optim import manual_sgd as optimizers
+from trainer.optim.lion import Lion
 
 NUM_PARAMETERS = 1003  # some beyond a multiple of every vector register
 NUM_STEPS = 100
@@ -41,6 +42,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("Adam", {"lr": 0.03, "weight_decay": 0.1, "decoupled_weight_decay": True}),
     ("AdamW", {"lr": 0.03}),
     ("AdamW", {"lr": 0.03, "betas": (0.5, 0.8), "eps": 1e-3, "weight_decay": 0.1, "amsgrad": True, "maximize": True}),
+    ("Lion", {"lr": 0.03}),
+    ("Lion", {"lr": 0.03, "betas": (0.5, 0.8), "weight_decay": 0.1}),
     ("NAdam", {"lr": 0.03}),
     ("NAdam", {"lr": 0.03, "betas": (0.5, 0.8), "eps": 1e-3, "weight_decay": 0.1, "momentum_decay": 0.1}),
     ("NAdam", {"lr": 0.03, "weight_decay": 0.1, "decoupled_weight_decay": True, "maximize": True}),
@@ -79,9 +82,13 @@ def draw(num_runs: int, dtype: torch.dtype) -> tuple[Tensor, Callable[[int], Ten
     return numbers[0], numbers.__getitem__
 
 
+def class_named(name: str) -> Any:
+    return {"ManualSGD": optimizers.ManualSGD, "Lion": Lion}.get(name) or getattr(torch.optim, name)
+
+
 def of_torch(name: str, options: dict[str, Any], values: Tensor, **more: Any) -> Optimizer:
     """Over the one row of `values`, in place."""
-    kind = optimizers.ManualSGD if name == "ManualSGD" else getattr(torch.optim, name)
+    kind = class_named(name)
     made: Optimizer = kind([nn.Parameter(values[0])], **options, **more)
     return made
 
@@ -128,7 +135,7 @@ class TestTheSameAsTorch:
     @pytest.mark.parametrize("name", sorted(updates.CLASSES))
     def test_in_the_names_and_defaults_of_all_options(self, name):
         """An option that a later torch adds is either taken up here or given to torch."""
-        kind = optimizers.ManualSGD if name == "ManualSGD" else getattr(torch.optim, name)
+        kind = class_named(name)
         of_theirs = {
             key: parameter.default
             for key, parameter in inspect.signature(kind).parameters.items()
@@ -142,7 +149,7 @@ class TestTheSameAsTorch:
     @pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.yaml")), ids=lambda path: path.stem)
     def test_in_every_shipped_config(self, path):
         config = OmegaConf.to_container(OmegaConf.load(path))
-        if path.stem != "own":
+        if path.stem not in ("own", "muon", "lbfgs"):
             name = config.pop("_target_").rpartition(".")[2]
             assert updates.standing_for(name, config) is updates.CLASSES[name]
             assert updates.standing_for(name, [*config, "foreach"]) is None

@@ -8,12 +8,13 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from trainer.optim.lion import Lion
 from trainer.optim.manual_sgd import ELEMENTWISE, ManualSGD
 from trainer.state import Store
 
-SHIPPED = [
-    path for path in sorted((Path(__file__).parents[2] / "configs" / "optimizer").glob("*.yaml")) if path.stem != "own"
-]
+OTHERS = ("own", "muon", "lbfgs")  # look at shapes, or at all parameters at once
+FOLDER = Path(__file__).parents[2] / "configs" / "optimizer"
+SHIPPED = [path for path in sorted(FOLDER.glob("*.yaml")) if path.stem not in OTHERS]
 # Every knob of the shipped configs away from zero.
 TURNED = {
     "momentum": 0.9,
@@ -32,7 +33,7 @@ INPUTS = torch.randn(6, 5, generator=torch.Generator().manual_seed(1), dtype=tor
 
 
 def class_named(name: str) -> type[Optimizer]:
-    return ManualSGD if name == "ManualSGD" else getattr(torch.optim, name)
+    return {"ManualSGD": ManualSGD, "Lion": Lion}.get(name) or getattr(torch.optim, name)
 
 
 def network(dtype: torch.dtype = torch.float64) -> nn.Module:

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from exact import assert_same, states
-from plain import losses
+from plain import losses, together
 from ranks import WORDS, ended, ranks
 from trainer.disk import checkpoint
+from trainer.errors import UserError
 
 Train = Callable[..., dict[str, Any]]
 # 113 samples are trained on: three steps of 40, 40 and 33 an epoch.
@@ -20,8 +21,12 @@ RECIPES = {
     "classes": (*SMALL, "loss.class_weights=balanced", "data.balance=true"),
     "groups": ("optimizer=adamw", "optimizer.decay=weights", "optimizer.layer_decay=0.5", "optimizer.lr_times={fc3:2}"),
     "unfrozen later": ("optimizer=adamw", "model.freeze=[conv1]", "model.unfreeze_at={conv2:1,fc1:3}"),
+    "lion": (*SMALL, "optimizer=lion", "optimizer.weight_decay=0.1"),
+    "muon": (*SMALL, "optimizer=muon", "scheduler=cosine"),
+    "L-BFGS": (*SMALL, "optimizer=lbfgs", "batch_size=full", "optimizer.max_iter=2", "dtype=float64"),
 }
 ALONE = ("unfrozen later",)  # recipes for one process
+STACKED = ("classes", "lion")  # the others are trained one by one
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -42,6 +47,19 @@ def test_the_numbers_are_those_of_plain_torch(recipe: str, train: Train) -> None
     for fast in ("true", "false"):
         train(*BASE, *RECIPES[recipe], f"fast={fast}", f"name={fast}")
     assert losses("true") == pytest.approx(losses("false"), rel=1e-4)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_stack_has_the_numbers_of_a_run_alone_or_is_refused(recipe: str, train: Train) -> None:
+    words = (*BASE, *RECIPES[recipe])
+    runs = [(*words, f"seed={seed}", f"name=all/{seed}") for seed in (0, 1)]
+    if recipe not in STACKED:
+        with pytest.raises(UserError, match="^they can't be trained together: "):
+            together(runs)
+        return
+    together(runs)
+    train(*words, "seed=1", "name=alone")
+    assert losses("all/1") == pytest.approx(losses("alone"), rel=1e-4)
 
 
 @pytest.mark.parametrize("recipe", [name for name in RECIPES if name not in ALONE])

@@ -300,6 +300,27 @@ class AdamW(Adam):
     options: ClassVar = {**Adam.options, "weight_decay": 1e-2, "decoupled_weight_decay": True}
 
 
+class Lion(Update):
+    """`trainer.optim.lion.Lion`."""
+
+    options: ClassVar = {"lr": 1e-4, "betas": (0.9, 0.99), "weight_decay": 0.0}
+    counts: ClassVar = {}
+    moments = ("exp_avg",)
+
+    def numbers(self, group: Group, count: dict[str, float]) -> tuple[float, ...]:
+        lr, (beta1, beta2) = group["lr"], group["betas"]
+        return 1 - lr * group["weight_decay"], beta1, 1 - beta1, 1 - beta2, -lr
+
+    def update(self, *numbers: Number) -> None:
+        kept, beta1, rest1, rest2, minus_lr = numbers
+        mean = self.matrix("exp_avg")
+        change = torch.mul(mean, beta1, out=self.scratch(0))
+        _plus(change, self.grads, rest1, change).sign_()
+        self.values.mul_(kept)
+        _plus(self.values, change, minus_lr, self.values)
+        mean.lerp_(self.grads, rest2)
+
+
 class NAdam(Update):
     options: ClassVar = {
         "lr": 2e-3,
@@ -459,7 +480,8 @@ class Adadelta(Update):
         _plus(self.values, change, minus_lr, self.values)
 
 
-CLASSES = {kind.__name__: kind for kind in (ManualSGD, SGD, Adam, AdamW, NAdam, RAdam, RMSprop, Adagrad, Adadelta)}
+_ALL = (ManualSGD, SGD, Adam, AdamW, Lion, NAdam, RAdam, RMSprop, Adagrad, Adadelta)
+CLASSES = {kind.__name__: kind for kind in _ALL}
 
 
 def standing_for(name: str, options: Iterable[str]) -> type[Update] | None:

@@ -21,6 +21,7 @@ ELEMENTWISE = frozenset(
         "RAdam",
         "ASGD",
         "Rprop",
+        "Lion",
     ],
 )
 

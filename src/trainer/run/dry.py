@@ -13,6 +13,7 @@ from trainer.config.request import Config
 from trainer.data.batches import Batch, batch_length
 from trainer.monitor.console import summary_table
 from trainer.monitor.texts import model_rows
+from trainer.run.optimizer import reevaluated
 from trainer.run.train import surroundings
 from trainer.run.training import Training
 from trainer.trees import called, leaves
@@ -82,9 +83,11 @@ def stepping(training: Training, computation: Computation, batches: Iterator[Bat
     parts, length, settings = training.parts, training.parts.length, training.parts.settings
     state, numbers = parts.state, itertools.count(1)
 
+    forward_backward = reevaluated(state.optimizer, computation.forward_backward, state.world)
+
     def step() -> None:
         of = batch_length(len(parts.splits.train), length.samples_per_step, next(numbers))
-        computation.forward_backward(next(batches), of)
+        forward_backward(next(batches), of)
         state.scaler.unscale_(state.optimizer)
         state.store.clip(settings.gradient.clip_norm, settings.gradient.clip_value)
         state.scaler.step(state.optimizer)

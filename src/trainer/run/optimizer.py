@@ -4,48 +4,32 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import nn
-from torch.optim import Adam, AdamW, Optimizer
+from torch.optim import LBFGS, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 
 from trainer.cadence import evaluation_period
 from trainer.config import trust
 from trainer.config.settings import Settings
+from trainer.data.batches import Batch
+from trainer.distributed import World
 from trainer.errors import UserError
+from trainer.loop import ForwardBackward
+from trainer.losses import Losses
+from trainer.optim.closure import ByClosure
 from trainer.optim.groups import Group, grouped
+from trainer.optim.manual_sgd import ELEMENTWISE
 from trainer.optim.schedulers import Schedule
 from trainer.run.instantiate import built, complaint, found, ours
 from trainer.run.length import Length
 from trainer.state import Store, hide_unreached
 
-# Their update of a number depends on that number, its gradient and its own state alone, so one flat tensor gives what
-# many small ones give, at the price of one. Any other optimizer gets the parameters as they are.
-ELEMENTWISE = frozenset(
-    [
-        "ManualSGD",
-        "SGD",
-        "RMSprop",
-        "Adagrad",
-        "Adadelta",
-        "Adam",
-        "AdamW",
-        "Adamax",
-        "NAdam",
-        "RAdam",
-        "ASGD",
-        "Rprop",
-    ],
-)
-
 
 def build_optimizer(settings: Settings, model: nn.Module, store: Store) -> Optimizer:
-    """Raises UserError: its class complains, or wants to evaluate the loss several times a step."""
+    """Raises UserError: its class complains, or wants more than the run gives."""
     kind = found(settings, "optimizer")
     closure = trust.parameters(kind.step).get("closure")
     if closure is not None and closure.default is closure.empty:
-        raise UserError(
-            f"optimizer={settings.names['optimizer']}: evaluates the loss several times a step (a closure), which "
-            "the loop does not do. Try optimizer=adam."
-        )
+        return build_by_closure(settings, store)
     is_elementwise = trust.belongs(kind.__module__, trust.TRUSTED["optimizer"]) and kind.__name__ in ELEMENTWISE
     make = built(settings, "optimizer", {"_partial_": True})  # checks the options, too
     if (groups := groups_of(settings, model, store)) is not None:
@@ -69,6 +53,42 @@ def build_optimizer(settings: Settings, model: nn.Module, store: Store) -> Optim
     else:
         flat = made(settings, "optimizer", lambda store: update(store.values, store.grads, **options), store)
     return ByParameter(flat, store, make) if store.is_watched else flat
+
+
+def build_by_closure(settings: Settings, store: Store) -> Optimizer:
+    """An optimizer that evaluates the loss several times a step: of the whole training split, or it would go astray.
+
+    Raises:
+        UserError: a step is made with a part of the samples, or with other gradients than those of the loss.
+    """
+    name = f"optimizer={settings.names['optimizer']}: evaluates the loss several times a step"
+    if settings.batch_size != "full":
+        raise UserError(f"{name}, which takes the whole training split. Type batch_size=full.")
+    if settings.precision == "float16":
+        raise UserError(f"{name}, and no scaler goes with it. Type precision=float32.")
+    if settings.gradient.clip_norm is not None or settings.gradient.clip_value is not None:
+        raise UserError(f"{name}: clipped gradients are not those of the loss. Type gradient.clip_norm=null.")
+    if any(value not in (None, "all", {}) for value in ours(settings, "optimizer").values()):
+        raise UserError(f"{name} over all parameters at once. Leave optimizer.decay, layer_decay and lr_times out.")
+    make = built(settings, "optimizer", {"_partial_": True})
+    is_flat = found(settings, "optimizer") is LBFGS  # it makes a vector of them itself
+    inner: Optimizer = made(settings, "optimizer", make, [store.flat] if is_flat else store.parameters)
+    return ByClosure(inner)
+
+
+def reevaluated(optimizer: Optimizer, forward_backward: ForwardBackward, world: World) -> ForwardBackward:
+    """Tells an optimizer that evaluates a batch again how; else what the loop calls, as it is."""
+    if not isinstance(optimizer, ByClosure):
+        return forward_backward
+
+    def evaluated(batch: Batch, of: int) -> Losses:
+        losses = forward_backward(batch, of)
+        # All ranks must judge alike by the loss of all samples.
+        first = world.sum(losses.total.clone())
+        optimizer.remember(first, lambda: world.sum(forward_backward(batch, of).total.clone()))
+        return losses
+
+    return evaluated
 
 
 def groups_of(settings: Settings, model: nn.Module, store: Store) -> list[Group] | None:

@@ -30,6 +30,7 @@ from trainer.optim.groups import groups_table
 from trainer.run.continuing import how_to_continue
 from trainer.run.freeze import thawed
 from trainer.run.opened import Opened, opened
+from trainer.run.optimizer import reevaluated
 from trainer.run.overfit import BEFORE
 from trainer.run.remembered import Kept, write_predictions
 from trainer.run.training import Training
@@ -53,7 +54,8 @@ def train(training: Training) -> Config:
             # A scaler that skips the first updates is no wrong order of calls.
             warnings.filterwarnings("ignore", message=r"Detected call of `lr_scheduler.step\(\)`")
             state, plan = training.parts.state, training.plan()
-            is_over = fit(state, computation.forward_backward, batches, plan, run.observer, asked)
+            forward_backward = reevaluated(state.optimizer, computation.forward_backward, state.world)
+            is_over = fit(state, forward_backward, batches, plan, run.observer, asked)
         agreement.wait()
         finish(training, run, computation, is_over)
     return run.result
