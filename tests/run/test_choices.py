@@ -54,7 +54,7 @@ def test_a_stack_has_the_numbers_of_a_run_alone_or_is_refused(recipe: str, train
     words = (*BASE, *RECIPES[recipe])
     runs = [(*words, f"seed={seed}", f"name=all/{seed}") for seed in (0, 1)]
     if recipe not in STACKED:
-        with pytest.raises(UserError, match="^they can't be trained together: "):
+        with pytest.raises(UserError, match=r"^they can't be trained together: "):
             together(runs)
         return
     together(runs)
