@@ -148,6 +148,7 @@ class TrainingState:
     Args:
         loss: what a criterion keeps: parameters that train with the model's, and buffers.
         last: the last value of every tag; and the best validations, best/<tag>.
+        best: of the best validation so far: `metric`, by which it is, `step` and `value`; empty before there is one.
         data: split to what tells it from another, see `trainer.data.prepare.fingerprint`.
     """
 
@@ -163,6 +164,7 @@ class TrainingState:
     num_skipped_in_row: int = 0
     seconds: float = 0.0  # spent in training before this process
     last: dict[str, float] = field(default_factory=dict)
+    best: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Fingerprint] = field(default_factory=dict)
     world: World = ALONE
 
@@ -184,6 +186,7 @@ class TrainingState:
             "num_skipped_in_row": self.num_skipped_in_row,
             "seconds": self.seconds,
             "last": self.last,
+            "best": self.best,
             "data": {split: tuple(found) for split, found in self.data.items()},
         }
 
@@ -211,4 +214,5 @@ class TrainingState:
         self.seconds = float(state["seconds"])
         self.last.clear()
         self.last.update({str(tag): float(number) for tag, number in state["last"].items()})
+        self.best = dict(state.get("best", {}))  # a checkpoint of an older release has none
         set_random_state(state["random"][self.world.rank], self.store.values.device)

@@ -222,6 +222,7 @@ RULES: dict[str, Rule] = {
     "checkpoint.keep": _COUNT,
     "checkpoint.metric": Text("a validation tag such as val/loss or val/accuracy", r"val/.+", example="val/loss"),
     "console.every": _COUNT_OR_NULL,
+    "test": Choice(("best", "last"), example="best"),
     "dry_run": _FLAG,
     "overfit": Number(at_least=1, whole=True, optional=True, example="64"),
     "sweep.metric": Text("a tag of the results such as val/accuracy, or null", optional=True),

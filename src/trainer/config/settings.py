@@ -89,6 +89,7 @@ class Settings:
     cache_limit: int | str
     deterministic: bool
     on_nan: str
+    test: str
     threads: int | None
     dry_run: bool
     overfit: int | None

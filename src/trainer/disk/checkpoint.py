@@ -47,6 +47,13 @@ def _is_mapping(value: object) -> bool:
     return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
 
 
+def _is_best(value: object) -> bool:
+    """See `trainer.state.TrainingState.best`."""
+    if not isinstance(value, Mapping) or value.keys() not in (set(), {"metric", "step", "value"}):
+        return False
+    return not value or (isinstance(value["metric"], str) and _is_count(value["step"]) and _is_number(value["value"]))
+
+
 def _is_fingerprint(value: object) -> bool:
     """See `trainer.data.prepare.Fingerprint`; of an older release a text."""
     if not isinstance(value, tuple | list):
@@ -63,6 +70,7 @@ _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "random": ("list", lambda value: isinstance(value, list)),
     "last": ("mapping of tags to numbers", lambda value: _is_mapping(value) and all(map(_is_number, value.values()))),
     "data": ("mapping of fingerprints", lambda value: _is_mapping(value) and all(map(_is_fingerprint, value.values()))),
+    "best": ("mapping with metric, step and value", _is_best),
     "seconds": ("finite number", lambda value: _is_number(value) and 0 <= value < math.inf),
     **dict.fromkeys(("step", "evaluated", "num_skipped", "num_skipped_in_row"), ("whole number from 0", _is_count)),
 }

@@ -33,6 +33,7 @@ FREE = (
     "deterministic",
     "threads",
     "on_nan",
+    "test",
     "name",
     "run_dir",
     "resume",

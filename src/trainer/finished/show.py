@@ -24,6 +24,8 @@ _OF_ALL = (
     "num_parameters",
     "num_trainable",
     "computed",
+    "tested",
+    "best_step",
 )  # of a result; the rest are tags
 _INDENT = 2
 
@@ -54,6 +56,8 @@ def show(word: str) -> int:
         top = [cell(result[f"best/{tag}"]) if f"best/{tag}" in result else "" for tag in tags]
         columns = [Column("", tags), Column("last", last, True), Column("best", top, True)]
         lines += _section("results", table(columns, console, _INDENT)[0])
+    if (which := _tested(result)) is not None:
+        lines += _section("tested", [Text(which)])
     if result.get("computed"):
         lines += _section("computed by", [Text(shown(result["computed"]))])
     if run.diagnosis:
@@ -64,6 +68,15 @@ def show(word: str) -> int:
     lines += _section("to look at it", [Text(f"train board {shlex.quote(str(run.folder))}")])
     print_lines(lines, console)
     return 0
+
+
+def _tested(result: Mapping[str, Any]) -> str | None:
+    """Which weights `test/...` is of."""
+    which, step = result.get("tested"), number(result.get("best_step"))
+    if which not in ("best", "last") or step is None:
+        return None
+    at = "" if which == "best" else f", step {cell(result.get('steps'))}"
+    return f"test/... is of the {which} weights{at}; the best are those of step {cell(step)}"
 
 
 def _section(title: str, lines: list[Text]) -> list[Text]:

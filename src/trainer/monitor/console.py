@@ -95,11 +95,26 @@ def summary_rows(
     return [
         *((tag, short(result[tag])) for tag in tags if tag in result),
         *([("overfit", result["overfit"])] if "overfit" in result else []),
+        *tested_row(result),
         *(found or [("diagnosis", "nothing is amiss")]),
         ("parameters", f"{result['num_parameters']:,}, {result['num_trainable']:,} of them trained"),
         ("time", f"{result['seconds']:.1f} s for {result['steps']} steps"),
         ("run folder", str(folder)),
         *([("look at it", f"train board {shlex.quote(str(folder))}")] if has_events else []),
+    ]
+
+
+def tested_row(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Of which weights `test/...` is, and what the others came to; nothing where the best are the last."""
+    other = "last" if result.get("tested") == "best" else "best"
+    prefix = f"test/{other}/"
+    numbers = {tag.removeprefix(prefix): number for tag, number in result.items() if tag.startswith(prefix)}
+    if not numbers:
+        return []
+    steps = {"best": result["best_step"], "last": result["steps"]}
+    shown = ", ".join(f"{name} {short(number)}" for name, number in numbers.items() if "/" not in name)
+    return [
+        ("tested", f"the {result['tested']}, step {steps[result['tested']]}; the {other}, step {steps[other]}: {shown}")
     ]
 
 

@@ -123,6 +123,8 @@ def finished(folder: Path, parts: Parts) -> Config | None:
     if result is None or result.get("status") != "finished" or result.get("steps", 0) < parts.length.max_steps:
         return None
     refuse_other_data(folder, parts)
+    if result.get("tested", parts.settings.test) != parts.settings.test:
+        return None  # it is tested once more
     if parts.world.is_main:
         print(
             f"{folder} is finished: {result['steps']} steps. "

@@ -135,7 +135,10 @@ class RunObserver:
     def evaluated(self, step: int, numbers: dict[str, float]) -> tuple[float, bool]:
         """Is told what a validation gave, by name; returns the loss, and whether it is the best so far."""
         numbers = {f"val/{name}": number for name, number in numbers.items()}
-        is_best = self.parts.settings.checkpoint.metric in self._better(numbers)
+        metric = self.parts.settings.checkpoint.metric
+        is_best = metric in self._better(numbers)
+        if is_best:
+            self.state.best = {"metric": metric, "step": step, "value": numbers[metric]}
         self.journal.write(step, numbers)
         self.report(step, self.diagnosis.observe(step, numbers))
         if self.rule is not None and step < self.max_steps:

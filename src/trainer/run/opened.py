@@ -29,6 +29,7 @@ class Opened:
         board: None without an event file.
         status: of the run: failed, until it has come to another end.
         computed: how, in words.
+        facts: of its end, for `result.json`.
         result: what `result.json` holds, once all is closed.
         failure: the first thing that could not be written at the end.
     """
@@ -39,6 +40,7 @@ class Opened:
     board: Board | None
     status: str = "failed"
     computed: str = ""
+    facts: Config = field(default_factory=dict)
     result: Config = field(default_factory=dict)
     failure: UserError | None = None
 
@@ -79,7 +81,9 @@ def opened(training: Training) -> Iterator[Opened]:
         closing.callback(close(lambda: end_events(training, run)))
         closing.callback(close(lambda: run.board.end(parts.state.step) if run.board and is_finished() else None))
         closing.callback(close(saver.wait))
-        closing.callback(lambda: run.result.update(training.result(run.status, run.computed, observer.seconds())))
+        closing.callback(
+            lambda: run.result.update(training.result(run.status, run.computed, observer.seconds()) | run.facts)
+        )
         journal.display.start(training.title())
         for warning in training.warnings:
             journal.display.note(warning)

@@ -107,15 +107,15 @@ def ids_of(parts: Parts, split: str) -> Any:
     return np.arange(len(samples)) if rows is None else rows[: len(samples)].numpy()
 
 
-def write_predictions(folder: Path, parts: Parts, kept: Kept) -> None:
+def write_predictions(folder: Path, parts: Parts, kept: Kept, step: int) -> None:
     """`predictions.npz`: of each sample of the test split its id, target, loss, and outputs, or the largest of these.
 
-    `about` is a JSON text: the step, what tells the split from others, what the outputs stand for. Raises OSError.
+    Its `about` is JSON: the step of the weights, what tells the split from others, what outputs mean. Raises OSError.
     """
     told, sums = parts.state.data["test"]
     about = {
         "format": FORMAT,
-        "step": parts.state.step,
+        "step": step,
         "samples": told,
         "sums": list(sums),
         "data": parts.settings.names["data"],

@@ -16,14 +16,14 @@ from trainer import __version__
 from trainer.computation import Computation, ordinary
 from trainer.config.request import Config
 from trainer.config.schema import GROUPS
-from trainer.data.batches import Batch, Batches
+from trainer.data.batches import Batch
 from trainer.disk.files import cannot_write
 from trainer.distributed import Agreement
 from trainer.errors import Interrupted, NonFinite, Pruned
 from trainer.evaluate import evaluate
 from trainer.finite import refuse_non_finite_weights
 from trainer.loop import Wish, fit
-from trainer.monitor.board import Board, Keep
+from trainer.monitor.board import Board
 from trainer.monitor.statistics import weight_statistics
 from trainer.monitor.tags import shown_as
 from trainer.optim.groups import groups_table
@@ -33,6 +33,7 @@ from trainer.run.opened import Opened, opened
 from trainer.run.optimizer import reevaluated
 from trainer.run.overfit import BEFORE
 from trainer.run.remembered import Kept, write_predictions
+from trainer.run.testing import tested
 from trainer.run.training import Training
 from trainer.trials import set_mode
 
@@ -172,53 +173,21 @@ def finish(training: Training, run: Opened, computation: Computation, is_over: b
     if not is_over and reason is not None and not signals.received:
         how = f"{how_to_continue(training)} sweep.prune=null"
         raise Pruned(f"pruned after step {state.step}: {reason}. To continue all the same: {how}")
-    numbers, kept = None, Kept(training.parts.loss_fn, len(training.parts.splits.test))
+    found, kept = None, Kept(training.parts.loss_fn, len(training.parts.splits.test))
     if is_over:
-        numbers = world.shared(test(training, run, computation, kept) if world.is_main else None)
-    if numbers is None:
+        found = world.shared(tested(training, run, computation, kept) if world.is_main else None)
+    if found is None:
         raise Interrupted(
             f"stopped after step {state.step} and saved. To continue: {how_to_continue(training)}",
             signals.received or signal.SIGTERM,  # another process of this training got it
         )
-    run.journal.write(state.step, {f"test/{name}": number for name, number in numbers.items()})
-    if not math.isfinite(numbers["loss"]):
-        raise NonFinite(f"test/loss={numbers['loss']}: the loss on the test split is not finite")
+    run.journal.write(state.step, found.numbers)
+    run.facts |= found.facts
+    for tag, loss in found.losses.items():
+        if not math.isfinite(loss):
+            raise NonFinite(f"{tag}={loss}: the loss on the test split is not finite")
     if world.is_main:
         try:
-            write_predictions(training.folder, training.parts, kept)
+            write_predictions(training.folder, training.parts, kept, found.step)
         except OSError as error:
             raise cannot_write(training.folder, error) from error
-
-
-def test(training: Training, run: Opened, computation: Computation, kept: Kept) -> dict[str, float] | None:
-    """The whole test split, on this process alone; None where a stop was asked for.
-
-    Args:
-        kept: is told of all batches.
-    """
-    parts = training.parts
-    network, split = computation.test()
-    with contextlib.ExitStack() as stack:
-        show = None
-        if run.board is not None:
-            show = stack.enter_context(run.board.watching(len(split)))
-        if show is not None and split is not parts.splits.test:
-            show = of_inputs(show, parts.splits.test)
-
-        def keep(inputs: object, outputs: object, targets: object) -> None:
-            kept.add(inputs, outputs, targets)
-            if show is not None:
-                show(inputs, outputs, targets)
-
-        stop = training.is_stop_requested
-        return evaluate(network, parts.loss_fn, split, parts.device, parts.precision, keep, stop)
-
-
-def of_inputs(keep: Keep, split: Batches) -> Keep:
-    """Has `keep` get the inputs of a split, in whose place an evaluation goes through the features."""
-    batches = split.in_order()
-
-    def kept(features: object, outputs: object, targets: object) -> None:
-        keep(next(batches).inputs, outputs, targets)
-
-    return kept

@@ -135,6 +135,8 @@ def load_loss(trained: Trained, loss_fn: LossFunction) -> None:
 class InParts:
     """A split whose batches have at most so many samples."""
 
+    weights: Tensor | None = None
+
     def __init__(self, batches: Batches, size: int) -> None:
         self.batches, self.size = batches, size
 
