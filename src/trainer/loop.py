@@ -45,10 +45,11 @@ class Observer(Protocol):
 
 
 class Wish(NamedTuple):
-    """What is asked of the loop between two steps."""
+    """What is asked of the loop between two steps; `over`: to end here as if this step were the last."""
 
     stop: bool = False
     save: bool = False
+    over: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Plan:
         samples_per_step: in a whole batch, all ranks' shares together.
         check_every: steps from one look at the losses to the next: 1 where a look is free (CPU).
         skips_non_finite: a step whose loss or gradient is not finite makes no update, instead of ending the run.
+        is_time_over: no step is to be made any more.
     """
 
     max_steps: int
@@ -74,6 +76,7 @@ class Plan:
     clip_norm: float | None = None
     clip_value: float | None = None
     skips_non_finite: bool = False
+    is_time_over: bool = False
 
 
 # Within it the forward pass and the loss are computed in the run's precision.
@@ -91,16 +94,21 @@ def fit(
     observer: Observer,
     asked: Callable[[], Wish],
 ) -> bool:
-    """Trains from `state.step + 1` to `plan.max_steps`, or until a stop is asked for. Returns whether it is at the end.
+    """Trains from `state.step + 1` to `plan.max_steps`, or until a stop is asked for. Returns whether it is over.
+
+    It is over before its last step where `state.is_over` says so.
 
     Raises:
         NonFinite: a loss, a validation loss or a weight that is to be saved is not finite. No checkpoint has it.
     """
     store, last = state.store, plan.max_steps
     unchecked: list[Tensor] = []
-    is_broken_off = state.evaluated < state.step and is_due(state.step, plan.eval_every, last)  # by the last stop
+    state.is_over = state.is_over or plan.is_time_over
+    is_broken_off = state.evaluated < state.step and is_to_be_validated(state, plan)  # by the last stop
     if is_broken_off and not validate_and_save(state, plan, observer, asked):
-        return False
+        return state.is_over
+    if state.is_over:
+        return True
     steps = range(state.step + 1, last + 1)
     for step, batch in zip(steps, batches, strict=False):  # steps first: draw no batch too many
         is_logged = is_recorded(step, plan.log_every, last) or is_recorded(step, plan.show_every, last)
@@ -131,30 +139,47 @@ def fit(
         if is_logged:
             observer.after_update(step)
         if not validate_and_save(state, plan, observer, asked):
-            return False
+            return state.is_over
     return True
+
+
+def is_to_be_validated(state: TrainingState, plan: Plan) -> bool:
+    """Whether a validation is due after this step, which may be the last sooner than was planned."""
+    return is_due(state.step, plan.eval_every, state.step if state.is_over else plan.max_steps)
 
 
 def validate_and_save(state: TrainingState, plan: Plan, observer: Observer, asked: Callable[[], Wish]) -> bool:
     """After a step, where it is due. Returns whether the training goes on."""
     step, last = state.step, plan.max_steps
-    is_best = False
-    if is_due(step, plan.eval_every, last):
-        evaluation = observer.evaluate(step)
-        if evaluation is None:
-            return False
-        loss, is_best = evaluation
-        if not math.isfinite(loss) and not plan.skips_non_finite:
-            raise NonFinite(f"val/loss={loss} at step {step}: the validation loss is not finite")
-        if is_due(step, plan.eval_every, math.inf):  # not what a run adds at its end: a longer one would not have it
-            state.schedule.evaluated(loss)
-        state.evaluated = step
-    wish = asked()
+    is_best: bool | None = False
+    if is_to_be_validated(state, plan):
+        is_best = validate(state, plan, observer)
+    wish = asked() if is_best is not None else Wish(stop=True)
+    state.is_over = state.is_over or wish.over
+    if is_best is not None and state.evaluated < step and state.is_over and plan.eval_every is not None:
+        is_best = validate(state, plan, observer)
+    if is_best is None:  # the next process begins with it
+        state.is_over = False
+        return False
     if is_due(step, plan.save_every, last) or is_best or wish.save:
         refuse_non_finite_weights(state)
         observer.save(step, is_best)
     observer.tick(step)
-    return step == last or not wish.stop
+    return step == last or not (wish.stop or state.is_over)
+
+
+def validate(state: TrainingState, plan: Plan, observer: Observer) -> bool | None:
+    """Whether this is the best validation so far; None where a stop was asked for."""
+    evaluation = observer.evaluate(state.step)
+    if evaluation is None:
+        return None
+    loss, is_best = evaluation
+    if not math.isfinite(loss) and not plan.skips_non_finite:
+        raise NonFinite(f"val/loss={loss} at step {state.step}: the validation loss is not finite")
+    if is_due(state.step, plan.eval_every, math.inf):  # not what a run adds at its end: a longer one would not have it
+        state.validated(loss)
+    state.evaluated = state.step
+    return is_best
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from trainer.data.prepare import Fingerprint
 from trainer.distributed import ALONE, World
 from trainer.draws import random_state, set_random_state
 from trainer.optim.schedulers import Schedule
+from trainer.patience import Patience
 
 
 class Store:
@@ -149,6 +150,8 @@ class TrainingState:
         loss: what a criterion keeps: parameters that train with the model's, and buffers.
         last: the last value of every tag; and the best validations, best/<tag>.
         best: of the best validation so far: `metric`, by which it is, `step` and `value`; empty before there is one.
+        patience: how long it goes on without getting better; None: to its end.
+        is_over: it is to end here, before its last step.
         data: split to what tells it from another, see `trainer.data.prepare.fingerprint`.
     """
 
@@ -165,8 +168,17 @@ class TrainingState:
     seconds: float = 0.0  # spent in training before this process
     last: dict[str, float] = field(default_factory=dict)
     best: dict[str, Any] = field(default_factory=dict)
+    patience: Patience | None = None
+    is_over: bool = False
     data: dict[str, Fingerprint] = field(default_factory=dict)
     world: World = ALONE
+
+    def validated(self, loss: float) -> None:
+        """After a validation that would be due in a longer training, too; `last` has its numbers."""
+        self.schedule.evaluated(loss)
+        if self.patience is not None:
+            self.patience.observe(self.last.get(self.patience.metric, loss))
+            self.is_over = self.is_over or self.patience.is_over
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values alone, so that `torch.load(weights_only=True)` reads it.
@@ -187,6 +199,7 @@ class TrainingState:
             "seconds": self.seconds,
             "last": self.last,
             "best": self.best,
+            **({} if self.patience is None else {"patience": self.patience.state_dict()}),
             "data": {split: tuple(found) for split, found in self.data.items()},
         }
 
@@ -215,4 +228,7 @@ class TrainingState:
         self.last.clear()
         self.last.update({str(tag): float(number) for tag, number in state["last"].items()})
         self.best = dict(state.get("best", {}))  # a checkpoint of an older release has none
+        if self.patience is not None and "patience" in state:
+            self.patience.load_state_dict(state["patience"])
+            self.is_over = self.patience.is_over
         set_random_state(state["random"][self.world.rank], self.store.values.device)

@@ -75,6 +75,11 @@ TABLE: dict[str, tuple[list[Any], list[Any]]] = {
     "sweep.jobs": ([1, 8], [0, 1025, None, "all"]),
     "sweep.devices": ([[0, 1], [], None], [0, [-1], ["cuda:0"]]),
     "console.every": ([1, None], [0, 0.5]),
+    "early_stopping.patience": ([1, None], [0, 2.5]),
+    "early_stopping.min_delta": ([0, 0.01], [-1, None]),
+    "early_stopping.metric": (["val/loss", None], ["loss", 3]),
+    "max_time": (["2h30m", "45m", "90s", "1d12h", None], ["0s", 90, "1.5h", "2m1h", ""]),
+    "test": (["best", "last"], ["first", None, True]),
     "monitor.every": ([50, None], [0, "step"]),
     "monitor.histogram_every": ([500, "auto", None], [0, "often"]),
     **{

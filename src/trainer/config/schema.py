@@ -222,6 +222,17 @@ RULES: dict[str, Rule] = {
     "checkpoint.keep": _COUNT,
     "checkpoint.metric": Text("a validation tag such as val/loss or val/accuracy", r"val/.+", example="val/loss"),
     "console.every": _COUNT_OR_NULL,
+    "early_stopping.patience": _COUNT_OR_NULL,
+    "early_stopping.min_delta": _NOT_NEGATIVE,
+    "early_stopping.metric": Text(
+        "a validation tag such as val/loss or val/accuracy, or null", r"val/.+", optional=True, example="val/loss"
+    ),
+    "max_time": Text(
+        "a time such as 2h30m, 45m or 90s, or null",
+        r"(?=.*[1-9])(\d{1,6}d)?(\d{1,6}h)?(\d{1,6}m)?(\d{1,6}s)?",
+        optional=True,
+        example="2h30m",
+    ),
     "test": Choice(("best", "last"), example="best"),
     "dry_run": _FLAG,
     "overfit": Number(at_least=1, whole=True, optional=True, example="64"),
@@ -341,7 +352,7 @@ RULES: dict[str, Rule] = {
     "scheduler.patience": Number(at_least=0, whole=True, example="5"),
 }
 GROUPS = ("model", "data", "loss", "optimizer", "scheduler")
-SECTIONS = ("monitor", "checkpoint", "console", "gradient", "sweep")
+SECTIONS = ("monitor", "checkpoint", "console", "early_stopping", "gradient", "sweep")
 # Keys of a group that are off until they are typed: any option takes them, and none lists them.
 UNLISTED: dict[str, tuple[str, ...]] = {
     "data": ("balance",),

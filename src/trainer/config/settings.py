@@ -1,5 +1,7 @@
 """The config of a run as plain, typed values: interpolations resolved, every key of ours checked."""
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -21,6 +23,13 @@ class Checkpoint:
     every_minutes: float | None
     keep: int
     metric: str
+
+
+@dataclass(frozen=True)
+class EarlyStopping:
+    patience: int | None
+    min_delta: float
+    metric: str | None
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,7 @@ class Settings:
     names: dict[str, str]
     max_steps: int | None
     max_epochs: int | None
+    max_time: str | None
     batch_size: int | str
     eval_every: int | None
     seed: int
@@ -95,6 +105,7 @@ class Settings:
     overfit: int | None
     gradient: Gradient
     checkpoint: Checkpoint
+    early_stopping: EarlyStopping
     console: Console
     monitor: Monitor
     sweep: Sweep
@@ -103,6 +114,13 @@ class Settings:
         """The keys of `model`, `data`, `loss`, `optimizer` or `scheduler`, resolved."""
         group: Config = self.config[name]
         return group
+
+    @property
+    def max_seconds(self) -> float:
+        """`max_time`, infinite where there is none."""
+        lengths = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+        parts = re.findall(r"(\d+)([dhms])", self.max_time or "")
+        return sum(int(count) * lengths[unit] for count, unit in parts) or math.inf
 
     def is_own(self, group: str) -> bool:
         """Whether the class in a group is the user's."""
@@ -113,6 +131,7 @@ SECTIONS: Mapping[str, type] = {
     "gradient": Gradient,
     "checkpoint": Checkpoint,
     "console": Console,
+    "early_stopping": EarlyStopping,
     "monitor": Monitor,
     "sweep": Sweep,
 }

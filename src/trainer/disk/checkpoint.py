@@ -54,6 +54,14 @@ def _is_best(value: object) -> bool:
     return not value or (isinstance(value["metric"], str) and _is_count(value["step"]) and _is_number(value["value"]))
 
 
+def _is_patience(value: object) -> bool:
+    """See `trainer.patience.Patience.state_dict`."""
+    if not isinstance(value, Mapping) or value.keys() != {"metric", "min_delta", "best", "count"}:
+        return False
+    is_best = value["best"] is None or _is_number(value["best"])
+    return isinstance(value["metric"], str) and _is_number(value["min_delta"]) and is_best and _is_count(value["count"])
+
+
 def _is_fingerprint(value: object) -> bool:
     """See `trainer.data.prepare.Fingerprint`; of an older release a text."""
     if not isinstance(value, tuple | list):
@@ -71,6 +79,7 @@ _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "last": ("mapping of tags to numbers", lambda value: _is_mapping(value) and all(map(_is_number, value.values()))),
     "data": ("mapping of fingerprints", lambda value: _is_mapping(value) and all(map(_is_fingerprint, value.values()))),
     "best": ("mapping with metric, step and value", _is_best),
+    "patience": ("mapping with metric, min_delta, best and count", _is_patience),
     "seconds": ("finite number", lambda value: _is_number(value) and 0 <= value < math.inf),
     **dict.fromkeys(("step", "evaluated", "num_skipped", "num_skipped_in_row"), ("whole number from 0", _is_count)),
 }

@@ -25,6 +25,8 @@ from trainer.errors import UserError
 FREE = (
     "max_steps",
     "max_epochs",
+    "max_time",
+    "early_stopping",
     "eval_every",
     "device",
     "compile",

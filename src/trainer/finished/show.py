@@ -24,6 +24,8 @@ _OF_ALL = (
     "num_parameters",
     "num_trainable",
     "computed",
+    "ended",
+    "ended_by",
     "tested",
     "best_step",
 )  # of a result; the rest are tags
@@ -58,6 +60,8 @@ def show(word: str) -> int:
         lines += _section("results", table(columns, console, _INDENT)[0])
     if (which := _tested(result)) is not None:
         lines += _section("tested", [Text(which)])
+    if result.get("ended"):
+        lines += _section("ended", [Text(shown(result["ended"]))])
     if result.get("computed"):
         lines += _section("computed by", [Text(shown(result["computed"]))])
     if run.diagnosis:
@@ -115,6 +119,11 @@ def _going_on(run: Run, status: str) -> list[str]:
     if isinstance(trusted, list) and trusted and not any(is_nobodys(str(name).split(".")[0]) for name in trusted):
         words.append(shlex.quote(f"trust={shown(trusted)}"))
     if status == "finished":
+        patience = number(run.config.get("early_stopping.patience"))
+        if str(run.result.get("ended_by")).startswith("early_stopping.patience=") and patience is not None:
+            return [" ".join([*words, f"early_stopping.patience={2 * patience}"])]
+        if str(run.result.get("ended_by")).startswith("max_time="):
+            return [" ".join([*words, "max_time=null"])]
         # Whichever of the two comes first ends a run.
         limits = {key: n for key in ("max_epochs", "max_steps") if (n := number(run.config.get(key))) is not None}
         limits = limits or {"max_steps": number(run.result.get("steps")) or 1}

@@ -96,6 +96,7 @@ def summary_rows(
         *((tag, short(result[tag])) for tag in tags if tag in result),
         *([("overfit", result["overfit"])] if "overfit" in result else []),
         *tested_row(result),
+        *([("ended", result["ended"])] if "ended" in result else []),
         *(found or [("diagnosis", "nothing is amiss")]),
         ("parameters", f"{result['num_parameters']:,}, {result['num_trainable']:,} of them trained"),
         ("time", f"{result['seconds']:.1f} s for {result['steps']} steps"),

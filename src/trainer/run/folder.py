@@ -120,15 +120,20 @@ def merged(request: Request, stored: Config) -> Config:
 def finished(folder: Path, parts: Parts) -> Config | None:
     """The result of a run that has nothing left to do; says so."""
     result = folders.read_result(folder)
-    if result is None or result.get("status") != "finished" or result.get("steps", 0) < parts.length.max_steps:
+    if result is None or result.get("status") != "finished":
+        return None
+    is_short = result.get("steps", 0) < parts.length.max_steps
+    if is_short and result.get("ended_by") not in ends_of(parts):
         return None
     refuse_other_data(folder, parts)
     if result.get("tested", parts.settings.test) != parts.settings.test:
         return None  # it is tested once more
     if parts.world.is_main:
+        how = str(result["ended_by"]).partition("=")[0] + "=" if is_short else "max_steps= or max_epochs="
+        why = f", {result.get('ended')}" if is_short else ""
         print(
-            f"{folder} is finished: {result['steps']} steps. "
-            f"To continue, type a larger max_steps= or max_epochs=; for another run, another name=."
+            f"{folder} is finished: {result['steps']} steps{why}. "
+            f"To continue, type a larger {how}; for another run, another name=."
         )
     return result
 
@@ -149,6 +154,13 @@ def does_not_fit(folder: Path, error: Exception) -> UserError:
     what = " ".join(str(error).split())[:300].rstrip(".")  # torch says in further lines what does not fit
     how = "If a class of yours or the data has changed since, type another name= for a new run."
     return UserError(f"{folder}: the checkpoint does not fit: {what}. {how}")
+
+
+def ends_of(parts: Parts) -> list[str]:
+    """What may end such a run before its last step, as `Training.ended_by` says it."""
+    settings, patience = parts.settings, parts.state.patience
+    found = [] if patience is None else [patience.told]
+    return found + ([] if settings.max_time is None else [f"max_time={settings.max_time}"])
 
 
 def take_folder(folder: Path, parts: Parts, closing: contextlib.ExitStack) -> None:

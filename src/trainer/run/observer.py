@@ -42,6 +42,7 @@ class RunObserver:
         self.activations = Activations(parts.model) if monitor.activations and is_main else None
         every_minutes = settings.checkpoint.every_minutes
         self._save_every_seconds = math.inf if every_minutes is None else 60 * every_minutes
+        self._max_seconds = settings.max_seconds
         self.rule = median_rule(training)
         self.pruned_for: str | None = None
         self.tick = journal.display.tick
@@ -159,6 +160,10 @@ class RunObserver:
     def seconds(self) -> float:
         """Spent in this run, earlier processes included."""
         return self.state.seconds + time.perf_counter() - self.started
+
+    def is_time_over(self) -> bool:
+        """Whether the run has taken `max_time`."""
+        return self._max_seconds < math.inf and self.seconds() >= self._max_seconds
 
     def is_save_overdue(self) -> bool:
         return time.perf_counter() - self._saved_at > self._save_every_seconds

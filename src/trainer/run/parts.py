@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
+from trainer.config.schema import is_larger_better
 from trainer.config.settings import Settings
 from trainer.data.batches import Batch, Batches, ResidentBatches, derived_seed
 from trainer.data.prepare import Splits, doubts, fingerprint
@@ -14,6 +15,7 @@ from trainer.distributed import ALONE, World
 from trainer.draws import seed_all
 from trainer.errors import UserError, nearest
 from trainer.losses import LossFunction
+from trainer.patience import Patience
 from trainer.run.data import build_data, build_splits
 from trainer.run.environment import Precision, autocast, find_device, fitting, set_up_torch
 from trainer.run.freeze import hold
@@ -93,6 +95,7 @@ def build(settings: Settings, world: World = ALONE, like: Parts | None = None, i
     schedule = build_schedule(settings, optimizer, length)
     scaler = GradScaler(device.type, enabled=settings.precision == "float16")
     state = TrainingState(model, store, optimizer, schedule, scaler, loss=loss_fn, data=fingerprint(data), world=world)
+    state.patience = patience_of(settings)
     if world.rank > 0:  # each its own dropout
         seed_all(derived_seed(settings.seed, "rank", world.rank))
     warnings = doubts(data, settings.names["data"], dtype, settings.overfit is None) if like is None else []
@@ -121,9 +124,24 @@ def tags_of(loss_fn: LossFunction, split: str) -> list[str]:
 
 
 def refuse_other_metric(settings: Settings, loss_fn: LossFunction) -> None:
-    """Raises UserError where what decides which checkpoint is best is not measured."""
-    metric, tags = settings.checkpoint.metric, tags_of(loss_fn, "val")
-    if metric not in tags:
-        raise UserError(
-            f"checkpoint.metric={metric}: is not measured here; there is {', '.join(tags)}.{nearest(metric, tags)}"
-        )
+    """Raises UserError where what decides is not measured: which checkpoint is best, and when to stop."""
+    tags = tags_of(loss_fn, "val")
+    for key in ("checkpoint.metric", "early_stopping.metric"):
+        section, _, name = key.partition(".")
+        metric = settings.config[section][name]
+        if metric is not None and metric not in tags:
+            raise UserError(f"{key}={metric}: is not measured here; there is {', '.join(tags)}.{nearest(metric, tags)}")
+
+
+def patience_of(settings: Settings) -> Patience | None:
+    """Raises UserError for a key of early stopping where nothing is stopped early."""
+    stopping = settings.early_stopping
+    if stopping.patience is None:
+        for key, value in (("min_delta", stopping.min_delta), ("metric", stopping.metric)):
+            if value:
+                raise UserError(
+                    f"early_stopping.{key}={value}: nothing is stopped early. Type early_stopping.patience=5 too."
+                )
+        return None
+    metric = stopping.metric or settings.checkpoint.metric
+    return Patience(metric, is_larger_better(metric), stopping.patience, stopping.min_delta)

@@ -8,6 +8,7 @@ import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
@@ -49,12 +50,13 @@ def train(training: Training) -> Config:
 
         def asked() -> Wish:
             is_to_stop = training.is_stop_requested() or run.observer.pruned_for is not None
-            return Wish(*agreement(is_to_stop, run.observer.is_save_overdue()))
+            return Wish(*agreement(is_to_stop, run.observer.is_save_overdue(), run.observer.is_time_over()))
 
         with warnings.catch_warnings():
             # A scaler that skips the first updates is no wrong order of calls.
             warnings.filterwarnings("ignore", message=r"Detected call of `lr_scheduler.step\(\)`")
-            state, plan = training.parts.state, training.plan()
+            is_time_over = training.parts.world.shared(run.observer.is_time_over())
+            state, plan = training.parts.state, replace(training.plan(), is_time_over=is_time_over)
             forward_backward = reevaluated(state.optimizer, computation.forward_backward, state.world)
             is_over = fit(state, forward_backward, batches, plan, run.observer, asked)
         agreement.wait()

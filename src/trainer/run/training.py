@@ -110,6 +110,28 @@ class Training:
             return None
         return drawing_period(monitor.histogram_every, monitor.every, self.parts.length.max_steps)
 
+    def ended_by(self) -> str | None:
+        """What ended the run before its last step, as it is typed; None at its end."""
+        state, settings = self.parts.state, self.parts.settings
+        if not state.is_over or state.step >= self.parts.length.max_steps:
+            return None
+        patience = state.patience
+        if patience is None or not patience.is_over:
+            return f"max_time={settings.max_time}"
+        return patience.told
+
+    @property
+    def why_ended(self) -> str:
+        """The same in words."""
+        state = self.parts.state
+        patience, best = state.patience, state.best.get("step")
+        if patience is None or not patience.is_over:
+            return f"max_time={self.parts.settings.max_time}: the time is over"
+        limit = "" if not patience.min_delta else f" by more than {patience.min_delta:g}"
+        number = "never a number" if patience.best is None else f"not better than {patience.best:.4g}{limit}"
+        where = f", the best is of step {best}" if best and patience.metric == state.best["metric"] else ""
+        return f"{patience.metric} was {number} in {patience.count} validations{where}"
+
     def title(self) -> list[str]:
         """What is about to be trained."""
         parts, names, world, length = self.parts, self.parts.settings.names, self.parts.world, self.parts.length
@@ -134,6 +156,7 @@ class Training:
         state = self.parts.state
         return {
             **state.last,
+            **({} if self.ended_by is None else {"ended_by": self.ended_by, "ended": self.why_ended}),
             "status": status,
             "steps": state.step,
             "seconds": seconds,

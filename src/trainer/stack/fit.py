@@ -28,8 +28,8 @@ def fit_stack(
 ) -> bool:
     """Trains all members to `plan.max_steps`, or until a stop is asked for. Returns whether they are at the end.
 
-    A run whose loss, validation loss or weights are not finite, or whose observer raises an error, leaves with that as
-    its `error`; the others do not notice.
+    A run that is over before its last step leaves the others. A run whose loss, validation loss or weights are not
+    finite, or whose observer raises an error, leaves with that as its `error`. The others do not notice.
 
     Args:
         members: all at the same step.
@@ -47,7 +47,8 @@ def fit_stack(
     is_broken_off = is_due(step, plan.eval_every, last) and any(m.state.evaluated < step for m in members)
     if is_broken_off and not validate_and_save(step, stack, val, plan, part_size, asked):
         return False
-    while step < last:
+    stack.let_go()
+    while step < last and stack.members:
         step += 1
         losses = stack.forward_backward()
         if not is_finite(losses.total):
@@ -115,7 +116,7 @@ def evaluated(
     if not math.isfinite(loss):
         raise NonFinite(f"val/loss={loss} at step {step}: the validation loss is not finite")
     if is_due(step, plan.eval_every, math.inf):  # as in trainer.loop
-        member.state.schedule.evaluated(loss)
+        member.state.validated(loss)
     member.state.evaluated = step
 
 

@@ -53,6 +53,10 @@ class Member:
         self.generator = torch.Generator()
         self.generator.set_state(self.random["cpu"])
 
+    @property
+    def has_left(self) -> bool:
+        return self.error is not None or self.state.is_over
+
     @contextmanager
     def drawing(self) -> Iterator[None]:
         """Within it all generators are where they would be if the run were alone, as its checkpoints have them."""

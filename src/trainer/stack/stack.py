@@ -80,11 +80,11 @@ class Stack:
                     member.error = error
 
     def let_go(self) -> list[int]:
-        """Has those leave who have an error. Returns the rows that the others had."""
-        rows = [row for row, member in enumerate(self.members) if member.error is None]
+        """Has those leave who have an error or are over. Returns the rows that the others had."""
+        rows = [row for row, member in enumerate(self.members) if not member.has_left]
         if len(rows) < len(self.members):
             for member in self.members:
-                if member.error is not None:
+                if member.has_left:
                     member.leave()
             rest = [self.members[row] for row in rows]
             if rest:

@@ -165,9 +165,11 @@ def is_finished(job: Job) -> bool:
 
 
 def _is_longer(job: Job) -> bool:
-    """Whether more steps are asked for than the run was begun, or last gone on, with."""
+    """Whether another end is asked for than the run was begun, or last gone on, with."""
     stored = folders.read_config(job.folder) or {}
-    return any(stored.get(key) != job.request.config[key] for key in ("max_steps", "max_epochs"))
+    ends = ("max_steps", "max_epochs", "max_time", "early_stopping", "test")
+    asked = job.request.config
+    return any(stored.get(key, asked[key]) != asked[key] for key in ends)
 
 
 def units(jobs: Sequence[Job], stack: str, at_once: int) -> list[list[Job]]:
@@ -196,7 +198,7 @@ def units(jobs: Sequence[Job], stack: str, at_once: int) -> list[list[Job]]:
 def _has_what_a_stack_lacks(config: Config) -> bool:
     """Whether something is asked for that only a run alone has; what the models lack is seen when they are stacked."""
     is_plain = config["precision"] == "float32" and config["fast"] and not config["compile"]
-    return not is_plain or config["monitor"]["activations"]
+    return not is_plain or config["monitor"]["activations"] or config["max_time"] is not None
 
 
 def _may_differ(key: str, value: Any) -> bool:
@@ -206,6 +208,7 @@ def _may_differ(key: str, value: Any) -> bool:
     if key.startswith("optimizer."):
         return is_number or is_numbers
     is_weight = key.startswith("loss.terms.") and key.endswith(".weight")
+    is_weight = is_weight or (key.startswith("early_stopping.") and is_number)
     return key in DIFFERENT or is_weight or (key.startswith("scheduler.") and is_number)
 
 

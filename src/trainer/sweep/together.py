@@ -171,7 +171,7 @@ def train_group(group: Sequence[tuple[Training, dict[str, object]]], signals: Si
                 with closing, one.drawing():
                     if one.error is not None:
                         raise one.error
-                    finish(training, run, computation, is_over)
+                    finish(training, run, computation, is_over or one.state.is_over)
 
             ended(training, end)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trainer.config.schema import is_larger_better
+from trainer.disk.folder import read_result
 from trainer.errors import UserError, nearest
 from trainer.finished.read import run_folders
 
@@ -80,7 +81,7 @@ def checkpoint_of(folder: Path, wanted: str | None) -> Path:
         UserError: there is none of that name.
     """
     place = folder / "checkpoints"
-    names = [wanted] if wanted else ["last", "best"]
+    names = [wanted] if wanted else [str((read_result(folder) or {}).get("tested", "last")), "last", "best"]
     for name in names:
         file = place / (f"step_{int(name):08d}.pt" if re.fullmatch(r"\d{1,12}", name) else f"{name}.pt")
         if (name in WORDS or name.isdigit()) and file.is_file():
