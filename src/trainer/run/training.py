@@ -110,6 +110,7 @@ class Training:
             return None
         return drawing_period(monitor.histogram_every, monitor.every, self.parts.length.max_steps)
 
+    @property
     def ended_by(self) -> str | None:
         """What ended the run before its last step, as it is typed; None at its end."""
         state, settings = self.parts.state, self.parts.settings
