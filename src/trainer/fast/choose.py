@@ -41,6 +41,8 @@ def choose(
     model = work.state.model
     is_long = work.max_steps - work.state.step > work.steps_per_epoch
     feed = None if features is None else features.feed(is_worth=is_long)
+    is_laid = is_fast and work.device.type == "cpu" and work.precision_name == "float32"
+    laid = in_blocks if is_laid else as_it_is
     plain = model if feed is None else model.get_submodule("head")
     train, val = (work.train, work.val) if feed is None else feed
     lines = [] if feed is None else ["the head alone, on cached features of the frozen backbone"]
@@ -48,9 +50,9 @@ def choose(
     def test() -> tuple[nn.Module, Batches]:
         is_one = work.state.world.size == 1  # features are computed by all ranks together, and rank 0 tests alone
         found = features.of("test") if features is not None and feed is not None and is_one else None
-        return (in_blocks(model) if is_fast else model, work.test) if found is None else (plain, found)
+        return (laid(model), work.test) if found is None else (plain, found)
 
-    network = in_blocks(plain) if is_fast else plain
+    network = laid(plain)
     if network is not plain:
         lines.append("maps in oneDNN's layout")
     forward_backward: ForwardBackward
@@ -65,6 +67,10 @@ def choose(
     elif is_fast and is_alone and not is_compiled:
         forward_backward, how = recorded(work, ordinary, network, train)
     return Computation(forward_backward, network, plain, train, val, test, [*lines, how])
+
+
+def as_it_is(model: nn.Module) -> nn.Module:
+    return model
 
 
 def recorded(work: Work, ordinary: InParts, network: nn.Module, train: Batches) -> tuple[ForwardBackward, str]:
