@@ -24,6 +24,7 @@ from PIL import Image
 
 from trainer.command import main as cli
 from trainer.command.help import MANUAL, topics
+from trainer.command.using import OPTIONS, used
 from trainer.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -119,6 +120,9 @@ class Shell:
     def _train(self, words: list[str], line: str, is_run: bool) -> None:
         if words[:1] == ["board"]:
             return self._served([sys.executable, "-u", "-m", "trainer", *words])
+        if not is_run and words[0] in OPTIONS:
+            assert used(words[0], words[1:]).places
+            return None
         if not is_run:
             return composed(words)
         assert "|" not in words or words[-2:] == ["|", "source"]

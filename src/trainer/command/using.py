@@ -11,10 +11,11 @@ from trainer.errors import UserError, nearest
 OPTIONS: dict[str, tuple[str, ...]] = {
     "evaluate": ("split", "batch_size", "--json", "--csv", "--png"),
     "predict": ("out", "top", "batch_size", "--json"),
+    "export": ("format", "out", "preprocessing", "quantize"),
 }
 FLAGS = ("--json", "--csv")
 SHARED = ("checkpoint", "device", "precision", "threads", "trust")
-WITH_DATA = ("evaluate", "predict")
+WITH_DATA = ("evaluate", "predict", "export")
 
 
 class Used(NamedTuple):
@@ -91,6 +92,14 @@ def whole(options: dict[str, str], name: str, default: int | None = None) -> int
     return int(options[name])
 
 
+def flag(options: dict[str, str], name: str) -> bool:
+    """An option that is true or false, true where it isn't typed. Raises UserError: it is neither."""
+    value = options.get(name, "true")
+    if value not in ("true", "false"):
+        raise UserError(f"{name}={value}: must be true or false. Try {name}=false.")
+    return value == "true"
+
+
 def use(verb: str, words: Sequence[str]) -> int:
     """What `train evaluate ...` and its kin ask for. Returns the exit code."""
     places, options, keys = used(verb, words)
@@ -107,6 +116,13 @@ def use(verb: str, words: Sequence[str]) -> int:
 
             size, top = whole(options, "batch_size"), whole(options, "top", 1) or 1
             return predict(places, options.get("checkpoint"), keys, options.get("out"), top, size, "--json" in options)
+        if verb == "export":
+            from trainer.use.export import export
+
+            run, form = one_run(verb, places), options.get("format", "onnx")
+            is_whole = flag(options, "preprocessing")
+            out, quantize = options.get("out"), options.get("quantize")
+            return export(run, options.get("checkpoint"), keys, form, out, is_whole, quantize)
     except ModuleNotFoundError as error:
         raise UserError(f"the module {error.name} is missing. Type pip install {error.name}.") from error
     raise AssertionError(verb)

@@ -18,7 +18,9 @@ USES = """\
   train evaluate RUN                      all metrics and each class, on its own test split or on new data
     split=val  data.path=new.csv  checkpoint=best  --json  --csv  --png DIR
   train predict RUN SOURCE...             pictures, folders, .csv, .npy, .npz, or - for lines on standard input
-    out=predictions.csv (.jsonl .npz .parquet)  top=3  --json"""
+    out=predictions.csv (.jsonl .npz .parquet)  top=3  --json
+  train export RUN                        a file for other programs, proven by a process that runs it alone
+    format=onnx (pt2 safetensors)  out=model.onnx  preprocessing=false  quantize=int8"""
 
 # What each verb takes beside folders.
 KEYS: dict[str, tuple[str, ...]] = {
@@ -75,7 +77,12 @@ def run_verb(argv: Sequence[str]) -> int:
         raise UserError("train compare takes two runs or more, or one sweep. train runs lists them.")
     from trainer.finished.compare import compare
 
-    return compare(folders, options.get("--png"))
+    done = compare(folders, options.get("--png"))
+    if len(folders) == 2:
+        from trainer.use.better import print_better
+
+        print_better(folders)
+    return done
 
 
 def sorted_words(verb: str, words: Sequence[str]) -> tuple[list[str], dict[str, str]]:

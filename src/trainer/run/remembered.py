@@ -77,6 +77,8 @@ class Kept:
         scores = self.loss_fn.meaning.scores_of(outputs)
         if scores is not None:
             found |= self._kept(scores.detach())
+            if isinstance(self.loss_fn.meaning, Classes):
+                found["predicted"] = self.loss_fn.meaning.predicted(scores)
         for name, part in found.items():
             self._parts.setdefault(name, []).append(part)
 
@@ -108,7 +110,7 @@ def ids_of(parts: Parts, split: str) -> Any:
 
 
 def write_predictions(folder: Path, parts: Parts, kept: Kept, step: int) -> None:
-    """`predictions.npz`: of each sample of the test split its id, target, loss, and outputs, or the largest of these.
+    """`predictions.npz`: of each sample of the test split its id, target, loss, class, and outputs or their largest.
 
     Its `about` is JSON: the step of the weights, what tells the split from others, what outputs mean. Raises OSError.
     """

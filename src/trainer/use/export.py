@@ -1,0 +1,158 @@
+"""`train export`: a model as a file that other programs run, left only where its proof holds."""
+
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from trainer import __version__
+from trainer import meaning as meanings
+from trainer.data.preparation import Pictures, Rows
+from trainer.data.tables.recipe import Category
+from trainer.disk.files import cannot_write
+from trainer.errors import UserError
+from trainer.meaning import Classes
+from trainer.use import portable
+from trainer.use.find import find
+from trainer.use.formats import FORMATS, add_metadata, quantized, refuse_missing, write, write_weights
+from trainer.use.portable import Portable
+from trainer.use.proof import Proof, prove, refuse_unproven
+from trainer.use.raw import write_raw_test
+from trainer.use.samples import Labelled, own
+from trainer.use.trained import Trained, open_run, settings_for
+
+
+def export(
+    word: str,
+    checkpoint: str | None,
+    keys: Mapping[str, Any],
+    form: str = "onnx",
+    out: str | None = None,
+    is_whole: bool = True,
+    quantize: str | None = None,
+) -> int:
+    """Writes the file, if its proof holds, and says what it is.
+
+    Args:
+        form: of `FORMATS`.
+        out: None for `model.<form>` in the run's folder.
+        is_whole: raw samples go in; else what the network takes.
+        quantize: `int8`, of onnx: weights in 8 bits. It is less exact, which is said and not refused.
+
+    Raises:
+        UserError: it can't be exported, or the proof fails; nothing is left then.
+    """
+    refuse_missing(form, quantize)
+    found = find(word, checkpoint)
+    path = found.folder / f"model{FORMATS[form]}" if out is None else Path(out).expanduser()
+    if path.suffix != FORMATS[form] or path.is_dir() or not path.absolute().parent.is_dir():
+        raise UserError(f"out={out}: must be a file of a folder that is there. Type out=model{FORMATS[form]}.")
+    if found.note:
+        print(found.note, file=sys.stderr)
+    precision = settings_for(found.folder, keys).precision
+    trained = open_run(found, {**keys, "device": "cpu", "precision": "float32"})
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        if form == "safetensors":
+            found_out = {**about(trained, trained.model, form), "config": trained.settings.config}
+            write_weights(trained.model.state_dict(), temporary, found_out)
+            os.replace(temporary, path)
+            print(f"{path}: {path.stat().st_size:,} bytes, the weights, read back bit for bit")
+            return 0
+        net = Portable(
+            trained.model, portable.of(trained.about.inputs, trained.dtype) if is_whole else None, trained.about.outputs
+        )
+        proof = written(trained, net, form, temporary, quantize)
+        if not quantize:
+            refuse_unproven(trained, proof, precision)
+        add_metadata(temporary, form, {**about(trained, net, form), "proof": proof.as_dict()})
+        os.replace(temporary, path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    tell(path, net, trained, proof, quantize)
+    return 0
+
+
+def written(trained: Trained, net: Portable, form: str, file: Path, quantize: str | None) -> Proof:
+    """Writes the file, and gives what it came to by itself."""
+    labelled = own(trained, "test")
+    with tempfile.TemporaryDirectory(prefix="train-") as place:
+        raw = Path(place, "raw.npy")
+        write_inputs(trained, net, labelled, raw)
+        first = torch.from_numpy(np.array(np.load(raw, mmap_mode="r")[:3]))
+        write(net, first if len(first) > 1 else torch.cat([first, first]), form, file)
+        if quantize:
+            quantized(file)
+        return prove(trained, labelled, form, file, raw)
+
+
+def write_inputs(trained: Trained, net: Portable, labelled: Labelled, raw: Path) -> None:
+    """The test split as the file takes it."""
+    if net.prepare is not None:
+        write_raw_test(trained, labelled.data, raw)
+        return
+    parts = [batch.inputs for batch in labelled.batches.in_order()]
+    if not isinstance(parts[0], torch.Tensor):
+        raise UserError("several inputs for a sample: an export takes one. In Python: trainer.load(folder).network.")
+    np.save(raw, torch.cat(parts).numpy())
+
+
+def about(trained: Trained, net: nn.Module, form: str) -> dict[str, Any]:
+    """What whoever gets the file must know. Plain values alone."""
+    inputs, outputs = trained.about.inputs, trained.about.outputs
+    found: dict[str, Any] = {
+        "train": __version__,
+        "torch": str(torch.__version__),
+        "format": form,
+        "run": trained.found.folder.name,
+        "step": trained.step,
+        "data": trained.about.data,
+        "classes": [outputs.name(i) for i in range(outputs.num_classes)] if isinstance(outputs, Classes) else [],
+        "outputs": meanings.as_dict(outputs),
+        "preparation": inputs.as_dict(),
+        "is_prepared_inside": isinstance(net, Portable) and net.prepare is not None,
+    }
+    if isinstance(inputs, Rows):
+        columns = inputs.recipe.columns
+        found["columns"] = [column.name for column in columns]
+        found["levels"] = {column.name: list(column.levels) for column in columns if isinstance(column, Category)}
+    return found
+
+
+def tell(path: Path, net: Portable, trained: Trained, proof: Proof, quantize: str | None) -> None:
+    """What the file is, and what its proof came to."""
+    numbers = ", ".join(
+        f"test/{name} {n:.6g}" + (f" (result.json: {proof.expected[name]:.6g})" if name in proof.expected else "")
+        for name, n in proof.numbers.items()
+    )
+    print(f"{path}: {path.stat().st_size:,} bytes; takes {taken(net, trained, proof)}; gives {' and '.join(net.names)}")
+    print(f"run by itself ({proof.runtime}) over {proof.samples:,} test samples: {numbers}")
+    other = f"{proof.num_other:,} taken for another class, " if isinstance(trained.about.outputs, Classes) else ""
+    bits = "; weights in 8 bits" if quantize else ""
+    far = f"outputs differ by at most {proof.difference:.1e} of the largest"
+    print(f"{other}{far}; {proof.milliseconds:.3g} ms a sample{bits}")
+
+
+def taken(net: Portable, trained: Trained, proof: Proof) -> str:
+    """What goes into the file, in words."""
+    inputs = trained.about.inputs
+    if net.prepare is None:
+        return f"inputs as the network has them, {proof.dtype} {_shape(trained.about.input_shape)}"
+    if isinstance(inputs, Rows):
+        number = len(inputs.recipe.columns)
+        names = ", ".join(column.name for column in inputs.recipe.columns[:8])
+        return f"rows, float64 [N, {number}]: {names} (NaN: missing; words by their place in levels)"
+    what = "raw pictures" if isinstance(inputs, Pictures) else "raw numbers"
+    return f"{what}, {proof.dtype} {_shape(inputs.raw_shape)}"
+
+
+def _shape(sizes: tuple[int, ...]) -> str:
+    return f"[{', '.join(['N', *map(str, sizes)])}]"

@@ -1,0 +1,155 @@
+"""That an exported file is the model: a process that knows nothing of us runs it over the whole test split."""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from trainer.data.batches import Batches
+from trainer.errors import UserError
+from trainer.evaluate import evaluate
+from trainer.meaning import Classes
+from trainer.run.loss import build_loss
+from trainer.run.parts import sample_of
+from trainer.use import alone
+from trainer.use.evaluate import load_loss, measured
+from trainer.use.portable import Portable
+from trainer.use.samples import Labelled
+from trainer.use.trained import Trained
+
+BATCH = 64
+# How far outputs may be from the model's own, as a part of the largest: other libraries add in another order.
+TOLERANCE = 1e-3
+ONE_IN = 1000  # samples one may be taken for another class: of two that are as likely, rounding chooses
+# How far a number of `result.json` may be from what the file's outputs come to; trained in half precision, further.
+OF_RESULT, OF_HALF = 1e-3, 0.05
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What a file came to, run by itself.
+
+    Args:
+        numbers: `loss`, `accuracy` ... over the whole test split.
+        expected: the same of `result.json`.
+        difference: the largest, of outputs from the model's own, as a part of the largest output.
+        num_other: samples that were taken for another class.
+        dtype: of what goes in.
+    """
+
+    samples: int
+    numbers: dict[str, float]
+    expected: dict[str, float]
+    difference: float
+    num_other: int
+    milliseconds: float
+    runtime: str
+    dtype: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "samples": self.samples,
+            "metrics": self.numbers,
+            "result": self.expected,
+            "largest_difference": self.difference,
+            "other_classes": self.num_other,
+            "ms_per_sample": self.milliseconds,
+            "runtime": self.runtime,
+        }
+
+
+def prove(trained: Trained, labelled: Labelled, form: str, file: Path, raw: Path) -> Proof:
+    """
+    Args:
+        labelled: the run's own test split.
+        raw: an `.npy` of the same samples, as they go into the file; others are written beside it.
+    """
+    outputs, told = run_alone(form, file, raw)
+    expected, meaning = own_outputs(trained, labelled.batches), trained.about.outputs
+    difference = float((outputs - expected).abs().max()) / max(float(expected.abs().max()), 1e-30)
+    num_other = 0
+    if isinstance(meaning, Classes):
+        num_other = int((meaning.predicted(outputs) != meaning.predicted(expected)).sum())
+    numbers = judged(trained, labelled, outputs)
+    milliseconds, dtype = 1000 * told["seconds"] / len(outputs), str(np.load(raw, mmap_mode="r").dtype)
+    in_result, runtime = measured(trained, "test", numbers), str(told["runtime"])
+    return Proof(len(outputs), numbers, in_result, difference, num_other, milliseconds, runtime, dtype)
+
+
+def refuse_unproven(trained: Trained, proof: Proof, precision: str) -> None:
+    """Raises UserError: the file gives something else than the model, or than `result.json` has.
+
+    Args:
+        precision: of the training.
+    """
+    name, end = trained.found.folder, "It is not kept. Try another format=."
+    if proof.num_other > proof.samples // ONE_IN:
+        raise UserError(
+            f"{name}: the file takes {proof.num_other:,} of {proof.samples:,} test samples for another class than the "
+            f"model (outputs differ by {proof.difference:.2g} of the largest). {end}"
+        )
+    if not proof.difference <= TOLERANCE:
+        raise UserError(
+            f"{name}: the file's outputs differ from the model's by {proof.difference:.2g} of the largest; accepted is "
+            f"{TOLERANCE:g}. {end}"
+        )
+    tolerance = OF_RESULT if precision == "float32" else OF_HALF
+    for metric, expected in proof.expected.items():
+        found = proof.numbers[metric]
+        if not abs(found - expected) <= tolerance * max(1.0, abs(expected)):
+            raise UserError(
+                f"{name}: the file's test/{metric} is {found:.6g}, and result.json has {expected:.6g}. {end}"
+            )
+
+
+def run_alone(form: str, file: Path, raw: Path) -> tuple[Tensor, dict[str, Any]]:
+    """The outputs of a file in a process that knows nothing of us, and what that process says."""
+    out = raw.with_name("out.npz")
+    command = [sys.executable, "-I", alone.__file__, form, str(file.absolute()), str(raw), str(out), str(BATCH)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=raw.parent)
+    if done.returncode != 0:
+        last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "nothing was said")
+        raise UserError(f"format={form}: the file can't be run by itself: {last[:300]}. It is not kept.")
+    with np.load(out) as stored:
+        return torch.from_numpy(stored["outputs"]), json.loads(done.stdout.splitlines()[-1])
+
+
+def own_outputs(trained: Trained, batches: Batches) -> Tensor:
+    """What the model gives for a split as its training had it; of several tensors the one that a file gives."""
+    last = Portable(trained.model, None, trained.about.outputs)
+    with torch.no_grad():
+        return torch.cat([last(batch.inputs)[0] for batch in batches.in_order()])
+
+
+class Replayed(nn.Module):
+    """Gives outputs that are known, batch by batch."""
+
+    def __init__(self, outputs: Tensor) -> None:
+        super().__init__()
+        self.outputs, self.start = outputs, 0
+
+    def forward(self, *inputs: Any, **named: Any) -> Tensor:
+        number = len(next(iter((*inputs, *named.values()))))
+        self.start += number
+        return self.outputs[self.start - number : self.start]
+
+
+def judged(trained: Trained, labelled: Labelled, outputs: Tensor) -> dict[str, float]:
+    """The loss and the metrics of known outputs; without the loss where that wants more than them."""
+    data, splits, precision = labelled.data, labelled.splits, trained.precision
+    loss_fn = build_loss(trained.settings, data, splits, trained.model, sample_of(splits.test), precision)
+    load_loss(trained, loss_fn)
+    try:
+        return evaluate(Replayed(outputs), loss_fn, labelled.batches, trained.device, precision) or {}
+    except (TypeError, KeyError, IndexError, AttributeError):  # a loss of the user's own that reads several outputs
+        meaning = trained.about.outputs
+        if not isinstance(meaning, Classes):
+            return {}
+        targets: Any = labelled.batches.targets
+        return {"accuracy": int((meaning.predicted(outputs) == targets).sum()) / len(outputs)}

@@ -1,0 +1,145 @@
+"""`train export`: raw samples in, the model's own outputs out, in a process that knows nothing of us."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from trainer.command import main as cli
+from trainer.errors import UserError
+from trainer.use import export as exporting
+from trainer.use import portable
+from trainer.use.find import find
+from trainer.use.raw import write_raw_test
+from trainer.use.samples import own
+from trainer.use.trained import open_run
+
+Train = Callable[..., dict[str, Any]]
+Sources = dict[str, tuple[str, ...]]
+TINY = ("max_steps=6", "name=x", "monitor=off")
+KINDS: dict[str, tuple[str, ...]] = {
+    "pictures": ("data=digits",),
+    "colour": ("data=mnist", "model=two_layer", "data.normalize=false", "data.image_size=20"),
+    "table": ("data=table", "model=two_layer", "loss=cross_entropy"),
+    "arrays": ("data=arrays", "model=sequential", "loss=nll"),
+    "numbers": ("data=random_regression", "model=two_layer", "loss=mse", "data.num_samples=40"),
+    "folder": ("data=image_folder", "model=frozen_resnet", "model.backbone.weights=null"),
+}
+QUICK = ("pictures", "colour", "table", "arrays")
+
+
+def trained(kind: str, train: Train, sources: Sources) -> dict[str, Any]:
+    words = [*sources[KINDS[kind][0].partition("=")[2]], *KINDS[kind], *TINY]
+    return train(*{word.partition("=")[0]: word for word in words}.values())
+
+
+@pytest.mark.parametrize("kind", QUICK)
+def test_raw_samples_become_the_same_outputs(kind: str, train: Train, sources: Sources) -> None:
+    trained(kind, train, sources)
+    run = open_run(find("x"))
+    write_raw_test(run, own(run, "test").data, Path("raw.npy"))
+    raw = torch.from_numpy(np.load("raw.npy"))
+    net = portable.Portable(run.model, portable.of(run.about.inputs, run.dtype), run.about.outputs)
+    with torch.no_grad(), np.load("runs/x/predictions.npz") as left:
+        outputs, *probabilities = net(raw)
+        assert torch.allclose(outputs, torch.from_numpy(left["outputs"]), atol=1e-4)
+        assert torch.allclose(probabilities[0].sum(1), torch.ones(len(raw)))
+
+
+def test_words_embedded_and_missing(train: Train, sources: Sources) -> None:
+    """Each kind of column, against what the recipe itself makes of the same cells."""
+    from trainer.data.tables.read import read
+    from trainer.data.tables.recipe import Recipe, fit
+
+    Path("t.csv").write_text("a,b,c\n1,x,u\n,y,\n3,,v\n4,z,u\n5,x,w\n")
+    table = read(Path("t.csv"))
+    for embed, most in ((["c"], 50), ([], 1), (["b", "c"], 50)):
+        recipe = Recipe(tuple(fit(table, ["a", "b", "c"], np.array([0, 1, 3]), True, most, embed)))
+        found = portable.RowInputs(recipe, torch.float64)(torch.from_numpy(portable.coded(recipe, table)))
+        expected = recipe.apply(table, [])
+        if isinstance(expected, dict):
+            assert all(torch.equal(found[name], expected[name]) for name in expected)
+        else:
+            assert torch.equal(found, expected)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("form", ["onnx", "pt2"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_export_proves_itself(
+    kind: str, form: str, train: Train, sources: Sources, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    result = trained(kind, train, sources)
+    capsys.readouterr()
+    assert cli.run_command(["export", "x", f"format={form}", f"out=m.{form}"]) == 0
+    out = capsys.readouterr().out
+    assert "run by itself" in out
+    assert f"(result.json: {result['test/loss']:.6g})" in out
+    program = {
+        "onnx": "import onnxruntime, json, numpy as np\ns = onnxruntime.InferenceSession('m.onnx')\n"
+        "about = json.loads(s.get_modelmeta().custom_metadata_map['train'])\n",
+        "pt2": "import torch, json\nextra = {'train.json': ''}\nm = torch.export.load('m.pt2', extra_files=extra)\n"
+        "about = json.loads(extra['train.json'])\n",
+    }[form]
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", f"{program}print(json.dumps(about))"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    about = json.loads(done.stdout)
+    assert about["proof"]["metrics"]["loss"] == pytest.approx(result["test/loss"], rel=1e-3)
+    assert about["proof"]["samples"] > 0
+    if kind == "table":
+        assert about["levels"]["colour"] == ["blue", "red"]
+
+
+@pytest.mark.long
+def test_weights_and_eight_bits(train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    safetensors = pytest.importorskip("safetensors.torch")
+    train(*TINY)
+    assert cli.run_command(["export", "x", "format=safetensors"]) == 0
+    found = safetensors.load_file("runs/x/model.safetensors")
+    assert all(torch.equal(found[name], tensor) for name, tensor in open_run(find("x")).model.state_dict().items())
+    assert cli.run_command(["export", "x", "quantize=int8", "preprocessing=false", "out=q.onnx"]) == 0
+    assert "weights in 8 bits" in capsys.readouterr().out
+    assert Path("q.onnx").stat().st_size < 120_000
+
+
+@pytest.mark.long
+def test_what_is_not_the_model_is_not_left(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(*TINY)
+
+    class Wrong(portable.PictureInputs):
+        def forward(self, raw: torch.Tensor) -> torch.Tensor:
+            return super().forward(raw).flip(2)
+
+    monkeypatch.setattr(portable, "PictureInputs", Wrong)
+    with pytest.raises(UserError, match=r"for another class than the model .* It is not kept"):
+        exporting.export("x", None, {}, "pt2")
+    assert not list(tmp_path.rglob("*.pt2*"))
+
+
+@pytest.mark.long
+def test_a_model_that_no_graph_can_say(train: Train, tmp_path: Path) -> None:
+    (tmp_path / "branchy.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, in_features, num_classes):\n"
+        "        super().__init__()\n"
+        "        self.layer = nn.Linear(in_features, num_classes)\n"
+        "    def forward(self, x):\n"
+        "        return self.layer(x.flatten(1)) * (2 if x.sum() > 0 else 1)\n"
+    )
+    words = ("model._target_=branchy.Net", "trust=[branchy]")
+    train(*words, *TINY)
+    with pytest.raises(UserError, match=r"format=pt2: torch can't export this model: .*") as caught:
+        cli.run_command(["export", "x", "format=pt2", "trust=[branchy]"])
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="trust"):
+        cli.run_command(["export", "x", "format=pt2"])
