@@ -12,6 +12,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "evaluate": ("split", "batch_size", "--json", "--csv", "--png"),
     "predict": ("out", "top", "batch_size", "--json"),
     "export": ("format", "out", "preprocessing", "quantize"),
+    "pack": ("out",),
 }
 FLAGS = ("--json", "--csv")
 SHARED = ("checkpoint", "device", "precision", "threads", "trust")
@@ -123,6 +124,10 @@ def use(verb: str, words: Sequence[str]) -> int:
             is_whole = flag(options, "preprocessing")
             out, quantize = options.get("out"), options.get("quantize")
             return export(run, options.get("checkpoint"), keys, form, out, is_whole, quantize)
+        if verb == "pack":
+            from trainer.use.packed import pack
+
+            return pack(one_run(verb, places), options.get("checkpoint"), keys, options.get("out"))
     except ModuleNotFoundError as error:
         raise UserError(f"the module {error.name} is missing. Type pip install {error.name}.") from error
     raise AssertionError(verb)

@@ -20,7 +20,8 @@ USES = """\
   train predict RUN SOURCE...             pictures, folders, .csv, .npy, .npz, or - for lines on standard input
     out=predictions.csv (.jsonl .npz .parquet)  top=3  --json
   train export RUN                        a file for other programs, proven by a process that runs it alone
-    format=onnx (pt2 safetensors)  out=model.onnx  preprocessing=false  quantize=int8"""
+    format=onnx (pt2 safetensors)  out=model.onnx  preprocessing=false  quantize=int8
+  train pack RUN [out=run.zip]            one file to hand over: weights, config, a model card; nothing in it runs"""
 
 # What each verb takes beside folders.
 KEYS: dict[str, tuple[str, ...]] = {

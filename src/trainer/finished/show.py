@@ -65,10 +65,12 @@ def show(word: str) -> int:
     if result.get("computed"):
         lines += _section("computed by", [Text(shown(result["computed"]))])
     if run.diagnosis:
-        lines += _section("diagnosis", [Text(_sentence(finding)) for finding in run.diagnosis])
+        lines += _section("diagnosis", [Text(sentence(finding)) for finding in run.diagnosis])
 
     lines += _section("files", table(_files(run.folder), console, _INDENT)[0])
     lines += _section("to go on", [text for line in _going_on(run, status) for text in _with_warning(line)])
+    if (run.folder / "model.json").is_file() and (run.folder / "checkpoints/last.pt").is_file():
+        lines += _section("to use it", [text for line in _using(run) for text in _with_warning(line)])
     lines += _section("to look at it", [Text(f"train board {shlex.quote(str(run.folder))}")])
     print_lines(lines, console)
     return 0
@@ -114,10 +116,8 @@ def _going_on(run: Run, status: str) -> list[str]:
     if status == "running":
         return ["it is still going"]
     words = ["train", resume_word(run.folder)]
-    trusted = run.config.get("trust") or []  # taken from the command line alone
-    # A config that somebody sent must not talk its reader into trust=[os].
-    if isinstance(trusted, list) and trusted and not any(is_nobodys(str(name).split(".")[0]) for name in trusted):
-        words.append(shlex.quote(f"trust={shown(trusted)}"))
+    if trusted := _trusted(run):
+        words.append(trusted)
     if status == "finished":
         patience = number(run.config.get("early_stopping.patience"))
         if str(run.result.get("ended_by")).startswith("early_stopping.patience=") and patience is not None:
@@ -132,7 +132,31 @@ def _going_on(run: Run, status: str) -> list[str]:
     return [line, "(it would stop again: its loss was not finite)"] if status == "stopped" else [line]
 
 
-def _sentence(finding: Any) -> str:
+def _using(run: Run) -> list[str]:
+    """What can be done with the model; own classes need trust= typed again."""
+    words = shlex.quote(str(run.folder))
+    trusted = _trusted(run)
+    end = f" {trusted}" if trusted else ""
+    return [
+        f"train evaluate {words}{end}",
+        f"train predict {words} FILE...{end}",
+        f"train export {words}{end}",
+        f"train pack {words}{end}",
+        f"python: trainer.load({str(run.folder)!r})",
+    ]
+
+
+def _trusted(run: Run) -> str:
+    """`trust=[mynet]` as the run had it, for a shell; empty where it trusted nobody."""
+    trusted = run.config.get("trust") or []  # taken from the command line alone
+    # A config that somebody sent must not talk its reader into trust=[os].
+    if isinstance(trusted, list) and trusted and not any(is_nobodys(str(name).split(".")[0]) for name in trusted):
+        return shlex.quote(f"trust={shown(trusted)}")
+    return ""
+
+
+def sentence(finding: Any) -> str:
+    """A finding of a diagnosis, in words."""
     if isinstance(finding, Mapping):
         if {"rule", "step", "layer", "meaning", "advice"} <= finding.keys():
             where = f"{finding['rule']} in {finding['layer']}" if finding["layer"] else finding["rule"]

@@ -32,6 +32,9 @@ def as_stored(request: Request) -> Request:
     resume = request.config["resume"]
     if not isinstance(resume, str) or resume == "auto":
         return request
+    if resume.endswith(".zip") and Path(resume).expanduser().is_file():
+        resume = str(of_pack(Path(resume).expanduser()))
+        request = Request({**request.config, "resume": resume}, request.choices, request.overrides)
     folder = folders.run_folder(resume)
     stored = stored_config(folder, request)
     if stored is None:
@@ -53,6 +56,24 @@ def refuse_left_behind(folder: Path, config: Config, typed: list[str]) -> None:
             if (around / path).exists():
                 word = schema.typed(key, around / path)
                 raise UserError(f"{key}={path}: is not in this folder, but in {around}. Type {word}, or train there.")
+
+
+def of_pack(path: Path) -> Path:
+    """The folder below `runs/` that a pack is unpacked to, to go on there.
+
+    Raises:
+        UserError: it is there already, or the file is no pack.
+    """
+    from trainer.disk.pack import unpack
+
+    folder = Path("runs", path.stem)
+    if folder.exists():
+        raise UserError(
+            f"resume={path}: {folder} is there already. Type {schema.resume_word(folder)}, or move it away."
+        )
+    folder.parent.mkdir(exist_ok=True)
+    unpack(path, folder)
+    return folder
 
 
 def stored_config(folder: Path, request: Request) -> Config | None:

@@ -28,7 +28,7 @@ class Found(NamedTuple):
 def find(word: str, wanted: str | None = None) -> Found:
     """
     Args:
-        word: a folder, seen from here or from `runs/`, or a checkpoint.
+        word: a folder, seen from here or from `runs/`, a checkpoint, or a pack.
         wanted: best, last, or a step; None for the checkpoint whose test `result.json` has.
 
     Raises:
@@ -45,6 +45,11 @@ def find(word: str, wanted: str | None = None) -> Found:
                 "run; or model.weights=<this file> to train from it."
             )
         return Found(_as_typed(path.parent.parent), path)
+    if path.is_file() and path.suffix == ".zip":
+        from trainer.disk.pack import unpacked
+
+        folder = unpacked(path)
+        return Found(folder, checkpoint_of(folder, wanted))
     for folder in (path, Path("runs", word)):
         if (folder / "config.yaml").is_file():
             return Found(folder, checkpoint_of(folder, wanted))

@@ -1,0 +1,203 @@
+"""A run as one file that anybody may open: texts, and tensors as safetensors. Nothing in it can run."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainer.disk import checkpoint
+from trainer.disk.files import cache_folder, cannot_write, make_private, shared_with
+from trainer.errors import UserError
+
+# What a pack may hold, and the most bytes of it; more than a text is stored as it is, and unpacks to no more.
+TEXTS = {
+    "README.md": 1 << 20,
+    "config.yaml": 1 << 20,
+    "overrides.yaml": 1 << 20,
+    "model.json": 1 << 26,
+    "result.json": 1 << 20,
+    "metrics.jsonl": 1 << 30,
+}
+MAX_RATIO = 200  # metrics.jsonl is packed some ten times
+WEIGHTS = "model.safetensors"
+STATES = ("last", "best")
+STORED = ("predictions.npz", WEIGHTS, *(f"checkpoints/{name}.safetensors" for name in STATES))
+MARK = "config.yaml"  # comes last: with it a folder is whole
+
+
+def refuse_missing() -> None:
+    """Raises UserError: safetensors is not installed."""
+    try:
+        import safetensors  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise UserError("a pack needs safetensors. Type pip install 'train-cli[export]'.") from error
+
+
+def as_tree(state: Any, tensors: dict[str, Tensor]) -> Any:
+    """A state as plain values for JSON; its tensors go into `tensors`, by number."""
+    if isinstance(state, Tensor):
+        name = str(len(tensors))
+        tensors[name] = state.detach().cpu().contiguous().clone()
+        return {"tensor": name}
+    if isinstance(state, Mapping):
+        return {"map": [[key, as_tree(value, tensors)] for key, value in state.items()]}
+    if isinstance(state, list | tuple):
+        return {"tuple" if isinstance(state, tuple) else "list": [as_tree(value, tensors) for value in state]}
+    return state
+
+
+def from_tree(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """Of what `as_tree` gave. Raises ValueError, LookupError, TypeError: it is something else."""
+    if not isinstance(tree, dict):
+        if not isinstance(tree, int | float | str | None):
+            raise ValueError("a value is none")
+        return tree
+    ((kind, found),) = tree.items()
+    match kind:
+        case "tensor":
+            return tensors[found]
+        case "map":
+            return {key: from_tree(value, tensors) for key, value in found if isinstance(key, int | str)}
+        case "list":
+            return [from_tree(value, tensors) for value in found]
+        case "tuple":
+            return tuple(from_tree(value, tensors) for value in found)
+    raise ValueError(f"it holds a {str(kind)[:40]}")
+
+
+def write_state(state: Any, path: Path) -> None:
+    """A checkpoint as safetensors."""
+    from safetensors.torch import save_file
+
+    tensors: dict[str, Tensor] = {}
+    tree = as_tree(state, tensors)
+    save_file(tensors, path, {"state": json.dumps(tree)})
+
+
+def read_state(path: Path) -> Any:
+    """Raises ValueError and its like: it is no such file."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+        return from_tree(json.loads((file.metadata() or {})["state"]), tensors)
+
+
+def pack(files: Mapping[str, Path], out: Path) -> None:
+    """Writes a zip of files, by their names in it. Raises OSError."""
+    temporary = out.with_name(f".{out.name}.tmp")
+    try:
+        with zipfile.ZipFile(temporary, "w") as archive:
+            for name in (*TEXTS, *STORED):
+                if name in files:
+                    kind = zipfile.ZIP_DEFLATED if name in TEXTS else zipfile.ZIP_STORED
+                    archive.write(files[name], name, kind)
+        os.replace(temporary, out)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def unpack(path: Path, folder: Path) -> None:
+    """Makes a run's folder of a pack: its states become checkpoints, `last.pt` the newest of them.
+
+    Raises:
+        UserError: it is damaged, or no pack; nothing is left of it then.
+    """
+    refuse_missing()
+    place = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(place, ignore_errors=True)
+    try:
+        (place / "checkpoints").mkdir(parents=True)
+        with zipfile.ZipFile(path) as archive:
+            _refuse_others(archive)
+            for name in archive.namelist():
+                with archive.open(name) as source, open(place / name, "wb") as target:
+                    shutil.copyfileobj(source, target, 1 << 20)
+        saved = {name: state for name in STATES if (state := _state(place / f"checkpoints/{name}.safetensors"))}
+        if "last" not in saved:
+            raise ValueError("it holds no state")
+        saved.setdefault("best", saved["last"])  # once is enough
+        for name, state in saved.items():
+            file = place / f"checkpoints/step_{state['step']:08d}.pt"
+            if not file.exists():
+                checkpoint.write(file, state)
+            os.link(file, place / f"checkpoints/{name}.pt")
+        os.rename(place, folder)
+    except (ValueError, LookupError, TypeError, EOFError, RecursionError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path}: is no whole pack of train ({' '.join(str(error).split())[:200]}).") from error
+    except NotImplementedError as error:  # packed in a way that Python does not know
+        raise UserError(f"{path}: is no pack of train ({error}).") from error
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _refuse_others(archive: zipfile.ZipFile) -> None:
+    """Refuses what no pack of ours holds: other names, links, or what unpacks to more than its bytes."""
+    names = archive.namelist()
+    if len(set(names)) != len(names) or not {"config.yaml", "model.json"} <= set(names):
+        raise ValueError("it lacks config.yaml or model.json")
+    for member in archive.infolist():
+        is_text = member.filename in TEXTS
+        if not is_text and member.filename not in STORED:
+            raise ValueError(f"it holds {member.filename[:60]!r}")
+        if is_text and member.file_size > min(TEXTS[member.filename], 1 << 16 | MAX_RATIO * member.compress_size):
+            raise ValueError(f"{member.filename} unpacks to {member.file_size:,} bytes")
+        if not is_text and (member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size):
+            raise ValueError(f"{member.filename} is packed")
+
+
+def _state(path: Path) -> dict[str, Any] | None:
+    """The state in a file, which is taken away; None where there is none."""
+    if not path.is_file():
+        return None
+    try:
+        state = read_state(path)
+    except (ValueError, LookupError, TypeError, RecursionError):
+        raise
+    except Exception as error:  # safetensors has an error of its own
+        raise ValueError(str(error)) from error
+    if not isinstance(state, dict) or type(state.get("step")) is not int or not 0 <= state["step"] < 1 << 62:
+        raise ValueError("its state has no step")
+    path.unlink()
+    return state
+
+
+def unpacked(path: Path) -> Path:
+    """The folder of a pack in the user's cache, by what is in it; unpacked there where it isn't yet.
+
+    Raises:
+        UserError: it is no pack, or there is no such place.
+    """
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        packs = cache_folder("packs")
+        make_private(packs)
+        if others := shared_with(packs):
+            raise UserError(f"{path}: can't be unpacked in {packs}: {others}. Type XDG_CACHE_HOME=<a folder of yours>.")
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{path}: can't be read or unpacked: {error}.") from error
+    folder = packs / f"{path.stem[:40]}-{digest.hexdigest()[:16]}"
+    if not (folder / MARK).is_file():
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(folder)
+        unpack(path, folder)
+    return folder
+
+
+def weights_of(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The model's, by their names."""
+    return {name: tensor for name, tensor in state["model"].items() if isinstance(tensor, torch.Tensor)}

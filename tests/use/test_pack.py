@@ -1,0 +1,84 @@
+"""`train pack`: a run as one file, which gives the same numbers, continues exactly, and in which nothing can run."""
+
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from trainer.command import main as cli
+from trainer.disk import pack as packs
+from trainer.disk.checkpoint import read
+from trainer.errors import UserError
+from trainer.use.evaluate import evaluation
+from trainer.use.find import find
+from trainer.use.trained import open_run
+
+pytest.importorskip("safetensors")
+Train = Callable[..., dict[str, Any]]
+QUIET = ("monitor=off", "model=two_layer")
+
+
+def test_a_pack_is_the_run(train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = train("name=x", "max_steps=30", *QUIET)
+    assert cli.run_command(["pack", "x", "out=y.zip"]) == 0
+    found = evaluation(open_run(find("y.zip")))
+    assert found.numbers == found.expected == {n: result[f"test/{n}"] for n in ("loss", "accuracy")}
+    with zipfile.ZipFile("y.zip") as archive:
+        names = archive.namelist()
+        assert not any(name.endswith((".pt", ".pkl", ".pth", ".bin", ".py")) for name in names)
+        text = archive.read("README.md").decode()
+    assert f"| `test/accuracy` | {result['test/accuracy']:.6g} |" in text
+    assert "train name=x max_steps=30 monitor=off model=two_layer" in text
+    assert "| mean of classes |" in text
+    assert "train evaluate y.zip" in text
+
+    train("resume=y.zip", "max_steps=40")
+    train("name=x", "max_steps=40", *QUIET)
+    unpacked, continued = (read(Path(f"runs/{name}/checkpoints/last.pt")) for name in ("y", "x"))
+    assert packs.as_tree(unpacked["model"], a := {}) == packs.as_tree(continued["model"], b := {})
+    assert all(torch.equal(a[name], b[name]) for name in b)
+    assert unpacked["step"] == 40
+    with pytest.raises(UserError, match=r"runs/y is there already. Type resume=runs/y"):
+        train("resume=y.zip", "max_steps=50")
+    capsys.readouterr()
+    assert cli.run_command(["show", "x"]) == 0
+    out = capsys.readouterr().out
+    for verb in ("evaluate", "predict", "export", "pack"):
+        assert f"  train {verb} runs/x" in out
+
+
+def test_a_state_comes_back() -> None:
+    state = {"a": [1, (2.5, None)], "b": {3: torch.arange(4), "c": torch.tensor(True)}, "d": "text", "e": float("inf")}
+    tensors: dict[str, torch.Tensor] = {}
+    tree = json.loads(json.dumps(packs.as_tree(state, tensors)))
+    found = packs.from_tree(tree, tensors)
+    assert str(found) == str(state)
+
+
+BAD: dict[str, dict[str, Any]] = {
+    "no zip": {},
+    "another name": {"config.yaml": "a", "model.json": "{}", "evil.py": "import os"},
+    "a way out": {"config.yaml": "a", "model.json": "{}", "../evil": "x"},
+    "a text of zeros": {"config.yaml": "a", "model.json": "\0" * (1 << 24)},
+    "no config": {"model.json": "{}"},
+    "no state": {"config.yaml": "a", "model.json": "{}"},
+    "no tensors": {"config.yaml": "a", "model.json": "{}", "checkpoints/last.safetensors": "nothing"},
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_a_foreign_pack_is_a_line(bad: str, tmp_path: Path) -> None:
+    path = tmp_path / "p.zip"
+    path.write_bytes(b"PK no zip")
+    if BAD[bad]:
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, text in BAD[bad].items():
+                kind = zipfile.ZIP_DEFLATED if name in packs.TEXTS else zipfile.ZIP_STORED
+                archive.writestr(name, text, kind)
+    with pytest.raises(UserError, match=r"p.zip: is no whole pack of train"):
+        packs.unpack(path, tmp_path / "out")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["p.zip"]
