@@ -160,3 +160,12 @@ def test_a_sweep_means_its_best_run(train: Train, tmp_path: Path, capsys: pytest
     best = max(folders, key=lambda row: row["val/accuracy"])
     found = find("s")
     assert (found.folder.name, "its best run is" in found.note) == (best["name"], True)
+
+
+def test_the_best_weights_and_the_last(train: Train, tmp_path: Path) -> None:
+    result = train("max_steps=60", "eval_every=10", "optimizer.lr=0.03", "name=x", "monitor=off", "model=two_layer")
+    assert result["best_step"] != result["steps"] == 60
+    for checkpoint, prefix in ((None, "test"), ("best", "test"), ("last", "test/last")):
+        found = evaluation(open_run(find("x", checkpoint)))
+        assert found.numbers == found.expected == {n: result[f"{prefix}/{n}"] for n in ("loss", "accuracy")}
+    assert evaluation(open_run(find("x", "best")), "val").numbers["loss"] == result["best/val/loss"]

@@ -16,7 +16,7 @@ HELP = """\
   train board [DIR] [port=6006]           TensorBoard, for this machine alone"""
 USES = """\
   train evaluate RUN                      all metrics and each class, on its own test split or on new data
-    split=val  data.path=new.csv  checkpoint=best  --json  --csv  --png DIR
+    split=val  data.path=new.csv  checkpoint=last  --json  --csv  --png DIR
   train predict RUN SOURCE...             pictures, folders, .csv, .npy, .npz, or - for lines on standard input
     out=predictions.csv (.jsonl .npz .parquet)  top=3  --json
   train export RUN                        a file for other programs, proven by a process that runs it alone

@@ -116,10 +116,21 @@ def evaluation(
 
 
 def measured(trained: Trained, split: str, numbers: Mapping[str, float]) -> dict[str, float]:
-    """What `result.json` has of a split for these weights."""
-    if trained.result.get("steps") != trained.step:
-        return {}
-    found = {name: trained.result.get(f"{split}/{name}") for name in numbers}
+    """What `result.json` has of a split for these weights; see `trainer.run.testing.Tested`."""
+    result, step = trained.result, trained.step
+    is_best, is_last = step == result.get("best_step"), step == result.get("steps")
+    tags: dict[str, str] = {}
+    if split == "test" and (is_best or is_last):
+        chosen = result.get("tested", "last")
+        is_chosen = is_best if chosen == "best" else is_last
+        prefix = "test" if is_chosen else "test/last" if chosen == "best" else "test/best"
+        tags = {name: f"{prefix}/{name}" for name in numbers}
+    elif is_last:
+        tags = {name: f"{split}/{name}" for name in numbers}
+    elif is_best and split == "val":  # of the others the best may be of another step
+        metric = trained.settings.checkpoint.metric
+        tags = {name: f"best/{metric}" for name in numbers if metric == f"val/{name}"}
+    found = {name: result.get(tag) for name, tag in tags.items()}
     return {name: n for name, n in found.items() if isinstance(n, float)}
 
 
