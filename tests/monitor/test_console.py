@@ -1,5 +1,6 @@
 """Lines that grep can read, and a panel that fits its terminal, whatever the terminal can show."""
 
+import contextlib
 import io
 import math
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -18,6 +20,7 @@ from trainer.monitor.console import (
     Terminal,
     _bars,
     _chart,
+    _coloured_table,
     _layers,
     duration,
     open_display,
@@ -221,11 +224,11 @@ def test_the_panel_shows_everything_and_fits(width: int, height: int, encoding: 
     for words in (
         "step 300/600  epoch 6.0",
         " left",
-        f"train/loss {short(numbers_of(300)['train/loss']):>{9 if width < 80 else 12}}",
+        f"train/loss {short(numbers_of(300)['train/loss'])}",
         "val/loss",
         "2.000",
         "val/accuracy",
-        "0.5000    +0.2" if width == 60 else "0.5000",
+        "0.5000 +0.2",
         "lr",
         "gradient norm per layer",
         "conv1",
@@ -237,6 +240,58 @@ def test_the_panel_shows_everything_and_fits(width: int, height: int, encoding: 
     assert lines[0] == "LeNet on digits"
     assert re.fullmatch(r"test/accuracy +0.9812 *", lines[-2])
     assert screen.raw().count("\x1b[?25h") == 1, "the cursor is back"
+
+
+@pytest.mark.parametrize(("width", "rows"), [(79, 1), (78, 1), (60, 2), (30, 3)])
+def test_a_terminal_that_becomes_narrower_keeps_nothing_of_the_old_panel(width: int, rows: int) -> None:
+    """It has broken each line of the old panel into so many rows: the cursor goes up as many."""
+    screen = Screen(80, 24)
+    display = Terminal(600, 50, console=screen.console)
+    display._live.start(refresh=True)
+    height = screen.raw().count("\n") + 1
+    screen.console.width = width
+    drawn = len(screen.raw())
+    display.note("a line")
+    assert screen.raw()[drawn:].count("\x1b[1A") == height * rows - 1
+    display._live.stop()
+
+
+def test_a_full_line_of_the_terminal_stays_free_for_what_it_writes_itself() -> None:
+    """^C, behind the panel: in a full line it would move the panel by a row."""
+    for width in (40, 80, 101):
+        lines = [line for line in train_stopped(Screen(width, 24)).lines() if "\u2570" in line]
+        assert lines
+        assert max(map(len, lines)) <= width - 2
+
+
+def train_stopped(screen: Screen) -> Screen:
+    train_on(screen).stop()
+    return screen
+
+
+def test_long_names_are_whole_where_there_is_room() -> None:
+    screen = Screen(80, 24)
+    display = Terminal(600, 50, console=screen.console)
+    display.start([])
+    display.update(
+        1, {"train/loss": 1.0, "train/loss/cross_entropy": 0.75, "val/loss/a_name_that_is_far_too_long_for_it": 2.0}
+    )
+    display.stop()
+    text = "\n".join(screen.lines())
+    assert re.search(r"train/loss/cross_entropy +0.7500", text)
+    assert re.search(r"\.\.\S+far_too_long_for_it +2.000", text), "its end tells it apart"
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_no_word_of_the_summary_is_broken(width: int) -> None:
+    folder = "runs/two_layer-random_regression/2026-11-26_055404-07bf"
+    advice = "step 200: Random targets can only be learnt so. Else look whether each input has its own target."
+    rows = [("nothing carries over", advice), ("run folder", folder), ("look at it", f"train board {folder}")]
+    lines = _coloured_table(rows, width).plain.split("\n")
+    assert " ".join(" ".join(lines).split()) == " ".join(" ".join(row) for row in rows)
+    assert max(map(len, lines)) <= max(width, len(folder) + 22)
+    if width >= 70:
+        assert any(line.strip().endswith(f"train board {folder}") for line in lines), "to be copied"
 
 
 @pytest.mark.parametrize(("width", "height"), [(40, 12), (20, 5), (10, 3), (1, 1)])
@@ -329,6 +384,23 @@ def test_on_a_real_terminal() -> None:
         assert ("step=20 train/loss=0.05000" in text) == (not is_panel)
 
 
+def test_the_curve_of_a_run_that_goes_on_begins_with_what_was_before(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "trainer", "model=two_layer", "name=run", "monitor=off", "monitor.every=10"]
+    subprocess.run([*words, "max_steps=60"], cwd=tmp_path, env=environment(), check=True, capture_output=True)
+    main, other = pty.openpty()
+    env = environment(TERM="xterm", PYTHONIOENCODING="utf-8", COLUMNS="80", LINES="24")
+    with subprocess.Popen([*words, "max_steps=90"], cwd=tmp_path, stdout=other, stderr=other, env=env):
+        os.close(other)
+        shown = b""
+        with open(main, "rb", buffering=0) as reader, contextlib.suppress(OSError):  # as the other side is closed
+            while piece := reader.read(65536):
+                shown += piece
+    text = ESCAPE.sub("", shown.decode())
+    axes = re.findall(r"\u2502 +(\d+) +(\d+) .*\u2502", text)
+    assert {first for first, _ in axes} == {"1"}
+    assert axes[-1] == ("1", "90")
+
+
 def test_not_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     assert isinstance(open_display(10, 1, 1), Lines)
 
@@ -378,6 +450,16 @@ def test_curves_of_nothing_and_of_one_number() -> None:
 def test_gradients_of_a_layer_are_taken_together() -> None:
     layers = _layers({"grad_norm": 9.0, "grad_norm/conv.weight": 3.0, "grad_norm/conv.bias": 4.0, "grad_norm/w1": 1.0})
     assert layers == {"conv": 5.0, "w1": 1.0}
+
+
+def test_bars_tell_norms_apart() -> None:
+    """The scale spans as few decades as hold all norms."""
+    lines = [text.plain for text in _bars({"conv1": 0.29, "fc1": 1.09, "fc2": 0.9}, 3, 60, is_ascii=True)]
+    assert lines[0].endswith("log scale, 1 decade")
+    lengths = [line.count("#") for line in lines[1:]]
+    assert lengths[0] < 0.5 * lengths[1]
+    assert lengths[2] < lengths[1]
+    assert "2 decades" in _bars({"a": 1.0, "b": 0.1}, 2, 60, is_ascii=True)[0].plain, "none is without a bar"
 
 
 def test_a_bar_is_shorter_by_a_quarter_per_decade() -> None:

@@ -10,10 +10,11 @@ import math
 import os
 import shlex
 import sys
+import textwrap
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, TextIO
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 Rows = Sequence[Sequence[str]]
 Points = Sequence[tuple[int, float]]  # (step, number)
+Curves = Callable[[], Mapping[str, Points]]
 
 
 class Display(Protocol):
@@ -49,7 +51,9 @@ class Display(Protocol):
         """End the display and show a table. Stopping twice is stopping once."""
 
 
-def open_display(max_steps: int, steps_per_epoch: int, every: int, first_step: int = 0) -> "Terminal | Lines":
+def open_display(
+    max_steps: int, steps_per_epoch: int, every: int, first_step: int = 0, before: Curves | None = None
+) -> "Terminal | Lines":
     """A `Terminal` where stdout is one that can move its cursor, else `Lines`.
 
     Args:
@@ -57,9 +61,10 @@ def open_display(max_steps: int, steps_per_epoch: int, every: int, first_step: i
         steps_per_epoch: for the count of epochs.
         every: steps between two lines where stdout is not a terminal.
         first_step: the step that a run goes on from.
+        before: gives the points of the losses up to that step, by tag; is called for a terminal alone.
     """
     if sys.stdout is not None and sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
-        return Terminal(max_steps, steps_per_epoch, first_step)
+        return Terminal(max_steps, steps_per_epoch, first_step, before() if before is not None else {})
     return Lines(every, max_steps)
 
 
@@ -125,7 +130,8 @@ def summary_table(rows: Rows, stream: TextIO | None = None) -> None:
     if rows and stream.isatty() and os.environ.get("TERM") != "dumb":
         from rich.console import Console
 
-        Console(file=stream).print(_rich_table(rows))
+        console = Console(file=stream)
+        console.print(_coloured_table(rows, console.width), soft_wrap=True)
     else:
         for line in _plain_table(rows):
             print(_encodable(line, stream), file=stream)
@@ -136,14 +142,25 @@ def _plain_table(rows: Rows) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def _rich_table(rows: Rows) -> "ConsoleRenderable":
-    from rich.table import Table
+def _coloured_table(rows: Rows, width: int) -> "Text":
+    """The table in so many columns. No word of it is broken: what has no room beside its name stands below it, whole if
+    it can, as a path or a command is to be copied; prose is broken between words.
+    """
     from rich.text import Text
 
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    name_width = max(len(name) for name, *_ in rows)
+    lines = []
     for name, *values in rows:
-        table.add_row(Text(printable(name), style="cyan"), *map(Text, map(printable, values)))
-    return table
+        value, room = printable("  ".join(values)), width - name_width - 2
+        if len(value) <= room:
+            first, rest = value, []
+        elif len(value) <= width - 2:
+            first, rest = "", [f"  {value}"]
+        else:
+            first, *rest = textwrap.wrap(value, max(20, room), break_long_words=False, break_on_hyphens=False)
+            rest = [" " * (name_width + 2) + line for line in rest]
+        lines += [Text.assemble((printable(name).ljust(name_width), "cyan"), "  ", first), *map(Text, rest)]
+    return Text("\n").join(lines)
 
 
 def _encodable(text: str, stream: IO[str]) -> str:
@@ -242,11 +259,17 @@ class Terminal:
         max_steps: the last step.
         steps_per_epoch: for the count of epochs.
         first_step: the step that a run goes on from.
+        before: the points of the losses up to that step, by tag.
         console: rich's, made for stdout if None.
     """
 
     def __init__(
-        self, max_steps: int, steps_per_epoch: int, first_step: int = 0, console: "Console | None" = None
+        self,
+        max_steps: int,
+        steps_per_epoch: int,
+        first_step: int = 0,
+        before: Mapping[str, Points] | None = None,
+        console: "Console | None" = None,
     ) -> None:
         from rich.console import Console
         from rich.live import Live
@@ -259,7 +282,8 @@ class Terminal:
         self._lock = threading.Lock()  # held while numbers come in or are read
         self._numbers: dict[str, float] = {}
         self._changes: dict[str, float] = {}
-        self._curves: dict[str, list[tuple[int, float]]] = {"train/loss": [], "val/loss": []}
+        known = before or {}
+        self._curves = {tag: list(known.get(tag, ())) for tag in ("train/loss", "val/loss")}
         self._passed: deque[tuple[float, int]] = deque([(time.perf_counter(), first_step)], maxlen=50)
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._draw, name="terminal", daemon=True)
@@ -283,7 +307,7 @@ class Terminal:
                     self._changes[tag] = number - self._numbers[tag]
                 if tag in self._curves and math.isfinite(number):
                     self._curves[tag].append((step, number))
-                    if len(self._curves[tag]) > 4000:  # more than any terminal has columns
+                    while len(self._curves[tag]) > 4000:  # more than any terminal has columns
                         del self._curves[tag][1:-1:2]
                 self._numbers[tag] = number
 
@@ -291,6 +315,7 @@ class Terminal:
         from rich.text import Text
 
         with contextlib.suppress(OSError):
+            self._notice_width()
             self._console.print(Text(_encodable(line, self._console.file)))  # above the panel
 
     def stop(self, rows: Rows = ()) -> None:
@@ -300,26 +325,39 @@ class Terminal:
         if self._thread.is_alive():
             self._thread.join()
         with contextlib.suppress(OSError):
+            self._notice_width()
             self._live.stop()
             if rows:
-                self._console.print(_rich_table(rows))
+                self._console.print(_coloured_table(rows, self._console.width), soft_wrap=True)
 
     def _draw(self) -> None:
         pause = 0.1
         while not self._is_over.wait(pause):
             began = time.thread_time()
             try:
+                self._notice_width()
                 self._live.refresh()
             except (OSError, ValueError):  # the terminal is gone, or lacks a sign
                 return
             pause = min(1.0, max(0.1, 40 * (time.thread_time() - began)))
+
+    def _notice_width(self) -> None:
+        """Before something is drawn: the panel that stands there is erased as high as it is by now.
+
+        A terminal that has become narrower has broken the panel's lines, and rich goes up as many as it wrote.
+        """
+        drawn = self._live._live_render
+        if drawn._shape is not None and (width := self._console.size.width) < drawn._shape[0]:
+            drawn._shape = width, drawn._shape[1] * -(-drawn._shape[0] // width)
 
     def _panel(self) -> "ConsoleRenderable":
         from rich.panel import Panel
         from rich.text import Text
 
         width, height = self._console.size
-        inner = min(width, 100) - 4  # the frame and a space on both sides
+        # The frame and a space on both sides. Two columns stay free: the terminal itself writes ^C behind the panel,
+        # and in a full line that would move all of it.
+        inner = min(width - 2, 100) - 4
         with self._lock:
             lines = [self._progress(inner), self._status(inner)]
             free = height - 4 - 2 - len(lines)  # without some lines of what stands above, and without the frame
@@ -370,20 +408,22 @@ class Terminal:
         from rich.text import Text
 
         tags = [tag for tag in self._numbers if tag != "time/samples_per_second" and _belongs_in_a_line(tag)]
-        table_width = min(width, 32 + max(0, width - 56) // 4)
-        name_width = table_width - 18
+        tags = tags[: max(0, num_rows)]
+        # No name is cut while there is room for a chart, and no chart is narrower than its numbers for it.
+        name_width = max(12, min(max(map(len, tags), default=0), width - 18 - _LEAST_CHART))
+        table_width = name_width + 18
         table = []
-        for tag in tags[: max(0, num_rows)]:
+        for tag in tags:
             change = self._changes.get(tag, 0.0)
             table.append(
                 Text.assemble(
-                    (tag[:name_width].ljust(name_width + 1), "cyan"),
+                    (_cut(tag, name_width).ljust(name_width + 1), "cyan"),
                     (short(self._numbers[tag])[:9].rjust(9), "bold"),
                     (f"{change:+.1g}" if change else "").rjust(8),
                 )
             )
         chart_width = width - table_width - 1
-        if num_rows < 5 or chart_width < 20:
+        if num_rows < 5 or chart_width < _LEAST_CHART - 1:
             return table
         chart = _chart(self._curves["train/loss"], self._curves["val/loss"], chart_width, num_rows, self._is_ascii)
         table += [Text()] * (num_rows - len(table))
@@ -397,6 +437,13 @@ _BRAILLE = (
     (0x40, 0x80),
 )  # the dots of a sign, [row][column] (Unicode U+2800)
 _LABEL = 8  # columns for the numbers beside the chart
+_LEAST_CHART = 21  # columns, with the one between it and the numbers
+_DECADES = 4  # that bars span at most
+
+
+def _cut(name: str, width: int) -> str:
+    """A name with its end, by which names are told apart, where it has no room."""
+    return name if len(name) <= width else f"..{name[2 - width :]}"
 
 
 def _chart(train: Points, val: Points, width: int, height: int, is_ascii: bool) -> "list[Text]":
@@ -475,17 +522,21 @@ def _bars(layers: Mapping[str, float], num_bars: int, width: int, is_ascii: bool
     names = spread(list(layers), num_bars)
     largest = max((layers[name] for name in layers if math.isfinite(layers[name])), default=0.0)
     some = "" if len(names) == len(layers) else f" ({len(names)} of {len(layers)})"
-    lines = [Text(f"gradient norm per layer{some}, log scale, 4 decades", style="dim")]
+    # As few decades as hold all of them: over four, 0.29 looks like 1.09.
+    depth = max((math.log10(largest / x) for x in layers.values() if 0 < x < math.inf), default=0.0)
+    decades = min(_DECADES, math.floor(depth) + 1)
+    unit = "decade" if decades == 1 else "decades"
+    lines = [Text(f"gradient norm per layer{some}, log scale, {decades} {unit}", style="dim")]
     name_width = min(24, max(map(len, names)))
     room = width - name_width - 12
     for name in names:
         norm = layers[name]
-        share = max(0.0, 1 + math.log10(norm / largest) / 4) if 0 < norm < math.inf else 0.0
+        share = max(0.0, 1 + math.log10(norm / largest) / decades) if 0 < norm < math.inf else 0.0
         eighths = round(8 * room * share)
         bar = "#" * round(eighths / 8) if is_ascii else "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
         lines.append(
             Text.assemble(
-                (name[-name_width:].ljust(name_width), "cyan"),
+                (_cut(name, name_width).ljust(name_width), "cyan"),
                 " ",
                 (bar.ljust(room), "blue"),
                 " ",

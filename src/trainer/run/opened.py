@@ -11,6 +11,7 @@ from trainer.disk.checkpoint import Saver
 from trainer.disk.files import cannot_write
 from trainer.disk.folder import write_result
 from trainer.errors import Interrupted, NonFinite, Pruned, RunStopped, UserError
+from trainer.finished.read import Course, read_course
 from trainer.monitor.board import Board
 from trainer.monitor.console import Display, Lines, Silent, open_display, summary_rows
 from trainer.monitor.events import EventFile
@@ -128,11 +129,18 @@ def open_journal(training: Training, is_fresh: bool) -> Journal:
     if training.log is not None:
         display: Display = Lines(every, length.max_steps, training.log)
     else:
-        display = open_display(length.max_steps, length.steps_per_epoch, every, state.step)
+        display = open_display(length.max_steps, length.steps_per_epoch, every, state.step, lambda: before(training))
     try:
         return Journal(training.folder, open_events(training, is_fresh), display, state.last)
     except OSError as error:
         raise cannot_write(training.folder, error) from error
+
+
+def before(training: Training) -> dict[str, list[tuple[int, float]]]:
+    """The losses up to the step that a run goes on from, by tag."""
+    tags, step = ("train/loss", "val/loss"), training.parts.state.step
+    course = read_course(training.folder, tags) if step else Course()
+    return {tag: [point for point in course.points(tag) if point[0] <= step] for tag in tags}
 
 
 def open_events(training: Training, is_fresh: bool) -> EventFile | None:
