@@ -45,7 +45,7 @@ def test_the_points_are_the_features(tmp_path: Path) -> None:
     info = written(tmp_path, predictions)
     assert predictions.features is not None
     assert np.allclose(points(tmp_path, info), predictions.features, rtol=4e-5, atol=1e-40)
-    assert info.tensor_name == "features of 7 test samples; choose Color by: true"
+    assert info.tensor_name == "Color by: true - features of 7 test samples"
     assert not info.HasField("sprite"), "vectors have no picture"
 
 
@@ -63,7 +63,7 @@ def test_without_features_the_outputs_are_shown(tmp_path: Path) -> None:
     predictions = Predictions(**{**vars(judged(torch.randn(7, 6), torch.arange(7) % 3, 3)), "features": None})
     info = written(tmp_path, predictions)
     assert np.allclose(points(tmp_path, info), predictions.outputs, rtol=4e-5)
-    assert info.tensor_name == "outputs of 7 test samples; choose Color by: true"
+    assert info.tensor_name == "Color by: true - outputs of 7 test samples"
 
 
 def test_a_line_for_each_point_says_what_it_is_and_what_it_was_taken_for(tmp_path: Path) -> None:

@@ -44,8 +44,8 @@ def write(folder: Path, predictions: Predictions, meaning: Meaning) -> None:
     encoded = _encoded(points)
     write_atomically(below / "points.bytes", lambda temporary: temporary.write_bytes(encoded))
     write_text(below / "labels.tsv", _labels(predictions, len(points), meaning))
-    # The points are grey until a column is chosen, and the tab does not say that there is one.
-    hint = "; choose Color by: true" if isinstance(meaning, Classes) and predictions.predicted is not None else ""
+    # The points are grey until a column is chosen, and the tab does not say that there is one. It shows 36 letters.
+    hint = "Color by: true - " if isinstance(meaning, Classes) and predictions.predicted is not None else ""
     sprite = ""
     if predictions.inputs.dim() == 4:
         sheet = _sprites(predictions.inputs)
@@ -55,7 +55,7 @@ def write(folder: Path, predictions: Predictions, meaning: Meaning) -> None:
         sprite = f'  sprite {{ image_path: "{FOLDER}/sprites.png" {size} }}\n'
     config = (
         "embeddings {\n"
-        f'  tensor_name: "{name} of {len(points)} test samples{hint}"\n'
+        f'  tensor_name: "{hint}{name} of {len(points)} test samples"\n'
         f'  tensor_path: "{FOLDER}/points.bytes"\n'
         f"  tensor_shape: {len(points)} tensor_shape: {points.shape[1]}\n"
         f'  metadata_path: "{FOLDER}/labels.tsv"\n'
