@@ -94,8 +94,8 @@ def spread(work: Work, network: nn.Module) -> nn.Module:
 def has_unused_parameters(work: Work) -> bool:
     """Whether a trainable parameter has no part in the loss: other processes would wait for its gradient."""
     state, sample = work.state, work.sample()
-    with undisturbed(state.model, work.device), torch.enable_grad(), work.precision():
-        outputs = called(state.model, sample.inputs)
+    with undisturbed(state.model, work.device, loss=work.loss_fn), torch.enable_grad(), work.precision():
+        outputs = called(state.model, work.loss_fn.given(sample.inputs, sample.targets))
         total = work.loss_fn(outputs, sample.targets, sample.inputs).total
         gradients = torch.autograd.grad(total, state.store.parameters, allow_unused=True)
     return any(gradient is None for gradient in gradients)

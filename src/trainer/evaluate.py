@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from trainer.data.batches import Batches
 from trainer.distributed import ALONE, World
 from trainer.losses import Losses, LossFunction
-from trainer.trees import Tree, called, differentiable, joined, mapped
+from trainer.trees import Tree, called, differentiable, is_per_sample, joined, mapped, num_samples
 from trainer.trials import evaluating
 
 # Samples over which a loss is taken at once that is no mean over samples; it may compare each with each.
@@ -41,7 +41,7 @@ def evaluate(
         `loss`, `loss/<term>`, `accuracy` (0..1); None where a stop was asked for, on any rank, before the end.
     """
     sums: dict[str, Tensor] = {}
-    is_at_once = loss_fn.is_of_whole and not loss_fn.differentiates_inputs
+    is_at_once = loss_fn.is_of_whole and not loss_fn.differentiates_inputs and not loss_fn.is_of_model
     is_at_once = is_at_once and len(batches) <= MOST_AT_ONCE and world.size == 1
     kept: list[tuple[Tree, Tree, Tree]] = []
     is_broken_off = False
@@ -53,9 +53,10 @@ def evaluate(
             given = mapped(Tensor.clone, inputs)
             given = differentiable(given) if loss_fn.differentiates_inputs else given
             with precision():
-                outputs = called(network, given)
+                outputs = called(network, loss_fn.given(given, targets))
                 losses = loss_fn(outputs, targets, given, of)
             outputs = mapped(Tensor.detach, outputs)
+            is_at_once = is_at_once and is_per_sample(outputs, num_samples(inputs))
             if is_at_once:
                 kept.append((outputs, targets, inputs))
             if keep is not None:
@@ -64,7 +65,7 @@ def evaluate(
             for name, number in numbers.items():
                 number = number.float() if number.dtype in (torch.bfloat16, torch.float16) else number
                 sums[name] = sums[name] + number if name in sums else number
-        if kept and not is_broken_off:
+        if is_at_once and kept and not is_broken_off:
             with precision():
                 sums |= named(loss_fn(*map(joined, zip(*kept, strict=True))))
     wide = torch.float32 if device.type == "mps" else torch.float64  # holds losses and counts exactly

@@ -200,7 +200,8 @@ class Autograd:
         """The losses, detached. `of`: what the samples are a part of."""
         inputs = differentiable(part.inputs) if self.loss_fn.differentiates_inputs else part.inputs
         with self.precision():
-            losses = self.loss_fn(called(self.network, inputs), part.targets, inputs, of)
+            outputs = called(self.network, self.loss_fn.given(inputs, part.targets))
+            losses = self.loss_fn(outputs, part.targets, inputs, of)
         self.scaler.scale(losses.total).backward()
         return Losses(losses.total.detach(), losses.terms)
 

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from trainer import trees
 from trainer.config.schema import shown
+from trainer.criteria import FromFunction, OfModel, Said, takes_labels, with_labels
 from trainer.distributed import ALONE, World
 from trainer.errors import UserError
-from trainer.meaning import Classes, Meaning
+from trainer.meaning import Classes, Meaning, Unread
 
 
 class Losses(NamedTuple):
@@ -154,7 +155,7 @@ class Term(nn.Module):
         self.wants = WANTS.get(type(criterion))
         self.kind = "sum" if getattr(criterion, "reduction", "mean") == "sum" else "mean"
         self.is_log_needed = False
-        self.asks_for = _asked_for(criterion)
+        self.asks_for, self.takes_targets = _asked_for(criterion)
         if self.wants is None:  # the user's own, or one that we don't know: as they come
             return
         if gives not in self.wants.outputs:
@@ -177,7 +178,7 @@ class Term(nn.Module):
         if isinstance(meaning, Classes) and not is_index:
             self.register_buffer("one_hot", torch.eye(meaning.num_classes), persistent=False)
 
-    def check(self, outputs: Tensor, targets: Tensor) -> None:
+    def check(self, outputs: Any, targets: Tensor) -> None:
         """Refuses shapes and values that torch would broadcast or train on without a word.
 
         Args:
@@ -187,9 +188,11 @@ class Term(nn.Module):
         loss, model, data = (f"{key}={self.names[key]}" for key in ("loss", "model", "data"))
         if self.wants is None:
             return
-        if not isinstance(outputs, Tensor):
+        given, outputs = outputs, self._prediction(outputs)
+        if outputs is None:
             raise UserError(
-                f"{model}: gives a {type(outputs).__name__}; {loss} takes a tensor. Give a loss of your own."
+                f"{model}: gives a {type(given).__name__} in which no tensor has {self.meaning.num_outputs} numbers "
+                f"for each sample; {loss} takes one. Give a loss of your own."
             )
         if isinstance(self.meaning, Classes) and self.wants.targets == "index":
             num_classes = self.meaning.num_classes
@@ -229,7 +232,9 @@ class Term(nn.Module):
         return self.one_hot.index_select(0, targets)
 
     def forward(self, outputs: Any, targets: Any, **asked_for: Any) -> Any:
-        """A number, or a dict of named ones."""
+        """A number, or a dict of named ones; or what a model says of itself."""
+        if not self.takes_targets:
+            return self.criterion(outputs, **asked_for)
         return self.criterion(*self._formed(outputs, targets), **asked_for)
 
     def weighed(self, outputs: Tensor, targets: Tensor, whole: Tensor) -> Tensor:
@@ -263,7 +268,15 @@ class Term(nn.Module):
         assert isinstance(weight, Tensor)
         return (weight[targets.clamp(0, len(weight) - 1)] * is_counted).sum()
 
+    def _prediction(self, outputs: Any) -> Any:
+        """The tensor that torch's criteria take, among what the model gives; None where there is none."""
+        if isinstance(outputs, Tensor) or isinstance(self.meaning, Unread):
+            return outputs
+        return self.meaning.scores_of(outputs)
+
     def _formed(self, outputs: Any, targets: Any) -> tuple[Any, Any]:
+        if self.wants is not None and not isinstance(outputs, Tensor):
+            outputs = self._prediction(outputs)
         if self.is_log_needed:
             outputs = outputs.clamp_min(torch.finfo(outputs.dtype).tiny).log()
         return outputs, self.targets(outputs, targets)
@@ -275,12 +288,15 @@ def refuse_other_length(key: str, weights: Any, length: int) -> None:
         raise UserError(f"{key}: has {weights.numel()} numbers; {length} are needed, one for each class or output.")
 
 
-def _asked_for(criterion: nn.Module) -> tuple[str, ...]:
-    """Which of `inputs` and `model` a criterion wants beside outputs and targets."""
+def _asked_for(criterion: nn.Module) -> tuple[tuple[str, ...], bool]:
+    """Which of `inputs` and `model` a criterion wants beside outputs, and whether it wants targets."""
     if type(criterion).__module__.startswith("torch."):
-        return ()
-    parameters = inspect.signature(criterion.forward).parameters
-    return tuple(name for name in ("inputs", "model") if name in parameters)
+        return (), True
+    if isinstance(criterion, FromFunction):
+        return tuple(name for name in ("inputs", "model") if name in criterion.asks_for), True
+    parameters = [*inspect.signature(criterion.forward).parameters]
+    asked_for = tuple(name for name in ("inputs", "model") if name in parameters)
+    return asked_for, "targets" in parameters or parameters[1:2] != [*asked_for[:1]]
 
 
 class LossFunction(nn.Module):
@@ -292,6 +308,7 @@ class LossFunction(nn.Module):
         model: gives `gives`, and is what penalties are of.
         meaning: of the targets.
         names: see `Term`.
+        weights: of the terms in a dict that the criterion gives, by name; 1 for the others.
 
     Attributes:
         meaning: of the model's outputs.
@@ -302,7 +319,14 @@ class LossFunction(nn.Module):
         UserError: a criterion can't take what the model gives; or nothing but penalties, which look at no target.
     """
 
-    def __init__(self, criterion: nn.Module, model: nn.Module, meaning: Meaning, names: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        criterion: nn.Module,
+        model: nn.Module,
+        meaning: Meaning,
+        names: Mapping[str, str],
+        weights: Mapping[str, float] | None = None,
+    ) -> None:
         super().__init__()
         gives = getattr(model, "gives", "logits")
         parts = [criterion]
@@ -326,6 +350,9 @@ class LossFunction(nn.Module):
         self.meaning = meaning.read_as(gives, wants.targets if wants else "index")
         self.term_names = [name for name in self.names if name]
         self.differentiates_inputs = False
+        self.weight_of = dict(weights or {})
+        self.is_of_model = isinstance(criterion, OfModel)
+        self._labels = takes_labels(model) if self.is_of_model else ((), None)
         # Not a submodule: its weights are no weights of the loss.
         self._model = (model,)
 
@@ -338,6 +365,16 @@ class LossFunction(nn.Module):
     def is_of_whole(self) -> bool:
         """Whether a criterion is no mean and no sum over samples."""
         return any(term.kind == "whole" for term in self.terms)
+
+    @property
+    def is_of_inputs(self) -> bool:
+        """Whether it looks at what the model is given, beside what comes out."""
+        return self.is_of_model or any("inputs" in term.asks_for for term in self.terms)
+
+    def given(self, inputs: Any, targets: Any) -> Any:
+        """What the model is called with: the inputs, and the targets where it computes its loss of them itself."""
+        names, label = self._labels
+        return inputs if label is None or targets is None else with_labels(inputs, targets, names, label)
 
     def check(self, outputs: Any, targets: Any) -> None:
         """See `Term.check`."""
@@ -364,17 +401,21 @@ class LossFunction(nn.Module):
                 count by their share of the samples, means over weighted targets by their share of the weights, sums
                 as they are.
         """
-        share = 1.0 if of is None else trees.num_samples(targets) / of.num_samples
+        share = 1.0 if of is None else trees.num_samples(inputs if targets is None else targets) / of.num_samples
         values: list[Tensor] = []
         terms: dict[str, Tensor] = {}
         for i, part in enumerate(self.parts):
             weight = None if of is None or share == 1.0 else of.weights.get(i)
             value = self._value(part, outputs, targets, inputs, weight)
+            if of is None:
+                refuse_no_numbers(value)
+            numbers, value = _parted(value)
             if share != 1.0 and _kind(part) in ("mean", "whole"):
-                value = {n: x * share for n, x in value.items()} if isinstance(value, Mapping) else value * share
-            if isinstance(value, Mapping):
-                terms |= {name: number.detach() for name, number in value.items()}
-                value = _added([*value.values()])
+                numbers = {name: number * share for name, number in numbers.items()}
+                value = None if value is None else value * share
+            terms |= {name: number.detach() for name, number in numbers.items()}
+            if value is None:
+                value = _added([self._weighed(name, number) for name, number in numbers.items()])
             elif self.names[i]:
                 terms[self.names[i]] = value.detach()
             values.append(value)
@@ -390,6 +431,10 @@ class LossFunction(nn.Module):
         pairs = zip(found, self.weights, strict=True)
         return _added([losses * weight for losses, weight in pairs if isinstance(losses, Tensor)])
 
+    def _weighed(self, name: str, number: Tensor) -> Tensor:
+        weight = self.weight_of.get(name, 1.0)
+        return number if weight == 1.0 else number * weight
+
     def _value(self, part: nn.Module, outputs: Any, targets: Any, inputs: Any, weight: Tensor | None) -> Any:
         """Of a term or a penalty; a share of it where `weight` says what the targets of the whole weigh."""
         if not isinstance(part, Term):
@@ -400,6 +445,23 @@ class LossFunction(nn.Module):
             found = {"inputs": inputs, "model": self._model[0]}
             return part(outputs, targets, **{name: found[name] for name in part.asks_for})
         return part(outputs, targets)
+
+
+def _parted(value: Any) -> tuple[dict[str, Tensor], Tensor | None]:
+    """The named numbers in what a criterion gives, and the loss that they are not added up to."""
+    if isinstance(value, Said):
+        return value.numbers, value.loss
+    return (dict(value), None) if isinstance(value, Mapping) else ({}, value)
+
+
+def refuse_no_numbers(value: Any) -> None:
+    """Raises ValueError where a dict of terms is empty, or one of them is no single number in a tensor."""
+    if isinstance(value, Mapping) and not value:
+        raise ValueError("an empty dict; it needs a term")
+    for name, number in value.items() if isinstance(value, Mapping) else ():
+        if not isinstance(number, Tensor) or number.dim():
+            shape = f"tensor of shape {list(number.shape)}" if isinstance(number, Tensor) else type(number).__name__
+            raise ValueError(f"term {name} is a {shape}; one number in a tensor is needed")
 
 
 def _kind(part: nn.Module) -> Kind:

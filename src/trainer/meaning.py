@@ -5,17 +5,25 @@ direction, and what a sample is called. Training, evaluation, pictures and table
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from trainer.trees import Tree, leaves
+from trainer.trees import Tree, fields_of, leaves
 
 # Targets further from 0 than this, in the mean or by their deviation, are far from what a network gives at first.
 FAR = 100.0
+
+
+def prediction(outputs: Tree, is_one: Callable[[Tensor], bool]) -> Tensor | None:
+    """The tensor among outputs that is the prediction: what is called `logits`, or else the first of its form."""
+    if isinstance(outputs, Tensor):
+        return outputs if is_one(outputs) else None
+    found = [leaf for leaf in (fields_of(outputs).get("logits"), *leaves(outputs)) if isinstance(leaf, Tensor)]
+    return next((leaf for leaf in found if is_one(leaf)), None)
 
 
 @dataclass(frozen=True)
@@ -85,11 +93,7 @@ class Classes:
 
     def scores_of(self, outputs: Tree) -> Tensor | None:
         """The tensor among outputs that has a number for each class: what is called `logits`, or else the first."""
-        if isinstance(outputs, Tensor):
-            return outputs if self.is_readable(outputs) else None
-        found = [leaf for leaf in leaves(outputs) if self.is_readable(leaf)]
-        named = outputs.get("logits") if isinstance(outputs, Mapping) else None
-        return named if isinstance(named, Tensor) and self.is_readable(named) else found[0] if found else None
+        return prediction(outputs, self.is_readable)
 
     def predicted(self, outputs: Tensor) -> Tensor:
         """The class of each sample, `[..., K]` to `[...]`: that of the largest output, or a single one compared."""
@@ -180,9 +184,8 @@ class Numbers:
         ]
 
     def scores_of(self, outputs: Tree) -> Tensor | None:
-        """The tensor among outputs that has the numbers of a target: the first `[N, num_outputs]`, in any shape."""
-        fits = (leaf for leaf in leaves(outputs) if leaf.dim() and leaf[0].numel() == self.num_outputs)
-        return next(fits, None)
+        """The tensor among outputs that has as many numbers as a target: what is called `logits`, or the first."""
+        return prediction(outputs, lambda x: x.dim() > 1 and x.shape[1:].numel() == self.num_outputs)
 
     def judged(self, outputs: Tree, targets: Tensor) -> dict[str, Tensor]:
         return {}

@@ -42,15 +42,19 @@ def evaluating(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def undisturbed(model: nn.Module, device: torch.device, is_training: bool = False) -> Iterator[None]:
+def undisturbed(
+    model: nn.Module, device: torch.device, is_training: bool = False, loss: nn.Module | None = None
+) -> Iterator[None]:
     """For a trial: evaluation mode, or training mode with gradients; what torch.compile made of the model is set aside.
 
-    Parameters, buffers, gradients, modes and the random state are afterwards what they were. (What the model keeps
-    beside them, as a counter of its own in Python, nobody can put back.)
+    Parameters, buffers (of a loss that takes part, too), gradients, modes and the random state are afterwards what they
+    were. (What the model keeps beside them, as a counter of its own in Python, nobody can put back.)
     """
     compiled, model._compiled_call_impl = model._compiled_call_impl, None
+    modules = (model,) if loss is None else (model, loss)
     # All of them: not every kernel that writes into a tensor counts up its version.
-    kept = [(tensor, tensor.detach().clone()) for tensor in (*model.parameters(), *model.buffers())]
+    stored = (tensor for module in modules for tensor in (*module.parameters(), *module.buffers()))
+    kept = [(tensor, tensor.detach().clone()) for tensor in stored]
     gradients = [(p, p.grad, p.grad.clone()) for p in model.parameters() if p.grad is not None] if is_training else []
     try:
         with evaluating(model, device), torch.set_grad_enabled(is_training or model in DIFFERENTIATING):

@@ -1,5 +1,6 @@
 """What each key of the config accepts, as one table to read; and the one line about what it does not accept."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,7 @@ TABLE: dict[str, tuple[list[Any], list[Any]]] = {
     "data.class_names": ([["cat", "dog"], [0, 1]], ["cat", [""], [None], None]),
     "data.val_fraction": ([0.1, 0.999], [0, 1, 1.0, -0.1, NAN, INF, "10%", None, True]),
     "data.test_fraction": ([0.1, 0.999], [0, 1, 1.0, "10%"]),
+    "loss.weights": ([{}, {"kl": 0.1, "b": 2}], [None, [1], {"kl": "x"}, {"kl": None}, {"kl": math.inf}]),
     "loss.delta": ([0.5], [0, None]),
     "loss.label_smoothing": ([0, 0.1, 1], [-0.1, 1.1]),
     "optimizer.lr": ([1e-6, 0.1, 3], [0, -0.1, INF, -INF, NAN, 10**400, "0.1", None, True]),

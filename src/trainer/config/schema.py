@@ -314,6 +314,7 @@ RULES: dict[str, Rule] = {
     "loss.class_weights": Either(
         (Choice(("balanced",)), ListOf(_NOT_NEGATIVE, optional=True, example="[1,2]")), example="balanced"
     ),
+    "loss.weights": MapOf(Number(), example="{kl: 0.1}"),
     "loss.delta": _POSITIVE,
     "loss.label_smoothing": _FRACTION_OR_1,
     "optimizer.decay": Choice(("all", "weights")),
@@ -356,7 +357,7 @@ SECTIONS = ("monitor", "checkpoint", "console", "early_stopping", "gradient", "s
 # Keys of a group that are off until they are typed: any option takes them, and none lists them.
 UNLISTED: dict[str, tuple[str, ...]] = {
     "data": ("balance",),
-    "loss": ("class_weights",),
+    "loss": ("class_weights", "weights"),
     "model": ("freeze", "unfreeze_at"),
     "optimizer": ("decay", "layer_decay", "lr_times"),
 }

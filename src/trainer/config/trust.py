@@ -18,13 +18,15 @@ from trainer.errors import UserError, nearest
 # What the shipped configs name, by group. torchvision is an extra; its models are backbones.
 TRUSTED = {
     "model": ("trainer.models", "torch.nn", "torchvision.models"),
-    "loss": ("trainer.losses", "torch.nn"),
+    "loss": ("trainer.losses", "trainer.criteria", "torch.nn"),
     "optimizer": ("trainer.optim", "torch.optim"),
     "scheduler": ("trainer.optim", "torch.optim"),
     "data": ("trainer.data",),
 }
 # What a function that builds something does not give: what says so of itself is not called to see what it gives.
 NOTHING_BUILT = (type(None), bool, int, float, str, bytes)
+# What a loss is given by these names: a plain function with the first of them is a loss itself.
+GIVEN = ("outputs", "targets", "inputs", "model")
 HYDRA_KEYS = frozenset({"_target_", "_partial_", "_args_", "_convert_", "_recursive_"})
 
 
@@ -222,12 +224,36 @@ def takes_any(found: Any) -> bool:
     return any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters(found).values())
 
 
+def is_loss(key: str, found: Any) -> bool:
+    """Whether what `_target_` below `key` names is a loss itself, and not called to make one."""
+    return key.split(".")[0] == "loss" and isinstance(found, types.FunctionType) and GIVEN[0] in parameters(found)
+
+
 def check_keys(key: str, config: Mapping[str, Any], found: Any) -> None:
-    """Refuses keys that `found` does not take."""
+    """Refuses keys that `found` does not take, and what is missing of a function that is a loss."""
+    given = GIVEN if is_loss(key, found) else ()
+    if given:
+        _refuse_wrong_keys_of_loss(key, config, found)
     if takes_any(found):
         return
-    known = [name for name, p in parameters(found).items() if p.kind is not inspect.Parameter.VAR_POSITIONAL]
+    known = [n for n, p in parameters(found).items() if p.kind is not inspect.Parameter.VAR_POSITIONAL]
+    known = [name for name in known if name not in given]
     for name in config:
         if name not in known and name not in HYDRA_KEYS:
             known += READ_HERE.get(key, ())
             raise unknown_key(f"{key}.{name}", [f"{key}.{k}" for k in known if k not in ("params", "optimizer")])
+
+
+def _refuse_wrong_keys_of_loss(key: str, config: Mapping[str, Any], function: types.FunctionType) -> None:
+    for name in config:
+        if name in GIVEN:
+            raise UserError(f"{key}.{name}: is what the run gives to a loss, and no key. Leave it out.")
+        if name in HYDRA_KEYS - {"_target_"}:
+            raise UserError(f"{key}.{name}: a function that is a loss itself is called in every step. Leave it out.")
+    for name, parameter in parameters(function).items():
+        is_named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        if is_named and parameter.default is parameter.empty and name not in (*config, *GIVEN):
+            raise UserError(
+                f"{key}.{name}: is missing. A loss is given {', '.join(GIVEN)} by these names; all else is a key. "
+                f"Type {key}.{name}=..., or call the parameter targets if that is what it takes."
+            )

@@ -117,7 +117,7 @@ def features_of(
     """
     model, is_random = work.state.model, getattr(work.train, "augment", None)
     trains_later = any(name.startswith("backbone.") for name in work.state.store.names)
-    if type(model) is not Finetune or model.unfrozen or trains_later or is_random:
+    if type(model) is not Finetune or model.unfrozen or trains_later or is_random or work.loss_fn.is_of_inputs:
         return None
     try:
         cache = Cache(cache_folder("features"), limit, note)

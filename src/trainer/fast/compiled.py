@@ -62,6 +62,8 @@ class CompiledPart:
     ) -> None:
         if not isinstance(example.inputs, Tensor) or not isinstance(example.targets, Tensor):
             raise NotCompiled("inputs and targets are not one tensor each")
+        if loss_fn.is_of_model:
+            raise NotCompiled("the model computes its own loss")
         if loss_fn.whole(of, example.targets).weights and of != example.num_samples:
             raise NotCompiled("the loss weighs its targets, and a batch is taken in parts")
         import torch._dynamo  # a second of import that other runs need not wait for

@@ -65,6 +65,8 @@ class RecordedStep:
                 losses: Losses = loss_fn(model(batch.inputs), batch.targets)
             return losses
 
+        if loss_fn.is_of_inputs:
+            raise NotRecorded("the loss looks at the inputs")
         refuse_others(model, loss_fn)
         self._otherwise, self._hooks = otherwise, Hooks(model)
         self._programs: dict[int, Program] = {}

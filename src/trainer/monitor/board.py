@@ -14,6 +14,7 @@ from trainer.meaning import Classes, Meaning
 from trainer.monitor.events import EventFile
 from trainer.monitor.predictions import Collector, Predictions
 from trainer.monitor.tags import IMAGES
+from trainer.trees import Tree
 
 Keep = Callable[[Any, Any, Any], None]  # inputs, outputs, targets
 
@@ -45,7 +46,7 @@ class Board:
         self.model, self.meaning, self.input_shape = model, meaning, input_shape
         self._collector: Collector | None = None
 
-    def begin(self, typed: str, yaml: str, version: str, device: torch.device, sample: Tensor, has_terms: bool) -> None:
+    def begin(self, typed: str, yaml: str, version: str, device: torch.device, sample: Tree, has_terms: bool) -> None:
         """Before the first step of a run that is new.
 
         Args:
@@ -62,9 +63,9 @@ class Board:
         if self.wanted.images:
             self._try("filters", lambda: self._filters(0))
 
-    def first_batch(self, inputs: Tensor, targets: Tensor) -> None:
-        """The batch of step 1."""
-        if self.wanted.images:
+    def first_batch(self, inputs: Tree, targets: Tree) -> None:
+        """The batch of step 1, where inputs and targets are one tensor each."""
+        if self.wanted.images and isinstance(inputs, Tensor) and isinstance(targets, Tensor):
             self._try("first batch", lambda: self._first_batch(inputs, targets))
 
     @contextmanager
@@ -109,7 +110,7 @@ class Board:
         trained = [name for name, p in self.model.named_parameters() if p.requires_grad and p.dim() > 1]
         self.events.raw(layout(self.meaning.metrics, has_terms, trained if self.wanted.statistics else ()))
 
-    def _texts(self, typed: str, yaml: str, version: str, device: torch.device, sample: Tensor) -> None:
+    def _texts(self, typed: str, yaml: str, version: str, device: torch.device, sample: Tree) -> None:
         from trainer.monitor import texts
 
         self.events.text("about/command", 0, texts.block(typed, "sh"))  # of these names the tab shows it first

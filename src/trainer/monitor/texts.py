@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from trainer.disk import foreign
+from trainer.trees import Tree, called, leaves, num_samples
 from trainer.trials import undisturbed
 
 _MAX_LINE = 4096  # bytes of .git/HEAD and its like
@@ -28,7 +29,7 @@ def block(text: str, language: str) -> str:
     return f"{fence}{language}\n{text.rstrip()}\n{fence}\n"
 
 
-def model_table(model: nn.Module, inputs: Tensor) -> str:
+def model_table(model: nn.Module, inputs: Tree) -> str:
     """A row for each module that computes or holds parameters, in the order of their definition: name, kind, output
     shape (N is the batch), its own parameters, and whether they are trained; then the sums.
 
@@ -145,20 +146,19 @@ def _state(parameters: list[nn.Parameter]) -> str:
     return "trainable" if num_trained == len(parameters) else "partly frozen" if num_trained else "frozen"
 
 
-def _output_shapes(model: nn.Module, inputs: Tensor) -> dict[nn.Module, str]:
+def _output_shapes(model: nn.Module, inputs: Tree) -> dict[nn.Module, str]:
     """Of every module that one forward pass calls."""
     shapes: dict[nn.Module, str] = {}
 
     def note(module: nn.Module, args: Any, outputs: Any) -> None:
         tensors = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
-        shapes[module] = ", ".join(_shape(tensor, len(inputs)) for tensor in tensors)
+        shapes[module] = ", ".join(_shape(tensor, num_samples(inputs)) for tensor in tensors)
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(undisturbed(model, inputs.device))
+        stack.enter_context(undisturbed(model, leaves(inputs)[0].device))
         for module in model.modules():
             stack.callback(module.register_forward_hook(note).remove)
-        stack.enter_context(torch.no_grad())
-        model(inputs)
+        called(model, inputs)
     return shapes
 
 

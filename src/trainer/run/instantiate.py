@@ -72,7 +72,7 @@ def built(settings: Settings, group: str, changes: Mapping[str, Any] | None = No
         config = {k: v for k, v in config.items() if k not in FACTS or k in takes or (v is not None and k not in read)}
     trust.check_targets(group, config, KINDS[group], nn.Module, settings.own)
     try:
-        made = instantiate(with_tensors(config) if group == "loss" else config, _convert_="all")
+        made = instantiate(for_loss(settings, config) if group == "loss" else config, _convert_="all")
     except Exception as error:
         raise complaint(settings, group, error.__cause__ or error) from error
     wanted = KINDS[group]
@@ -84,19 +84,27 @@ def built(settings: Settings, group: str, changes: Mapping[str, Any] | None = No
     return made
 
 
-def with_tensors(config: Any) -> Any:
-    """The config of a loss, where lists of weights become the tensors that torch's criteria take."""
+def for_loss(settings: Settings, config: Any) -> Any:
+    """The config of a loss for Hydra: lists of weights become the tensors that torch's criteria take, a function that
+    is a loss itself a criterion that calls it."""
     if isinstance(config, list):
-        return [with_tensors(item) for item in config]
+        return [for_loss(settings, item) for item in config]
     if not isinstance(config, Mapping):
         return config
-    is_torchs = str(config.get("_target_")).startswith("torch.nn.")
-    return {
+    target = str(config.get("_target_"))
+    is_torchs = target.startswith("torch.nn.")
+    made = {
         key: {"_target_": "torch.tensor", "data": [float(number) for number in value]}
         if is_torchs and key in WEIGHTS and isinstance(value, list)
-        else with_tensors(value)
+        else for_loss(settings, value)
         for key, value in config.items()
     }
+    if trust.belongs(target, settings.own):
+        function = trust.resolve("loss._target_", target, nn.Module, settings.own)
+        if trust.is_loss("loss", function):
+            keys = {key: value for key, value in made.items() if key != "_target_"}
+            return {"_target_": "trainer.criteria.FromFunction", "function": function, "keys": keys}
+    return made
 
 
 def complaint(settings: Settings, group: str, error: BaseException) -> BaseException:

@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -12,13 +13,13 @@ from trainer.config.settings import Settings
 from trainer.data.batches import Batch
 from trainer.data.prepare import Splits
 from trainer.data.source import Data
-from trainer.errors import UserError
+from trainer.errors import UserError, nearest
 from trainer.evaluate import MOST_AT_ONCE
 from trainer.losses import Kind, LossFunction
 from trainer.meaning import Classes, Unread
 from trainer.run.classes import weigh_classes
 from trainer.run.environment import Precision, is_out_of_memory
-from trainer.run.instantiate import built, is_complaint, words
+from trainer.run.instantiate import built, is_complaint, ours, words
 from trainer.run.model import sizes_to_type
 from trainer.trees import called, differentiable, leaves
 from trainer.trials import DIFFERENTIATING, undisturbed
@@ -37,22 +38,23 @@ def build_loss(
     """
     criterion = built(settings, "loss")
     weigh_classes(settings, criterion, data)
-    loss_fn = LossFunction(criterion, model, data.meaning, settings.names)
+    loss_fn = LossFunction(criterion, model, data.meaning, settings.names, ours(settings, "loss").get("weights"))
     note_differentiating(loss_fn, model, sample, precision)
     device = sample_device(sample)
     loss_fn.to(device, torch.float64 if settings.dtype == "float64" else torch.float32)
     for samples in (data.train, data.val, data.test):
         loss_fn.check_targets(samples.targets)
     # With gradients, to see that there is one.
-    with undisturbed(model, device), precision(), torch.enable_grad():
+    with undisturbed(model, device, loss=loss_fn), precision(), torch.enable_grad():
         if loss_fn.differentiates_inputs:
             sample = Batch(differentiable(sample.inputs), sample.targets)
-        outputs = tried_outputs(settings, splits, model, sample.inputs)
+        outputs = tried_outputs(settings, splits, model, loss_fn.given(sample.inputs, sample.targets))
         try:
             loss_fn.check(outputs, sample.targets)
         except UserError as error:
             raise UserError(f"{error}{sizes_to_type(settings, splits)}") from error
         total, loss_fn.term_names = tried_loss(settings, loss_fn, outputs, sample)
+        refuse_other_weights(settings, loss_fn)
         for term in loss_fn.terms:
             if term.wants is None and not hasattr(term.criterion, "reduction"):
                 term.kind = kind_of(loss_fn, model, outputs, sample)
@@ -68,9 +70,9 @@ def note_differentiating(loss_fn: LossFunction, model: nn.Module, sample: Batch,
     """Whether the model differentiates in its forward pass, or the loss by the inputs: then evaluations do, too."""
     for is_tried in (False, True):
         try:
-            with undisturbed(model, sample_device(sample)), precision():
+            with undisturbed(model, sample_device(sample), loss=loss_fn), precision():
                 inputs = differentiable(sample.inputs) if loss_fn.differentiates_inputs else sample.inputs
-                loss_fn(called(model, inputs), sample.targets, inputs)
+                loss_fn(called(model, loss_fn.given(inputs, sample.targets)), sample.targets, inputs)
             return
         except RuntimeError as error:
             if "does not require grad" not in str(error):
@@ -86,27 +88,35 @@ def kind_of(loss_fn: LossFunction, model: nn.Module, outputs: Any, sample: Batch
 
     A loss that is both for these samples, as 0 is, counts as a mean.
     """
+    is_anew = loss_fn.differentiates_inputs or loss_fn.is_of_model
+    is_anew = is_anew or not trees.is_per_sample(outputs, sample.num_samples)
 
     def loss(batch: Batch, given: Any) -> float:
-        outputs = called(model, batch.inputs) if loss_fn.differentiates_inputs else given
+        outputs = called(model, loss_fn.given(batch.inputs, batch.targets)) if is_anew else given
         return loss_fn(outputs, batch.targets, batch.inputs).total.item()
 
-    # Samples of different losses: the mean of equal ones is also the root of the mean of their squares.
-    outputs = trees.mapped(lambda x: torch.cat([row * 100**i for i, row in enumerate(x.split(1))]), outputs)
+    def values(factor: float) -> tuple[float, list[float]]:
+        """Of both samples, and of each, the second one's outputs times a factor."""
+        spread = trees.mapped(lambda x: torch.cat([x[:1], x[1:] * factor]), outputs) if not is_anew else None
+        rows = repeat(None) if is_anew else trees.parts(spread, 1)
+        return loss(sample, spread), list(map(loss, sample.parts(1), rows))
+
     try:
-        both, each = loss(sample, outputs), map(loss, sample.parts(1), trees.parts(outputs, 1))
-        values = list(each)
+        # Samples of different losses: the mean of equal ones is also the root of the mean of their squares.
+        both, each = values(100)
+        if not math.isfinite(sum([both, *each])):
+            both, each = values(1)
     except Exception:  # it wants to see several samples
         return "whole"
     close = partial(math.isclose, both, rel_tol=0.02, abs_tol=1e-6)
-    return "mean" if close(sum(values) / len(values)) else "sum" if close(sum(values)) else "whole"
+    return "mean" if close(sum(each) / len(each)) else "sum" if close(sum(each)) else "whole"
 
 
 def doubts_of_loss(settings: Settings, loss_fn: LossFunction, model: nn.Module, sample: Batch) -> list[str]:
     """What may be meant but seldom is, a warning each."""
     names, found = settings.names, []
     with undisturbed(model, sample_device(sample)):
-        outputs = called(model, sample.inputs)
+        outputs = called(model, loss_fn.given(sample.inputs, sample.targets))
     for term in loss_fn.terms:
         is_of_logits = term.wants is not None and "probabilities" not in term.wants.outputs
         if is_of_logits and isinstance(outputs, Tensor) and outputs.dim() == 2 and outputs.shape[1] > 1:
@@ -166,6 +176,19 @@ def tried_loss(settings: Settings, loss_fn: LossFunction, outputs: Any, sample: 
     if total.dim():
         raise UserError(f"{loss}: gives a tensor of shape {list(total.shape)}; one number is needed.")
     return total, list(terms)
+
+
+def refuse_other_weights(settings: Settings, loss_fn: LossFunction) -> None:
+    """Raises UserError where loss.weights weighs what the loss does not add up."""
+    loss, names = f"loss={settings.names['loss']}", loss_fn.term_names
+    for name in loss_fn.weight_of:
+        if loss_fn.is_of_model:
+            raise UserError(f"loss.weights.{name}: {loss} is added up by the model. Leave it out.")
+        if loss_fn.names != [""]:
+            raise UserError(f"loss.weights.{name}: {loss} has weights of its own. Type loss.terms.{name}.weight=...")
+        if name not in names:
+            has = f"{loss} has the terms {', '.join(names)}" if names else f"{loss} gives one number and no terms"
+            raise UserError(f"loss.weights.{name}: {has}.{nearest(name, names) or ' Leave it out.'}")
 
 
 def sample_device(sample: Batch) -> torch.device:

@@ -49,8 +49,12 @@ class Parts:
 
     @property
     def sample(self) -> Batch:
-        """Two samples of the validation split, a copy: whoever looks at what the model does may write into it."""
-        return sample_of(self.splits.val)
+        """Two samples of the validation split, as the model is called with them.
+
+        A copy: whoever looks at what the model does may write into it.
+        """
+        sample = sample_of(self.splits.val)
+        return Batch(self.loss_fn.given(sample.inputs, sample.targets), sample.targets)
 
     def tags(self, split: str) -> list[str]:
         """What an evaluation of this split gives."""
@@ -79,7 +83,9 @@ def build(settings: Settings, world: World = ALONE, like: Parts | None = None, i
     refuse_other_metric(settings, loss_fn)
     length = length_of(settings, len(splits.train))
     refuse_empty_shares(settings, splits, length, world)
-    refuse_lonely_sample(settings, model, sample_of(splits.val), len(splits.train), length, world, precision)
+    sample = sample_of(splits.val)
+    given = Batch(loss_fn.given(sample.inputs, sample.targets), sample.targets)
+    refuse_lonely_sample(settings, model, given, len(splits.train), length, world, precision)
     try:
         store = Store(model, loss_fn)
     except ValueError as error:

@@ -146,7 +146,9 @@ class Training:
 
     @property
     def num_parameters(self) -> int:
-        return sum(parameter.numel() for parameter in self.parts.model.parameters())
+        """Those of the loss among them."""
+        modules = (self.parts.model, self.parts.loss_fn)
+        return sum(parameter.numel() for module in modules for parameter in module.parameters())
 
     @property
     def num_trainable(self) -> int:

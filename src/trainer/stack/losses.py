@@ -35,6 +35,8 @@ class StackedLoss:
         first = loss_fns[0]
         if any(loss_fn.names != first.names for loss_fn in loss_fns):
             raise CannotStack("the losses have other terms")
+        if first.term_names != [name for name in first.names if name] or first.is_of_model:
+            raise CannotStack("the loss gives named terms of its own, or is the model's")
         self.names, self.meaning = first.names, first.meaning
         self._weights = store.values.new_tensor([loss_fn.weights for loss_fn in loss_fns]).unbind(1)
         self._criteria: dict[int, Criterion] = {}

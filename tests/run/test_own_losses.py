@@ -1,0 +1,243 @@
+"""A loss is a class, a plain function, or the model's own: each trains as a plain loop with it would."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from trainer.disk import checkpoint
+from trainer.errors import UserError
+
+Train = Callable[..., dict[str, Any]]
+MINE = '''
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trainer import Data, Samples
+
+
+class Coder(nn.Module):
+    def __init__(self, in_features):
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(in_features, 6), nn.Linear(3, in_features)
+
+    def forward(self, x):
+        mean, log_var = self.encoder(x.flatten(1)).chunk(2, 1)
+        return {"x": self.decoder(mean), "mean": mean, "log_var": log_var}
+
+
+def elbo(outputs, inputs, power=2):
+    difference = (outputs["x"] - inputs.flatten(1)).abs() ** power
+    variance = outputs["log_var"].exp()
+    kl = (outputs["mean"].square() + variance - 1 - outputs["log_var"]) / 2
+    return {"reconstruction": difference.sum(1).mean(), "kl": kl.sum(1).mean()}
+
+
+class Elbo(nn.Module):
+    """The same as one number, kl with a weight."""
+
+    def forward(self, outputs, targets, inputs):
+        terms = elbo(outputs, inputs)
+        return terms["reconstruction"] + 0.1 * terms["kl"]
+
+
+class Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.zeros(()))
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, losses):
+        self.calls += losses.requires_grad
+        return losses * self.log_scale.exp() - self.log_scale
+
+
+def scaled(outputs, targets, scale):
+    return scale(F.cross_entropy(outputs, targets))
+
+
+def smooth(outputs, targets, how_much=0.0):
+    return F.cross_entropy(outputs, targets, label_smoothing=how_much)
+
+
+def unclear(outputs, y):
+    return F.cross_entropy(outputs, y)
+
+
+def words(outputs, targets):
+    return {"a": F.cross_entropy(outputs, targets), "b": 0.0}
+
+
+class Plain(nn.Module):
+    def __init__(self, in_features, num_classes):
+        super().__init__()
+        self.layer = nn.Linear(in_features, num_classes)
+
+    def forward(self, x):
+        return self.layer(x.flatten(1))
+
+
+@dataclass
+class Output:
+    hidden: Tensor
+    logits: Tensor
+    loss: Tensor | None = None
+    size: Tensor | None = None
+
+
+class Itself(Plain):
+    """Computes its own loss; `form` is how it gives that."""
+
+    def __init__(self, in_features, num_classes, form="object"):
+        super().__init__(in_features, num_classes)
+        self.form = form
+
+    def forward(self, x, labels=None):
+        logits = super().forward(x)
+        loss = None if labels is None else F.cross_entropy(logits, labels)
+        if self.form == "tuple":
+            return (loss, logits)
+        output = Output(logits * 2, logits, loss, logits.square().mean())
+        return vars(output) if self.form == "dict" else output
+
+
+def times():
+    t = torch.linspace(0, 1, 60).unsqueeze(1)
+    splits = [Samples(t[i::3], (-t[i::3]).exp()) for i in range(3)]
+    return Data(*splits, description="times")
+
+
+class Curve(nn.Module):
+    def __init__(self, in_features):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(in_features, 16), nn.Tanh(), nn.Linear(16, 1))
+
+    def forward(self, t):
+        return self.layers(t)
+
+
+def decay(outputs, inputs, model):
+    slope = torch.autograd.grad(outputs.sum(), inputs, create_graph=True)[0]
+    start = model(torch.zeros_like(inputs[:1])) - 1
+    return {"equation": (slope + outputs).square().mean(), "start": start.square().mean()}
+'''
+QUIET = ("monitor=off", "threads=1", "trust=[own_losses]", "max_steps=8", "data.limit=200", "dtype=float64")
+
+
+@pytest.fixture(autouse=True)
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_losses.py").write_text(MINE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sys.modules.pop("own_losses", None)
+
+
+def state(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = checkpoint.read(Path("runs", name, "checkpoints/last.pt"))
+    return found
+
+
+def of(model: str, loss: str) -> tuple[str, ...]:
+    is_own = (loss.islower() and loss in ("elbo", "smooth", "scaled", "unclear", "words", "decay")) or loss == "Elbo"
+    loss = f"loss._target_=own_losses.{loss}" if is_own else f"loss={loss}"
+    return (f"model._target_=own_losses.{model}", loss)
+
+
+def test_the_terms_of_a_function_are_added_by_their_weights(train: Train) -> None:
+    found = train(*QUIET, *of("Coder", "elbo"), "loss.weights={kl: 0.1}", "name=a")
+    same = train(*QUIET, *of("Coder", "Elbo"), "name=b")
+    assert_close(state("a")["model"], state("b")["model"], rtol=1e-12, atol=0)
+    assert found["val/loss"] == pytest.approx(same["val/loss"], rel=1e-12)
+    terms = found["val/loss/reconstruction"], found["val/loss/kl"]
+    assert found["val/loss"] == pytest.approx(terms[0] + 0.1 * terms[1], rel=1e-12)
+
+
+def test_parts_of_a_batch_are_the_batch(train: Train) -> None:
+    train(*QUIET, *of("Coder", "elbo"), "batch_size=32", "name=a")
+    train(*QUIET, *of("Coder", "elbo"), "batch_size=8", "gradient.accumulate=4", "name=b")
+    assert_close(state("a")["model"], state("b")["model"], rtol=1e-10, atol=1e-14)
+
+
+def test_the_keys_of_a_function_are_keys_and_modules_among_them_train(train: Train) -> None:
+    found = train(*QUIET, *of("Plain", "smooth"), "loss.how_much=0.2", "name=a")
+    same = train(*QUIET, *of("Plain", "cross_entropy"), "loss.label_smoothing=0.2", "name=b")
+    assert found["val/loss"] == pytest.approx(same["val/loss"], rel=1e-12)
+    words = (*of("Plain", "scaled"), "loss.scale._target_=own_losses.Scaled")
+    train(*QUIET, *words, "name=whole")
+    train(*QUIET, *words, "max_steps=3", "name=halves")
+    train(*QUIET, *words, "name=halves")
+    whole, halves = state("whole"), state("halves")
+    assert whole["loss"]["parts.0.criterion.kept.scale.calls"] == 8
+    assert whole["loss"]["parts.0.criterion.kept.scale.log_scale"] != 0
+    for part in ("model", "loss"):
+        assert_close(halves[part], whole[part], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("form", ["object", "dict", "tuple"])
+def test_the_loss_of_a_model_is_that_loss(form: str, train: Train) -> None:
+    words = (*of("Itself", "of_model"), f"model.form={form}", "batch_size=8", "gradient.accumulate=4")
+    found = train(*QUIET, *words, "name=a")
+    same = train(*QUIET, *of("Plain", "cross_entropy"), "batch_size=32", "name=b")
+    assert_close(state("a")["model"], state("b")["model"], rtol=1e-10, atol=1e-14)
+    for tag in ("val/loss", "val/accuracy", "test/accuracy"):
+        assert found[tag] == pytest.approx(same[tag], rel=1e-10)
+    assert ("val/loss/size" in found) == (form != "tuple")
+
+
+def test_a_prediction_among_other_outputs_goes_to_torchs_losses(train: Train) -> None:
+    found = train(*QUIET, *of("Itself", "cross_entropy"), "name=a", "monitor=full", "monitor.every=4")
+    same = train(*QUIET, *of("Plain", "cross_entropy"), "name=b")
+    assert {tag: found[tag] for tag in ("val/loss", "test/accuracy")} == pytest.approx(
+        {tag: same[tag] for tag in ("val/loss", "test/accuracy")}, rel=1e-12
+    )
+
+
+def test_a_function_may_differentiate_by_the_inputs(train: Train) -> None:
+    """u' = -u, u(0) = 1: the whole curve is exp(-t)."""
+    from own_losses import Curve  # the user's
+
+    words = (*of("Curve", "decay"), "data._target_=own_losses.times", "max_steps=400", "optimizer.lr=0.02")
+    found = train(*(word for word in QUIET if "limit" not in word and "steps" not in word), *words, "name=a")
+    assert found["val/loss"] < 1e-4
+    model = Curve(1).double()
+    model.load_state_dict(state("a")["model"])
+    assert model(torch.ones(1, 1).double()).item() == pytest.approx(0.3679, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((*of("Plain", "unclear"),), r"^loss\.y: is missing\..* Type loss\.y=\.\.\., or call the parameter targets"),
+        ((*of("Plain", "smooth"), "loss.outputs=1"), r"^loss\.outputs: is what the run gives to a loss"),
+        (
+            (*of("Plain", "smooth"), "loss.hw_much=1"),
+            r"^loss\.hw_much: nothing reads this key. Did you mean loss.how",
+        ),
+        ((*of("Plain", "words"),), r"^loss=words: can't be taken of .*term b is a float; one number in a tensor"),
+        ((*of("Coder", "elbo"), "loss.weights.k=1"), r"^loss\.weights\.k: loss=elbo has the terms reconstruction, kl"),
+        ((*of("Coder", "elbo"), "loss.weights.kl=x"), r"^loss\.weights=\{kl:x\}: must be names with a number each"),
+        ((*of("Plain", "smooth"), "loss.weights.k=1"), r"^loss\.weights\.k: loss=smooth gives one number and no terms"),
+        ((*of("Plain", "of_model"),), r"^loss=of_model: .* but a tensor of shape \[2, 10\] as its loss"),
+        (
+            (*of("Plain", "composite"), "+loss.weights={l1: 2}"),
+            r"^loss.weights.l1: loss=composite has weights of its own. Type loss.terms.l1.weight=",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_a_line(words: tuple[str, ...], message: str, train: Train) -> None:
+    with pytest.raises(UserError, match=message):
+        train(*QUIET, *words)
+    assert not Path("runs").exists()
+
+
+def test_features_of_a_frozen_backbone_are_no_inputs(train: Train) -> None:
+    """A loss that asks for inputs gets the pictures, so the backbone runs in every step."""
+    words = ("model=frozen_resnet", "model.backbone._target_=own_losses.Plain", "model.backbone.weights=null")
+    with pytest.raises(UserError):
+        train(*QUIET, *words, "loss._target_=own_losses.elbo")
