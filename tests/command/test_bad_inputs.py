@@ -159,7 +159,7 @@ class Net(nn.Module):
 class Typo(Net):
     def forward(self, x): return self.leyer(x)
 class Pair(Net):
-    def forward(self, x): return super().forward(x), 1
+    def forward(self, x): return super().forward(x).repeat(1, 7), 1
 class Flat(Net):
     def forward(self, x): return super().forward(x).squeeze(1)
 class Detached(Net):
@@ -293,13 +293,13 @@ MISTAKES: list[Row] = [
     Row("~batch_size", "batch_size: is missing; it must be a whole number >= 1 or full. Try batch_size=64."),
     Row("~batch_size=3", "~batch_size=3: its value is 64."),
     Row("~model", "model=null: holds keys of its own."),
-    Row("model=lent", "model=lent: there is no such model. Did you mean lenet? There is frozen_resnet, lenet"),
+    Row("model=lent", "model=lent: there is no such model. Did you mean lenet? There is frozen, frozen_resnet"),
     *values("model", "mpl null 3 lenet/x ../x", "there is no"),
     *values("experiment", "nope null", "there is no such experiment. There is frozen_resnet_cifar10, lenet_d"),
     Row("monitor=nope", "there is no such monitor. There is full, off, scalars."),
     Row("monitor=null", "there is no such monitor. Did you mean off? There is full, off, scalars."),
     Row("scheduler=warmup_cosin", "scheduler=warmup_cosin: there is no such scheduler. Did you mean warmup_cosine?"),
-    Row("model=", "model=: there is no such model. There is frozen_resnet"),
+    Row("model=", "model=: there is no such model. There is frozen, frozen_resnet"),
     Row(
         "model=[lenet,two_layer]",
         "model=[lenet,two_layer]: takes one option ... Type --multirun model=lenet,two_layer for",
@@ -308,7 +308,7 @@ MISTAKES: list[Row] = [
     Row(
         "--multirun 'seed=glob(*)'", "seed=glob(*): glob finds options of a group, and here none. Type the values: seed"
     ),
-    Row("model={a:1}", "model: takes the name of an option; there is frozen_resnet, lenet"),
+    Row("model={a:1}", "model: takes the name of an option; there is frozen, frozen_resnet, hf, lenet"),
     Row("lenet", "lenet: is neither KEY=VALUE nor a flag. Did you mean model=lenet?"),
     Row("optimizer.lr=1e-3,1e-4", "several values are a sweep. Type --multirun optimizer.lr=1e-3,1e-4."),
     Row("optimizer=adam,sgd", "optimizer=adam,sgd: several values are a sweep. Type --multirun optimizer=adam,sgd."),
@@ -506,12 +506,12 @@ MISTAKES: list[Row] = [
     Row(f"model._target_=mine.Net {OWN}", "needs the module nonesuch. Try pip", file("mine.py", "import nonesuch")),
     own("model._target_=mine.Nett", "there is no mine.Nett. Did you mean Net?"),
     own("model._target_=mine.Plain", "does not make a torch Module, which model._target_ needs."),
-    own("model._target_=mine.Net model.widht=3", "model.widht: nothing reads this key. model has in_features"),
+    own("model._target_=mine.Net model.widht=3", "model.widht: nothing reads this key. Did you mean model.weights?"),
     own("model._target_=mine.Failing", "model=Failing: KeyError: 'no such key' (mine.py, line "),
     own("model._target_=mine.Typo", "'Typo' object has no attribute 'leyer' (mine.py, line "),
     own(
         "model._target_=mine.Pair",
-        "model=Pair: gives a tuple; loss=cross_entropy takes a tensor. Give a loss of your own.",
+        "model=Pair: gives a tuple in which no tensor has 10 numbers for each sample; loss=cross_entropy takes one.",
     ),
     own("model._target_=mine.Detached", "model=Detached: no gradient leads through it; nothing would be learnt."),
     own("model._target_=mine.Frozen", "model=Frozen: the model has no trainable parameter."),

@@ -1,15 +1,16 @@
 """From the words to what they ask for: a request for a run, or one for each job of a sweep."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from trainer.command.complaints import one_line
 from trainer.command.folders import config_folders, options
 from trainer.command.words import Words
 from trainer.config.compose import combinations, composed, for_hydra
 from trainer.config.request import Request
-from trainer.config.schema import GROUPS, is_shipped, is_unlisted
+from trainer.config.schema import GROUPS, READ_HERE, is_open, is_unlisted
 from trainer.errors import UserError
 
 
@@ -42,7 +43,11 @@ class Composer:
         return [self._composed(job) for job in jobs]
 
     def _composed(self, words: list[str]) -> Request:
-        """What one run is asked to do; a key that a config of the user's own class does not list is the class's."""
+        """What one run is asked to do.
+
+        A key that the config of a user's own class, or of a library's model, does not list is the class's; and one that
+        the run reads whatever the class is need not be listed.
+        """
         from hydra.errors import HydraException
 
         try:
@@ -54,9 +59,18 @@ class Composer:
             if group not in GROUPS or added == words:
                 raise
             request = self._composed(added)
-            if is_shipped(request.config[group]):
+            named = key[1] if key is not None else ""
+            is_read_here = named.split(".")[1:2] and named.split(".")[1] in READ_HERE.get(group, ())
+            if not is_read_here and not any(map(is_open, nodes_above(named, request.config))):
                 raise
             return request
+
+
+def nodes_above(key: str, config: Any) -> Iterator[Any]:
+    """What holds a key: of `model.backbone.width` the node `model`, then `model.backbone`."""
+    for name in key.split(".")[:-1]:
+        config = config.get(name) if isinstance(config, Mapping) else None
+        yield config
 
 
 @contextmanager

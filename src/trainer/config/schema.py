@@ -272,6 +272,14 @@ RULES: dict[str, Rule] = {
     "model.num_classes": _COUNT_OR_NULL,
     "model.kernel_size": Number(at_least=1, whole=True, example="5"),
     "model.dropout": _FRACTION,
+    "model.sequence_length": _COUNT_OR_NULL,
+    "model.vocab_size": _COUNT_OR_NULL,
+    "model.num_tokens": _COUNT_OR_NULL,
+    "model.name": Text("the name of a model in its library", example="mobilenet_v3_small"),
+    "model.pretrained": _FLAG,
+    "model.task": Choice(
+        ("auto", "image_classification", "sequence_classification", "token_classification", "causal_lm", "masked_lm")
+    ),
     "model.weights": _WEIGHTS,
     "model.backbone.weights": _WEIGHTS,
     "model.unfreeze": ListOf(Text("the name of a part of the backbone"), example="[layer4]"),
@@ -363,7 +371,7 @@ UNLISTED: dict[str, tuple[str, ...]] = {
 }
 # Keys that stand in a group but are read by the run, whatever the group's class: never given to it.
 READ_HERE: dict[str, tuple[str, ...]] = {
-    "model": ("init", "init_std", *UNLISTED["model"]),
+    "model": ("init", "init_std", "weights", *UNLISTED["model"]),
     "data": ("image_size", "normalize", "augment", "limit", *UNLISTED["data"]),
     "loss": UNLISTED["loss"],
     "optimizer": UNLISTED["optimizer"],
@@ -510,6 +518,13 @@ def _values(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield from _values(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def is_open(node: Any) -> bool:
+    """Whether keys that the YAML of a class does not list may be its own: a user's class, a model of a library."""
+    return isinstance(node, Mapping) and (
+        not is_shipped(node) or str(node.get("_target_")).startswith("trainer.models.libraries.")
+    )
 
 
 def is_shipped(group: Mapping[str, Any]) -> bool:

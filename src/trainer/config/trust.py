@@ -82,6 +82,8 @@ def resolve(key: str, target: str, kind: type, own: tuple[str, ...]) -> Any:
         makes: Any = found
     elif isinstance(found, types.FunctionType) and ("." not in found.__qualname__ or belongs(target, own)):
         makes = _annotated(found)
+    elif inspect.ismethod(found) and inspect.isclass(found.__self__) and belongs(target, own):
+        makes = _annotated(found.__func__)  # of a class method
     else:
         raise UserError(f"{where}: is a {type(found).__name__}; a class or a function is needed.")
     if not belongs(found.__module__, packages):
@@ -112,7 +114,7 @@ def _if_yours(name: str) -> str:
     return f" If it is yours, type trust=[{package}]."
 
 
-def _annotated(function: types.FunctionType) -> Any:
+def _annotated(function: Any) -> Any:
     """What a function says that it returns."""
     try:
         return get_type_hints(function).get("return", object)
@@ -222,6 +224,11 @@ def parameters(found: Any) -> Mapping[str, inspect.Parameter]:
 def takes_any(found: Any) -> bool:
     """Whether it has `**kwargs`."""
     return any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters(found).values())
+
+
+def is_ours(found: Any) -> bool:
+    """Whether a class or function belongs to this tool."""
+    return belongs(found.__module__, ["trainer"])
 
 
 def is_loss(key: str, found: Any) -> bool:

@@ -2,7 +2,7 @@
 
 import math
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -52,10 +52,12 @@ class Sizes:
     Args:
         input_shape: of one sample, as the model gets it.
         num_outputs: classes, or numbers in a float target.
+        vocab_size: where inputs are tokens: one more than the largest in any split.
     """
 
     input_shape: tuple[int, ...]
     num_outputs: int
+    vocab_size: int | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)

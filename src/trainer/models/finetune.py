@@ -6,6 +6,7 @@ from typing import Self
 from torch import Tensor, nn
 
 from trainer.errors import nearest, one_of
+from trainer.trees import fields_of
 
 
 class Finetune(nn.Module):
@@ -27,7 +28,8 @@ class Finetune(nn.Module):
         head: the new layer, which starts as `nn.Linear` does.
 
     Shapes:
-        inputs as the backbone wants them to logits `[N, num_classes]`.
+        inputs as the backbone wants them to logits `[N, num_classes]`. The `logits` in the object that a backbone of
+        transformers gives are the features.
     """
 
     frozen_on_purpose = ("backbone",)
@@ -55,7 +57,8 @@ class Finetune(nn.Module):
 
     def features(self, inputs: Tensor) -> Tensor:
         """What the head is given: `[N, head.in_features]`. Without `unfreeze` a constant of the inputs."""
-        return self.backbone(inputs)
+        outputs = self.backbone(inputs)
+        return outputs if isinstance(outputs, Tensor) else fields_of(outputs)["logits"]
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.head(self.features(inputs))

@@ -5,17 +5,12 @@ are torchvision's: in a bottleneck the 3x3 convolution takes the stride, not the
 shortcut changes shape it is a 1x1 convolution (the paper's option B).
 """
 
-import contextlib
-import sys
 import textwrap
-from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from trainer.errors import UserError
-from trainer.models.weights import read_weights, without_prefixes
+from trainer.models.weights import fetched, read_weights, without_prefixes
 
 # The first eight digits of the file's SHA-256 stand in its name; torch.hub checks them.
 IMAGENET = {
@@ -169,7 +164,8 @@ def load(model: ResNet, architecture: str, weights: str | None) -> ResNet:
         return model
     weights = str(weights)
     is_published = weights in IMAGENET_WORDS
-    state = fetch(architecture, weights) if is_published else read_weights(weights, IMAGENET_WORDS)
+    said = f"weights={weights}", "model.weights=<path of that file>, or model.backbone.weights= for a frozen one"
+    state = fetched(IMAGENET[architecture], *said) if is_published else read_weights(weights, IMAGENET_WORDS)
     own = model.state_dict()
     state = without_prefixes(state, own)
     if "fc.weight" in state and state["fc.weight"].shape[:1] != own["fc.weight"].shape[:1]:
@@ -181,22 +177,3 @@ def load(model: ResNet, architecture: str, weights: str | None) -> ResNet:
         raise UserError(f"weights={weights}: does not fit {architecture}: {reasons.rstrip('. ')}.") from error
     model.is_pretrained = True
     return model
-
-
-def fetch(architecture: str, weights: str) -> Any:
-    """The published weights, from torch.hub's cache or else from the network."""
-    url = IMAGENET[architecture]
-    cached = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
-    try:
-        with contextlib.redirect_stdout(sys.stderr):  # torch.hub announces a download on stdout
-            return torch.hub.load_state_dict_from_url(
-                url, map_location="cpu", progress=sys.stderr.isatty(), check_hash=True, weights_only=True
-            )
-    except Exception as error:  # of many kinds: network, disk, hash, zip, pickle
-        if cached.exists():  # it is put there whole or not at all
-            raise UserError(f"weights={weights}: cannot read {cached}. Try again after deleting it.") from error
-        reason = textwrap.shorten(str(error), 160, placeholder=" ...")
-        raise UserError(
-            f"weights={weights}: cannot fetch {url}: {reason}. Try model.weights=<path of that file>, "
-            "or model.backbone.weights= for a frozen one."
-        ) from error

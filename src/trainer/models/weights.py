@@ -1,11 +1,15 @@
 """Weights that somebody has trained, from whatever file they came in, put into a model as far as they fit."""
 
+import contextlib
 import os
+import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from trainer.disk.tensors import load_tensors
 from trainer.errors import UserError, nearest, one_of
@@ -83,6 +87,65 @@ def _state_in(held: Any, depth: int = 3) -> State | None:
         return dict(held)  # without the attributes that a file may give its mappings
     found = (_state_in(held[name], depth - 1) for name in HOLDERS if name in held) if depth else ()
     return next((state for state in found if state is not None), None)
+
+
+def fit_in(model: nn.Module, state: State, weights: str) -> list[str]:
+    """Puts tensors into a model where name and shape fit. All else of the model stays as it starts.
+
+    Returns:
+        How many fitted; then what did not and why, a line for each kind.
+
+    Raises:
+        UserError: nothing fits.
+    """
+    own = model.state_dict()
+    state = without_prefixes(state, own)
+    both = [name for name in own if name in state]
+    fitting = [name for name in both if own[name].shape == state[name].shape]
+    if not fitting:
+        raise UserError(
+            f"weights={weights}: nothing in it fits: it has {_some([*state])}; the model has {_some([*own])}. "
+            "Give weights of the same kind of model."
+        )
+    model.load_state_dict({name: state[name] for name in fitting}, strict=False)
+    others = [f"{n} ({list(state[n].shape)}, here {list(own[n].shape)})" for n in both if n not in fitting]
+    missing, spare = [name for name in own if name not in state], [name for name in state if name not in own]
+    found = []
+    if others:
+        found.append(f"of another size, left as they start: {_some(others)}")
+    if missing:
+        found.append(f"not in the file, left as they start: {_some(missing)}")
+    if spare:
+        found.append(f"in the file, and nothing here: {_some(spare)}")
+    return [f"{len(fitting)} of {len(own)} tensors are taken from it", *found]
+
+
+def _some(names: Sequence[str], count: int = 3) -> str:
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return f"{', '.join(names[:count])}{more}"
+
+
+def fetched(url: str, said: str, instead: str) -> State:
+    """Published weights, from torch.hub's cache or else from the network; read so that they can't run code.
+
+    Args:
+        said: what was typed.
+        instead: what to type with the path of the file.
+
+    Raises:
+        UserError: they can't be had or read.
+    """
+    cached = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # torch.hub announces a download on stdout
+            return torch.hub.load_state_dict_from_url(
+                url, map_location="cpu", progress=sys.stderr.isatty(), check_hash=True, weights_only=True
+            )
+    except Exception as error:  # of many kinds: network, disk, hash, zip, pickle
+        if cached.exists():  # it is put there whole or not at all
+            raise UserError(f"{said}: cannot read {cached}. Try again after deleting it.") from error
+        reason = textwrap.shorten(str(error), 160, placeholder=" ...")
+        raise UserError(f"{said}: cannot fetch {url}: {reason}. Try {instead}.") from error
 
 
 def without_prefixes(state: State, own: Mapping[str, Tensor]) -> State:

@@ -1,6 +1,9 @@
 """The data of a run: what the source gives, checked, and its splits as batches that fit the model."""
 
+from dataclasses import replace
+
 import torch
+from torch import Tensor
 
 from trainer.config import shipped, trust
 from trainer.config.settings import Settings
@@ -57,4 +60,14 @@ def build_splits(settings: Settings, data: Data, device: torch.device, dtype: to
         augment=augment or None,
     )
     balance(settings, data, splits.train)
-    return splits
+    largest = largest_token(splits)
+    return splits if largest is None else replace(splits, vocab_size=largest + 1)
+
+
+def largest_token(splits: Splits) -> int | None:
+    """Among the inputs of all splits, where they are rows of whole numbers from 0 that lie in memory."""
+    found = [getattr(split, "inputs", None) for split in (splits.train, splits.val, splits.test)]
+    tokens = [x for x in found if isinstance(x, Tensor) and x.dtype == torch.int64 and x.dim() == 2]
+    if len(tokens) < len(found) or min(int(x.min()) for x in tokens) < 0:
+        return None
+    return max(int(x.max()) for x in tokens)

@@ -24,7 +24,16 @@ KINDS: dict[str, type] = {
     "scheduler": LRScheduler,
 }
 # What a model may be told of the data where its config leaves it null.
-FACTS = ("in_features", "in_channels", "image_size", "num_classes", "out_features")
+FACTS = (
+    "in_features",
+    "in_channels",
+    "image_size",
+    "sequence_length",
+    "vocab_size",
+    "num_tokens",
+    "num_classes",
+    "out_features",
+)
 # Of torch's criteria: a number for each class.
 WEIGHTS = ("weight", "pos_weight")
 # What a class raises when it is given something wrong.
@@ -44,9 +53,15 @@ def found(settings: Settings, group: str) -> Any:
 
 
 def ours(settings: Settings, group: str) -> Config:
-    """The keys of a group that the run reads, whatever its class: but for those that the user's own class names."""
-    names = schema.READ_HERE.get(group, ())
-    taken = trust.parameters(found(settings, group)) if settings.is_own(group) else {}
+    """The keys of a group that the run reads, whatever its class: but for those that the user's own class names.
+
+    `weights` is any class's own that names it, and that of one that is not ours and takes whatever it is given.
+    """
+    names, kind = schema.READ_HERE.get(group, ()), found(settings, group)
+    taken = set(trust.parameters(kind)) if settings.is_own(group) else set()
+    if group == "model" and "weights" in settings.group(group):
+        is_open = trust.takes_any(kind) and not trust.is_ours(kind)
+        taken |= {"weights"} & set(trust.parameters(kind)) | ({"weights"} if is_open else set())
     read = {key: value for key, value in settings.group(group).items() if key in names and key not in taken}
     for key, value in read.items():
         schema.refuse_value(f"{group}.{key}", value)

@@ -5,16 +5,19 @@ import re
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from trainer.config import trust
 from trainer.config.settings import Settings
-from trainer.data.prepare import Sizes, on_device
+from trainer.data.prepare import Sizes, Splits, on_device
 from trainer.draws import random_state, set_random_state
 from trainer.errors import UserError
 from trainer.models.initialise import initialise
+from trainer.models.weights import fit_in, read_weights
 from trainer.run.freeze import freeze
 from trainer.run.instantiate import built, complaint, found, ours
+from trainer.trees import called, mapped
 
 
 def facts_of(sizes: Sizes) -> dict[str, Any]:
@@ -23,8 +26,12 @@ def facts_of(sizes: Sizes) -> dict[str, Any]:
     facts = {"in_features": math.prod(shape), "num_classes": sizes.num_outputs, "out_features": sizes.num_outputs}
     if len(shape) > 1:  # signals [C, L], images [C, H, W], volumes [C, D, H, W]
         facts["in_channels"] = shape[0]
-    if len(shape) == 3:
+    if len(shape) == 3 and shape[1] == shape[2]:
         facts["image_size"] = shape[-1]
+    if len(shape) in (1, 2):
+        facts["sequence_length"] = shape[-1]
+    if sizes.vocab_size is not None:
+        facts["vocab_size"] = facts["num_tokens"] = sizes.vocab_size
     return facts
 
 
@@ -36,6 +43,8 @@ def build_model(settings: Settings, sizes: Sizes, device: torch.device, dtype: t
     """
     config, mine = settings.group("model"), ours(settings, "model")
     model = told(settings, sizes)
+    if isinstance(sizes, Splits) and has_lazy(model):
+        model = materialized(settings, sizes, model, device, dtype)
     if mine.get("init", "default") != "default":
         if config.get("weights") is not None:
             raise UserError(f"model.init={mine['init']}: would overwrite model.weights. Type model.init=default.")
@@ -45,7 +54,55 @@ def build_model(settings: Settings, sizes: Sizes, device: torch.device, dtype: t
             raise complaint(settings, "model", error) from error
     freeze(settings, model)
     # Not `Module.to`, which has complex numbers lose their imaginary part.
+    return placed(model, device, dtype)
+
+
+def placed(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
     return model._apply(lambda tensor: on_device(tensor, device, dtype))
+
+
+def has_lazy(model: nn.Module) -> bool:
+    """Whether a parameter or a buffer gets its shape from the first inputs."""
+    return any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers()))
+
+
+def materialized(
+    settings: Settings, splits: Splits, model: nn.Module, device: torch.device, dtype: torch.dtype
+) -> nn.Module:
+    """The model with shapes, and first numbers, for its lazy parameters: it is shown two samples.
+
+    Raises:
+        UserError: the model does not take them, or does not call a lazy layer.
+    """
+    modes = {module: module.training for module in model.modules()}
+    sample = next(next(iter(splits.val.in_order())).parts(2)).inputs
+    try:
+        with torch.no_grad():
+            called(placed(model, device, dtype).eval(), mapped(Tensor.clone, sample))
+    except Exception as error:
+        raise complaint(settings, "model", error) from error
+    for module, is_training in modes.items():
+        module.training = is_training
+    if has_lazy(model):
+        raise UserError(f"model={settings.names['model']}: has a lazy layer that it does not call. Leave it out.")
+    return model
+
+
+def load_weights(settings: Settings, model: nn.Module) -> list[str]:
+    """Fills the model from `model.weights`, for a class that does not take weights itself; says what did not fit.
+
+    Raises:
+        UserError: they can't be read, or nothing in them fits.
+    """
+    weights = ours(settings, "model").get("weights")
+    if weights is None:
+        return []
+    try:
+        found = fit_in(model, read_weights(str(weights)), str(weights))
+    except UserError as error:
+        raise complaint(settings, "model", error) from error
+    model.is_pretrained = True  # type: ignore[assignment]  # see monitor.facts
+    return [f"{'' if i == 0 else 'warning: '}model.weights={weights}: {line}." for i, line in enumerate(found)]
 
 
 def told(settings: Settings, sizes: Sizes) -> nn.Module:
@@ -54,7 +111,7 @@ def told(settings: Settings, sizes: Sizes) -> nn.Module:
     One with `**kwargs` is offered everything; what it then has no use for is taken back.
     """
     config, kind = settings.group("model"), found(settings, "model")
-    takes, is_open = trust.parameters(kind), trust.takes_any(kind)
+    takes, is_open = trust.parameters(kind), trust.takes_any(kind) and not trust.is_ours(kind)
     facts = {n: fact for n, fact in facts_of(sizes).items() if (n in takes or is_open) and config.get(n) is None}
     random = random_state(torch.device("cpu"))
     while True:

@@ -21,7 +21,7 @@ from trainer.run.environment import Precision, autocast, find_device, fitting, s
 from trainer.run.freeze import hold
 from trainer.run.length import Length, length_of, refuse_empty_shares, refuse_lonely_sample
 from trainer.run.loss import build_loss, doubts_of_loss
-from trainer.run.model import build_model
+from trainer.run.model import build_model, load_weights
 from trainer.run.optimizer import build_optimizer, build_schedule
 from trainer.state import Store, TrainingState
 from trainer.trees import mapped
@@ -79,6 +79,7 @@ def build(settings: Settings, world: World = ALONE, like: Parts | None = None, i
         splits = build_splits(settings, data, device, dtype) if like is None else like.splits
         seed_all(settings.seed)
         model = world.first_alone(lambda: build_model(settings, splits, device, dtype))
+        loaded = load_weights(settings, model)
         loss_fn = build_loss(settings, data, splits, model, sample_of(splits.val), precision)
     refuse_other_metric(settings, loss_fn)
     length = length_of(settings, len(splits.train))
@@ -105,7 +106,7 @@ def build(settings: Settings, world: World = ALONE, like: Parts | None = None, i
     if world.rank > 0:  # each its own dropout
         seed_all(derived_seed(settings.seed, "rank", world.rank))
     warnings = doubts(data, settings.names["data"], dtype, settings.overfit is None) if like is None else []
-    warnings += doubts_of_loss(settings, loss_fn, model, sample_of(splits.val))
+    warnings += loaded + doubts_of_loss(settings, loss_fn, model, sample_of(splits.val))
     return Parts(settings, world, device, precision, data, splits, model, loss_fn, length, state, warnings)
 
 

@@ -41,6 +41,7 @@ def about(parts: Parts) -> Config:
         },
         "inputs": preparation_of(parts.data, parts.splits).as_dict(),
         "input_shape": list(parts.splits.input_shape),
+        "vocab_size": parts.splits.vocab_size,
         "outputs": meaning.as_dict(parts.loss_fn.meaning),
         "metrics": [tag.removeprefix("test/") for tag in parts.tags("test")],
         "data": parts.data.description,

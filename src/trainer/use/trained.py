@@ -53,11 +53,12 @@ class About:
     data: str
     metrics: tuple[str, ...]
     num_samples: int
+    vocab_size: int | None = None
 
     @property
     def sizes(self) -> Sizes:
         outputs = self.outputs
-        return Sizes(self.input_shape, outputs.num_outputs)
+        return Sizes(self.input_shape, outputs.num_outputs, vocab_size=self.vocab_size)
 
 
 @dataclass(frozen=True)
@@ -211,7 +212,7 @@ def without_first_weights(config: Any) -> Any:
     if not isinstance(config, Mapping):
         return config
     is_known = str(config.get("_target_")).split(".")[0] in ("trainer", "torchvision")
-    begun = {"weights": None, "init": "default"} if is_known else {}
+    begun = {"weights": None, "pretrained": False, "init": "default"} if is_known else {}
     return {key: begun[key] if key in begun else without_first_weights(value) for key, value in config.items()}
 
 
@@ -235,6 +236,7 @@ def read_about(folder: Path) -> About:
             str(found.get("data", "")),
             tuple(map(str, found.get("metrics", []))),
             _count(found["num_samples"]["train"]),
+            None if found.get("vocab_size") is None else _count(found["vocab_size"]),
         )
     except FileNotFoundError as error:
         raise UserError(

@@ -1,0 +1,77 @@
+"""Models of other libraries by their names. Each test needs its library, and is left out where that is missing."""
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from trainer.errors import UserError
+
+Train = Callable[..., dict[str, Any]]
+QUIET = ("monitor=off", "threads=1", "max_steps=2", "data.limit=64", "batch_size=16")
+SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "patch_size": 4}
+VIT = ("model=hf", "model.name=vit", *(f"model.{key}={size}" for key, size in SIZES.items()))
+
+with_hf = pytest.mark.skipif(not importlib.util.find_spec("transformers"), reason="needs transformers")
+with_timm = pytest.mark.skipif(not importlib.util.find_spec("timm"), reason="needs timm")
+with_vision = pytest.mark.skipif(not importlib.util.find_spec("torchvision"), reason="needs torchvision")
+
+
+@with_hf
+def test_a_model_of_transformers_trains_by_its_own_loss_or_torchs(train: Train) -> None:
+    """The same numbers: its loss is cross-entropy."""
+    own = train(*QUIET, *VIT, "loss=of_model", "name=own")
+    torchs = train(*QUIET, *VIT, "loss=cross_entropy", "name=torchs")
+    tags = ("val/loss", "val/accuracy", "test/loss", "test/accuracy")
+    assert {tag: own[tag] for tag in tags} == pytest.approx({tag: torchs[tag] for tag in tags}, rel=1e-5)
+    assert own["num_parameters"] == 16 * 16 + 16 + 5 * 16 + 16 + 4 * (16 * 16 + 16) + 2 * 16 * 32 + 48 + 6 * 16 + 170
+
+
+@with_hf
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("model.name=vitt",), r"^model.name=vitt: is no folder .* Did you mean vit\?$"),
+        (
+            ("model.hidden_siz=16",),
+            r"^model=hf: vit got an unexpected keyword argument 'hidden_siz'. Did you mean",
+        ),
+        (("model.task=causal_lm",), r"^model.task=causal_lm: vit has no such model; it has image_classification\.$"),
+        (("model.task=lm",), r"^model.task=lm: must be auto, .*"),
+    ],
+)
+def test_what_transformers_lacks_is_a_line(words: tuple[str, ...], message: str, train: Train) -> None:
+    with pytest.raises(UserError, match=message):
+        train(*QUIET, *VIT, *words)
+
+
+@with_timm
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("model.name=resnet18", "model.image_size=32"),
+        ("model.name=vit_tiny_patch16_224", "model.depth=1", "model.patch_size=4", "model.embed_dim=24"),
+    ],
+)
+def test_a_model_of_timm_is_told_of_the_data(words: tuple[str, ...], train: Train) -> None:
+    assert train(*QUIET, "model=timm", *words)["steps"] == 2
+    with pytest.raises(UserError, match="unexpected keyword argument 'dept'"):
+        train(*QUIET, "model=timm", *words, "model.dept=2")
+
+
+@with_vision
+def test_a_model_of_torchvision_is_told_of_the_data(train: Train) -> None:
+    words = ("model=torchvision", "model.name=mobilenet_v3_small", "model.image_size=32", "model.dropout=0.1")
+    assert train(*QUIET, *words)["num_parameters"] == 1_528_106
+    with pytest.raises(UserError, match=r"^model.name=mobilenet: there is no such model. Did you mean mobilenet"):
+        train(*QUIET, *words, "model.name=mobilenet")
+
+
+@pytest.mark.parametrize(("model", "extra"), [("timm", "timm"), ("torchvision", "vision"), ("hf", "hf")])
+def test_a_missing_library_is_what_to_install(model: str, extra: str, train: Train) -> None:
+    library = {"hf": "transformers"}.get(model, model)
+    if importlib.util.find_spec(library):
+        pytest.skip(f"{library} is here")
+    with pytest.raises(UserError, match=rf"^model={library}: needs {library}. Type pip install 'train-cli\[{extra}\]'"):
+        train(*QUIET, f"model={model}")

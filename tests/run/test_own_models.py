@@ -1,0 +1,236 @@
+"""Modules of every kind train as a plain loop trains them; they are told of the data, and start from any weights."""
+
+import copy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from trainer.command.composing import composer
+from trainer.command.words import Words
+from trainer.config.settings import settings_of
+from trainer.disk import checkpoint
+from trainer.errors import UserError
+from trainer.run.parts import Parts, build
+from trainer.trees import called
+
+Train = Callable[..., dict[str, Any]]
+MINE = """
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations
+
+from trainer import Data, Samples
+
+
+class Plain(nn.Module):
+    def __init__(self, in_features, num_classes, width=8):
+        super().__init__()
+        self.a, self.b = nn.Linear(in_features, width), nn.Linear(width, num_classes)
+
+    def forward(self, x):
+        return self.b(self.a(x.flatten(1)).relu())
+
+    @classmethod
+    def wide(cls, in_features, num_classes):
+        return cls(in_features, num_classes, width=20)
+
+
+class Lazy(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.a, self.norm, self.b = nn.LazyLinear(8), nn.LazyBatchNorm1d(), nn.LazyLinear(num_classes)
+
+    def forward(self, x):
+        return self.b(self.norm(self.a(x.flatten(1))).relu())
+
+
+class Uncalled(Lazy):
+    def forward(self, x):
+        return self.a(x.flatten(1))[:, :2]
+
+
+class Parametrized(Plain):
+    def __init__(self, in_features, num_classes):
+        super().__init__(in_features, num_classes)
+        parametrizations.weight_norm(self.a)
+        parametrizations.orthogonal(self.b)
+
+
+class Tied(nn.Module):
+    '''Tokens by an embedding, back to a token by the same weights.'''
+
+    def __init__(self, vocab_size, num_classes, width=6):
+        super().__init__()
+        self.embedding = nn.Embedding(vocab_size, width)
+        self.head = nn.Linear(width, vocab_size, bias=False)
+        self.head.weight = self.embedding.weight
+        self.num_classes = num_classes
+
+    def forward(self, tokens):
+        return self.head(self.embedding(tokens).mean(1))[:, : self.num_classes]
+
+
+class Recurrent(nn.Module):
+    def __init__(self, num_tokens, sequence_length, num_classes):
+        super().__init__()
+        assert sequence_length == 5
+        self.embedding = nn.Embedding(num_tokens, 4)
+        self.lstm, self.head = nn.LSTM(4, 6, batch_first=True), nn.Linear(6, num_classes)
+
+    def forward(self, tokens):
+        outputs, (hidden, cell) = self.lstm(self.embedding(tokens))
+        return hidden, self.head(outputs[:, -1])
+
+
+class Signals(nn.Module):
+    def __init__(self, in_channels, sequence_length, num_classes):
+        super().__init__()
+        assert sequence_length == 9
+        self.conv, self.head = nn.Conv1d(in_channels, 4, 3), nn.Linear(4, num_classes)
+
+    def forward(self, x):
+        return self.head(self.conv(x).relu().mean(2))
+
+
+def data(kind="tokens"):
+    draw = torch.Generator().manual_seed(0)
+    splits = []
+    for size in (60, 20, 20):
+        x = torch.randint(0, 11, (size, 5), generator=draw)
+        y = (x[:, 0] > 5).long()
+        if kind == "signals":
+            x = torch.randn(size, 3, 9, generator=draw)
+            y = (x[:, 0].mean(1) > 0).long()
+        if kind == "rows":
+            x = torch.randn(size, 7, generator=draw)
+            y = (x[:, 0] > 0).long()
+        splits.append(Samples(x, y))
+    return Data(*splits, description=kind, num_classes=2)
+"""
+QUIET = ("monitor=off", "threads=1", "trust=[own_models]", "dtype=float64", "batch_size=16", "optimizer.lr=0.02")
+
+
+@pytest.fixture(autouse=True)
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_models.py").write_text(MINE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sys.modules.pop("own_models", None)
+
+
+def words(model: str, kind: str = "rows") -> tuple[str, ...]:
+    return (f"model._target_=own_models.{model}", "data._target_=own_models.data", f"data.kind={kind}")
+
+
+def parts_of(*typed: str) -> Parts:
+    with composer([], Words(overrides=[*QUIET, *typed])) as made:
+        return build(settings_of(made.request()))
+
+
+def weights(name: str) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = checkpoint.read(Path("runs", name, "checkpoints/last.pt"))["model"]
+    return state
+
+
+def by_hand(*typed: str, num_steps: int) -> dict[str, Tensor]:
+    """A tutorial's loop with torch's Adam, from the same start on the same batches."""
+    parts = parts_of(*typed)
+    model = copy.deepcopy(parts.model)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    model.train()
+    batches = parts.splits.train.training(16, 0, 1)
+    for _, (x, y) in zip(range(num_steps), batches, strict=False):
+        optimizer.zero_grad()
+        outputs = called(model, x)
+        nn.functional.cross_entropy(outputs if isinstance(outputs, Tensor) else outputs[1], y).backward()
+        optimizer.step()
+    return model.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("model", "kind"),
+    [
+        ("Plain.wide", "rows"),
+        ("Lazy", "rows"),
+        ("Parametrized", "rows"),
+        ("Tied", "tokens"),
+        ("Recurrent", "tokens"),
+        ("Signals", "signals"),
+    ],
+)
+def test_a_module_trains_as_in_a_plain_loop_and_goes_on_exactly(model: str, kind: str, train: Train) -> None:
+    typed = words(model, kind)
+    found = train(*QUIET, *typed, "max_steps=9", "name=whole")
+    assert "val/accuracy" in found
+    train(*QUIET, *typed, "max_steps=5", "name=halves")
+    train(*QUIET, *typed, "max_steps=9", "name=halves")
+    assert_close(weights("halves"), weights("whole"), rtol=0, atol=0)
+    assert_close(weights("whole"), by_hand(*typed, num_steps=9), rtol=1e-9, atol=1e-11)
+
+
+def test_a_lazy_layer_that_is_never_called_is_refused(train: Train) -> None:
+    with pytest.raises(UserError, match=r"^model=Uncalled: has a lazy layer that it does not call. Leave it out.$"):
+        train(*QUIET, *words("Uncalled"))
+
+
+class TestWeightsFromAnywhere:
+    """`model.weights`: of a run, of a file, wrapped or not; what does not fit is said."""
+
+    @pytest.mark.parametrize("form", ["run", "state dict", "wrapped", "safetensors"])
+    def test_are_where_the_run_starts(
+        self, form: str, train: Train, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        typed = words("Plain")
+        train(*QUIET, *typed, "max_steps=5", "name=first")
+        state, path = weights("first"), "some.pt"
+        if form == "run":
+            path = "runs/first"
+        elif form == "safetensors":
+            path = "some.safetensors"
+            pytest.importorskip("safetensors.torch").save_file(state, path)
+        else:
+            wrapped = {f"module.{name}": tensor for name, tensor in state.items()}
+            torch.save({"epoch": 3, "model_state_dict": wrapped} if form == "wrapped" else state, path)
+        assert_close(parts_of(*typed, f"model.weights={path}").model.state_dict(), state, rtol=0, atol=0)
+        train(*QUIET, *typed, f"model.weights={path}", "max_steps=1", "name=second")
+        assert f"model.weights={path}: 4 of 4 tensors are taken from it." in capfd.readouterr().out
+
+    def test_fill_what_they_fit_and_the_rest_is_named(self, train: Train, capfd: pytest.CaptureFixture[str]) -> None:
+        torch.save({"a.weight": torch.ones(8, 7), "b.weight": torch.ones(5, 8), "c": torch.ones(1)}, "some.pt")
+        parts = parts_of(*words("Plain"), "model.weights=some.pt")
+        start = parts_of(*words("Plain")).model.state_dict()
+        assert torch.equal(parts.model.state_dict()["a.weight"], torch.ones(8, 7).double())
+        assert torch.equal(parts.model.state_dict()["b.weight"], start["b.weight"])
+        assert [line for line in parts.warnings if "some.pt" in line] == [
+            "model.weights=some.pt: 1 of 4 tensors are taken from it.",
+            "warning: model.weights=some.pt: of another size, left as they start: b.weight ([5, 8], here [2, 8]).",
+            "warning: model.weights=some.pt: not in the file, left as they start: a.bias, b.bias.",
+            "warning: model.weights=some.pt: in the file, and nothing here: c.",
+        ]
+
+    def test_of_another_model_are_refused(self, train: Train) -> None:
+        torch.save({"conv.weight": torch.ones(3)}, "some.pt")
+        with pytest.raises(UserError, match=r"^model\.weights=some\.pt: nothing in it fits: it has conv\.weight"):
+            train(*QUIET, *words("Plain"), "model.weights=some.pt")
+        with pytest.raises(UserError, match=r"^model\.weights=none\.pt: no such file"):
+            train(*QUIET, *words("Plain"), "model.weights=none.pt")
+        with pytest.raises(UserError, match=r"^model\.init=xavier: would overwrite model\.weights"):
+            train(*QUIET, *words("Plain"), "model.weights=some.pt", "model.init=xavier")
+
+
+def test_any_backbone_may_be_frozen(train: Train, capfd: pytest.CaptureFixture[str]) -> None:
+    body = ("model=frozen", "model.backbone._target_=own_models.Plain", "model.backbone.in_features=7")
+    typed = (*words("")[1:], *body, "model.backbone.num_classes=3", "model.backbone.width=5")
+    found = train(*QUIET, *typed, "max_epochs=3", "name=a")
+    assert found["num_trainable"] == 5 * 2 + 2
+    assert "features of the frozen backbone: computed once for each of 60 samples" in capfd.readouterr().out
+    start = parts_of(*typed).model.state_dict()
+    for name, tensor in weights("a").items():
+        assert torch.equal(tensor, start[name]) == name.startswith("backbone."), name
+    with pytest.raises(UserError, match=r"^model\.backbone\.widt: nothing reads this key. Did you mean"):
+        train(*QUIET, *typed, "model.backbone.widt=5")
