@@ -73,7 +73,8 @@ def activations(training: Training, batch: Batch) -> int:
     with undisturbed(parts.model, parts.device, is_training=True):
         with parts.precision(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             part = next(batch.parts(size))
-            losses = parts.loss_fn(called(parts.model, part.inputs), part.targets, part.inputs)
+            outputs = called(parts.model, parts.loss_fn.given(part.inputs, part.targets))
+            losses = parts.loss_fn(outputs, part.targets, part.inputs)
         del losses
     return sum(num_bytes for place, num_bytes in kept.items() if place not in own)
 
