@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from trainer.data.batches import Batch, Batches
+from trainer.data.mix import Mix
 from trainer.loop import Autograd, ForwardBackward, InParts, Precision
 from trainer.losses import LossFunction
 from trainer.state import TrainingState
@@ -26,6 +27,7 @@ class Work:
         max_steps: the last step.
         is_ours: model, loss and optimizer are classes of this tool's or of torch's, and the same parameters train in
             every step.
+        mix: of training batches.
     """
 
     state: TrainingState
@@ -42,6 +44,7 @@ class Work:
     steps_per_epoch: int
     max_steps: int
     is_ours: bool
+    mix: Mix | None = None
 
     @property
     def part_size(self) -> int:

@@ -226,6 +226,8 @@ class Term(nn.Module):
         """The targets in the form that the criterion wants: class labels become one-hot, or 0 and 1 for one output."""
         if not isinstance(self.meaning, Classes) or self.wants is None or self.wants.targets == "index":
             return targets
+        if targets.is_floating_point():  # shares of classes, mixed
+            return targets[:, 1:] if outputs.shape[1:] == (1,) else targets
         if self.meaning.num_classes == 2 and outputs.shape[1:] == (1,):
             return targets.to(outputs.dtype).unsqueeze(1)
         # A row of the identity costs one index; nn.functional.one_hot costs that, a cast and a range check.

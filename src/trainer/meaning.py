@@ -138,7 +138,10 @@ class Classes:
         return " ".join(self.names[label].encode(errors="replace").decode().split())
 
     def caption(self, target: Tensor) -> str:
-        """What a sample is, for a picture of it."""
+        """What a sample is, for a picture of it; of a mixed one, the classes with their shares."""
+        if target.dim():
+            shares = sorted(((share, label) for label, share in enumerate(target.tolist()) if share > 0), reverse=True)
+            return " + ".join(f"{share:.2g} {self.name(label)}" for share, label in shares[:2])
         return self.name(int(target))
 
     def chance(self) -> float:

@@ -132,6 +132,12 @@ TABLE: dict[str, tuple[list[Any], list[Any]]] = {
     "data.augment.crop_padding": ([0, 4], [-1, 0.5]),
     "data.augment.horizontal_flip": ([True, False], ["left"]),
     "data.augment.rotation": ([0, 15.5, 180], [-1, 181, NAN]),
+    "data.augment.resized_crop": ([0.08, 1, None], [0, 1.1]),
+    "data.augment.policy": (["randaugment", None], ["rand", True]),
+    "data.augment.color_jitter": ([0, 0.4], [-1, 2, None]),
+    "data.augment.erase": ([0, 0.25, 1], [-1, 2, None]),
+    "data.augment.mixup": ([0, 0.2], [-1, None]),
+    "data.augment.cutmix": ([0, 1], [-1, None]),
     **{f"data.{key}": ([1], [0, None]) for key in ("num_samples", "in_features", "out_features")},
     "data.split_seed": ([0, 3, 2**63 - 1], [-1, 2**63, 1.5, "abc", None, True]),
     "data.max_levels": ([1, 50], [0, -1, 1.5, None, "all"]),
@@ -348,7 +354,7 @@ def test_a_key_that_is_missing_is_named(key):
     ("key", "value", "message"),
     [
         ("optimizer.lr", {"a": 1}, "optimizer.lr={a:1}: must be a number > 0. Try optimizer.lr=0.01."),
-        ("data.augment", 5, "data.augment=5: holds keys of its own, crop_padding, horizontal_flip or rotation. Try "),
+        ("data.augment", 5, "data.augment=5: holds keys of its own, crop_padding, horizontal_flip, rotation, "),
     ],
 )
 def test_keys_where_a_value_is_due_and_a_value_where_keys_are(key, value, message):

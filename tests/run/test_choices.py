@@ -24,9 +24,14 @@ RECIPES = {
     "lion": (*SMALL, "optimizer=lion", "optimizer.weight_decay=0.1"),
     "muon": (*SMALL, "optimizer=muon", "scheduler=cosine"),
     "L-BFGS": (*SMALL, "optimizer=lbfgs", "batch_size=full", "optimizer.max_iter=2", "dtype=float64"),
+    "augmentation": (
+        "optimizer=sgd",
+        *(f"data.augment.{key}" for key in ("resized_crop=0.5", "color_jitter=0.4", "erase=0.5")),
+    ),
+    "mixtures": (*SMALL, "optimizer=sgd", "data.augment.mixup=0.3", "data.augment.cutmix=1"),
 }
-ALONE = ("unfrozen later",)  # recipes for one process
-STACKED = ("classes", "lion")  # the others are trained one by one
+ALONE = ("unfrozen later", "mixtures")  # recipes for one process
+STACKED = ("classes", "lion", "augmentation")  # the others are trained one by one
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

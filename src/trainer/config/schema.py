@@ -291,6 +291,18 @@ RULES: dict[str, Rule] = {
     "data.augment.crop_padding": _FROM_0,
     "data.augment.horizontal_flip": _FLAG,
     "data.augment.rotation": Number(at_least=0, at_most=180, example="15"),
+    "data.augment.resized_crop": Number(above=0, at_most=1, optional=True, example="0.5"),
+    "data.augment.policy": Text(
+        "randaugment, trivialaugment, autoaugment or null",
+        "randaugment|trivialaugment|autoaugment",
+        optional=True,
+        example="randaugment",
+        words=("randaugment", "trivialaugment", "autoaugment"),
+    ),
+    "data.augment.color_jitter": Number(at_least=0, at_most=1, example="0.3"),
+    "data.augment.erase": _FRACTION_OR_1,
+    "data.augment.mixup": _NOT_NEGATIVE,
+    "data.augment.cutmix": _NOT_NEGATIVE,
     "data.num_samples": Number(at_least=1, whole=True, example="64"),
     "data.in_features": Number(at_least=1, whole=True, example="1000"),
     "data.out_features": Number(at_least=1, whole=True, example="10"),
@@ -364,7 +376,10 @@ GROUPS = ("model", "data", "loss", "optimizer", "scheduler")
 SECTIONS = ("monitor", "checkpoint", "console", "early_stopping", "gradient", "sweep")
 # Keys of a group that are off until they are typed: any option takes them, and none lists them.
 UNLISTED: dict[str, tuple[str, ...]] = {
-    "data": ("balance",),
+    "data": (
+        "balance",
+        *(f"augment.{key}" for key in ("resized_crop", "policy", "color_jitter", "erase", "mixup", "cutmix")),
+    ),
     "loss": ("class_weights", "weights"),
     "model": ("freeze", "unfreeze_at"),
     "optimizer": ("decay", "layer_decay", "lr_times"),
@@ -412,7 +427,7 @@ def is_larger_better(tag: str) -> bool:
 def is_unlisted(key: str) -> bool:
     """Whether any option of the key's group takes it, though none lists it."""
     group, _, rest = key.partition(".")
-    return rest.partition(".")[0] in UNLISTED.get(group, ())
+    return not {rest, rest.partition(".")[0]}.isdisjoint(UNLISTED.get(group, ()))
 
 
 def is_as_typed(key: str) -> bool:

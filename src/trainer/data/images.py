@@ -1,13 +1,16 @@
 """Images fitted to the model: grey or colour, size, scale, normalisation; and their random augmentation."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# ITU-R BT.601 luma, what Pillow's `convert("L")` uses.
-LUMA = (0.299, 0.587, 0.114)
+from trainer.data.luma import LUMA
+from trainer.data.pixels import by_policy, erased, jittered
+from trainer.errors import UserError
 
 
 def to_channels(images: Tensor, channels: int) -> Tensor:
@@ -84,14 +87,34 @@ class Augmentation:
         crop_padding: pixels of padding around the image before a crop of the old size at a random place.
         horizontal_flip: mirrors half of the images.
         rotation: degrees; the angle is uniform in -rotation..rotation, bilinear.
+        resized_crop: a crop of at least this share of the area, and 3:4 to 4:3 in shape, is brought to the old size.
+        policy: randaugment, trivialaugment or autoaugment, by torchvision.
+        color_jitter: how far brightness, contrast and saturation may be from 1.
+        erase: the probability that a rectangle becomes 0.
+
+    Attributes:
+        levels: mean and standard deviation per channel that the images were normalised with, see `of`.
     """
 
     crop_padding: int = 0
     horizontal_flip: bool = False
     rotation: float = 0.0
+    resized_crop: float | None = None
+    policy: str | None = None
+    color_jitter: float = 0.0
+    erase: float = 0.0
+    levels: tuple[tuple[float, ...], tuple[float, ...]] | None = field(default=None, init=False)
 
     def __bool__(self) -> bool:
-        return bool(self.crop_padding or self.horizontal_flip or self.rotation)
+        is_moved = self.crop_padding or self.horizontal_flip or self.rotation or self.resized_crop
+        return bool(is_moved or self.policy or self.color_jitter or self.erase)
+
+    def of(self, transform: ImageTransform) -> Self:
+        """The same for images that were made by this transform."""
+        found = replace(self)
+        if transform.mean is not None and transform.std is not None:
+            object.__setattr__(found, "levels", (transform.mean, transform.std))
+        return found
 
     def __call__(
         self, images: Tensor, generator: torch.Generator, rows: slice = slice(None), of: int | None = None
@@ -101,12 +124,39 @@ class Augmentation:
         Args:
             rows, of: the images are these rows of a batch of `of`, and get what they would get in the whole batch.
         """
-        return self._moved(images, generator, rows, of, "bilinear")
+        of = len(images) if of is None else of
+        images = self._moved(images, generator, rows, of, "bilinear")
+        if self.policy or self.color_jitter:
+            mean, std = self._levels(images)
+            plain = (images * std + mean).clamp(0, 1)
+            if self.policy:
+                whole = (plain * 255).round().to(torch.uint8)
+                plain = by_policy(whole, self.policy, generator, rows, of).to(images.dtype) / 255
+            if self.color_jitter:
+                plain = jittered(plain, self.color_jitter, generator, rows, of)
+            images = (plain - mean) / std
+        return erased(images, self.erase, generator, rows, of) if self.erase else images
+
+    def _levels(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        mean, std = self.levels or ((0.0,) * images.shape[1], (1.0,) * images.shape[1])
+        both = torch.tensor([mean, std], dtype=images.dtype, device=images.device)
+        return both[0].view(1, -1, 1, 1), both[1].view(1, -1, 1, 1)
 
     def _moved(self, images: Tensor, generator: torch.Generator, rows: slice, of: int | None, mode: str) -> Tensor:
         n, _, height, width = images.shape
         of = n if of is None else of
         device = images.device
+        if self.resized_crop:
+            # Source: C. Szegedy et al., "Going Deeper with Convolutions", CVPR 2015, section 6.
+            area, ratio, x, y = torch.rand(4, of, generator=generator).to(device, images.dtype).unbind()
+            area = self.resized_crop + area * (1 - self.resized_crop)
+            ratio = torch.exp((ratio * 2 - 1) * math.log(4 / 3))
+            wide, tall = (area * ratio).sqrt().clamp_max(1), (area / ratio).sqrt().clamp_max(1)
+            zero = torch.zeros_like(area)
+            left, top = (2 * x - 1) * (1 - wide), (2 * y - 1) * (1 - tall)
+            matrix = torch.stack([wide, zero, left, zero, tall, top], 1).view(of, 2, 3)
+            grid = F.affine_grid(matrix[rows], list(images.shape), align_corners=False)
+            images = F.grid_sample(images, grid, mode, padding_mode="border", align_corners=False)
         if self.rotation:
             angle = (torch.rand(of, generator=generator) * 2 - 1) * self.rotation
             angle = torch.deg2rad(angle).to(device, images.dtype)
@@ -137,6 +187,8 @@ class Augmentation:
 
         A pixel takes the target of the nearest one; those that come in from outside are 0.
         """
+        if self.policy:
+            raise UserError(f"data.augment.policy={self.policy}: does not move masks with their images. Leave it out.")
         planes = masks.unsqueeze(1) if masks.dim() == 3 else masks
         # Class numbers are exact in float32 up to 2**24.
         planes = planes if planes.is_floating_point() else planes.float()

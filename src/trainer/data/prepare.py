@@ -231,6 +231,7 @@ def prepare(
     transform = ImageTransform(channels, size, data.scale, dtype)
     if normalize:
         transform.mean, transform.std = channel_statistics(_some_images(data.train), channels, data.scale)
+    augment = None if augment is None else augment.of(transform)
     train, val, test = (
         _image_batches(getattr(data, split), device, transform, augment if split == "train" else None, data)
         for split in ("train", "val", "test")

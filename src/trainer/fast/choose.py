@@ -12,6 +12,7 @@ from torch import nn
 
 from trainer.computation import Computation, Work, in_parts, spread
 from trainer.data.batches import Batches, ResidentBatches, batch_length, first_samples
+from trainer.data.mix import as_mixed
 from trainer.disk.cache import Cache
 from trainer.disk.files import cache_folder
 from trainer.fast.compiled import CompiledPart, NotCompiled, compile_in_place
@@ -80,7 +81,7 @@ def recorded(work: Work, ordinary: InParts, network: nn.Module, train: Batches) 
     if not (is_whole and is_plain and is_near and work.is_ours):
         return ordinary, "autograd"
     lengths = {batch_length(len(train), work.samples_per_step, step) for step in (1, work.steps_per_epoch)}
-    examples = (first_samples(train, length) for length in sorted(lengths))
+    examples = (as_mixed(first_samples(train, length), work.mix) for length in sorted(lengths))
     try:
         step = RecordedStep(ordinary, network, work.loss_fn, work.state.store, examples, work.precision)
     except NotRecorded as error:
@@ -93,7 +94,7 @@ def compiled(
 ) -> tuple[ForwardBackward, str]:
     """The step as one compiled function, where that is possible; says how long it took, or why it is not."""
     of, state = work.samples_per_step, work.state
-    example = first_samples(train, min(work.batch_size, of))
+    example = as_mixed(first_samples(train, min(work.batch_size, of)), work.mix)
     started = time.perf_counter()
     try:
         part = CompiledPart(
@@ -115,7 +116,7 @@ def features_of(
         folder: of the run.
         limit: bytes of disk that features of all runs may take.
     """
-    model, is_random = work.state.model, getattr(work.train, "augment", None)
+    model, is_random = work.state.model, getattr(work.train, "augment", None) or work.mix is not None
     trains_later = any(name.startswith("backbone.") for name in work.state.store.names)
     if type(model) is not Finetune or model.unfrozen or trains_later or is_random or work.loss_fn.is_of_inputs:
         return None

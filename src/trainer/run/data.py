@@ -9,6 +9,7 @@ from trainer.config import shipped, trust
 from trainer.config.settings import Settings
 from trainer.data.download import only_as_asked
 from trainer.data.images import Augmentation
+from trainer.data.pixels import refuse_missing_torchvision
 from trainer.data.prepare import Splits, check, detached, limited, prepare
 from trainer.data.source import Data
 from trainer.draws import seed_all
@@ -46,8 +47,11 @@ def build_splits(settings: Settings, data: Data, device: torch.device, dtype: to
             f"model={names['model']}: wants images, but data={names['data']} gives samples of shape "
             f"{list(data.sample_shape)}. Try model=two_layer or model=sequential."
         )
-    trust.check_keys("data.augment", config.get("augment") or {}, Augmentation)
-    augment = Augmentation(**(config.get("augment") or {}))
+    asked = {k: value for k, value in (config.get("augment") or {}).items() if k not in ("mixup", "cutmix")}
+    trust.check_keys("data.augment", asked, Augmentation)
+    augment = Augmentation(**asked)
+    if augment.policy is not None:
+        refuse_missing_torchvision(augment.policy)
     if augment and not data.is_images:
         raise UserError(f"data.augment: data={names['data']} has no images to augment.")
     splits = prepare(

@@ -9,6 +9,7 @@ from torch.amp import GradScaler
 from trainer.config.schema import is_larger_better
 from trainer.config.settings import Settings
 from trainer.data.batches import Batch, Batches, ResidentBatches, derived_seed
+from trainer.data.mix import Mix
 from trainer.data.prepare import Splits, doubts, fingerprint
 from trainer.data.source import Data
 from trainer.distributed import ALONE, World
@@ -21,6 +22,7 @@ from trainer.run.environment import Precision, autocast, find_device, fitting, s
 from trainer.run.freeze import hold
 from trainer.run.length import Length, length_of, refuse_empty_shares, refuse_lonely_sample
 from trainer.run.loss import build_loss, doubts_of_loss
+from trainer.run.mix import build_mix
 from trainer.run.model import build_model, load_weights
 from trainer.run.optimizer import build_optimizer, build_schedule
 from trainer.state import Store, TrainingState
@@ -32,6 +34,7 @@ class Parts:
     """What a run is made of.
 
     Args:
+        mix: of training batches, None where they are left as they are.
         warnings: what may be meant but seldom is, a line each.
     """
 
@@ -45,6 +48,7 @@ class Parts:
     loss_fn: LossFunction
     length: Length
     state: TrainingState
+    mix: Mix | None = None
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -107,7 +111,8 @@ def build(settings: Settings, world: World = ALONE, like: Parts | None = None, i
         seed_all(derived_seed(settings.seed, "rank", world.rank))
     warnings = doubts(data, settings.names["data"], dtype, settings.overfit is None) if like is None else []
     warnings += loaded + doubts_of_loss(settings, loss_fn, model, sample_of(splits.val))
-    return Parts(settings, world, device, precision, data, splits, model, loss_fn, length, state, warnings)
+    mix = build_mix(settings, data, loss_fn, world)
+    return Parts(settings, world, device, precision, data, splits, model, loss_fn, length, state, mix, warnings)
 
 
 def is_all_ours(*modules: nn.Module) -> bool:

@@ -1,5 +1,6 @@
 """A training in its folder: what belongs to it from before it is opened until after it is closed."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,6 +74,7 @@ class Training:
             samples_per_step=length.samples_per_step,
             steps_per_epoch=length.steps_per_epoch,
             max_steps=length.max_steps,
+            mix=parts.mix,
             is_ours=not (epochs(settings) or any(map(settings.is_own, ("model", "loss", "optimizer")))),
         )
 
@@ -80,7 +82,9 @@ class Training:
         """From the next step on; of the training split, or of its samples in another form."""
         parts = self.parts
         of, seed = parts.length.samples_per_step, parts.settings.order_seed
-        return split.training(of, seed, parts.state.step + 1, parts.world.rank, parts.world.size)
+        first = parts.state.step + 1
+        batches = split.training(of, seed, first, parts.world.rank, parts.world.size)
+        return batches if parts.mix is None else map(parts.mix, batches, itertools.count(first))
 
     def plan(self) -> Plan:
         """How long, and when what is due."""

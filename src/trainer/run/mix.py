@@ -1,0 +1,39 @@
+"""Mixed training samples: whether they are asked for, and whether all parts go along."""
+
+from torch import nn
+
+from trainer.config.settings import Settings
+from trainer.data.mix import Mix
+from trainer.data.source import Data
+from trainer.distributed import World
+from trainer.errors import UserError
+from trainer.losses import LossFunction
+from trainer.meaning import Classes, Numbers
+from trainer.run.instantiate import ours
+
+
+def build_mix(settings: Settings, data: Data, loss_fn: LossFunction, world: World) -> Mix | None:
+    """Raises UserError: the data, the loss or several processes do not go with it."""
+    asked = ours(settings, "data").get("augment") or {}
+    alphas = {key: float(asked.get(key) or 0.0) for key in ("mixup", "cutmix")}
+    if not any(alphas.values()):
+        return None
+    key = next(f"data.augment.{name}={asked[name]}" for name, alpha in alphas.items() if alpha)
+    if world.size > 1:
+        raise UserError(f"{key}: is for one process: a sample's partner may be another's. Leave it out.")
+    if alphas["cutmix"] and not data.is_images:
+        raise UserError(f"{key}: data={settings.names['data']} has no images to cut. Try data.augment.mixup=0.2.")
+    is_classes = isinstance(data.meaning, Classes)
+    if not is_classes and not isinstance(data.meaning, Numbers):
+        raise UserError(f"{key}: mixes classes or numbers, and data={settings.names['data']} has neither.")
+    if getattr(data.train, "targets", None) is None or data.train.targets.dim() != (1 if is_classes else 2):
+        raise UserError(f"{key}: mixes one class, or a row of numbers, for each sample. Leave it out.")
+    if is_classes and bool((data.train.targets < 0).any()):
+        raise UserError(f"{key}: some samples have no class to mix. Leave it out.")
+    for term in loss_fn.terms if is_classes else []:
+        if term.wants is None or isinstance(term.criterion, nn.NLLLoss):
+            raise UserError(f"{key}: loss={settings.names['loss']} takes no shares of classes. Try loss=cross_entropy.")
+        if term.kind == "weighted mean":
+            raise UserError(f"{key}: shares of classes have no weights. Leave loss.class_weights out.")
+    num_classes = data.meaning.num_classes if isinstance(data.meaning, Classes) else None
+    return Mix(alphas["mixup"], alphas["cutmix"], num_classes, settings.order_seed)

@@ -1,0 +1,177 @@
+"""Changes of training samples: by their formulas, alike for parts of a batch, never in validation."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from plain import cut_loose, losses, parts_of
+from trainer.data.batches import derived_seed, permutation
+from trainer.data.images import Augmentation, ImageTransform
+from trainer.data.mix import Mix
+from trainer.errors import UserError
+
+Train = Callable[..., dict[str, Any]]
+WORDS = ("model=two_layer", "optimizer=sgd", "data.limit=113", "batch_size=40", "max_steps=9")
+QUIET = ("monitor=off", "monitor.every=1")
+LEVELS = ImageTransform(3, (9, 12), 255.0, torch.float64, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
+
+
+def images(channels: int = 3, num_images: int = 7) -> Tensor:
+    """As the model gets them."""
+    draw = torch.Generator().manual_seed(0)
+    whole = torch.randint(0, 256, (num_images, channels, 9, 12), generator=draw).to(torch.uint8)
+    return LEVELS(whole) if channels == 3 else whole.double()
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(5)
+
+
+@pytest.mark.parametrize(
+    "augment",
+    [
+        Augmentation(color_jitter=0.4).of(LEVELS),
+        Augmentation(erase=0.7),
+        Augmentation(resized_crop=0.3),
+        Augmentation(2, True, 20.0, resized_crop=0.5, color_jitter=0.2, erase=0.5).of(LEVELS),
+    ],
+    ids=["jitter", "erase", "crop", "all"],
+)
+def test_an_image_gets_the_same_in_a_part_of_the_batch(augment: Augmentation) -> None:
+    whole = augment(images(), seeded())
+    assert not torch.equal(whole, images())
+    for rows in (slice(0, 3), slice(3, 7)):
+        assert_close(augment(images()[rows], seeded(), rows, 7), whole[rows], rtol=1e-12, atol=1e-12)
+
+
+def test_a_jitter_is_the_formula_image_by_image() -> None:
+    found = Augmentation(color_jitter=0.4).of(LEVELS)(images(), seeded())
+    factors = 1 + (torch.rand(3, 7, generator=seeded()) * 2 - 1) * 0.4
+    mean, std = (torch.tensor(numbers, dtype=torch.float64).view(3, 1, 1) for numbers in (LEVELS.mean, LEVELS.std))
+    luma = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64).view(3, 1, 1)
+    for image, result, (bright, contrast, saturation) in zip(images(), found, factors.double().T, strict=True):
+        plain = ((image * std + mean).clamp(0, 1) * bright).clamp(0, 1)
+        plain = (contrast * plain + (1 - contrast) * (plain * luma).sum(0).mean()).clamp(0, 1)
+        plain = (saturation * plain + (1 - saturation) * (plain * luma).sum(0, keepdim=True)).clamp(0, 1)
+        assert_close(result, (plain - mean) / std)
+
+
+def test_what_is_erased_is_a_rectangle() -> None:
+    ones = torch.ones(400, 1, 20, 30)
+    found = Augmentation(erase=0.5)(ones, seeded())
+    shares = (found == 0).double().mean((1, 2, 3))
+    assert 0.4 < (shares > 0).double().mean() < 0.6
+    assert shares.max() < 0.36
+    for image in found[shares > 0][:, 0]:
+        rows, columns = (image == 0).any(1), (image == 0).any(0)
+        assert int((image == 0).sum()) == int(rows.sum()) * int(columns.sum())
+
+
+def test_a_crop_is_a_part_of_the_image_and_its_mask_goes_with_it() -> None:
+    """On a ramp the numbers say where each pixel comes from."""
+    height, width, n = 40, 60, 200
+    across = torch.linspace(-1, 1, width, dtype=torch.float64).expand(n, 1, height, width)
+    down = torch.linspace(-1, 1, height, dtype=torch.float64).view(-1, 1).expand(n, 1, height, width)
+    ramps = torch.cat([across, down], 1)
+    augment = Augmentation(resized_crop=0.3)
+    found = augment(ramps, seeded())
+    wide = (found[:, 0, 0, -1] - found[:, 0, 0, 0]) / 2 * width / (width - 1)
+    tall = (found[:, 1, -1, 0] - found[:, 1, 0, 0]) / 2 * height / (height - 1)
+    assert (wide * tall).min() > 0.25
+    assert (wide * tall).max() < 1.05
+    assert (wide * tall).std() > 0.1
+    assert_close(found[:, 0].diff(dim=2).std(2), torch.zeros(n, height, dtype=torch.float64), rtol=0, atol=0.01)
+    masks = augment.masks((ramps[:, 0] > 0).long(), seeded())
+    is_sure = found[:, 0].abs() > 0.1
+    assert torch.equal(masks[is_sure], (found[:, 0] > 0).long()[is_sure])
+
+
+@pytest.mark.parametrize("keys", [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}], ids=str)
+def test_mixtures_are_those_of_a_plain_loop(keys: dict[str, float], train: Train) -> None:
+    train(*WORDS, *QUIET, *(f"data.augment.{key}={alpha}" for key, alpha in keys.items()), "name=it")
+    parts = parts_of(*WORDS)
+    model, split, expected, step = cut_loose(parts), parts.splits.train, [], 0
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    for epoch in range(3):
+        for rows in permutation(0, epoch, len(split)).split(40):
+            step += 1
+            draw = random.Random(derived_seed(0, "mix", step))
+            is_cut = "cutmix" in keys and ("mixup" not in keys or draw.random() < 0.5)
+            share = draw.betavariate(*[keys["cutmix" if is_cut else "mixup"]] * 2)
+            inputs, targets = split.inputs[rows], split.targets[rows]
+            partners, others = inputs.roll(1, 0), targets.roll(1)
+            if is_cut:
+                x, y, side = draw.random(), draw.random(), (1 - share) ** 0.5
+                left, right = (int(8 * min(1.0, max(0.0, x + s * side / 2))) for s in (-1, 1))
+                top, bottom = (int(8 * min(1.0, max(0.0, y + s * side / 2))) for s in (-1, 1))
+                inputs = inputs.clone()
+                inputs[:, :, top:bottom, left:right] = partners[:, :, top:bottom, left:right]
+                share = 1 - (bottom - top) * (right - left) / 64
+            else:
+                inputs = share * inputs + (1 - share) * partners
+            outputs = model(inputs)
+            loss = share * F.cross_entropy(outputs, targets) + (1 - share) * F.cross_entropy(outputs, others)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            expected.append(loss.item())
+    assert losses("it") == pytest.approx(expected, rel=1e-4)
+
+
+def test_no_validation_is_augmented_and_the_first_batch_is_shown(train: Train) -> None:
+    asked = [f"data.augment.{key}" for key in ("mixup=0.3", "cutmix=1", "erase=0.5", "color_jitter=0.4")]
+    train(*WORDS, *asked, "data.augment.resized_crop=0.5", "name=it")
+    assert b"train/first_batch" in next(Path("runs/it").glob("events*")).read_bytes()
+    augmented, plain = (parts_of(*WORDS, *words).splits for words in (asked, []))
+    for split in ("val", "test"):
+        for a, b in zip(getattr(augmented, split).in_order(), getattr(plain, split).in_order(), strict=True):
+            assert torch.equal(a.inputs, b.inputs)
+            assert torch.equal(a.targets, b.targets)
+
+
+def test_numbers_are_mixed_as_they_are() -> None:
+    inputs, targets = torch.randn(5, 3), torch.randn(5, 2)
+    found = Mix(0.5, 0.0, None, 3)((inputs, targets), 7)  # type: ignore[arg-type]
+    share = random.Random(derived_seed(3, "mix", 7)).betavariate(0.5, 0.5)
+    assert_close(found.targets[2], share * targets[2] + (1 - share) * targets[1])
+    assert_close(found.inputs[0], share * inputs[0] + (1 - share) * inputs[4])
+
+
+@pytest.mark.parametrize("policy", ["randaugment", "trivialaugment", "autoaugment"])
+def test_a_policy_is_torchvisions(policy: str) -> None:
+    v2 = pytest.importorskip("torchvision.transforms.v2")
+    names = {"randaugment": "RandAugment", "trivialaugment": "TrivialAugmentWide", "autoaugment": "AutoAugment"}
+    whole = torch.randint(0, 256, (6, 3, 16, 16)).to(torch.uint8)
+    transform = ImageTransform(3, (16, 16), 255.0, torch.float64, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
+    found = Augmentation(policy=policy).of(transform)(transform(whole), seeded())
+    seeds = torch.randint(2**62, (6,), generator=seeded()).tolist()
+    for image, seed, result in zip(whole, seeds, found, strict=True):
+        torch.manual_seed(seed)
+        assert_close(result, transform(getattr(v2, names[policy])()(image).unsqueeze(0))[0])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["loss=nll", "model=sequential", "data.augment.mixup=1"],
+            "takes no shares of classes. Try loss=cross_entropy",
+        ),
+        (["data.augment.mixup=1", "loss.class_weights=balanced"], "Leave loss.class_weights out."),
+        (["data=random_regression", "loss=mse", "model=two_layer", "data.augment.cutmix=1"], "has no images to cut."),
+        (["data=random_regression", "loss=mse", "model=two_layer", "data.augment.erase=1"], "has no images to augment"),
+        (["data.augment.policy=rand"], "must be randaugment, trivialaugment, autoaugment or null."),
+        (["data.augment.polic=randaugment"], "Did you mean data.augment.policy"),
+    ],
+)
+def test_what_can_not_be_is_refused(words: list[str], message: str, train: Train) -> None:
+    with pytest.raises(UserError, match=message):
+        train(*words)
+    assert not Path("runs").exists()
