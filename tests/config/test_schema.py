@@ -62,6 +62,7 @@ TABLE: dict[str, tuple[list[Any], list[Any]]] = {
     "checkpoint.keep": ([1, 5], [0, None]),
     "checkpoint.metric": (["val/loss", "val/accuracy"], ["loss", "train/loss", "val/", None]),
     "dry_run": ([True, False], ["yes", None]),
+    "profile": ([True, False], ["yes", None]),
     "overfit": ([1, 64, None], [0, True, "all"]),
     "sweep.metric": (["val/accuracy", None], ["", True]),
     "sweep.on_failure": (["continue", "stop"], ["ignore", None]),

@@ -235,6 +235,7 @@ RULES: dict[str, Rule] = {
     ),
     "test": Choice(("best", "last"), example="best"),
     "dry_run": _FLAG,
+    "profile": _FLAG,
     "overfit": Number(at_least=1, whole=True, optional=True, example="64"),
     "sweep.metric": Text("a tag of the results such as val/accuracy, or null", optional=True),
     "sweep.on_failure": Choice(("continue", "stop")),

@@ -103,6 +103,7 @@ class Settings:
     threads: int | None
     dry_run: bool
     overfit: int | None
+    profile: bool
     gradient: Gradient
     checkpoint: Checkpoint
     early_stopping: EarlyStopping

@@ -45,6 +45,7 @@ FREE = (
     "console",
     "sweep",
     "dry_run",
+    "profile",
 )
 
 

@@ -31,6 +31,7 @@ class Opened:
         status: of the run: failed, until it has come to another end.
         computed: how, in words.
         facts: of its end, for `result.json`.
+        profile: rows of the summary that say where the time went.
         result: what `result.json` holds, once all is closed.
         failure: the first thing that could not be written at the end.
     """
@@ -42,6 +43,7 @@ class Opened:
     status: str = "failed"
     computed: str = ""
     facts: Config = field(default_factory=dict)
+    profile: list[tuple[str, str]] = field(default_factory=list)
     result: Config = field(default_factory=dict)
     failure: UserError | None = None
 
@@ -179,6 +181,9 @@ def end_events(training: Training, run: Opened) -> None:
     if monitor.texts:
         events.text("about/diagnosis", state.step, training.diagnosis.markdown())
         events.text("about/computation", state.step, run.computed)
+        if run.profile:
+            lines = "\n".join(f"{name:<22} {text}" for name, text in run.profile)
+            events.text("about/profile", state.step, f"~~~~\n{lines}\n~~~~\n")
     if monitor.graph and is_finished:
         from trainer.monitor.graph import model_graph
 
@@ -196,4 +201,4 @@ def rows_at_the_end(training: Training, run: Opened) -> list[tuple[str, str]]:
     if run.status != "finished" or run.failure is not None:
         return []
     has_events = training.parts.settings.monitor.events
-    return summary_rows(run.result, training.diagnosis.findings, training.folder, has_events)
+    return [*run.profile, *summary_rows(run.result, training.diagnosis.findings, training.folder, has_events)]

@@ -121,7 +121,13 @@ def prepare(
     if computation.train is not parts.splits.train:
         batches = training.batches(computation.train)
     per_epoch = parts.length.steps_per_epoch
-    return thawed(parts.settings, parts.model, batches, state.step + 1, per_epoch), computation
+    batches = thawed(parts.settings, parts.model, batches, state.step + 1, per_epoch)
+    if parts.settings.profile and parts.world.is_main:
+        from trainer.run.profile import Profile
+
+        profile = Profile(parts.model, training.folder, parts.device, run.profile)
+        batches = profile.watching(batches, parts.length.max_steps - state.step)
+    return batches, computation
 
 
 def computed(training: Training, run: Opened, features: "Features | None", is_alone: bool) -> Computation:

@@ -198,7 +198,8 @@ def units(jobs: Sequence[Job], stack: str, at_once: int) -> list[list[Job]]:
 def _has_what_a_stack_lacks(config: Config) -> bool:
     """Whether something is asked for that only a run alone has; what the models lack is seen when they are stacked."""
     is_plain = config["precision"] == "float32" and config["fast"] and not config["compile"]
-    return not is_plain or config["monitor"]["activations"] or config["max_time"] is not None
+    is_watched = config["monitor"]["activations"] or config["profile"]
+    return not is_plain or is_watched or config["max_time"] is not None
 
 
 def _may_differ(key: str, value: Any) -> bool:

@@ -79,6 +79,8 @@ def member(training: Training, random: dict[str, object], network: nn.Module, ob
 def refuse_unstackable(trainings: Sequence[Training]) -> None:
     """Raises UserError where the runs can't be trained together; they are as they were."""
     parts = trainings[0].parts
+    if parts.settings.profile:
+        raise UserError("they can't be trained together: profile=true is for a run alone")
     if parts.mix is not None:
         raise UserError("they can't be trained together: the samples of each are mixed")
     members = [member(training, random_state(parts.device), training.parts.model) for training in trainings]
