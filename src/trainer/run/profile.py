@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -53,22 +54,24 @@ class Profile:
             profiler: Any = None
             for i, batch in enumerate(batches):
                 if i == warm_up + measured:
-                    profiler.__exit__(None, None, None)
+                    with silent():
+                        profiler.__exit__(None, None, None)
                     self._tell("ms a step, operation", profiler, measured)
                     profiler.export_chrome_trace(str(self.folder / TRACE))
                     self.rows.append(("trace", f"{self.folder / TRACE}: open it at https://ui.perfetto.dev"))
                     closing.enter_context(marking(self.model))
                 if i == warm_up + measured + marked:
-                    profiler.__exit__(None, None, None)
+                    with silent():
+                        profiler.__exit__(None, None, None)
                     self._tell("ms a step, forward", profiler, marked, _MARK)
                     closing.close()
                 if i in (warm_up, warm_up + measured):
                     profiler = self._profiler()
-                    profiler.__enter__()
+                    with silent():
+                        profiler.__enter__()
                 yield batch
 
     def _profiler(self) -> Any:
-        os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # or else its library writes to stderr
         from torch.profiler import ProfilerActivity, profile
 
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self.device.type == "cuda" else [])]
@@ -85,6 +88,20 @@ class Profile:
         for name, microseconds in sorted(found.items(), key=lambda item: -item[1])[:MOST_ROWS]:
             share = f"{microseconds / 1000 / num_steps:8.3f}  {microseconds / whole:4.0%}  {name.removeprefix(mark)}"
             self.rows.append((title, share))
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Nothing gets to stderr: the profiler's C++ library writes lines there that no setting stops."""
+    sys.stderr.flush()
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
 
 
 @contextlib.contextmanager
