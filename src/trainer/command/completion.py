@@ -95,7 +95,7 @@ def candidates(before: list[str], word: str) -> list[str]:
     known = known_values(config_folders(before), before)
     whole = [f"{name}=" for name in known if word.count(".") >= name.count(".") or "." in word]
     sections = [f"{name.partition('.')[0]}." for name in known if "." in name and "." not in word]
-    verbs = [] if before else _whole((*VERBS, "help"))
+    verbs = [] if before else _whole((*VERBS, "find-lr", "help"))
     return list(dict.fromkeys([*verbs, *whole, *sections]))
 
 

@@ -37,6 +37,10 @@ def run_command(argv: list[str], signals: Signals | None = None) -> int:
         return show_help(argv[1:])
     if argv and argv[0] in VERBS:
         return run_verb(argv)
+    if argv[:1] == ["find-lr"]:
+        from trainer.command.finding import find_lr
+
+        return find_lr(argv[1:], signals or Signals())
     words = sorted_words(argv)
     if "--version" in words.flags:
         print(version_line())

@@ -13,7 +13,10 @@ HELP = """\
   train compare RUN RUN... [--png FILE]   what differs, results side by side, loss curves over each other
   train compare SWEEP [--png FILE]        its settings, the best first, which key mattered; sweep.metric=val/loss
   train show RUN                          one run: what was typed, results, diagnosis, files, how to continue
-  train board [DIR] [port=6006]           TensorBoard, for this machine alone"""
+  train board [DIR] [port=6006]           TensorBoard, for this machine alone
+
+Before a run:
+  train find-lr [KEY=VALUE ...]           a few steps with each of 16 learning rates, and the best of them"""
 USES = """\
   train evaluate RUN                      all metrics and each class, on its own test split or on new data
     split=val  data.path=new.csv  checkpoint=last  --json  --csv  --png DIR

@@ -151,7 +151,7 @@ def no_word(word: str, before: Words, rest: list[str], argv: list[str]) -> UserE
         return UserError(f"{line} Type {word}=... without spaces.")
     if (option := advice.option_named(word)) is not None:
         return UserError(f"{line} Did you mean {option}?")
-    return UserError(f"{line}{nearest(word, (*VERBS, 'help'))} Type train --help.")
+    return UserError(f"{line}{nearest(word, (*VERBS, 'find-lr', 'help'))} Type train --help.")
 
 
 def _spaced(word: str, before: Words, rest: list[str]) -> tuple[str, str, str] | None:

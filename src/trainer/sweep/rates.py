@@ -1,0 +1,119 @@
+"""`train find-lr`: some steps with each of many learning rates, every one with weights of its own; and the best."""
+
+import contextlib
+import json
+import math
+import shlex
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer.config.request import Request
+from trainer.disk import foreign
+from trainer.errors import Interrupted, RunStopped, UserError
+from trainer.monitor.events import EventFile
+from trainer.run.run import run
+from trainer.signals import Signals
+from trainer.sweep.together import train_together
+
+# Three to a power of ten.
+RATES = tuple(float(f"{10 ** (-5 + i / 3):.2g}") for i in range(16))
+STEPS = 100
+_WIDTH = 40  # of the longest bar
+
+
+def find_rate(request: Request, folder: Path, words: Sequence[str], signals: Signals) -> int:
+    """Trains with every rate, draws what each came to, and says what to type. Returns the exit code.
+
+    The number of a rate is the mean training loss of the last quarter of its steps. Where the model stacks, all rates
+    are one program; else one run follows the other.
+
+    Args:
+        request: its `optimizer.lr` is left aside.
+        folder: that is not there yet.
+        words: as typed.
+
+    Raises:
+        UserError: the run can't be built, or no rate gives a number.
+        Interrupted: a signal.
+    """
+    requests = [with_rate(request, rate, folder / f"lr={rate:g}") for rate in RATES]
+    logs = [folder / f"lr={rate:g}.log" for rate in RATES]
+    print(f"{len(RATES)} learning rates, {steps_of(requests[0])} steps each, in {folder}", flush=True)
+    try:
+        train_together(requests, logs, signals)
+    except UserError as error:
+        if not str(error).startswith("they can't be trained together"):
+            raise
+        print(f"one after the other: {error}", flush=True)
+        one_by_one(requests, logs, signals)
+    found = {rate: loss_of(folder / f"lr={rate:g}") for rate in RATES}
+    if not any(map(math.isfinite, found.values())):
+        raise UserError(f"{folder}: no learning rate from {RATES[0]:g} to {RATES[-1]:g} gives a finite loss.")
+    show(found, folder, words)
+    return 0
+
+
+def with_rate(request: Request, rate: float, folder: Path) -> Request:
+    """The same run with this rate, recorded at every step, in a folder of its own."""
+    config = request.config
+    length = {"max_steps": STEPS} if config["max_steps"] is None and config["max_epochs"] is None else {}
+    changed = {
+        **config,
+        **length,
+        "optimizer": {**config["optimizer"], "lr": rate},
+        "monitor": {**config["monitor"], "every": 1},
+        "checkpoint": {**config["checkpoint"], "every_minutes": None},
+        "run_dir": str(folder),
+        "name": None,
+    }
+    return Request(changed, request.choices, [*request.overrides, f"optimizer.lr={rate:g}"])
+
+
+def steps_of(request: Request) -> str:
+    steps, epochs = request.config["max_steps"], request.config["max_epochs"]
+    return str(steps) if steps is not None else f"the steps of {epochs} epochs,"
+
+
+def one_by_one(requests: Sequence[Request], logs: Sequence[Path], signals: Signals) -> None:
+    for request, log in zip(requests, logs, strict=True):
+        with open(log, "a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+            try:
+                run(request, signals)
+            except RunStopped as error:
+                print(f"error: {error}", file=file)
+        if signals.received:
+            raise Interrupted("stopped.", signals.received)
+
+
+def loss_of(folder: Path) -> float:
+    """The mean training loss of the last quarter of the steps; infinite for a run that has not come to its end."""
+    try:
+        if json.loads(foreign.text(folder / "result.json"))["status"] != "finished":
+            return math.inf
+        lines = map(json.loads, foreign.text(folder / "metrics.jsonl").splitlines())
+        losses = [line["train/loss"] for line in lines if "train/loss" in line]
+    except (OSError, ValueError, KeyError):
+        return math.inf
+    last = losses[-max(1, len(losses) // 4) :]
+    return statistics.fmean(last) if last and None not in last else math.inf
+
+
+def show(found: dict[float, float], folder: Path, words: Sequence[str]) -> None:
+    """A bar for each rate, on the terminal and as a curve for TensorBoard, and the line to type."""
+    low = min(found.values())
+    # With the smallest rate next to nothing is learnt: what is worse than that has a bar of the same length.
+    high = max(low, next(loss for loss in found.values() if math.isfinite(loss)))
+    best = next(rate for rate, loss in found.items() if loss == low)
+    events = EventFile(folder)
+    print(f"{'lr':>8}  {'loss':>9}")
+    for i, (rate, loss) in enumerate(found.items()):
+        if not math.isfinite(loss):
+            print(f"{rate:8g}             not finite")
+            continue
+        bar = "#" * max(1, round(_WIDTH * min(1.0, (loss - low) / ((high - low) or 1.0))))
+        print(f"{rate:8g}  {loss:9.4g}  {bar}{'  <- the lowest' if rate == best else ''}")
+        events.scalars(i, {"find_lr/loss": loss, "find_lr/lr": rate})
+    events.close()
+    typed = " ".join(map(shlex.quote, [*words, f"optimizer.lr={best:g}"]))
+    print(f"look at it    train board {shlex.quote(str(folder))}\ntype          train {typed}")
