@@ -336,6 +336,9 @@ RULES: dict[str, Rule] = {
         (Choice(("balanced",)), ListOf(_NOT_NEGATIVE, optional=True, example="[1,2]")), example="balanced"
     ),
     "loss.weights": MapOf(Number(), example="{kl: 0.1}"),
+    "loss.teacher": Text("the path of a run's folder, or null", optional=True, example="runs/big", as_typed=True),
+    "loss.temperature": _POSITIVE_OR_NULL,
+    "loss.teacher_weight": Number(at_least=0, optional=True, example="1"),
     "loss.delta": _POSITIVE,
     "loss.label_smoothing": _FRACTION_OR_1,
     "optimizer.decay": Choice(("all", "weights")),
@@ -381,7 +384,7 @@ UNLISTED: dict[str, tuple[str, ...]] = {
         "balance",
         *(f"augment.{key}" for key in ("resized_crop", "policy", "color_jitter", "erase", "mixup", "cutmix")),
     ),
-    "loss": ("class_weights", "weights"),
+    "loss": ("class_weights", "weights", "teacher", "temperature", "teacher_weight"),
     "model": ("freeze", "unfreeze_at"),
     "optimizer": ("decay", "layer_decay", "lr_times"),
 }

@@ -21,6 +21,7 @@ from trainer.run.classes import weigh_classes
 from trainer.run.environment import Precision, is_out_of_memory
 from trainer.run.instantiate import built, is_complaint, ours, words
 from trainer.run.model import sizes_to_type
+from trainer.run.teacher import with_teacher
 from trainer.trees import called, differentiable, leaves
 from trainer.trials import DIFFERENTIATING, undisturbed
 
@@ -38,6 +39,7 @@ def build_loss(
     """
     criterion = built(settings, "loss")
     weigh_classes(settings, criterion, data)
+    criterion = with_teacher(settings, criterion, data, splits, model, sample.inputs)
     loss_fn = LossFunction(criterion, model, data.meaning, settings.names, ours(settings, "loss").get("weights"))
     note_differentiating(loss_fn, model, sample, precision)
     device = sample_device(sample)

@@ -25,6 +25,7 @@ from trainer.run.loss import build_loss, doubts_of_loss
 from trainer.run.mix import build_mix
 from trainer.run.model import build_model, load_weights
 from trainer.run.optimizer import build_optimizer, build_schedule
+from trainer.run.teacher import told_apart
 from trainer.state import Store, TrainingState
 from trainer.trees import mapped
 
@@ -105,7 +106,8 @@ def build(settings: Settings, world: World = ALONE, like: Parts | None = None, i
     optimizer = build_optimizer(settings, model, store)
     schedule = build_schedule(settings, optimizer, length)
     scaler = GradScaler(device.type, enabled=settings.precision == "float16")
-    state = TrainingState(model, store, optimizer, schedule, scaler, loss=loss_fn, data=fingerprint(data), world=world)
+    told = fingerprint(data) | told_apart(settings)
+    state = TrainingState(model, store, optimizer, schedule, scaler, loss=loss_fn, data=told, world=world)
     state.patience = patience_of(settings)
     if world.rank > 0:  # each its own dropout
         seed_all(derived_seed(settings.seed, "rank", world.rank))

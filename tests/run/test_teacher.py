@@ -1,0 +1,72 @@
+"""`loss.teacher=runs/x`: the student follows the teacher as in a plain loop, exactly, and not another one."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from plain import cut_loose, losses, parts_of, weights
+from trainer.data.batches import permutation
+from trainer.disk import checkpoint
+from trainer.errors import UserError
+
+Train = Callable[..., dict[str, Any]]
+DATA = ("data.limit=113", "batch_size=40", "monitor=off", "monitor.every=1", "optimizer=sgd", "model=two_layer")
+BIG = (*DATA, "model.hidden_features=40", "max_steps=30", "name=big", "optimizer.lr=0.1")
+SMALL = (*DATA, "model.hidden_features=5", "max_steps=9")
+TAUGHT = ("loss.teacher=runs/big", "loss.temperature=3", "loss.teacher_weight=0.5")
+
+
+@pytest.mark.parametrize("fast", ["true", "false"])
+def test_the_student_is_that_of_a_plain_loop(fast: str, train: Train) -> None:
+    train(*BIG)
+    train(*SMALL, *TAUGHT, f"fast={fast}", "name=small")
+    teacher, parts = parts_of(*BIG).model.eval(), parts_of(*SMALL)
+    teacher.load_state_dict(checkpoint.read(Path("runs/big/checkpoints/best.pt"))["model"])
+    student, split, expected = cut_loose(parts), parts.splits.train, []
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.01)
+    for epoch in range(3):
+        for rows in permutation(0, epoch, len(split)).split(40):
+            outputs = student(split.inputs[rows])
+            with torch.no_grad():
+                shares = (teacher(split.inputs[rows]) / 3).softmax(1)
+            mine = (outputs / 3).log_softmax(1)
+            distance = (shares * (shares.log() - mine)).sum(1).mean()
+            loss = F.cross_entropy(outputs, split.targets[rows]) + 0.5 * 9 * distance
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            expected.append(loss.item())
+    assert losses("small") == pytest.approx(expected, rel=1e-5)
+    assert not any("teacher" in name for name in weights("small"))
+    assert "train/loss/teacher" in Path("runs/small/metrics.jsonl").read_text()
+
+
+def test_a_run_continues_with_its_teacher_alone(train: Train) -> None:
+    train(*BIG)
+    whole = train(*SMALL, *TAUGHT, "name=whole")
+    train(*SMALL, *TAUGHT, "max_steps=4", "name=part")
+    assert train("resume=runs/part", "max_steps=9", "monitor=off", "monitor.every=1")["val/loss"] == whole["val/loss"]
+    train("resume=runs/big", "max_steps=60")
+    with pytest.raises(UserError, match="the teacher split has weights"):
+        train("resume=runs/part", "max_steps=12")
+
+
+def test_what_can_not_teach_is_refused(train: Train) -> None:
+    train(*BIG)
+    for words, message in (
+        (["loss.teacher=runs/none"], "there is no run"),
+        (["loss.temperature=2"], "Type loss.teacher=runs/... too, or leave it out."),
+        (["loss.teacher=runs/big", "data.split_seed=1"], "was trained on other data: data.split_seed differs."),
+        (
+            ["loss.teacher=runs/big", "model=lenet", "data.limit=113"],
+            "sees 1 channels of 8 pixels a side, and model=lenet 1 of 32",
+        ),
+        (["loss.teacher=big"], "there is no run. Type loss.teacher=runs/big."),
+    ):
+        with pytest.raises(UserError, match=message):
+            train(*DATA, *words, "name=new")
+    assert not Path("runs/new").exists()
