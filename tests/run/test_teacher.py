@@ -63,7 +63,7 @@ def test_what_can_not_teach_is_refused(train: Train) -> None:
         (["loss.teacher=runs/big", "data.split_seed=1"], "was trained on other data: data.split_seed differs."),
         (
             ["loss.teacher=runs/big", "model=lenet", "data.limit=113"],
-            "sees 1 channels of 8 pixels a side, and model=lenet 1 of 32",
+            "of 8 pixels a side, and model=lenet 1 of 32",
         ),
         (["loss.teacher=big"], "there is no run. Type loss.teacher=runs/big."),
     ):
