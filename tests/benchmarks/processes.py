@@ -155,9 +155,9 @@ def new_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def train(words: Sequence[str], folder: Path, threads: int | None = None) -> Ended:
+def train(words: Sequence[str], folder: Path, threads: int | None = None, command: Sequence[str] = TRAIN) -> Ended:
     """The command, in a new process; its run is in `folder/run`."""
-    return run([*TRAIN, *words, "run_dir=run"], folder, threads)
+    return run([*command, *words, "run_dir=run"], folder, threads)
 
 
 def events(run_folder: Path) -> Iterator[Event]:
@@ -175,15 +175,18 @@ def record_times(run_folder: Path) -> dict[int, float]:
     }
 
 
-def seconds_per_step(words: Sequence[str], num_steps: int, warm_up: int, threads: int) -> float:
+def seconds_per_step(
+    words: Sequence[str], num_steps: int, warm_up: int, threads: int, command: Sequence[str] = TRAIN
+) -> float:
     """Of the steps that come after `warm_up` others, with all that `train` does between them.
 
     Args:
         num_steps, warm_up: multiples of the period in which numbers are logged.
+        command: what takes the words.
     """
     with new_folder() as folder:
         # More than are timed: at the last one of all, everything is logged once more.
-        train([*words, f"max_steps={warm_up + num_steps + 50}"], folder, threads)
+        train([*words, f"max_steps={warm_up + num_steps + 50}"], folder, threads, command)
         if times := record_times(folder / "run"):
             return (times[warm_up + num_steps] - times[warm_up]) / num_steps
         # Nobody logs the time, but the cost of the steps between two lines.
