@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from trainer.data.batches import Batches
 from trainer.distributed import ALONE, World
 from trainer.losses import Losses, LossFunction
+from trainer.metrics import Metrics
 from trainer.trees import Tree, called, differentiable, is_per_sample, joined, mapped, num_samples
 from trainer.trials import evaluating
 
@@ -26,6 +27,7 @@ def evaluate(
     keep: Callable[[Tree, Any, Tree], None] | None = None,
     is_stop_requested: Callable[[], bool] = lambda: False,
     world: World = ALONE,
+    metrics: Metrics | None = None,
 ) -> dict[str, float] | None:
     """The loss over all samples of a split, its terms, and the metrics that the meaning of the outputs has.
 
@@ -36,9 +38,11 @@ def evaluate(
         keep: called with the inputs, outputs and targets of every batch.
         is_stop_requested: asked after every batch.
         world: the processes that share the split; alone, this one goes through all of it.
+        metrics: more numbers over all samples.
 
     Returns:
-        `loss`, `loss/<term>`, `accuracy` (0..1); None where a stop was asked for, on any rank, before the end.
+        `loss`, `loss/<term>`, `accuracy` (0..1), the metrics by name; None where a stop was asked for, on any rank,
+        before the end.
     """
     sums: dict[str, Tensor] = {}
     is_at_once = loss_fn.is_of_whole and not loss_fn.differentiates_inputs and not loss_fn.is_of_model
@@ -46,6 +50,8 @@ def evaluate(
     kept: list[tuple[Tree, Tree, Tree]] = []
     is_broken_off = False
     of = loss_fn.whole(len(batches), batches.targets)
+    if metrics is not None:
+        metrics.reset()
     with evaluating(network, device):
         for inputs, targets in batches.in_order(world.rank, world.size):
             if is_broken_off := bool(sums) and is_stop_requested():
@@ -61,6 +67,8 @@ def evaluate(
                 kept.append((outputs, targets, inputs))
             if keep is not None:
                 keep(inputs, outputs, targets)
+            if metrics is not None:
+                metrics.update(outputs, targets)
             numbers = named(losses) | loss_fn.meaning.judged(outputs, targets)
             for name, number in numbers.items():
                 number = number.float() if number.dtype in (torch.bfloat16, torch.float16) else number
@@ -78,7 +86,7 @@ def evaluate(
     results: dict[str, float] = dict(zip(sums, values, strict=True))
     for metric in loss_fn.meaning.metrics:
         results[metric] /= len(batches)  # after whole numbers were added up: exact
-    return results
+    return results if metrics is None else results | metrics.compute(world)
 
 
 def named(losses: Losses) -> dict[str, Tensor]:

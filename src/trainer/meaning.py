@@ -16,6 +16,7 @@ from trainer.trees import Tree, fields_of, leaves
 
 # Targets further from 0 than this, in the mean or by their deviation, are far from what a network gives at first.
 FAR = 100.0
+HALF = (torch.bfloat16, torch.float16)
 
 
 def prediction(outputs: Tree, is_one: Callable[[Tensor], bool]) -> Tensor | None:
@@ -111,6 +112,16 @@ class Classes:
         scores = outputs if isinstance(outputs, Tensor) else self.scores_of(outputs)
         return {} if scores is None else {"accuracy": (self.predicted(scores) == targets).sum(-1)}
 
+    @property
+    def facts(self) -> dict[str, int]:
+        """What a metric may ask for by name."""
+        return {"num_classes": max(2, self.num_classes)}
+
+    def measured(self, outputs: Tree, targets: Tensor) -> tuple[Tensor, Tensor] | None:
+        """What torchmetrics' classes take: scores `[N, num_classes]` in 0..1 and labels `[N]`."""
+        found = self.scores_of(outputs)
+        return None if found is None else (self.scores(found), targets)
+
     def scores(self, outputs: Tensor) -> Tensor:
         """A number in 0..1 for each class, `[N, num_classes]`.
 
@@ -193,6 +204,13 @@ class Numbers:
     def judged(self, outputs: Tree, targets: Tensor) -> dict[str, Tensor]:
         return {}
 
+    @property
+    def facts(self) -> dict[str, int]:
+        return {}
+
+    def measured(self, outputs: Tree, targets: Tensor) -> tuple[Tensor, Tensor] | None:
+        return (outputs.float() if outputs.dtype in HALF else outputs, targets) if isinstance(outputs, Tensor) else None
+
     def caption(self, target: Tensor) -> str:
         return f"{target.item():.3g}" if target.numel() == 1 else ""
 
@@ -226,6 +244,13 @@ class Unread:
 
     def judged(self, outputs: Tree, targets: Tensor) -> dict[str, Tensor]:
         return {}
+
+    @property
+    def facts(self) -> dict[str, int]:
+        return {}
+
+    def measured(self, outputs: Tree, targets: Tensor) -> tuple[Tensor, Tensor] | None:
+        return (outputs.float() if outputs.dtype in HALF else outputs, targets) if isinstance(outputs, Tensor) else None
 
     def caption(self, target: Tensor) -> str:
         return f"{target.item():.3g}" if target.numel() == 1 else ""

@@ -175,7 +175,7 @@ class TrainingState:
 
     def validated(self, loss: float) -> None:
         """After a validation that would be due in a longer training, too; `last` has its numbers."""
-        self.schedule.evaluated(loss)
+        self.schedule.evaluated(self.last.get(self.schedule.metric, loss))
         if self.patience is not None:
             self.patience.observe(self.last.get(self.patience.metric, loss))
             self.is_over = self.is_over or self.patience.is_over

@@ -18,6 +18,7 @@ from trainer.config.schema import (
     Number,
     Text,
     check,
+    is_larger_better,
     leaves,
     shown,
     unknown_key,
@@ -189,6 +190,7 @@ TABLE: dict[str, tuple[list[Any], list[Any]]] = {
     "scheduler.warmup_steps": ([0, 100], [-1, 1.5]),
     "scheduler.min_factor": ([0, 1], [-0.1, 1.1]),
     "scheduler.factor": ([0.5], [0, 1]),
+    "scheduler.metric": (["val/loss", "val/f1"], ["loss", None]),
     "scheduler.patience": ([0, 5], [-1, 0.5]),
 }
 
@@ -247,7 +249,7 @@ def test_what_is_shipped_is_accepted(path):
 
 
 def test_the_rules_at_the_top_level_and_in_sections_are_the_keys_of_the_shipped_config():
-    keys = {key for key, _ in leaves(shipped_config())}
+    keys = {key for key, _ in leaves(shipped_config())} - {"metric"}  # names of metrics stand there
     assert keys == {key for key in RULES if key.split(".")[0] not in GROUPS}
 
 
@@ -374,7 +376,7 @@ def test_the_example_that_is_shown_is_accepted():
 
 
 # Keys of shipped configs that no rule is about, as their room knows better.
-ELSEWHERE = ("model.layers", "data.targets", "data.checksums.", "loss.terms.")
+ELSEWHERE = ("metric.", "model.layers", "data.targets", "data.checksums.", "loss.terms.")
 COLUMNS = ("drop", "keep", "categorical", "embed", "group", "image", "header")  # of a table, by name or by number
 ELSEWHERE += tuple(f"data.{key}" for key in COLUMNS)
 
@@ -384,6 +386,15 @@ def test_every_key_that_is_shipped_has_a_rule(path):
     prefix = "" if path.parent.name == "experiment" else f"{path.parent.name}."
     keys = {f"{prefix}{key}" for key, _ in leaves(OmegaConf.to_container(OmegaConf.load(path)))} - {"defaults"}
     assert [k for k in keys - RULES.keys() if not k.endswith("_target_") and not k.startswith(ELSEWHERE)] == []
+
+
+def test_readers_know_the_direction_of_every_metric_that_is_shipped():
+    shipped = {path.stem: OmegaConf.load(path).larger_is_better for path in (CONFIGS / "metric").glob("*.yaml")}
+    assert {name: is_larger_better(f"val/{name}") for name in shipped} == shipped
+    assert not is_larger_better("val/loss/accuracy")
+    own = {"metric": {"mine": {"larger_is_better": True}, "f1": {"larger_is_better": False}}}
+    assert [is_larger_better(f"best/val/{name}", {}, own) for name in ("mine", "f1", "r2")] == [True, False, True]
+    assert is_larger_better("test/last/mine", {"metric.mine.larger_is_better": True})
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def refuse_lists(argv: list[str], words: Words) -> None:
     known = options(config_folders(argv))
     for word in words.overrides:
         group, _, value = word.lstrip("+").partition("=")
-        if group in known and value[:1] == "[":
+        if group in known and group != "metric" and value[:1] == "[":
             several = f"--multirun {group}={value.strip('[]')}"
             raise UserError(
                 f"{word}: takes one option; there is {', '.join(known[group])}. Type {several} for a sweep."
@@ -129,6 +129,8 @@ def own_classes(words: list[str]) -> list[str]:
 
     The shipped option of that group, with arguments of another class, is replaced by `own`, which has none.
     """
+    # What a metric takes is its class's business, and a name of the user's is in no config.
+    words = [f"++{word}" if word.startswith("metric.") else word for word in words]
     for group in GROUPS:
         chosen = [word.partition("=")[2] for word in words if word.startswith(f"{group}=")]
         is_named = any(word.startswith(f"{group}._target_=") for word in words)

@@ -374,10 +374,18 @@ RULES: dict[str, Rule] = {
     "scheduler.warmup_steps": Number(at_least=0, whole=True, example="100"),
     "scheduler.min_factor": _FRACTION_OR_1,
     "scheduler.factor": Number(above=0, below=1, example="0.1"),
+    "scheduler.metric": Text("a validation tag such as val/loss or val/accuracy", r"val/.+", example="val/loss"),
     "scheduler.patience": Number(at_least=0, whole=True, example="5"),
 }
 GROUPS = ("model", "data", "loss", "optimizer", "scheduler")
 SECTIONS = ("monitor", "checkpoint", "console", "early_stopping", "gradient", "sweep")
+# The metrics that are shipped and larger for the better of two runs (`configs/metric/`); all others are smaller.
+LARGER_IS_BETTER = frozenset(
+    {
+        *("accuracy", "auroc", "average_precision", "balanced_accuracy", "dice", "f1", "iou", "kappa", "matthews"),
+        *("pearson", "precision", "r2", "recall", "top5"),
+    }
+)
 # Keys of a group that are off until they are typed: any option takes them, and none lists them.
 UNLISTED: dict[str, tuple[str, ...]] = {
     "data": (
@@ -394,7 +402,7 @@ READ_HERE: dict[str, tuple[str, ...]] = {
     "data": ("image_size", "normalize", "augment", "limit", *UNLISTED["data"]),
     "loss": UNLISTED["loss"],
     "optimizer": UNLISTED["optimizer"],
-    "scheduler": ("interval",),
+    "scheduler": ("interval", "metric"),
 }
 # What is not read letter by letter: quotes, commas (of a sweep), references, null.
 _NEEDS_QUOTES = re.compile(r"""^['"]|[,“”„‘’\r\n]|\$\{|^\s|\s$|^(null)?$""")
@@ -423,9 +431,23 @@ def shown(value: Any) -> str:
     return str(value)
 
 
-def is_larger_better(tag: str) -> bool:
-    """Of `val/accuracy` and its like. Of losses, and their terms whatever they are called, the smaller is better."""
-    return tag.rpartition("/")[2] == "accuracy" and "loss/" not in tag
+def is_larger_better(tag: str, *configs: Mapping[str, Any]) -> bool:
+    """Of `val/accuracy` and its like. Of losses, and their terms whatever they are called, the smaller is better.
+
+    Args:
+        configs: of the runs that have the tag, nested or dotted: what they say of a metric counts first.
+    """
+    name = tag.rpartition("/")[2]
+    if "loss/" in tag:
+        return False
+    for config in configs:
+        nested = config.get("metric")
+        of_metric = nested.get(name) if isinstance(nested, Mapping) else None
+        said = of_metric.get("larger_is_better") if isinstance(of_metric, Mapping) else None
+        said = config.get(f"metric.{name}.larger_is_better") if said is None else said
+        if isinstance(said, bool):
+            return said
+    return name in LARGER_IS_BETTER
 
 
 def is_unlisted(key: str) -> bool:
@@ -502,7 +524,7 @@ def check(config: Mapping[str, Any]) -> None:
     Raises:
         UserError: names key, value, what is accepted and what to type.
     """
-    for group in (*GROUPS, *SECTIONS):
+    for group in (*GROUPS, *SECTIONS, "metric"):
         if not isinstance(config.get(group), Mapping):
             raise UserError(
                 f"{group}={shown(config.get(group))}: holds keys of its own. Type train --cfg job to see them."
@@ -519,6 +541,8 @@ def check(config: Mapping[str, Any]) -> None:
         if key in _HOLDERS and value not in (None, {}):
             names = [k.removeprefix(f"{key}.") for k in RULES if k.startswith(f"{key}.")]
             raise UserError(f"{key}={shown(value)}: holds keys of its own, {one_of(names)}. Try {key}.{names[0]}=...")
+        if group == "metric":  # every name there is one of the user's; its keys are its class's
+            continue
         if key not in RULES and group not in GROUPS:
             raise unknown_key(key, sorted(RULES, key=lambda k: k.split(".")[0] in GROUPS))
         refuse_value(key, value)

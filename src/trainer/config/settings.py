@@ -150,7 +150,7 @@ def settings_of(request: Request) -> Settings:
     # Whose classes may be named comes from what was typed alone, never from a file.
     own = tuple(config["trust"])
     trust.refuse_untyped({"trust": config["trust"]}, request.typed)
-    for group in schema.GROUPS:
+    for group in (*schema.GROUPS, "metric"):
         trust.check_names(group, config[group], own)
     plain = {field.name: config[field.name] for field in fields(Settings) if field.name in config}
     sections: dict[str, Any] = {name: section(**config[name]) for name, section in SECTIONS.items()}

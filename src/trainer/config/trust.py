@@ -22,6 +22,8 @@ TRUSTED = {
     "optimizer": ("trainer.optim", "torch.optim"),
     "scheduler": ("trainer.optim", "torch.optim"),
     "data": ("trainer.data",),
+    # No more of it: some of its classes fetch and load models.
+    "metric": ("torchmetrics.classification", "torchmetrics.regression", "torchmetrics.text.perplexity"),
 }
 # What a function that builds something does not give: what says so of itself is not called to see what it gives.
 NOTHING_BUILT = (type(None), bool, int, float, str, bytes)
@@ -135,6 +137,10 @@ def _locate(where: str, target: str, packages: tuple[str, ...]) -> Any:
                 try:
                     found = importlib.import_module(name)
                 except ModuleNotFoundError as error:
+                    if error.name == "torchmetrics":
+                        raise UserError(
+                            f"{where}: needs the package torchmetrics. Type pip install 'train-cli[metrics]'."
+                        ) from error
                     if error.name is not None and not belongs(name, [error.name]):
                         raise UserError(
                             f"{where}: needs the module {error.name}. Try pip install {error.name}."

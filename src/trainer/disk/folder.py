@@ -26,6 +26,7 @@ FREE = (
     "max_steps",
     "max_epochs",
     "max_time",
+    "metric",
     "early_stopping",
     "eval_every",
     "device",

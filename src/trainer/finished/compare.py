@@ -28,7 +28,7 @@ def compare(words: Sequence[str], png: str | None) -> int:
     if len(words) > len(SIGNS):
         raise UserError(f"train compare takes up to {len(SIGNS)} runs, not {len(words)}. train runs compares more.")
     runs = [by_name(run_named(word)) for word in words]
-    courses = [read_course(run.folder, _CURVES) for run in runs]
+    courses = [read_course(run.folder, _CURVES, run.config) for run in runs]
     steps = [{tag: step for tag, (_, step) in course.best.items()} for course in courses]
     curves = {tag: [course.points(tag) for course in courses] for tag in _CURVES}
     curves = {tag: of_runs for tag, of_runs in curves.items() if any(of_runs)}
@@ -66,6 +66,11 @@ def _section(title: str, rows: Rows, console: Console) -> list[Text]:
     return [Text(), *lines, *no_room]
 
 
+def _is_metric(tag: str) -> bool:
+    """`val/f1`, `test/last/f1`; not a term of a loss."""
+    return tag.startswith(("val/", "test/")) and "loss/" not in tag
+
+
 def _differences(runs: Sequence[Run]) -> Rows:
     return [
         (key, [shown(run.config[key]) if key in run.config else "-" for run in runs]) for key in differing(runs, PLACE)
@@ -75,12 +80,13 @@ def _differences(runs: Sequence[Run]) -> Rows:
 def _results(runs: Sequence[Run], steps: Sequence[dict[str, int]]) -> Rows:
     """The last and the best number of each metric, then what each run was and took."""
     rows: Rows = []
-    for tag in (tag for metric in _METRICS for tag in (metric, f"best/{metric}")):
+    found = dict.fromkeys([*_METRICS, *(tag for run in runs for tag in run.result if _is_metric(tag))])
+    for tag in (tag for metric in found for tag in (metric, f"best/{metric}")):
         numbers = [number(run.result.get(tag)) for run in runs]
         finite = [n for n in numbers if n is not None and is_finite(n)]
         if not finite:
             continue
-        top = (max if is_larger_better(tag) else min)(finite)
+        top = (max if is_larger_better(tag, *(run.config for run in runs)) else min)(finite)
         cells = [f"{'*' if n == top and min(finite) < max(finite) else ''}{cell(n)}" for n in numbers]
         if tag.startswith("best/"):
             at = [of_run.get(tag.removeprefix("best/")) for of_run in steps]

@@ -23,11 +23,15 @@ class MedianRule:
         metric: the validation tag that it is judged by.
         num_first: finished jobs that there must be before any is judged.
         num_steps: steps that every job may take unjudged.
+        is_larger: whether a larger number is the better one; None: as the tag says.
     """
 
-    def __init__(self, folder: Path, metric: str, num_first: int, num_steps: int) -> None:
+    def __init__(
+        self, folder: Path, metric: str, num_first: int, num_steps: int, is_larger: bool | None = None
+    ) -> None:
         self.folder, self.metric = folder, metric
         self.num_first, self.num_steps = num_first, num_steps
+        self.is_larger_better = is_larger_better(metric) if is_larger is None else is_larger
         self._finished: dict[Path, dict[int, float]] = {}
 
     def verdict(self, step: int, last: Mapping[str, float]) -> str | None:
@@ -50,7 +54,7 @@ class MedianRule:
         if len(self._finished) < self.num_first or not values:
             return None
         median = statistics.median(values)
-        if best >= median if is_larger_better(self.metric) else best <= median:
+        if best >= median if self.is_larger_better else best <= median:
             return None
         return f"best/{self.metric}={best:.4g}, the median of {len(values)} finished jobs at this step is {median:.4g}"
 

@@ -104,6 +104,7 @@ def in_order(runs: Sequence[Run], key: str, is_reversed: bool) -> list[Run]:
             rest.append(run)
         else:
             (words if number(value) is None else numbers).append(run)
-    numbers.sort(key=lambda run: value_of(run, key), reverse=is_larger_better(key) is not is_reversed)
+    is_larger = is_larger_better(key, *(run.config for run in runs))
+    numbers.sort(key=lambda run: value_of(run, key), reverse=is_larger is not is_reversed)
     words.sort(key=lambda run: shown(value_of(run, key)), reverse=is_reversed)
     return [*numbers, *words, *rest]

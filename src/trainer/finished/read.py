@@ -7,7 +7,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -41,6 +41,7 @@ class Run:
         result: the last number of every tag, the best of every validation tag as `best/<tag>`, and `status` (finished,
             interrupted, stopped, failed; running, killed), `steps` and `seconds`.
         diagnosis: what was found wrong with the training.
+        per_class: name, precision, recall, F1 and support of each class on the test split.
     """
 
     folder: Path
@@ -48,6 +49,7 @@ class Run:
     config: dict[str, Any]
     result: dict[str, Any]
     diagnosis: list[Any]
+    per_class: list[dict[str, Any]] = field(default_factory=list)
 
     @cached_property
     def values(self) -> dict[str, Any]:
@@ -144,16 +146,24 @@ def read_run(folder: Path, name: str) -> Run:
     """
     config = read_config(folder)
     result = read_result(folder)
-    diagnosis = result.pop("diagnosis", None)
+    diagnosis, classes = result.pop("diagnosis", None), result.pop("per_class", None)
     result = _flat(result)
     if not any(tag.startswith("best/") for tag in result):
         # It has not ended, or nothing was validated.
-        course = read_course(folder)
+        course = read_course(folder, config=config)
         if "status" not in result:
             result = course.so_far() | {"status": _running_or_killed(folder)}
         result |= {f"best/{tag}": value for tag, (value, _) in course.best.items()}
     findings = diagnosis if isinstance(diagnosis, list) else []
-    return Run(folder, name, config, result, [finding for finding in findings if _depth_is_at_most(2, finding)])
+    findings = [finding for finding in findings if _depth_is_at_most(2, finding)]
+    rows = [row for row in classes if _is_class(row)] if isinstance(classes, list) else []
+    return Run(folder, name, config, result, findings, rows)
+
+
+def _is_class(row: Any) -> bool:
+    """Whether it is a row of `trainer.monitor.classes.PerClass.rows`."""
+    keys = ("precision", "recall", "F1", "support")
+    return isinstance(row, dict) and isinstance(row.get("name"), str) and all(is_finite(row.get(key)) for key in keys)
 
 
 class _Loader(foreign.SafeLoader):
@@ -280,12 +290,14 @@ class Course:
 
     Args:
         tags: whose points are kept.
+        config: of the run, dotted: what it says of its metrics.
         best: the best number of every validation tag, and the step that had it first.
         last: the last number of every tag; None where that was not finite.
         curves: of each tag, without what is too large to be summed.
     """
 
     tags: Sequence[str] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
     best: dict[str, tuple[float, int]] = field(default_factory=dict)
     last: dict[str, float | None] = field(default_factory=dict)
     curves: dict[str, Curve] = field(default_factory=dict)
@@ -314,7 +326,7 @@ class Course:
     def _add_best(self, tag: str, value: float | None, step: int) -> None:
         if value is None or not tag.startswith("val/") or not is_finite(value):
             return
-        sign = 1 if is_larger_better(tag) else -1
+        sign = 1 if is_larger_better(tag, self.config) else -1
         if tag not in self.best or sign * value > sign * self.best[tag][0]:
             self.best[tag] = value, step
 
@@ -327,9 +339,9 @@ class Course:
         return {**self.last, "steps": self.steps, "seconds": self.seconds}
 
 
-def read_course(folder: Path, tags: Sequence[str] = ()) -> Course:
+def read_course(folder: Path, tags: Sequence[str] = (), config: Mapping[str, Any] | None = None) -> Course:
     """The course of a run; lines that are torn are left out, as the last may be while it is written."""
-    course = Course(tags)
+    course = Course(tags, config or {})
     with contextlib.suppress(OSError):
         for line in foreign.lines(folder / "metrics.jsonl"):
             try:

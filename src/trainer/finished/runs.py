@@ -129,7 +129,7 @@ def _print_table(runs: Sequence[Run], asked: Sequence[str]) -> None:
             numbers = {i: n for i, run in enumerate(runs) if (n := number(run.result.get(tag))) is not None}
             styles = {}
             if len(runs) > 1 and tag.startswith(("best/", "val/", "test/")) and numbers:
-                top = (max if is_larger_better(tag) else min)(numbers.values())
+                top = (max if is_larger_better(tag, *(run.config for run in runs)) else min)(numbers.values())
                 styles = {i: "bold green" for i, n in numbers.items() if n == top}
             is_asked = tag in (main, *asked)
             cells = [cell(run.result.get(tag)) for run in runs]

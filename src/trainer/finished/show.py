@@ -62,6 +62,11 @@ def show(word: str) -> int:
         lines += _section("tested", [Text(which)])
     if result.get("ended"):
         lines += _section("ended", [Text(shown(result["ended"]))])
+    if run.per_class:
+        names = [Column("", [row["name"] for row in run.per_class])]
+        keys = ("precision", "recall", "F1", "support")
+        names += [Column(key, [cell(row[key]) for row in run.per_class], is_number=True) for key in keys]
+        lines += _section("classes of the test split", table(names, console, _INDENT)[0])
     if result.get("computed"):
         lines += _section("computed by", [Text(shown(result["computed"]))])
     if run.diagnosis:

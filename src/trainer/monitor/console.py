@@ -95,12 +95,14 @@ def summary_rows(
         result: what `result.json` holds.
         has_events: it can be looked at in TensorBoard.
     """
-    tags = ("train/loss", "val/loss", "val/accuracy", "test/loss", "test/accuracy")
+    splits = ("train/loss", "val/", "test/")  # in this order; terms of a loss have another / in their tags
+    tags = [tag for split in splits for tag in result if tag.startswith(split) and tag.count("/") == 1]
     found = [(finding.where, f"step {finding.step}: {finding.advice}") for finding in findings]
     return [
         *((tag, short(result[tag])) for tag in tags if tag in result),
         *([("overfit", result["overfit"])] if "overfit" in result else []),
         *tested_row(result),
+        *([("worst class", headline(result["per_class"]))] if result.get("per_class") else []),
         *([("ended", result["ended"])] if "ended" in result else []),
         *(found or [("diagnosis", "nothing is amiss")]),
         ("parameters", f"{result['num_parameters']:,}, {result['num_trainable']:,} of them trained"),
@@ -108,6 +110,13 @@ def summary_rows(
         ("run folder", str(folder)),
         *([("look at it", f"train board {shlex.quote(str(folder))}")] if has_events else []),
     ]
+
+
+def headline(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The class that is told the worst, see `trainer.monitor.classes`."""
+    worst = min((row for row in rows if row["support"]), key=lambda row: row["F1"])
+    numbers = ", ".join(f"{key} {short(worst[key])}" for key in ("F1", "precision", "recall"))
+    return f"{worst['name']}: {numbers}, {worst['support']:,} samples"
 
 
 def tested_row(result: Mapping[str, Any]) -> list[tuple[str, str]]:

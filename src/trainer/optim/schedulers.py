@@ -38,6 +38,7 @@ class Schedule:
         interval: `step`: after every update; `epoch`: after every epoch; `evaluation`: after every validation, with its
             loss (ReduceLROnPlateau).
         steps_per_epoch: updates in an epoch.
+        metric: the tag of the number that a plateau is looked for in.
         length: how many intervals the scheduler was laid out over, where that came from the length of the run.
     """
 
@@ -47,10 +48,11 @@ class Schedule:
         interval: Literal["step", "epoch", "evaluation"] = "step",
         steps_per_epoch: int = 1,
         length: int | None = None,
+        metric: str = "val/loss",
     ) -> None:
         if isinstance(scheduler, ReduceLROnPlateau) and interval != "evaluation":
             raise ValueError(f"interval={interval}: a plateau is one of the validation loss; it takes evaluation")
-        self.scheduler, self.length = scheduler, length
+        self.scheduler, self.length, self.metric = scheduler, length, metric
         self.every = {"step": 1, "epoch": steps_per_epoch, "evaluation": None}[interval]
 
     def step(self, step: int) -> None:
@@ -58,11 +60,11 @@ class Schedule:
         if self.scheduler is not None and self.every is not None and step % self.every == 0:
             self.scheduler.step()
 
-    def evaluated(self, loss: float) -> None:
-        """After a validation."""
+    def evaluated(self, number: float) -> None:
+        """After a validation. `number`: what `metric` was."""
         if self.scheduler is not None and self.every is None:
             if isinstance(self.scheduler, ReduceLROnPlateau):
-                self.scheduler.step(loss)
+                self.scheduler.step(number)
             else:
                 self.scheduler.step()
 

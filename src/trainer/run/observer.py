@@ -130,12 +130,14 @@ class RunObserver:
                 self.parts.precision,
                 is_stop_requested=self.is_stop_requested,
                 world=state.world,
+                metrics=self.parts.metrics if self.parts.metrics.names else None,
             )
             return None if numbers is None else self.evaluated(step, numbers)
 
     def evaluated(self, step: int, numbers: dict[str, float]) -> tuple[float, bool]:
         """Is told what a validation gave, by name; returns the loss, and whether it is the best so far."""
         numbers = {f"val/{name}": number for name, number in numbers.items()}
+        self.complain()
         metric = self.parts.settings.checkpoint.metric
         is_best = metric in self._better(numbers)
         if is_best:
@@ -146,11 +148,16 @@ class RunObserver:
             self.pruned_for = self.rule.verdict(step, self.state.last)
         return numbers["val/loss"], is_best
 
+    def complain(self) -> None:
+        """Says what the metrics warn of, once."""
+        while self.parts.metrics.complaints:
+            self.journal.display.note(f"warning: metric: {self.parts.metrics.complaints.pop(0)}")
+
     def _better(self, numbers: dict[str, float]) -> list[str]:
         """The tags whose number is better than it ever was; keeps it as `best/<tag>`."""
         better = []
         for tag, number in numbers.items():
-            sign = 1 if is_larger_better(tag) else -1
+            sign = 1 if is_larger_better(tag, self.parts.settings.config) else -1
             best = self.state.last.get(f"best/{tag}")
             if math.isfinite(number) and (best is None or sign * number > sign * best):
                 self.state.last[f"best/{tag}"] = number
@@ -190,4 +197,5 @@ def median_rule(training: Training) -> MedianRule | None:
     if sweep.prune is None or not parts.world.is_main or not (training.folder.parent / "sweep.yaml").exists():
         return None
     metric = sweep.metric or f"val/{parts.loss_fn.meaning.decisive}"
-    return MedianRule(training.folder, metric, sweep.prune_first, sweep.prune_steps)
+    is_larger = is_larger_better(metric, parts.settings.config)
+    return MedianRule(training.folder, metric, sweep.prune_first, sweep.prune_steps, is_larger)

@@ -13,10 +13,12 @@ from trainer.disk.folder import write_result
 from trainer.errors import Interrupted, NonFinite, Pruned, RunStopped, UserError
 from trainer.finished.read import Course, read_course
 from trainer.monitor.board import Board
+from trainer.monitor.classes import cells
 from trainer.monitor.console import Display, Lines, Silent, open_display, summary_rows
 from trainer.monitor.events import EventFile
 from trainer.monitor.hparams import flat, group_of, session_end, session_start
 from trainer.monitor.journal import Journal
+from trainer.monitor.texts import table
 from trainer.run.explain import explained
 from trainer.run.folder import begin_folder
 from trainer.run.observer import RunObserver
@@ -184,6 +186,9 @@ def end_events(training: Training, run: Opened) -> None:
         if run.profile:
             lines = "\n".join(f"{name:<22} {text}" for name, text in run.profile)
             events.text("about/profile", state.step, f"~~~~\n{lines}\n~~~~\n")
+        if "per_class" in run.facts:
+            head, *rows = cells(run.facts["per_class"])
+            events.text("about/classes", state.step, table(head, rows))
     if monitor.graph and is_finished:
         from trainer.monitor.graph import model_graph
 

@@ -5,10 +5,11 @@ from typing import Any
 
 from torch import nn
 from torch.optim import LBFGS, Adam, AdamW, Optimizer
-from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 from trainer.cadence import evaluation_period
 from trainer.config import trust
+from trainer.config.schema import is_larger_better
 from trainer.config.settings import Settings
 from trainer.data.batches import Batch
 from trainer.distributed import World
@@ -150,6 +151,12 @@ def build_schedule(settings: Settings, optimizer: Optimizer, length: Length) -> 
         "max_lr": 10 * settings.group("optimizer").get("lr", 1.0),
     }
     missing = {k: v for k, v in defaults.items() if k in config and config[k] is None}
+    metric = ours(settings, "scheduler").get("metric", "val/loss")
+    is_plateau = found(settings, "scheduler") is ReduceLROnPlateau
+    if metric != "val/loss" and not is_plateau:
+        raise UserError(f"scheduler.metric={metric}: only scheduler=plateau looks at a number. Leave it out.")
+    if is_plateau and "mode" not in config and is_larger_better(metric, settings.config):
+        missing["mode"] = "max"
     make = built(settings, "scheduler", {**missing, "_partial_": True})
     is_laid_out = bool(missing.keys() & {"T_max", "total_steps"})
 
@@ -163,7 +170,7 @@ def build_schedule(settings: Settings, optimizer: Optimizer, length: Length) -> 
             raise ValueError(
                 f"total_steps={scheduler.total_steps}: the run has {intervals}, and one cycle covers it all"
             )
-        return Schedule(scheduler, interval, length.steps_per_epoch, intervals if is_laid_out else None)
+        return Schedule(scheduler, interval, length.steps_per_epoch, intervals if is_laid_out else None, metric)
 
     return made(settings, "scheduler", schedule, optimizer)
 

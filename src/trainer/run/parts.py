@@ -16,12 +16,14 @@ from trainer.distributed import ALONE, World
 from trainer.draws import seed_all
 from trainer.errors import UserError, nearest
 from trainer.losses import LossFunction
+from trainer.metrics import Metrics
 from trainer.patience import Patience
 from trainer.run.data import build_data, build_splits
 from trainer.run.environment import Precision, autocast, find_device, fitting, set_up_torch
 from trainer.run.freeze import hold
 from trainer.run.length import Length, length_of, refuse_empty_shares, refuse_lonely_sample
 from trainer.run.loss import build_loss, doubts_of_loss
+from trainer.run.metrics import build_metrics
 from trainer.run.mix import build_mix
 from trainer.run.model import build_model, load_weights
 from trainer.run.optimizer import build_optimizer, build_schedule
@@ -35,6 +37,7 @@ class Parts:
     """What a run is made of.
 
     Args:
+        metrics: beside what the loss and the meaning of the outputs give.
         mix: of training batches, None where they are left as they are.
         warnings: what may be meant but seldom is, a line each.
     """
@@ -49,6 +52,7 @@ class Parts:
     loss_fn: LossFunction
     length: Length
     state: TrainingState
+    metrics: Metrics
     mix: Mix | None = None
     warnings: list[str] = field(default_factory=list)
 
@@ -63,7 +67,7 @@ class Parts:
 
     def tags(self, split: str) -> list[str]:
         """What an evaluation of this split gives."""
-        return tags_of(self.loss_fn, split)
+        return tags_of(self.loss_fn, self.metrics, split)
 
 
 def build(settings: Settings, world: World = ALONE, like: Parts | None = None, is_alone: bool = True) -> Parts:
@@ -86,7 +90,8 @@ def build(settings: Settings, world: World = ALONE, like: Parts | None = None, i
         model = world.first_alone(lambda: build_model(settings, splits, device, dtype))
         loaded = load_weights(settings, model)
         loss_fn = build_loss(settings, data, splits, model, sample_of(splits.val), precision)
-    refuse_other_metric(settings, loss_fn)
+        metrics = build_metrics(settings, loss_fn, model, sample_of(splits.val), world)
+    refuse_other_metric(settings, tags_of(loss_fn, metrics, "val"))
     length = length_of(settings, len(splits.train))
     refuse_empty_shares(settings, splits, length, world)
     sample = sample_of(splits.val)
@@ -114,7 +119,9 @@ def build(settings: Settings, world: World = ALONE, like: Parts | None = None, i
     warnings = doubts(data, settings.names["data"], dtype, settings.overfit is None) if like is None else []
     warnings += loaded + doubts_of_loss(settings, loss_fn, model, sample_of(splits.val))
     mix = build_mix(settings, data, loss_fn, world)
-    return Parts(settings, world, device, precision, data, splits, model, loss_fn, length, state, mix, warnings)
+    return Parts(
+        settings, world, device, precision, data, splits, model, loss_fn, length, state, metrics, mix, warnings
+    )
 
 
 def is_all_ours(*modules: nn.Module) -> bool:
@@ -132,17 +139,16 @@ def sample_of(split: Batches) -> Batch:
     return Batch(*(mapped(Tensor.clone, tree) for tree in next(first.parts(2))))
 
 
-def tags_of(loss_fn: LossFunction, split: str) -> list[str]:
+def tags_of(loss_fn: LossFunction, metrics: Metrics, split: str) -> list[str]:
     terms = [f"{split}/loss/{name}" for name in loss_fn.term_names]
-    return [f"{split}/loss", *terms, *(f"{split}/{metric}" for metric in loss_fn.meaning.metrics)]
+    return [f"{split}/loss", *terms, *(f"{split}/{metric}" for metric in (*loss_fn.meaning.metrics, *metrics.names))]
 
 
-def refuse_other_metric(settings: Settings, loss_fn: LossFunction) -> None:
+def refuse_other_metric(settings: Settings, tags: list[str]) -> None:
     """Raises UserError where what decides is not measured: which checkpoint is best, and when to stop."""
-    tags = tags_of(loss_fn, "val")
-    for key in ("checkpoint.metric", "early_stopping.metric"):
+    for key in ("checkpoint.metric", "early_stopping.metric", "scheduler.metric"):
         section, _, name = key.partition(".")
-        metric = settings.config[section][name]
+        metric = settings.config[section].get(name)
         if metric is not None and metric not in tags:
             raise UserError(f"{key}={metric}: is not measured here; there is {', '.join(tags)}.{nearest(metric, tags)}")
 
@@ -158,4 +164,4 @@ def patience_of(settings: Settings) -> Patience | None:
                 )
         return None
     metric = stopping.metric or settings.checkpoint.metric
-    return Patience(metric, is_larger_better(metric), stopping.patience, stopping.min_delta)
+    return Patience(metric, is_larger_better(metric, settings.config), stopping.patience, stopping.min_delta)

@@ -10,7 +10,9 @@ from trainer.data.batches import Batches
 from trainer.disk.checkpoint import read, snapshot
 from trainer.errors import UserError
 from trainer.evaluate import evaluate
+from trainer.meaning import Classes
 from trainer.monitor.board import Keep
+from trainer.monitor.classes import MOST, PerClass
 from trainer.run.opened import Opened
 from trainer.run.remembered import Kept
 from trainer.run.training import Training
@@ -114,6 +116,10 @@ def evaluated(training: Training, run: Opened, computation: Computation, kept: K
     """
     parts = training.parts
     network, split = computation.test()
+    meaning = parts.loss_fn.meaning
+    classes = None
+    if kept is not None and isinstance(meaning, Classes) and meaning.num_classes <= MOST:
+        classes = PerClass(meaning)
     with contextlib.ExitStack() as stack:
         keeps: list[Keep] = [] if kept is None else [kept.add]
         show = None
@@ -121,13 +127,20 @@ def evaluated(training: Training, run: Opened, computation: Computation, kept: K
             show = stack.enter_context(run.board.watching(len(split)))
         if show is not None:
             keeps.append(show if split is parts.splits.test else of_inputs(show, parts.splits.test))
+        if classes is not None:
+            keeps.append(classes.keep)
 
         def keep(*batch: Any) -> None:
             for each in keeps:
                 each(*batch)
 
         stop = training.is_stop_requested
-        return evaluate(network, parts.loss_fn, split, parts.device, parts.precision, keep, stop)
+        metrics = parts.metrics if parts.metrics.names else None
+        found = evaluate(network, parts.loss_fn, split, parts.device, parts.precision, keep, stop, metrics=metrics)
+        run.observer.complain()
+    if classes is not None and found is not None and classes.counts.any():
+        run.facts["per_class"] = classes.rows()
+    return found
 
 
 def of_inputs(keep: Keep, split: Batches) -> Keep:

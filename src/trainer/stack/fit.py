@@ -76,7 +76,8 @@ def validate_and_save(
     last = plan.max_steps
     is_best = [False] * len(stack.members)
     if is_due(step, plan.eval_every, last):
-        numbers = evaluate(stack.network, stack.loss_fn, val, part_size, lambda: asked().stop)
+        metrics = [member.metrics for member in stack.members]
+        numbers = evaluate(stack.network, stack.loss_fn, val, part_size, lambda: asked().stop, metrics)
         if numbers is None:
             return False
         stack.each(evaluated, step, plan, numbers, is_best)

@@ -11,6 +11,7 @@ from torch import nn
 from trainer.draws import random_state, set_random_state
 from trainer.loop import Observer
 from trainer.losses import LossFunction
+from trainer.metrics import Metrics
 from trainer.stack import optimizers, store
 from trainer.state import TrainingState
 
@@ -31,6 +32,7 @@ class Member:
 
     Args:
         network: what its batches go through: its model, or that one's head.
+        metrics: of it alone, beside what its loss gives.
         seed: of the order of its data.
         random: what `trainer.draws.random_state` gave when its turn to train would have come: after it was built, or
             after its checkpoint was loaded.
@@ -46,6 +48,7 @@ class Member:
     observer: StackObserver
     seed: int
     random: dict[str, Any]
+    metrics: Metrics | None = None
     error: Exception | None = None
     generator: torch.Generator = field(init=False)
 

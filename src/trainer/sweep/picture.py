@@ -165,9 +165,10 @@ def _colours(found: Sequence[Setting], metric: str) -> tuple[Scale, Any]:
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap
 
+    configs = [r.job.request.config for setting in found for r in setting.rows]
     scale = Scale([number for setting in found if math.isfinite(number := setting.mean(metric))])
     shades = colormaps["YlGnBu"]([0.2 + 0.8 * i / 255 for i in range(256)])
-    return scale, ListedColormap(shades if is_larger_better(metric) else shades[::-1])
+    return scale, ListedColormap(shades if is_larger_better(metric, *configs) else shades[::-1])
 
 
 def _heat_map(path: Path, axes: Sequence[Axis], found: Sequence[Setting], metric: str) -> Any:

@@ -132,7 +132,7 @@ def settings(rows: Sequence[Row], tag: str) -> list[Setting]:
     for r in rows:
         key = tuple((k, v) for k, v in r.job.swept.items() if k != SEED)
         groups.setdefault(key, []).append(r)
-    sign = -1 if is_larger_better(tag) else 1
+    sign = -1 if is_larger_better(tag, *(r.job.request.config for r in rows)) else 1
 
     def rank(setting: Setting) -> tuple[bool, float]:
         mean = setting.mean(tag)

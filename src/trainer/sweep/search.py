@@ -97,7 +97,7 @@ def search(space: Space, folder: Path, words: Sequence[str], signals: Signals, c
 
     with signals.deferred(), opened(folder), Progress(space.num_trials, 0) as progress:
         with contextlib.suppress(_Ended):
-            space.drive(run, is_larger_better(metric))
+            space.drive(run, is_larger_better(metric, first.config))
         rows = [row(job, failures) for job in jobs.values()]
         is_proved = bool(signals.received) or prove(rows, together, settings["verify"], folder, pool)
     return close(rows, space.num_trials, folder, settings, signals) + (not is_proved)

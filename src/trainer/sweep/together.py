@@ -73,7 +73,8 @@ def begun(request: Request, log: TextIO, signals: Signals, stack: contextlib.Exi
 def member(training: Training, random: dict[str, object], network: nn.Module, observer: Any = None) -> Member:
     """The run as the stack sees it."""
     parts = training.parts
-    return Member(parts.state, network, parts.loss_fn, observer, parts.settings.order_seed, dict(random))
+    metrics = parts.metrics if parts.metrics.names else None
+    return Member(parts.state, network, parts.loss_fn, observer, parts.settings.order_seed, dict(random), metrics)
 
 
 def refuse_unstackable(trainings: Sequence[Training]) -> None:

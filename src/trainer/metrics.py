@@ -1,0 +1,122 @@
+"""Numbers over all samples of a split beside the loss: by torchmetrics' classes, or by the user's."""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from trainer.distributed import ALONE, World
+from trainer.meaning import Meaning
+from trainer.trees import Tree, joined, leaves
+
+# Outputs of a split are given to a metric so many numbers at a time: each call has a price of its own.
+AT_ONCE = 1 << 22
+
+
+class Metric(Protocol):
+    """What a metric has, torchmetrics' or the user's."""
+
+    def update(self, outputs: Any, targets: Any, /) -> object:
+        """Some samples."""
+
+    def compute(self) -> Any:
+        """The number of all samples since `reset`."""
+
+    def reset(self) -> object:
+        """Forgets all samples."""
+
+
+class Metrics:
+    """The metrics of a run by name; each is over all samples, whatever batches they come in and whichever process.
+
+    Args:
+        metrics: by name. Torchmetrics' own get what `meaning.measured` makes of outputs and targets, the user's get
+            outputs and targets as they are.
+        meaning: of the targets.
+
+    Attributes:
+        complaints: what torchmetrics has warned of since whoever shows it took it away.
+    """
+
+    def __init__(self, metrics: Mapping[str, Metric], meaning: Meaning) -> None:
+        self._metrics, self._meaning = dict(metrics), meaning
+        self._are_read = {name: type(m).__module__.startswith("torchmetrics.") for name, m in metrics.items()}
+        self._kept: list[tuple[Tree, Tree]] = []
+        self._num_kept = 0
+        self.complaints: list[str] = []
+        self._said: set[str] = set()
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._metrics)
+
+    def reset(self) -> None:
+        for metric in self._metrics.values():
+            metric.reset()
+        self._kept, self._num_kept = [], 0
+
+    def update(self, outputs: Tree, targets: Tree) -> None:
+        """Some samples."""
+        self._kept.append((outputs, targets))
+        self._num_kept += sum(leaf.numel() for leaf in leaves(outputs))
+        if self._num_kept > AT_ONCE:
+            self._give()
+
+    def _give(self) -> None:
+        if not self._kept:
+            return
+        outputs, targets = (joined(trees) for trees in zip(*self._kept, strict=True))
+        self._kept, self._num_kept = [], 0
+        read = self._meaning.measured(outputs, targets) if any(self._are_read.values()) else None
+        for name, metric in self._metrics.items():
+            if not self._are_read[name]:
+                metric.update(outputs, targets)
+            elif read is not None:
+                scores, labels = read
+                if type(metric).__name__ == "Perplexity":  # it takes logits, of sequences; here they have one token
+                    logits = scores.clamp_min(torch.finfo(scores.dtype).tiny).log()
+                    metric.update(*((t.unsqueeze(1) if scores.dim() == 2 else t) for t in (logits, labels)))
+                else:
+                    metric.update(scores, labels)
+
+    def compute(self, world: World = ALONE) -> dict[str, float]:
+        """The numbers of all samples since the last `reset`, of all processes."""
+        numbers = {}
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            self._give()
+            for name, metric in self._metrics.items():
+                numbers[name] = number_of(name, computed(metric, world))
+        for warning in caught:
+            text = " ".join(str(warning.message).split())
+            if text not in self._said:
+                self._said.add(text)
+                self.complaints.append(text)
+        self.reset()
+        return numbers
+
+
+def computed(metric: Any, world: World) -> Any:
+    """What a metric gives; that of torchmetrics puts together what the processes have, and takes it apart again."""
+    if world.size > 1:
+        metric.sync()
+    return metric.compute()
+
+
+def number_of(name: str, found: Any) -> float:
+    """Raises ValueError: it is not one number."""
+    if isinstance(found, Tensor) and found.numel() == 1:
+        return float(found.detach())
+    if isinstance(found, int | float):
+        return float(found)
+    what = f"a tensor of shape {list(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+    raise ValueError(f"gives {what}; one number is needed")
+
+
+def placed(metric: Any, device: torch.device) -> Any:
+    """A metric of torchmetrics on the device, which adds up in float64 and speaks with no process by itself."""
+    metric.sync_on_compute = metric._to_sync = False  # the test is one process's alone
+    metric = metric.to(device)
+    return metric.set_dtype(torch.float32 if device.type == "mps" else torch.float64)

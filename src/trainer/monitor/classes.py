@@ -1,0 +1,56 @@
+"""Precision, recall and F1 of each class on the test split."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainer.meaning import Classes
+from trainer.monitor.console import short
+from trainer.trees import Tree
+
+MOST = 50  # classes in a table that is still read
+
+
+class PerClass:
+    """Counts which class is taken for which, a batch at a time.
+
+    Attributes:
+        counts: `[num_classes, num_classes]`: samples by their class and the class that was predicted.
+    """
+
+    def __init__(self, meaning: Classes) -> None:
+        self.meaning = meaning
+        self.counts = torch.zeros(2 * (max(2, meaning.num_classes),), dtype=torch.int64)
+
+    def keep(self, inputs: Tree, outputs: Tree, targets: Tensor) -> None:
+        scores = self.meaning.scores_of(outputs)
+        if scores is not None:
+            size = len(self.counts)
+            places = size * targets + self.meaning.predicted(scores)
+            self.counts += torch.bincount(places.flatten().cpu(), minlength=size * size).view(size, size)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each class: `name`, `precision`, `recall`, `f1`, `support`; 0 where nothing is to be divided by."""
+        found = []
+        right, taken, there = self.counts.diag(), self.counts.sum(0), self.counts.sum(1)
+        for label in range(self.meaning.num_classes if self.meaning.num_classes > 1 else 2):
+            hits, predicted, support = int(right[label]), int(taken[label]), int(there[label])
+            found.append(
+                {
+                    "name": self.meaning.name(label),
+                    "precision": hits / predicted if predicted else 0.0,
+                    "recall": hits / support if support else 0.0,
+                    "F1": 2 * hits / (predicted + support) if predicted + support else 0.0,
+                    "support": support,
+                }
+            )
+        return found
+
+
+def cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """The table as texts, its head first."""
+    numbers = ("precision", "recall", "F1")
+    lines = [[str(row["name"]), *(short(row[key]) for key in numbers), f"{row['support']:,}"] for row in rows]
+    return [["class", "precision", "recall", "F1", "samples"], *lines]

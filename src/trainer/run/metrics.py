@@ -1,0 +1,113 @@
+"""The metrics of a run, from `metric=[f1,auroc]` and the user's own."""
+
+import inspect
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from trainer.config import schema, trust
+from trainer.config.settings import Settings
+from trainer.data.batches import Batch
+from trainer.distributed import World
+from trainer.errors import UserError
+from trainer.losses import LossFunction
+from trainer.meaning import Meaning
+from trainer.metrics import Metrics, placed
+from trainer.run.environment import first_line
+from trainer.trees import called
+from trainer.trials import undisturbed
+
+
+def build_metrics(settings: Settings, loss_fn: LossFunction, model: nn.Module, sample: Batch, world: World) -> Metrics:
+    """
+    Args:
+        sample: on which each metric is tried.
+
+    Raises:
+        UserError: a metric does not take what the model gives, or nobody says whether a larger number is better.
+    """
+    meaning, made = loss_fn.meaning, {}
+    device = next(model.parameters()).device
+    for name, config in settings.config["metric"].items():
+        refuse_name(name, config)
+        if config.get("_target_") is None:
+            if name not in meaning.metrics:
+                raise UserError(f"metric={name}: is of classes; data={settings.names['data']} has none. Leave it out.")
+            continue
+        made[name] = built(settings, name, config, dict(meaning.facts), device, world)
+    metrics = Metrics(made, meaning)
+    if made:
+        try_out(settings, made, model, sample, meaning)
+    return metrics
+
+
+def refuse_name(name: str, config: Any) -> None:
+    """Raises UserError for a name that can't stand in a tag, or without a class."""
+    if not isinstance(config, Mapping):
+        raise UserError(f"metric.{name}={schema.shown(config)}: holds keys of its own. Try metric=[{name}].")
+    if not re.fullmatch(r"\w+", name) or name in ("loss", "best", "last", "average"):
+        raise UserError(f"metric.{name}: is no name for a metric. Take another word of letters and digits.")
+    if not isinstance(said := config.get("larger_is_better", True), bool):
+        raise UserError(f"metric.{name}.larger_is_better={schema.shown(said)}: must be true or false.")
+    if "_target_" not in config:
+        raise UserError(f"metric.{name}: has no class. Type metric=[{name}], or metric.{name}._target_=mypackage.Mine.")
+
+
+def built(
+    settings: Settings, name: str, config: Mapping[str, Any], facts: dict[str, int], device: torch.device, world: World
+) -> Any:
+    """One metric. `facts`: of the data, given to a class that asks for them by name."""
+    key, target = f"metric.{name}", config["_target_"]
+    is_torchmetrics = trust.belongs(str(target), trust.TRUSTED["metric"])
+    kind = nn.Module if is_torchmetrics else object
+    found = trust.resolve(f"{key}._target_", target, kind, settings.own)
+    given = {k: v for k, v in config.items() if k not in ("_target_", "larger_is_better")}
+    trust.check_targets(key, {**given, "_target_": target}, kind, nn.Module, settings.own)
+    takes = trust.parameters(found)
+    given = {k: v for k, v in facts.items() if k in takes} | given
+    is_needed = "num_classes" in takes and takes["num_classes"].default is inspect.Parameter.empty
+    if is_needed and "num_classes" not in given:
+        raise UserError(f"metric={name}: is of classes; data={settings.names['data']} has none. Leave it out.")
+    try:
+        metric = found(**given)
+    except Exception as error:
+        raise UserError(f"{key}: {first_line(error)}.") from error
+    refuse_direction(key, metric, schema.is_larger_better(name, settings.config), "larger_is_better" in config)
+    if hasattr(metric, "set_dtype") and hasattr(metric, "sync"):
+        return placed(metric, device)
+    missing = [part for part in ("update", "compute", "reset") if not callable(getattr(metric, part, None))]
+    if missing:
+        raise UserError(f"{key}._target_={target}: has no {' and no '.join(missing)}, which a metric has.")
+    if world.size > 1:
+        raise UserError(f"{key}._target_={target}: several processes take a torchmetrics.Metric alone. Derive from it.")
+    return metric
+
+
+def refuse_direction(key: str, metric: Any, is_larger_better: bool, is_said: bool) -> None:
+    """Raises UserError where the config does not say whether a larger number is better: those who read it ask it."""
+    knows = getattr(metric, "higher_is_better", None)
+    if is_said or (knows is not None and knows == is_larger_better):
+        return
+    if knows is None:
+        raise UserError(f"{key}: is a larger number better? Type {key}.larger_is_better=true, or =false.")
+    raise UserError(f"{key}: of {type(metric).__name__} a larger number is better. Type {key}.larger_is_better=true.")
+
+
+def try_out(settings: Settings, made: Mapping[str, Any], model: nn.Module, sample: Batch, meaning: Meaning) -> None:
+    """Raises UserError where a metric can't be taken of what the model gives."""
+    with undisturbed(model, next(model.parameters()).device):
+        outputs = called(model, sample.inputs)
+    for name, metric in made.items():
+        one = Metrics({name: metric}, meaning)
+        try:
+            one.update(outputs, sample.targets)
+            one.compute()
+        except Exception as error:
+            said = trust.told(error, settings.own) if trust.place(error, settings.own) else first_line(error)
+            raise UserError(
+                f"metric={name}: can't be taken of what model={settings.names['model']} gives for "
+                f"data={settings.names['data']}: {said}."
+            ) from error

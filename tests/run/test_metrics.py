@@ -1,0 +1,172 @@
+"""Metrics are over all samples, whatever batches they come in; any of them decides; each class has its row."""
+
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from trainer.data.digits import load
+from trainer.data.prepare import prepare
+from trainer.data.random_regression import load as random_regression
+from trainer.disk import checkpoint
+from trainer.errors import UserError
+from trainer.models.two_layer import TwoLayer
+
+Train = Callable[..., dict[str, Any]]
+WORDS = ("model=two_layer", "optimizer=sgd", "optimizer.lr=1.5", "eval_every=5", "max_steps=40", "monitor=off")
+
+
+def outputs_of(path: str, data: Any, **sizes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the weights of a checkpoint give for the test split, and its targets."""
+    inputs, targets = next(iter(prepare(data, torch.device("cpu"), torch.float32).test.in_order()))
+    model = TwoLayer(**sizes)
+    model.load_state_dict(checkpoint.read(Path(path))["model"])
+    with torch.no_grad():
+        return model(inputs), targets
+
+
+def test_of_classes_by_hand(train: Train) -> None:
+    """F1 and its like from a confusion matrix, AUROC by counting pairs, top 5 by ranks: no torchmetrics here."""
+    names = "f1,recall,precision,balanced_accuracy,iou,dice,top5,auroc,perplexity,kappa,accuracy"
+    result = train(*WORDS, f"metric=[{names}]", "test=last", "name=run")
+    outputs, targets = outputs_of("runs/run/checkpoints/last.pt", load(), in_features=64, out_features=10)
+    matrix = torch.zeros(10, 10, dtype=torch.float64)
+    for target, predicted in zip(targets, outputs.argmax(1), strict=True):
+        matrix[target, predicted] += 1
+    right, taken, there = matrix.diag(), matrix.sum(0), matrix.sum(1)
+    expected = {
+        "f1": (2 * right / (taken + there)).mean(),
+        "dice": (2 * right / (taken + there)).mean(),
+        "iou": (right / (taken + there - right)).mean(),
+        "recall": (right / there).mean(),
+        "balanced_accuracy": (right / there).mean(),
+        "precision": (right / taken.clamp(min=1)).mean(),
+        "accuracy": right.sum() / len(targets),
+        "perplexity": torch.nn.functional.cross_entropy(outputs, targets).exp(),
+    }
+    chance = (taken * there).sum() / len(targets) ** 2
+    expected["kappa"] = (right.sum() / len(targets) - chance) / (1 - chance)
+    ranks = (outputs > outputs.gather(1, targets[:, None])).sum(1)
+    expected["top5"] = (ranks < 5).double().mean()
+    scores, areas = outputs.softmax(1), []
+    for label in range(10):
+        of_class, others = scores[targets == label, label], scores[targets != label, label]
+        wins = (of_class[:, None] > others).double() + 0.5 * (of_class[:, None] == others).double()
+        areas.append(wins.mean())
+    expected["auroc"] = torch.stack(areas).mean()
+    assert {name: result[f"test/{name}"] for name in expected} == pytest.approx(
+        {name: float(number) for name, number in expected.items()}, rel=1e-5
+    )
+    assert sorted(expected) == sorted(names.split(","))
+    rows = result["per_class"]
+    assert [row["name"] for row in rows] == [*"0123456789"]
+    assert [row["support"] for row in rows] == there.int().tolist()
+    assert [row["F1"] for row in rows] == pytest.approx((2 * right / (taken + there)).tolist())
+    assert [row["recall"] for row in rows] == pytest.approx((right / there).tolist())
+
+
+def test_of_numbers_by_hand(train: Train) -> None:
+    words = ("model=two_layer", "loss=mse", "data=random_regression", "data.out_features=3", "monitor=off")
+    result = train(*words, "metric=[mae,mse,rmse,r2]", "max_epochs=5", "test=last", "name=run")
+    data = random_regression(out_features=3)
+    outputs, targets = outputs_of("runs/run/checkpoints/last.pt", data, in_features=1000, out_features=3)
+    error = outputs.double() - targets.double()
+    around = targets.double() - targets.double().mean(0)
+    expected = {
+        "mae": error.abs().mean(),
+        "mse": error.square().mean(),
+        "rmse": error.square().mean().sqrt(),
+        "r2": (1 - error.square().sum(0) / around.square().sum(0)).mean(),
+    }
+    assert {name: result[f"test/{name}"] for name in expected} == pytest.approx(
+        {name: float(number) for name, number in expected.items()}, rel=1e-5
+    )
+    assert "per_class" not in result
+
+
+def test_batches_do_not_matter(monkeypatch: pytest.MonkeyPatch, train: Train) -> None:
+    """A metric that is given all samples at once, and one that is given them part by part."""
+    words = (*WORDS, "metric=[f1,auroc]", "max_steps=10")
+    at_once = train(*words, "name=a")
+    monkeypatch.setattr("trainer.metrics.AT_ONCE", 1)
+    monkeypatch.setattr("trainer.data.batches.EVALUATION_BATCH", 7)
+    parts = train(*words, "name=b")
+    tags = [f"{split}/{name}" for split in ("val", "test") for name in ("f1", "auroc")]
+    assert [parts[tag] for tag in tags] == pytest.approx([at_once[tag] for tag in tags], rel=1e-12)
+
+
+def test_any_metric_decides_which_is_best_and_when_the_rate_falls(train: Train) -> None:
+    words = (*WORDS, "metric=[f1]", "scheduler=plateau", "scheduler.patience=0")
+    result = train(*words, "scheduler.metric=val/f1", "checkpoint.metric=val/f1", "name=run")
+    records = [json.loads(line) for line in Path("runs/run/metrics.jsonl").read_text().splitlines()]
+    numbers = {record["step"]: record["val/f1"] for record in records if "val/f1" in record}
+    assert result["best_step"] == max(numbers, key=lambda step: numbers[step])
+    # A plateau that is told what falls when F1 rises.
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.5)
+    by_hand = ReduceLROnPlateau(optimizer, mode="max", factor=0.1, patience=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for number in numbers.values():
+            by_hand.step(number)
+    assert by_hand.get_last_lr()[0] < 1.5
+    state = checkpoint.read(Path("runs/run/checkpoints/last.pt"))
+    assert state["optimizer"]["param_groups"][0]["lr"] == pytest.approx(by_hand.get_last_lr()[0])
+
+
+OWN = """
+import torch
+
+class Confident:
+    \"\"\"How many samples have an output above 1.\"\"\"
+    def __init__(self, above=1.0):
+        self.above = above
+        self.reset()
+    def update(self, outputs, targets):
+        self.count += int((outputs.amax(1) > self.above).sum())
+    def compute(self):
+        return self.count
+    def reset(self):
+        self.count = 0
+"""
+
+
+def test_a_metric_of_the_users_own_gets_outputs_and_targets(train: Train) -> None:
+    Path("surely.py").write_text(OWN)
+    own = ("metric.sure._target_=surely.Confident", "trust=[surely]", "metric.sure.above=2")
+    with pytest.raises(UserError, match=r"Type metric.sure.larger_is_better=true, or =false"):
+        train(*WORDS, *own)
+    result = train(*WORDS, *own, "metric.sure.larger_is_better=true", "test=last", "name=run")
+    outputs, _ = outputs_of("runs/run/checkpoints/last.pt", load(), in_features=64, out_features=10)
+    assert result["test/sure"] == int((outputs.amax(1) > 2).sum())
+    best = max(json.loads(line).get("val/sure", 0) for line in Path("runs/run/metrics.jsonl").read_text().splitlines())
+    assert result["best/val/sure"] == best
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("metric=[mae]",), "metric=mae: can't be taken of what model=two_layer gives for data=digits"),
+        (("data=random_regression", "loss=mse", "metric=[f1]"), "metric=f1: is of classes; data=random_regression"),
+        (("data=random_regression", "loss=mse", "metric=[accuracy]"), "metric=accuracy: is of classes; data=random_r"),
+        (("metric.mine.average=macro",), "metric.mine: has no class. Type metric=[mine], or metric.mine._target_="),
+        (("metric=[f1]", "metric.f1.avrage=micro"), "metric.f1: Unexpected keyword arguments: `avrage`."),
+        (("metric.x._target_=torchmetrics.text.bert.BERTScore",), "metric.x._target_=torchmetrics.text.bert.BERTScore"),
+        (("metric=[f1]", "checkpoint.metric=val/auroc"), "checkpoint.metric=val/auroc: is not measured here; there is"),
+        (("scheduler=plateau", "scheduler.metric=val/f1"), "scheduler.metric=val/f1: is not measured here"),
+        (
+            ("metric.kappa._target_=torchmetrics.classification.MulticlassHingeLoss", "metric.kappa.x=1"),
+            "metric.kappa: Unexpected keyword arguments: `x`.",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_a_line(words: tuple[str, ...], line: str, train: Train) -> None:
+    with pytest.raises(UserError) as error:
+        train("model=two_layer", *words)
+    assert str(error.value).startswith(line)
+    assert not Path("runs").exists()
