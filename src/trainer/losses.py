@@ -14,7 +14,7 @@ from trainer import trees
 from trainer.config.schema import shown
 from trainer.distributed import ALONE, World
 from trainer.errors import UserError
-from trainer.meaning import Classes, Meaning
+from trainer.meaning import Classes, Meaning, Places
 
 
 class Losses(NamedTuple):
@@ -165,11 +165,18 @@ class Term(nn.Module):
             )
         self.is_log_needed = isinstance(criterion, nn.NLLLoss) and gives == "probabilities"
         is_index = self.wants.targets == "index"
-        if not isinstance(meaning, Classes) and is_index:
+        if not isinstance(meaning, Classes | Places) and is_index:
             raise UserError(
-                f"loss={names['loss']}: takes class labels, but data={names['data']} has float targets. Type loss=mse."
+                f"loss={names['loss']}: takes class labels, but data={names['data']} has {meaning.told}. "
+                f"Type loss={meaning.loss_to_type}."
             )
-        if is_index and self.kind == "mean" and (criterion.weight is not None or criterion.ignore_index >= 0):
+        if isinstance(meaning, Places) and not is_index:
+            raise UserError(
+                f"loss={names['loss']}: takes a number for each output, but data={names['data']} has a class for each "
+                "place. Type loss=cross_entropy."
+            )
+        is_weighted = is_index and (criterion.weight is not None or criterion.ignore_index >= 0)
+        if self.kind == "mean" and (is_weighted or isinstance(meaning, Places)):
             self.kind = "weighted mean"
             summed = copy.copy(criterion)  # its weights are the same
             summed.reduction = "sum"  # type: ignore[assignment]
@@ -191,6 +198,16 @@ class Term(nn.Module):
             raise UserError(
                 f"{model}: gives a {type(outputs).__name__}; {loss} takes a tensor. Give a loss of your own."
             )
+        if isinstance(self.meaning, Places):
+            num_classes, given = self.meaning.num_classes, self.meaning.classes_second(outputs)
+            if given.shape != (targets.shape[0], num_classes, *targets.shape[1:]):
+                raise UserError(
+                    f"{model}: gives outputs of shape {list(outputs.shape)}, but {data} has {num_classes} classes for "
+                    f"targets of shape {list(targets.shape)}. {loss} takes one output per class and place: [N, "
+                    f"{num_classes}, ...], or [N, ..., {num_classes}]."
+                )
+            refuse_other_length("loss.weight", self.criterion.weight, num_classes)
+            return
         if isinstance(self.meaning, Classes) and self.wants.targets == "index":
             num_classes = self.meaning.num_classes
             if outputs.dim() != 2 or outputs.shape[1] != num_classes:
@@ -247,6 +264,8 @@ class Term(nn.Module):
         return (weight[targets.clamp(0, len(weight) - 1)] * is_counted).sum()
 
     def _formed(self, outputs: Any, targets: Any) -> tuple[Any, Any]:
+        if isinstance(self.meaning, Places) and self.wants is not None:
+            outputs = self.meaning.classes_second(outputs)
         if self.is_log_needed:
             outputs = outputs.clamp_min(torch.finfo(outputs.dtype).tiny).log()
         return outputs, self.targets(outputs, targets)
@@ -288,6 +307,7 @@ class LossFunction(nn.Module):
     def __init__(self, criterion: nn.Module, model: nn.Module, meaning: Meaning, names: Mapping[str, str]) -> None:
         super().__init__()
         gives = getattr(model, "gives", "logits")
+        self._names = names
         parts = [criterion]
         self.names, self.weights = [""], [1.0]
         if isinstance(criterion, Composite):
@@ -322,8 +342,19 @@ class LossFunction(nn.Module):
         """Whether a criterion is no mean and no sum over samples."""
         return any(term.kind == "whole" for term in self.terms)
 
+    @property
+    def is_weighted(self) -> bool:
+        """Whether a criterion is a mean over what targets weigh: those of a whole split must be known then."""
+        return bool(self._weighted)
+
     def check(self, outputs: Any, targets: Any) -> None:
-        """See `Term.check`."""
+        """See `Term.check`; says from then on where outputs have their classes."""
+        try:
+            self.meaning = self.meaning.fitted(outputs, targets)
+            for term in self.terms:
+                term.meaning = term.meaning.fitted(outputs, targets)
+        except ValueError as error:
+            raise UserError(f"data={self._names['data']}: {error}.") from error
         for term in self.terms:
             term.check(outputs, targets)
 
@@ -347,7 +378,7 @@ class LossFunction(nn.Module):
                 count by their share of the samples, means over weighted targets by their share of the weights, sums
                 as they are.
         """
-        share = 1.0 if of is None else trees.num_samples(targets) / of.num_samples
+        share = 1.0 if of is None else trees.num_samples(inputs if targets is None else targets) / of.num_samples
         values: list[Tensor] = []
         terms: dict[str, Tensor] = {}
         for i, part in enumerate(self.parts):

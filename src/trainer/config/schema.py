@@ -235,7 +235,7 @@ RULES: dict[str, Rule] = {
     "data.in_features": Number(at_least=1, whole=True, example="1000"),
     "data.out_features": Number(at_least=1, whole=True, example="10"),
     "data.path": Text("the path of a file", example="mine.csv", as_typed=True),
-    "data.task": Choice(("auto", "classification", "regression")),
+    "data.task": Choice(("auto", "classification", "multilabel", "regression")),
     "data.num_classes": _COUNT_OR_NULL,
     "data.standardize": _FLAG,
     "data.root": Text("the path of a folder, or null", optional=True, example="null", as_typed=True),
@@ -293,7 +293,11 @@ SECTIONS = ("monitor", "checkpoint", "console", "gradient", "sweep")
 # Keys that stand in a group but are read by the run, whatever the group's class: never given to it.
 READ_HERE = {
     "model": ("init", "init_std"),
-    "data": ("image_size", "normalize", "augment", "limit"),
+    "data": (
+        *("image_size", "normalize", "augment", "limit"),
+        *("task", "inputs", "targets", "num_classes", "num_workers"),
+        *("val_fraction", "test_fraction", "split_seed", "stratify"),
+    ),
     "scheduler": ("interval",),
 }
 # What is not read letter by letter: quotes, commas (of a sweep), references, null.

@@ -1,5 +1,6 @@
 """Images fitted to the model: grey or colour, size, scale, normalisation; and their random augmentation."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,6 +49,13 @@ class ImageTransform:
             )
             images = (images - mean) / std
         return images.contiguous()
+
+
+def resized_masks(masks: Tensor, size: Sequence[int]) -> Tensor:
+    """Targets that lie over their images, `[N, H, W]` or `[N, C, H, W]`, in another size: of the nearest pixel."""
+    planes = masks.unsqueeze(1) if masks.dim() == 3 else masks
+    found = F.interpolate(planes.float(), [*size], mode="nearest-exact").to(masks.dtype)
+    return found.squeeze(1) if masks.dim() == 3 else found
 
 
 def channel_statistics(images: Tensor, channels: int, scale: float) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from trainer.data.quoting import listed
 from trainer.errors import UserError
+from trainer.meaning import IGNORED
 
 Array = NDArray[Any]
-IGNORED = -100  # torch's default of `ignore_index`
 EXACT = 2**53  # float64 holds every whole number up to this
 # Labels that leave gaps are numbers, not classes, where a class has fewer samples than this.
 FEW_PER_CLASS = 5

@@ -13,6 +13,7 @@ from trainer.errors import UserError
 from trainer.meaning import Classes, Meaning
 from trainer.monitor.events import EventFile
 from trainer.monitor.predictions import Collector, Predictions
+from trainer.trees import Tree
 
 Keep = Callable[[Any, Any, Any], None]  # inputs, outputs, targets
 
@@ -44,7 +45,7 @@ class Board:
         self.model, self.meaning, self.input_shape = model, meaning, input_shape
         self._collector: Collector | None = None
 
-    def begin(self, yaml: str, version: str, device: torch.device, sample: Tensor, has_terms: bool) -> None:
+    def begin(self, yaml: str, version: str, device: torch.device, sample: Tree, has_terms: bool) -> None:
         """Before the first step of a run that is new.
 
         Args:
@@ -53,6 +54,8 @@ class Board:
             sample: one or two inputs, as the model gets them.
             has_terms: the loss has named terms.
         """
+        if not isinstance(sample, Tensor) and (self.wanted.images or self.wanted.graph):
+            self.note("TensorBoard shows no samples, graph or predictions: the inputs are not one tensor")
         if self.wanted.layout:
             self._try("layout", lambda: self._layout(has_terms))
         if self.wanted.texts:
@@ -60,9 +63,9 @@ class Board:
         if self.wanted.images:
             self._try("filters", lambda: self._filters(0))
 
-    def first_batch(self, inputs: Tensor, targets: Tensor) -> None:
+    def first_batch(self, inputs: Tree, targets: Tree) -> None:
         """The batch of step 1."""
-        if self.wanted.images:
+        if self.wanted.images and isinstance(inputs, Tensor):
             self._try("first batch", lambda: self._first_batch(inputs, targets))
 
     @contextmanager
@@ -106,7 +109,7 @@ class Board:
 
         self.events.raw(layout("accuracy" in self.meaning.metrics, has_terms, self.wanted.statistics))
 
-    def _texts(self, yaml: str, version: str, device: torch.device, sample: Tensor) -> None:
+    def _texts(self, yaml: str, version: str, device: torch.device, sample: Tree) -> None:
         from trainer.monitor import texts
 
         self.events.text("about/config", 0, texts.config_block(yaml))
@@ -119,7 +122,7 @@ class Board:
         if (picture := pictures.filters(self.model, self.input_shape)) is not None:
             self.events.image("train/filters", step, picture)
 
-    def _first_batch(self, inputs: Tensor, targets: Tensor) -> None:
+    def _first_batch(self, inputs: Tensor, targets: Tree) -> None:
         from trainer.monitor import pictures
 
         self.events.image("train/first_batch", 0, pictures.first_batch(inputs, targets, self.meaning))

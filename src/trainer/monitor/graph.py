@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from trainer.trees import Tree
 from trainer.trials import undisturbed
 
 
-def model_graph(model: nn.Module, inputs: Tensor) -> tuple[GraphDef | None, str]:
+def model_graph(model: nn.Module, inputs: Tree) -> tuple[GraphDef | None, str]:
     """The graph of `model(inputs)` in eval mode, and an empty string; or None and why there is none.
 
     The modes of all modules, the buffers and the random state are afterwards what they were.
@@ -31,6 +32,8 @@ def model_graph(model: nn.Module, inputs: Tensor) -> tuple[GraphDef | None, str]
     Args:
         inputs: a batch as the model sees it; one or two samples are enough.
     """
+    if not isinstance(inputs, Tensor):
+        return None, "the inputs are not one tensor"
     with undisturbed(model, inputs.device):
         try:
             recorder = _Recorder(model, inputs)

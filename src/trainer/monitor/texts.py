@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from trainer.disk import foreign
+from trainer.trees import Tree, called, leaves, num_samples
 from trainer.trials import undisturbed
 
 _MAX_LINE = 4096  # bytes of .git/HEAD and its like
@@ -28,7 +29,7 @@ def config_block(yaml: str) -> str:
     return f"{fence}yaml\n{yaml.rstrip()}\n{fence}\n"
 
 
-def model_table(model: nn.Module, inputs: Tensor) -> str:
+def model_table(model: nn.Module, inputs: Tree) -> str:
     """A row for each module that computes or holds parameters, in the order of their definition: name, kind, output
     shape (N is the batch), its own parameters, and whether they are trained; then the sums.
 
@@ -139,25 +140,26 @@ def _state(parameters: list[nn.Parameter]) -> str:
     return "trainable" if num_trained == len(parameters) else "partly frozen" if num_trained else "frozen"
 
 
-def _output_shapes(model: nn.Module, inputs: Tensor) -> dict[nn.Module, str]:
+def _output_shapes(model: nn.Module, inputs: Tree) -> dict[nn.Module, str]:
     """Of every module that one forward pass calls."""
     shapes: dict[nn.Module, str] = {}
 
     def note(module: nn.Module, args: Any, outputs: Any) -> None:
         tensors = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
-        shapes[module] = ", ".join(_shape(tensor, len(inputs)) for tensor in tensors)
+        shapes[module] = ", ".join(_shape(tensor, of) for tensor in tensors)
 
+    of = num_samples(inputs)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(undisturbed(model, inputs.device))
+        stack.enter_context(undisturbed(model, leaves(inputs)[0].device))
         for module in model.modules():
             stack.callback(module.register_forward_hook(note).remove)
         stack.enter_context(torch.no_grad())
-        model(inputs)
+        called(model, inputs)
     return shapes
 
 
-def _shape(tensor: Tensor, num_samples: int) -> str:
+def _shape(tensor: Tensor, of: int) -> str:
     sizes = [str(size) for size in tensor.shape]
-    if sizes and tensor.shape[0] == num_samples:
+    if sizes and tensor.shape[0] == of:
         sizes[0] = "N"
     return " x ".join(sizes)

@@ -1,10 +1,13 @@
 """The data of a run: what the source gives, checked, and its splits as batches that fit the model."""
 
+from dataclasses import fields
+
 import torch
 
 from trainer.config import shipped, trust
 from trainer.config.settings import Settings
 from trainer.data.download import only_as_asked
+from trainer.data.given import Asked, as_data
 from trainer.data.images import Augmentation
 from trainer.data.prepare import Splits, check, detached, limited, prepare
 from trainer.data.source import Data
@@ -16,10 +19,14 @@ from trainer.run.instantiate import built, ours
 def build_data(settings: Settings) -> Data:
     """Raises UserError: the source complains, or gives what nothing can be learnt from."""
     seed_all(settings.seed)  # a source of the user's may draw
+    name, keys = settings.names["data"], ours(settings, "data")
     with only_as_asked(shipped.not_asked_for(settings.group("data"), settings.request.typed)):
-        data: Data = built(settings, "data")
-    data = limited(detached(data), ours(settings, "data").get("limit"))
-    check(data, settings.names["data"])
+        made = built(settings, "data")
+    asked = {field.name: keys[field.name] for field in fields(Asked) if keys.get(field.name) is not None}
+    ignored = settings.group("loss").get("ignore_index")  # torch's own key: what loss and data leave out is the same
+    data = as_data(made, name, Asked(**asked, **({} if ignored is None else {"ignored": ignored})))
+    data = limited(detached(data), keys.get("limit"))
+    check(data, name)
     return data
 
 
@@ -40,6 +47,14 @@ def build_splits(settings: Settings, data: Data, device: torch.device, dtype: to
         raise UserError(
             f"model={names['model']}: wants images, but data={names['data']} gives samples of shape "
             f"{list(data.sample_shape)}. Try model=two_layer or model=sequential."
+        )
+    inputs = data.example[0]
+    is_sized = not settings.is_own("model") and any(key in model for key in ("in_channels", "in_features"))
+    if is_sized and isinstance(inputs, dict | tuple):
+        given = f"a dict of {', '.join(inputs)}" if isinstance(inputs, dict) else f"a tuple of {len(inputs)}"
+        raise UserError(
+            f"model={names['model']}: takes one tensor, but data={names['data']} gives {given}. Type "
+            "data.inputs=[<one of them>], or give a model of your own."
         )
     trust.check_keys("data.augment", config.get("augment") or {}, Augmentation)
     augment = Augmentation(**(config.get("augment") or {}))

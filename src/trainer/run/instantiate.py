@@ -11,14 +11,14 @@ from torch.optim.lr_scheduler import LRScheduler
 from trainer.config import schema, trust
 from trainer.config.request import Config, resolved
 from trainer.config.settings import Settings
-from trainer.data.source import Data
+from trainer.data.source import Source
 from trainer.errors import UserError
 from trainer.run.environment import first_line
 
 # What the class in a group must be.
 KINDS: dict[str, type] = {
     "model": nn.Module,
-    "data": Data,
+    "data": Source,
     "loss": nn.Module,
     "optimizer": Optimizer,
     "scheduler": LRScheduler,
@@ -44,9 +44,9 @@ def found(settings: Settings, group: str) -> Any:
 
 
 def ours(settings: Settings, group: str) -> Config:
-    """The keys of a group that the run reads, whatever its class: but for those that the user's own class names."""
-    names = schema.READ_HERE.get(group, ())
-    taken = trust.parameters(found(settings, group)) if settings.is_own(group) else {}
+    """The keys of a group that the run reads, whatever its class: but for those that the class names itself."""
+    names, target = schema.READ_HERE.get(group, ()), found(settings, group)
+    taken = {} if target is None else trust.parameters(target)
     return {key: value for key, value in settings.group(group).items() if key in names and key not in taken}
 
 
@@ -72,6 +72,8 @@ def built(settings: Settings, group: str, changes: Mapping[str, Any] | None = No
         made = instantiate(with_tensors(config) if group == "loss" else config, _convert_="all")
     except Exception as error:
         raise complaint(settings, group, error.__cause__ or error) from error
+    if group == "data":  # of whatever form: see trainer.data.given
+        return made
     wanted = KINDS[group]
     if not (changes or {}).get("_partial_") and not isinstance(made, wanted):
         raise UserError(

@@ -19,7 +19,9 @@ from trainer.run.instantiate import built, complaint, found, ours
 def facts_of(splits: Splits) -> dict[str, Any]:
     """What a model may be told of the data, by the names of its arguments."""
     shape = splits.input_shape
-    facts = {"in_features": math.prod(shape), "num_classes": splits.num_outputs, "out_features": splits.num_outputs}
+    facts = {"num_classes": splits.num_outputs, "out_features": splits.num_outputs} if splits.num_outputs else {}
+    if shape:  # inputs that are a dict or a tuple have none
+        facts["in_features"] = math.prod(shape)
     if len(shape) > 1:  # signals [C, L], images [C, H, W], volumes [C, D, H, W]
         facts["in_channels"] = shape[0]
     if len(shape) == 3:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.losses import L1Penalty, L2Penalty, Losses, LossFunction, SumSquaredError, Term, Whole
+from trainer.meaning import Labels, Places
 from trainer.stack.batches import of_each
 from trainer.stack.refusal import CannotStack
 from trainer.stack.store import StackedStore
@@ -35,6 +36,8 @@ class StackedLoss:
         first = loss_fns[0]
         if any(loss_fn.names != first.names for loss_fn in loss_fns):
             raise CannotStack("the losses have other terms")
+        if isinstance(first.meaning, Places | Labels):
+            raise CannotStack("the targets are neither one class for a sample nor numbers")
         self.names, self.meaning = first.names, first.meaning
         self._weights = store.values.new_tensor([loss_fn.weights for loss_fn in loss_fns]).unbind(1)
         self._criteria: dict[int, Criterion] = {}
