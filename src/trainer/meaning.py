@@ -5,7 +5,7 @@ direction, and what a sample is called. Training, evaluation, pictures and table
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
@@ -262,12 +262,13 @@ class Places:
         Raises:
             ValueError: there are as many places as classes, so that the shape does not tell.
         """
-        if not (isinstance(outputs, Tensor) and isinstance(targets, Tensor)):
+        scores = self.scores_of(outputs)
+        if scores is None or not isinstance(targets, Tensor):
             return self
-        is_last = outputs.shape == (*targets.shape, self.num_classes)
-        if is_last and outputs.shape[1] == self.num_classes and outputs.dim() == targets.dim() + 1:
+        is_last = scores.shape == (*targets.shape, self.num_classes)
+        if is_last and scores.shape[1] == self.num_classes and scores.dim() == targets.dim() + 1:
             raise ValueError(
-                f"outputs of shape {list(outputs.shape)}: where are the {self.num_classes} classes? There are as many "
+                f"outputs of shape {list(scores.shape)}: where are the {self.num_classes} classes? There are as many "
                 "places. Type another data.num_classes, one more than there are"
             )
         return replace(self, is_last=is_last)
@@ -276,11 +277,16 @@ class Places:
         """Outputs as torch's criteria take them, `[N, num_classes, ...]`."""
         return outputs.movedim(-1, 1) if self.is_last else outputs
 
+    def scores_of(self, outputs: Tree) -> Tensor | None:
+        """The tensor among outputs that has a number for each class and place: what is `logits`, or the first."""
+        return _first(outputs, lambda x: x.dim() > 2 and self.num_classes in (x.shape[1], x.shape[-1]))
+
     def judged(self, outputs: Tree, targets: Tensor) -> dict[str, Tensor]:
-        if not isinstance(outputs, Tensor) or outputs.dim() != targets.dim() + 1:
+        scores = self.scores_of(outputs)
+        if scores is None or scores.dim() != targets.dim() + 1:
             return {}
         is_counted = targets != self.ignored
-        is_right = (self.classes_second(outputs).argmax(1) == targets) & is_counted
+        is_right = (self.classes_second(scores).argmax(1) == targets) & is_counted
         return {"accuracy": is_right.sum(), "counted": is_counted.sum()}
 
     def concluded(self, sums: dict[str, float], num_samples: int) -> dict[str, float]:
@@ -340,11 +346,16 @@ class Labels:
         listed = ", ".join(self.names[i] if i < len(self.names) else str(i) for i in still[:5])
         return [f"{len(still)} of {len(shares)} labels are the same for all training samples: {listed}."]
 
+    def scores_of(self, outputs: Tree) -> Tensor | None:
+        """The tensor among outputs that has a number for each label: what is called `logits`, or the first."""
+        return _first(outputs, lambda x: x.shape[1:] == (self.num_outputs,))
+
     def judged(self, outputs: Tree, targets: Tensor) -> dict[str, Tensor]:
-        if not isinstance(outputs, Tensor) or outputs.shape != targets.shape:
+        scores = self.scores_of(outputs)
+        if scores is None or scores.shape != targets.shape:
             return {}
         is_logit = self.gives == "logits" and self.compared_with != "values"
-        return {"accuracy": ((outputs > (0.0 if is_logit else 0.5)) == (targets > 0.5)).sum()}
+        return {"accuracy": ((scores > (0.0 if is_logit else 0.5)) == (targets > 0.5)).sum()}
 
     def concluded(self, sums: dict[str, float], num_samples: int) -> dict[str, float]:
         """The share of all labels, of all samples, that are right."""
@@ -397,6 +408,12 @@ class Unread:
 
     def caption(self, target: Tensor) -> str:
         return f"{target.item():.3g}" if target.numel() == 1 else ""
+
+
+def _first(outputs: Tree, is_one: Callable[[Tensor], bool]) -> Tensor | None:
+    """What is called `logits` among outputs, or else the first of its form."""
+    named = [outputs["logits"]] if isinstance(outputs, Mapping) and "logits" in outputs else []
+    return next((leaf for leaf in [*leaves(named), *leaves(outputs)] if is_one(leaf)), None)
 
 
 Meaning = Classes | Places | Labels | Numbers | Unread

@@ -259,6 +259,7 @@ RULES: dict[str, Rule] = {
     "data.suffix": Text("an ending such as .jpg, or nothing", r"[^/\\]*", example=".jpg"),
     "data.num_workers": Number(at_least=0, at_most=256, whole=True, example="2"),
     "loss.delta": _POSITIVE,
+    "loss.ignore_index": Number(whole=True, example="-100"),
     "loss.label_smoothing": _FRACTION_OR_1,
     "optimizer.lr": Number(above=0, example="0.01"),
     "optimizer.momentum": _FRACTION,

@@ -62,6 +62,7 @@ def as_data(made: Any, name: str, asked: Asked) -> Data:
         UserError: it is no such thing; what was typed does not go with it.
     """
     data = made if isinstance(made, Data) else Data(**_splits_of(made, name))
+    asked = replace(asked, task=data.as_task) if asked.task == "auto" else asked
     parts: dict[str, Any] = {split: _split(getattr(data, split), split, data, name, asked) for split in SPLITS}
     data = replace(data, **parts)
     if asked.targets == "inputs":
@@ -181,14 +182,19 @@ def _reread(data: Data, name: str, asked: Asked) -> Data:
         cast = {split: part if part.is_floating_point() else part.float() for split, part in given.items()}
         return _with_targets(replace(data, is_multilabel=True, num_classes=None), cast)
     if asked.task == "regression":
+        _refuse_classes_of_numbers(asked.num_classes, name)
         cast = {split: _as_numbers(part) for split, part in given.items()}
         return _with_targets(replace(data, num_classes=None), cast)
-    is_to_count = data.num_classes is None and not data.is_multilabel
-    if is_to_count and (asked.task == "classification" or (_is_whole(targets) and targets.dim() == 1)):
+    if data.num_classes is None and _task(targets, data, asked, name) == "classification":
         labels, more = _labels_of(given, name, asked)
         classes = given if labels is None else {split: labels(part) for split, part in given.items()}
         return _with_targets(replace(data, ignored=asked.ignored, **more), classes)
     return replace(data, ignored=asked.ignored)
+
+
+def _refuse_classes_of_numbers(num_classes: int | None, name: str) -> None:
+    if num_classes is not None:
+        raise UserError(f"data.num_classes={num_classes}: data={name} has numbers as targets. Leave it null.")
 
 
 def _with_targets(data: Data, targets: Mapping[str, Tensor]) -> Data:
@@ -206,16 +212,37 @@ def _is_whole(targets: Tensor) -> bool:
 
 
 def _labels_of(given: Mapping[str, Tensor], name: str, asked: Asked) -> tuple[Labels | None, dict[str, Any]]:
-    """How labels become classes (None: they are classes), and what `Data` is told of these."""
-    where = f"data={name}"
-    found = {split: part[part != asked.ignored].unique().numpy() for split, part in given.items()}
-    if all(part.dim() == 1 for part in given.values()):
-        found = {split: part[part != asked.ignored].numpy() for split, part in given.items()}
-    meant = meaning(found, where, "classification", asked.num_classes)
+    """How labels become classes (None: they are classes), and what `Data` is told of these.
+
+    Args:
+        given: per split `[N]` labels, or `[N, ...]` of which `asked.ignored` is none.
+    """
+    if any(part.dim() > 1 for part in given.values()):
+        return _labels_of_places(given, name, asked)
+    found = {split: part.numpy() for split, part in given.items()}
+    meant = meaning(found, f"data={name}", "classification", asked.num_classes)
     more = {"num_classes": meant.num_classes, "class_names": meant.class_names, "notes": tuple(meant.notes)}
-    is_same = all(torch.equal(meant.splits[split], torch.from_numpy(found[split])) for split in found)
-    every = np.unique(np.concatenate(list(found.values())))
-    return (None if is_same else Labels(tuple(every.tolist()), asked.ignored)), more
+    if all(torch.equal(meant.splits[split], torch.from_numpy(found[split])) for split in found):
+        return None, more
+    return Labels(tuple(np.unique(np.concatenate(list(found.values()))).tolist())), more
+
+
+def _labels_of_places(given: Mapping[str, Tensor], name: str, asked: Asked) -> tuple[Labels | None, dict[str, Any]]:
+    every = torch.cat([part.unique() for part in given.values()]).unique()
+    found = every[every != asked.ignored].tolist()
+    if not found:
+        raise UserError(f"data={name}: all places have the label {asked.ignored}, which is left out. Give classes.")
+    if found == list(range(len(found))):
+        return None, {"num_classes": len(found), "class_names": (), "notes": ()}
+    note = (
+        f"the labels {listed(found)} are {len(found)} classes, numbered from 0 in this order. If one of them means "
+        "that a place has no class, type loss.ignore_index=<that label>."
+    )
+    return Labels(tuple(found), asked.ignored), {
+        "num_classes": len(found),
+        "class_names": tuple(map(str, found)),
+        "notes": (note,),
+    }
 
 
 def _understood(data: Data, name: str, asked: Asked) -> Data:
@@ -233,8 +260,7 @@ def _understood(data: Data, name: str, asked: Asked) -> Data:
     if task == "multilabel":
         return _told(replace(data, is_multilabel=True, num_classes=None), is_multilabel=True)
     if task == "regression":
-        if data.num_classes is not None:
-            raise UserError(f"data.num_classes={data.num_classes}: data={name} has numbers as targets. Leave it null.")
+        _refuse_classes_of_numbers(data.num_classes, name)
         return data
     if data.num_classes is not None:
         return _told(data, num_classes=data.num_classes)
@@ -254,7 +280,7 @@ def _task(targets: Any, data: Data, asked: Asked, name: str) -> str:
         return "classification"
     if not _is_whole(targets):
         return "regression"
-    first = next(iter(leaves(data.train.sample[0])))
+    first = leaves(data.example[0])[0]
     if targets.dim() == 2 and first.shape[:2] != targets.shape[:2]:
         raise UserError(
             f"data={name}: targets are whole numbers of shape {list(targets.shape[1:])}. Type data.task=multilabel for "
@@ -280,7 +306,11 @@ def _counted(data: Data, name: str, asked: Asked, is_scalar: bool) -> Data:
         more: dict[str, Any] = {"num_classes": meant.num_classes, "class_names": meant.class_names}
         known |= meant.splits
     else:
-        whole = {s: np.array(part) if is_scalar else np.concatenate([*map(np.unique, part)]) for s, part in raw.items()}
+        # Of many places a column of the different ones will do.
+        whole = {
+            s: np.array(part) if is_scalar else np.concatenate([*map(np.unique, part)])[:, None]
+            for s, part in raw.items()
+        }
         found = {split: torch.from_numpy(part) for split, part in whole.items()}
         labels, more = _labels_of(found, name, asked)
         if is_scalar:

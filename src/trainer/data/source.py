@@ -75,6 +75,7 @@ class Data:
         recipe: of tables: what was done to their columns, see `trainer.data.tables.recipe.Recipe`.
         collate_fn: a list of items to a batch; None: torch's.
         is_multilabel: targets are 0 and 1 for each of some labels, `[N, K]`.
+        as_task: what its source was asked to take the targets for, if it has not done so itself; `auto`: nothing.
         are_own_targets: the inputs are their own targets, as the model gets them.
         ignored: the label of places that have no class; a loss leaves it out.
     """
@@ -91,6 +92,7 @@ class Data:
     recipe: Any = None
     collate_fn: Any = None
     is_multilabel: bool = False
+    as_task: str = "auto"
     are_own_targets: bool = False
     ignored: int = IGNORED
 
