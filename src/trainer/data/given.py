@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
-from trainer.data.items import Items, Labels
+from trainer.data.items import Items, Labels, is_of_arrow
 from trainer.data.loader import read
 from trainer.data.quoting import listed
 from trainer.data.source import Data, ImageFiles, Samples
@@ -110,7 +110,9 @@ def _is_pair_of_arrays(split: Any) -> bool:
 
 def _split(split: Any, which: str, data: Data, name: str, asked: Asked) -> Any:
     """One split as Samples, ImageFiles or Items."""
-    if split is None or isinstance(split, Samples | ImageFiles | Items):
+    if isinstance(split, Items):
+        return replace(split, ignored=asked.ignored)
+    if split is None or isinstance(split, Samples | ImageFiles):
         return split
     where = f"data={name}: the {which} split"
     if _is_pair_of_arrays(split):
@@ -324,20 +326,22 @@ def _counted(data: Data, name: str, asked: Asked, is_scalar: bool) -> Data:
 
 def _all_targets(items: Items, num_workers: int) -> list[Any]:
     """Of all items, as the data set has them; without reading the inputs, where it keeps targets apart."""
-    if (apart := _kept_apart(items.dataset)) is not None and items.collate_fn is None:
+    if items.collate_fn is None and (apart := _kept_apart(items.dataset, items.targets)) is not None:
         return apart
     rows = range(len(items))
     keys = (("targets", list(rows[i : i + AT_ONCE])) for i in range(0, len(items), AT_ONCE))
     return [target for some in read(items.raw_targets, keys, num_workers) for target in some]
 
 
-def _kept_apart(dataset: Any) -> list[Any] | None:
-    """The targets of torch's own kinds of data sets, and of torchvision's, which nothing turns into others."""
+def _kept_apart(dataset: Any, names: tuple[str, ...] | None) -> list[Any] | None:
+    """The targets of data sets of libraries that have them in a place of their own, and turn them into no others."""
     if type(dataset) is Subset:
-        inner = _kept_apart(dataset.dataset)
+        inner = _kept_apart(dataset.dataset, names)
         return None if inner is None else [inner[row] for row in dataset.indices]
     if type(dataset) is TensorDataset and len(dataset.tensors) == 2 and dataset.tensors[1].dim() == 1:
         return dataset.tensors[1].tolist()
+    if is_of_arrow(dataset) and names and len(names) == 1:
+        return list(dataset[names[0]])
     if type(dataset).__module__.startswith("torchvision.datasets") and getattr(dataset, "target_transform", 0) is None:
         targets = getattr(dataset, "targets", None)
         targets = targets.tolist() if isinstance(targets, Tensor) else targets

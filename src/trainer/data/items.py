@@ -1,5 +1,6 @@
 """A split of anything with `__len__` and `__getitem__`: what its items are, and some of them as a batch."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -101,7 +102,7 @@ class Items:
         inner = self.dataset
         while type(inner) is Subset:
             inner = inner.dataset
-        return self.collate_fn is None and type(inner) in (list, tuple, TensorDataset)
+        return self.collate_fn is None and (type(inner) in (list, tuple, TensorDataset) or is_of_arrow(inner))
 
     def load(self, key: Key) -> tuple[Tree, Tree]:
         """Some items as a batch, on the CPU. What an item draws is a function of the key's first part and its row.
@@ -111,14 +112,20 @@ class Items:
         """
         draws, rows = key
         with draws_apart():
-            batch = self._batch([self._item(draws, row) for row in rows], f"{draws}/batch of {rows}")
+            batch = self._batch(self._items(draws, rows), f"{draws}/batch of {rows}")
         return self._parted(batch)
 
     def raw_targets(self, key: Key) -> list[Any]:
         """The targets of some items as the data set has them."""
         draws, rows = key
         with draws_apart():
-            return [_plain(self._pair(self._item(draws, row))[1]) for row in rows]
+            return [_plain(self._mask(self._pair(self._item(draws, row))[1])) for row in rows]
+
+    def _items(self, draws: str, rows: list[int]) -> list[Any]:
+        if self.is_still and hasattr(self.dataset, "__getitems__"):  # many at once are quicker
+            with contextlib.suppress(Exception):  # which of them is at fault is told below
+                return list(self.dataset.__getitems__(rows))
+        return [self._item(draws, row) for row in rows]
 
     def _item(self, draws: str, row: int) -> Any:
         if not self.is_still:
@@ -143,14 +150,16 @@ class Items:
         pairs = [self._pair(item) for item in items]
         try:
             inputs = default_collate([self._tensors(pair[0]) for pair in pairs])
-            targets = [_plain(pair[1]) if _is_word(pair[1]) else self._tensors(pair[1]) for pair in pairs]
+            targets = [pair[1] if _is_word(pair[1]) else self._tensors(self._mask(pair[1])) for pair in pairs]
             return inputs, None if targets[0] is None else targets if _is_word(targets[0]) else default_collate(targets)
         except (RuntimeError, TypeError, KeyError, ValueError) as error:
             shapes = sorted({str([list(leaf.shape) for leaf in leaves(self._tensors(pair))]) for pair in pairs})
             if len(shapes) > 1:
+                hint = "Give a collate_fn that makes a batch of them (a key of Data, or an attribute of the data set)."
+                if any(map(_is_picture, (pair[0] for pair in pairs))):
+                    hint = "Type data.image_size=224, or another size for all."
                 raise UserError(
-                    f"data: items of the {self.name} split have different shapes, {shapes[0]} and {shapes[1]}. Give a "
-                    "collate_fn that makes a batch of them (a key of Data, or an attribute of the data set)."
+                    f"data: items of the {self.name} split have different shapes, {shapes[0]} and {shapes[1]}. {hint}"
                 ) from error
             raise UserError(f"data: items of the {self.name} split make no batch: {self._told(error)}.") from error
 
@@ -194,9 +203,19 @@ class Items:
             return tuple(self._tensors(value) for value in part)
         if isinstance(part, list):
             return torch.from_numpy(np.asarray(part))
-        if type(part).__module__.startswith("PIL."):
+        if _is_picture(part):
             return self._picture(part)
         return part
+
+    def _mask(self, target: Any) -> Any:
+        """A picture that is a target as its numbers, `[H, W]`, in the size of the images; anything else as it is."""
+        if not _is_picture(target):
+            return target
+        if self.image_size is not None:
+            from PIL import Image, ImageOps
+
+            target = ImageOps.fit(target, (self.image_size, self.image_size), Image.Resampling.NEAREST)
+        return np.asarray(target).astype(np.int64)
 
     def _picture(self, picture: Any) -> Tensor:
         from PIL import Image, ImageOps
@@ -253,8 +272,17 @@ class Items:
         return cut(trust.told(error, [module for module in modules if isinstance(module, str)]), 400)
 
 
+def is_of_arrow(dataset: Any) -> bool:
+    """Whether it is one of Hugging Face's, whose items nobody's own function makes."""
+    return type(dataset).__module__ == "datasets.arrow_dataset" and dataset.format["type"] != "custom"
+
+
 def _is_word(target: Any) -> bool:
     return isinstance(target, str)
+
+
+def _is_picture(part: Any) -> bool:
+    return type(part).__module__.startswith("PIL.")
 
 
 def _plain(target: Any) -> Any:

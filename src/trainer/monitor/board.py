@@ -54,8 +54,8 @@ class Board:
             sample: one or two inputs, as the model gets them.
             has_terms: the loss has named terms.
         """
-        if not isinstance(sample, Tensor) and (self.wanted.images or self.wanted.graph):
-            self.note("TensorBoard shows no samples, graph or predictions: the inputs are not one tensor")
+        if not isinstance(sample, Tensor) and (self.wanted.images or self.wanted.projector):
+            self.note("TensorBoard shows no samples and no predictions: the inputs are not one tensor")
         if self.wanted.layout:
             self._try("layout", lambda: self._layout(has_terms))
         if self.wanted.texts:
@@ -79,7 +79,7 @@ class Board:
 
     def end(self, step: int) -> None:
         """After the last step: the first layer, and what the model makes of the test split."""
-        if self._collector is not None:
+        if self._collector is not None and not self._collector.is_of_trees:  # that was said at the beginning
             self._try("predictions", lambda: self._end(step))
 
     def _try(self, what: str, fill: Callable[[], None]) -> None:

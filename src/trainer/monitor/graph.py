@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
 from tensorboard.compat.proto.attr_value_pb2 import AttrValue
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 from tensorboard.compat.proto.node_def_pb2 import NodeDef
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from trainer.trees import Tree
+from trainer.trees import Tree, called, leaves
 from trainer.trials import undisturbed
 
 
@@ -32,13 +31,11 @@ def model_graph(model: nn.Module, inputs: Tree) -> tuple[GraphDef | None, str]:
     Args:
         inputs: a batch as the model sees it; one or two samples are enough.
     """
-    if not isinstance(inputs, Tensor):
-        return None, "the inputs are not one tensor"
-    with undisturbed(model, inputs.device):
+    with undisturbed(model, leaves(inputs)[0].device):
         try:
             recorder = _Recorder(model, inputs)
-            with recorder.hooks(), torch.no_grad(), recorder:
-                outputs = model(inputs)
+            with recorder.hooks(), recorder:
+                outputs = called(model, inputs)
             for tensor in _tensors(outputs):
                 recorder.add("output", "Output", [tensor], [])
         except Exception as error:  # a picture is no reason to end a run
@@ -54,7 +51,7 @@ _NO_NODES = _ALIASES | {"empty"}
 class _Recorder(TorchDispatchMode):
     """Turns what runs into nodes, named after the place where it ran: `layer1/0/conv1/convolution`."""
 
-    def __init__(self, model: nn.Module, inputs: Tensor) -> None:
+    def __init__(self, model: nn.Module, inputs: Tree) -> None:
         super().__init__()
         self.nodes: list[NodeDef] = []
         self._paths = {module: path for path, module in model.named_modules()}
@@ -63,7 +60,7 @@ class _Recorder(TorchDispatchMode):
         self._num_called: Counter[str] = Counter()
         self._makers: dict[int, str] = {}  # id of a tensor: the node that made it, or that last wrote into it
         self._kept: list[Tensor] = []  # an id is a tensor's own only for as long as it lives
-        self.add("input", "Input", [], [inputs])
+        self.add("input", "Input", [], leaves(inputs))
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:

@@ -146,20 +146,18 @@ def _output_shapes(model: nn.Module, inputs: Tree) -> dict[nn.Module, str]:
 
     def note(module: nn.Module, args: Any, outputs: Any) -> None:
         tensors = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
-        shapes[module] = ", ".join(_shape(tensor, of) for tensor in tensors)
+        shapes[module] = ", ".join(_shape(tensor, num_samples(inputs)) for tensor in tensors)
 
-    of = num_samples(inputs)
     with contextlib.ExitStack() as stack:
         stack.enter_context(undisturbed(model, leaves(inputs)[0].device))
         for module in model.modules():
             stack.callback(module.register_forward_hook(note).remove)
-        stack.enter_context(torch.no_grad())
         called(model, inputs)
     return shapes
 
 
-def _shape(tensor: Tensor, of: int) -> str:
+def _shape(tensor: Tensor, num_samples: int) -> str:
     sizes = [str(size) for size in tensor.shape]
-    if sizes and tensor.shape[0] == of:
+    if sizes and tensor.shape[0] == num_samples:
         sizes[0] = "N"
     return " x ".join(sizes)
