@@ -1,10 +1,18 @@
 """The state of all random draws: torch's (dropout, initialisation); Python's and NumPy's, for the user's own code."""
 
+import hashlib
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+
+
+def seed_from(text: str) -> int:
+    """A seed below 2**63: independent streams from texts that differ."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 
 def seed_all(seed: int) -> None:
@@ -12,6 +20,25 @@ def seed_all(seed: int) -> None:
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
+
+
+def seed_draws(seed: int) -> None:
+    """As `seed_all`, but leaves the generators of GPUs alone: for what items draw, thousands of times a second."""
+    torch.default_generator.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
+@contextmanager
+def draws_apart() -> Iterator[None]:
+    """What is drawn within, or seeded, changes nothing of what is drawn after it; GPUs are left alone."""
+    states = torch.get_rng_state(), np.random.get_state(legacy=False), random.getstate()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        np.random.set_state(states[1])
+        random.setstate(states[2])
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

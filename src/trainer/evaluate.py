@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from trainer.data.batches import Batches
 from trainer.distributed import ALONE, World
-from trainer.losses import Losses, LossFunction
+from trainer.losses import Losses, LossFunction, Whole
 from trainer.metrics import Metrics
 from trainer.trees import Tree, called, differentiable, is_per_sample, joined, mapped, num_samples
 from trainer.trials import evaluating
@@ -49,7 +50,7 @@ def evaluate(
     is_at_once = is_at_once and len(batches) <= MOST_AT_ONCE and world.size == 1
     kept: list[tuple[Tree, Tree, Tree]] = []
     is_broken_off = False
-    of = loss_fn.whole(len(batches), batches.targets)
+    of = whole_of(loss_fn, batches)
     if metrics is not None:
         metrics.reset()
     with evaluating(network, device):
@@ -84,9 +85,25 @@ def evaluate(
     if num_broken_off:
         return None
     results: dict[str, float] = dict(zip(sums, values, strict=True))
-    for metric in loss_fn.meaning.metrics:
-        results[metric] /= len(batches)  # after whole numbers were added up: exact
+    results = loss_fn.meaning.concluded(results, len(batches))  # after whole numbers were added up: exact
     return results if metrics is None else results | metrics.compute(world)
+
+
+# What the targets of a split weigh that is read while it trains: they are read once for that.
+_WEIGHED: WeakKeyDictionary[Batches, tuple[LossFunction, Whole]] = WeakKeyDictionary()
+
+
+def whole_of(loss_fn: LossFunction, batches: Batches) -> Whole:
+    """What the samples of a split are, for the loss to be taken of parts of them."""
+    if not loss_fn.is_weighted or batches.targets is not None:
+        return loss_fn.whole(len(batches), batches.targets)
+    if batches not in _WEIGHED or _WEIGHED[batches][0] is not loss_fn:
+        whole = Whole(len(batches))
+        for batch in batches.in_order():
+            weights = loss_fn.whole(len(batches), batch.targets).weights
+            whole = Whole(len(batches), {i: w + whole.weights.get(i, 0) for i, w in weights.items()})
+        _WEIGHED[batches] = loss_fn, whole
+    return _WEIGHED[batches][1]
 
 
 def named(losses: Losses) -> dict[str, Tensor]:

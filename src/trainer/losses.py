@@ -15,7 +15,7 @@ from trainer.config.schema import shown
 from trainer.criteria import FromFunction, OfModel, Said, takes_labels, with_labels
 from trainer.distributed import ALONE, World
 from trainer.errors import UserError
-from trainer.meaning import Classes, Meaning, Unread
+from trainer.meaning import Classes, Meaning, Places, Unread
 
 
 class Losses(NamedTuple):
@@ -166,11 +166,18 @@ class Term(nn.Module):
             )
         self.is_log_needed = isinstance(criterion, nn.NLLLoss) and gives == "probabilities"
         is_index = self.wants.targets == "index"
-        if not isinstance(meaning, Classes) and is_index:
+        if not isinstance(meaning, Classes | Places) and is_index:
             raise UserError(
-                f"loss={names['loss']}: takes class labels, but data={names['data']} has float targets. Type loss=mse."
+                f"loss={names['loss']}: takes class labels, but data={names['data']} has {meaning.told}. "
+                f"Type loss={meaning.loss_to_type}."
             )
-        if is_index and self.kind == "mean" and (criterion.weight is not None or criterion.ignore_index >= 0):
+        if isinstance(meaning, Places) and not is_index:
+            raise UserError(
+                f"loss={names['loss']}: takes a number for each output, but data={names['data']} has a class for each "
+                "place. Type loss=cross_entropy."
+            )
+        is_weighted = is_index and (criterion.weight is not None or criterion.ignore_index >= 0)
+        if self.kind == "mean" and (is_weighted or isinstance(meaning, Places)):
             self.kind = "weighted mean"
             summed = copy.copy(criterion)  # its weights are the same
             summed.reduction = "sum"  # type: ignore[assignment]
@@ -194,6 +201,16 @@ class Term(nn.Module):
                 f"{model}: gives a {type(given).__name__} in which no tensor has {self.meaning.num_outputs} numbers "
                 f"for each sample; {loss} takes one. Give a loss of your own."
             )
+        if isinstance(self.meaning, Places):
+            num_classes, given = self.meaning.num_classes, self.meaning.classes_second(outputs)
+            if given.shape != (targets.shape[0], num_classes, *targets.shape[1:]):
+                raise UserError(
+                    f"{model}: gives outputs of shape {list(outputs.shape)}, but {data} has {num_classes} classes for "
+                    f"targets of shape {list(targets.shape)}. {loss} takes one output per class and place: [N, "
+                    f"{num_classes}, ...], or [N, ..., {num_classes}]."
+                )
+            refuse_other_length("loss.weight", self.criterion.weight, num_classes)
+            return
         if isinstance(self.meaning, Classes) and self.wants.targets == "index":
             num_classes = self.meaning.num_classes
             if outputs.dim() != 2 or outputs.shape[1] != num_classes:
@@ -279,6 +296,8 @@ class Term(nn.Module):
     def _formed(self, outputs: Any, targets: Any) -> tuple[Any, Any]:
         if self.wants is not None and not isinstance(outputs, Tensor):
             outputs = self._prediction(outputs)
+        if isinstance(self.meaning, Places) and self.wants is not None:
+            outputs = self.meaning.classes_second(outputs)
         if self.is_log_needed:
             outputs = outputs.clamp_min(torch.finfo(outputs.dtype).tiny).log()
         return outputs, self.targets(outputs, targets)
@@ -331,6 +350,7 @@ class LossFunction(nn.Module):
     ) -> None:
         super().__init__()
         gives = getattr(model, "gives", "logits")
+        self._names = names
         parts = [criterion]
         self.names, self.weights = [""], [1.0]
         if isinstance(criterion, Composite):
@@ -378,8 +398,19 @@ class LossFunction(nn.Module):
         names, label = self._labels
         return inputs if label is None or targets is None else with_labels(inputs, targets, names, label)
 
+    @property
+    def is_weighted(self) -> bool:
+        """Whether a criterion is a mean over what targets weigh: those of a whole split must be known then."""
+        return bool(self._weighted)
+
     def check(self, outputs: Any, targets: Any) -> None:
-        """See `Term.check`."""
+        """See `Term.check`; says from then on where outputs have their classes."""
+        try:
+            self.meaning = self.meaning.fitted(outputs, targets)
+            for term in self.terms:
+                term.meaning = term.meaning.fitted(outputs, targets)
+        except ValueError as error:
+            raise UserError(f"data={self._names['data']}: {error}.") from error
         for term in self.terms:
             term.check(outputs, targets)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from trainer.trees import Tree, fields_of, leaves
 
+IGNORED = -100  # the label of what has no class: torch's default of `ignore_index`
 # Targets further from 0 than this, in the mean or by their deviation, are far from what a network gives at first.
 FAR = 100.0
 HALF = (torch.bfloat16, torch.float16)
@@ -47,6 +48,7 @@ class Classes:
     gives: str = "logits"
     compared_with: str = "index"
     metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
+    has_labels: ClassVar[bool] = True
 
     @property
     def num_outputs(self) -> int:
@@ -122,6 +124,14 @@ class Classes:
         found = self.scores_of(outputs)
         return None if found is None else (self.scores(found), targets)
 
+    def concluded(self, sums: dict[str, float], num_samples: int) -> dict[str, float]:
+        """The metrics of a split, from what `judged` gave added up over it, among other sums that stay."""
+        return {name: total / num_samples if name in self.metrics else total for name, total in sums.items()}
+
+    def fitted(self, outputs: Tree, targets: Tree) -> Self:
+        """The same meaning, once it is known what a model gives for some samples."""
+        return self
+
     def scores(self, outputs: Tensor) -> Tensor:
         """A number in 0..1 for each class, `[N, num_classes]`.
 
@@ -173,6 +183,9 @@ class Numbers:
 
     num_outputs: int
     metrics: ClassVar[tuple[str, ...]] = ()
+    has_labels: ClassVar[bool] = False
+    told: ClassVar[str] = "float targets"
+    loss_to_type: ClassVar[str] = "mse"
 
     @property
     def decisive(self) -> str:
@@ -211,8 +224,201 @@ class Numbers:
     def measured(self, outputs: Tree, targets: Tensor) -> tuple[Tensor, Tensor] | None:
         return (outputs.float() if outputs.dtype in HALF else outputs, targets) if isinstance(outputs, Tensor) else None
 
+    def concluded(self, sums: dict[str, float], num_samples: int) -> dict[str, float]:
+        return sums
+
+    def fitted(self, outputs: Tree, targets: Tree) -> Self:
+        return self
+
     def caption(self, target: Tensor) -> str:
         return f"{target.item():.3g}" if target.numel() == 1 else ""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Every place of a sample, a pixel or a token, is of one class among some.
+
+    Args:
+        num_classes: 1 or more.
+        names: a name per class, or empty.
+        ignored: the label of places that have no class, and are not counted.
+        is_last: outputs have their classes last, as those of transformers.
+
+    Shapes:
+        targets `[N, ...]` int64: `[N, H, W]`, `[N, T]`; outputs `[N, num_classes, ...]`, or `[N, ..., num_classes]`.
+    """
+
+    num_classes: int
+    names: tuple[str, ...] = ()
+    ignored: int = IGNORED
+    is_last: bool = False
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
+    has_labels: ClassVar[bool] = True
+
+    @property
+    def num_outputs(self) -> int:
+        return self.num_classes
+
+    @property
+    def decisive(self) -> str:
+        return "accuracy"
+
+    def read_as(self, gives: str, compared_with: str) -> Self:
+        return self
+
+    def wrong_targets(self, targets: Tensor) -> str | None:
+        if targets.dtype != torch.int64 or targets.dim() < 2:
+            return f"targets of {targets.dtype}, shape {list(targets.shape)}; a class for each place is int64 [N, ...]"
+        counted = targets[targets != self.ignored]
+        if not counted.numel():
+            return f"labels of {self.ignored} alone, which are left out"
+        low, high = int(counted.min()), int(counted.max())
+        if low < 0 or high >= self.num_classes:
+            last = self.num_classes - 1
+            return (
+                f"labels from {low} to {high}; with {self.num_classes} classes they go from 0 to {last}, and "
+                f"loss.ignore_index={self.ignored} has none"
+            )
+        return None
+
+    def doubts(self, targets: Mapping[str, Tensor]) -> list[str]:
+        found = targets["train"][targets["train"] != self.ignored].unique()
+        return ["all places of the training samples are of one class."] if len(found) == 1 else []
+
+    def fitted(self, outputs: Tree, targets: Tree) -> Self:
+        """Says where the classes stand among the dimensions of the outputs.
+
+        Raises:
+            ValueError: there are as many places as classes, so that the shape does not tell.
+        """
+        scores = self.scores_of(outputs)
+        if scores is None or not isinstance(targets, Tensor):
+            return self
+        is_last = scores.shape == (*targets.shape, self.num_classes)
+        if is_last and scores.shape[1] == self.num_classes and scores.dim() == targets.dim() + 1:
+            raise ValueError(
+                f"outputs of shape {list(scores.shape)}: where are the {self.num_classes} classes? There are as many "
+                "places. Type another data.num_classes, one more than there are"
+            )
+        return replace(self, is_last=is_last)
+
+    def classes_second(self, outputs: Tensor) -> Tensor:
+        """Outputs as torch's criteria take them, `[N, num_classes, ...]`."""
+        return outputs.movedim(-1, 1) if self.is_last else outputs
+
+    def scores_of(self, outputs: Tree) -> Tensor | None:
+        """The tensor among outputs that has a number for each class and place: what is `logits`, or the first."""
+        return prediction(outputs, lambda x: x.dim() > 2 and self.num_classes in (x.shape[1], x.shape[-1]))
+
+    def judged(self, outputs: Tree, targets: Tensor) -> dict[str, Tensor]:
+        scores = self.scores_of(outputs)
+        if scores is None or scores.dim() != targets.dim() + 1:
+            return {}
+        is_counted = targets != self.ignored
+        is_right = (self.classes_second(scores).argmax(1) == targets) & is_counted
+        return {"accuracy": is_right.sum(), "counted": is_counted.sum()}
+
+    @property
+    def facts(self) -> dict[str, int]:
+        return {"num_classes": max(2, self.num_classes), "ignore_index": self.ignored}
+
+    def measured(self, outputs: Tree, targets: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Scores `[N, num_classes, ...]` in 0..1 and labels `[N, ...]`."""
+        found = self.scores_of(outputs)
+        return None if found is None else (self.classes_second(found).float().softmax(1), targets)
+
+    def concluded(self, sums: dict[str, float], num_samples: int) -> dict[str, float]:
+        """Of all places of a split together, each counts once."""
+        rest = {name: total for name, total in sums.items() if name != "counted"}
+        return rest | ({"accuracy": sums["accuracy"] / max(1.0, sums["counted"])} if "counted" in sums else {})
+
+    def caption(self, target: Tensor) -> str:
+        return ""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """A sample has several labels at once, or one, or none.
+
+    Args:
+        num_outputs: of labels.
+        names: a name per label, or empty.
+        gives: what the model's outputs are: logits or probabilities.
+        compared_with: see `Classes`.
+
+    Shapes:
+        targets `[N, num_outputs]` float, 0 or 1; outputs of the same shape.
+    """
+
+    num_outputs: int
+    names: tuple[str, ...] = ()
+    gives: str = "logits"
+    compared_with: str = "fractions"
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
+    has_labels: ClassVar[bool] = False
+    told: ClassVar[str] = "several labels for a sample"
+    loss_to_type: ClassVar[str] = "bce_with_logits"
+
+    @property
+    def decisive(self) -> str:
+        return "loss"
+
+    def read_as(self, gives: str, compared_with: str) -> Self:
+        return replace(self, gives=gives, compared_with=compared_with)
+
+    def wrong_targets(self, targets: Tensor) -> str | None:
+        if not targets.is_floating_point() or targets.dim() != 2:
+            return (
+                f"targets of {targets.dtype}, shape {list(targets.shape)}; several labels are float [N, K] of 0 and 1"
+            )
+        if not bool(((targets == 0) | (targets == 1)).all()):
+            other = targets[(targets != 0) & (targets != 1)][0].item()
+            return f"targets with {other:.4g} among them; several labels are 0 and 1"
+        return None
+
+    def doubts(self, targets: Mapping[str, Tensor]) -> list[str]:
+        shares = targets["train"].mean(0)
+        still = ((shares == 0) | (shares == 1)).nonzero().flatten().tolist()
+        if not still:
+            return []
+        listed = ", ".join(self.names[i] if i < len(self.names) else str(i) for i in still[:5])
+        return [f"{len(still)} of {len(shares)} labels are the same for all training samples: {listed}."]
+
+    def scores_of(self, outputs: Tree) -> Tensor | None:
+        """The tensor among outputs that has a number for each label: what is called `logits`, or the first."""
+        return prediction(outputs, lambda x: x.shape[1:] == (self.num_outputs,))
+
+    def judged(self, outputs: Tree, targets: Tensor) -> dict[str, Tensor]:
+        scores = self.scores_of(outputs)
+        if scores is None or scores.shape != targets.shape:
+            return {}
+        is_logit = self.gives == "logits" and self.compared_with != "values"
+        return {"accuracy": ((scores > (0.0 if is_logit else 0.5)) == (targets > 0.5)).sum()}
+
+    @property
+    def facts(self) -> dict[str, int]:
+        return {"num_labels": self.num_outputs}
+
+    def measured(self, outputs: Tree, targets: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Scores `[N, num_outputs]` in 0..1 and whole labels of that shape."""
+        found = self.scores_of(outputs)
+        if found is None:
+            return None
+        scores = found.float()
+        is_logit = self.gives == "logits" and self.compared_with != "values"
+        return (scores.sigmoid() if is_logit else scores), targets.long()
+
+    def concluded(self, sums: dict[str, float], num_samples: int) -> dict[str, float]:
+        """The share of all labels, of all samples, that are right."""
+        shares = {"accuracy": sums["accuracy"] / (num_samples * self.num_outputs)} if "accuracy" in sums else {}
+        return sums | shares
+
+    def fitted(self, outputs: Tree, targets: Tree) -> Self:
+        return self
+
+    def caption(self, target: Tensor) -> str:
+        found = target.nonzero().flatten().tolist()
+        return ", ".join(self.names[i] if i < len(self.names) else str(i) for i in found)
 
 
 @dataclass(frozen=True)
@@ -220,11 +426,14 @@ class Unread:
     """Outputs that nobody but the user's own loss can read: there is no metric but the loss.
 
     Args:
-        num_outputs: what the data has: classes, or numbers in a target.
+        num_outputs: what the data has: classes, or numbers in a target; 0 where it has no targets, or several.
     """
 
     num_outputs: int
     metrics: ClassVar[tuple[str, ...]] = ()
+    has_labels: ClassVar[bool] = False
+    told: ClassVar[str] = "no targets that it could read"
+    loss_to_type: ClassVar[str] = "own"
 
     @property
     def decisive(self) -> str:
@@ -252,12 +461,26 @@ class Unread:
     def measured(self, outputs: Tree, targets: Tensor) -> tuple[Tensor, Tensor] | None:
         return (outputs.float() if outputs.dtype in HALF else outputs, targets) if isinstance(outputs, Tensor) else None
 
+    def concluded(self, sums: dict[str, float], num_samples: int) -> dict[str, float]:
+        return sums
+
+    def fitted(self, outputs: Tree, targets: Tree) -> Self:
+        return self
+
     def caption(self, target: Tensor) -> str:
         return f"{target.item():.3g}" if target.numel() == 1 else ""
 
 
-Meaning = Classes | Numbers | Unread
-_KINDS: dict[str, type[Meaning]] = {"classes": Classes, "numbers": Numbers, "unread": Unread}
+Meaning = Classes | Places | Labels | Numbers | Unread
+
+
+_KINDS: dict[str, type[Meaning]] = {
+    "classes": Classes,
+    "places": Places,
+    "labels": Labels,
+    "numbers": Numbers,
+    "unread": Unread,
+}
 _WORDS = {"gives": ("logits", "probabilities", "log_probabilities"), "compared_with": ("index", "fractions", "values")}
 MAX_OUTPUTS = 1 << 24
 
@@ -287,3 +510,29 @@ def from_dict(found: Any) -> Meaning:
         return kind(**values)
     except (KeyError, TypeError) as error:
         raise ValueError(f"not what outputs stand for ({error})") from error
+
+
+def meaning_of(
+    targets: Tree,
+    num_classes: int | None = None,
+    names: tuple[str, ...] = (),
+    is_multilabel: bool = False,
+    ignored: int = IGNORED,
+) -> Meaning:
+    """What the targets of some samples are.
+
+    Args:
+        num_classes: of labels; None: they are numbers.
+        names: of the classes.
+        is_multilabel: 0 and 1 for each label.
+        ignored: the label of a place that has no class.
+    """
+    if not isinstance(targets, Tensor):
+        return Unread(num_classes or 0)
+    if is_multilabel:
+        return Labels(math.prod(targets.shape[1:]), tuple(names))
+    if num_classes is None:
+        return Numbers(math.prod(targets.shape[1:]))
+    if math.prod(targets.shape[1:]) > 1 and not targets.is_floating_point():
+        return Places(num_classes, tuple(names), ignored)
+    return Classes(num_classes, tuple(names))

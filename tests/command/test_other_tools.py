@@ -155,10 +155,11 @@ name=“try1”                         -> name=try1
 —multirun seed=0,1                  -> --multirun seed=0,1
 –multirun seed=0,1                  -> --multirun seed=0,1
 """
+NO_WORKERS = "data=digits has no num_workers; hf, image_folder, image_table, torchvision have it. Leave it out."
 # What has nothing to be typed instead.
 ALONE = {
-    "num_workers=2": "num_workers: data=digits has no num_workers; image_folder has it. Leave it out.",
-    "--workers 2": "--workers: a key has no dashes. data=digits has no num_workers; image_folder has it. Leave it out.",
+    "num_workers=2": f"num_workers: {NO_WORKERS}",
+    "--workers 2": f"--workers: a key has no dashes. {NO_WORKERS}",
     "data=iris.tsv": "data=iris.tsv: there is no such data.",
     "'name=x optimizer=sgd'": "is one word, because it stands in one pair of quotes. Type name=x optimizer=sgd.",
     "hydra.run.dir=x": "hydra.run.dir=x: Hydra runs nothing here but the plugins of a sweep. Type run_dir=x.",

@@ -155,7 +155,7 @@ TABLE: dict[str, tuple[list[Any], list[Any]]] = {
     "data.num_workers": ([0, 2, 256], [-1, 257, 1.5, "two", None, True]),
     "data.download": ([True, False], ["maybe"]),
     "data.path": (["mine.csv", "/a b/c"], ["", None, ["mine.csv"]]),
-    "data.task": (["auto", "classification", "regression"], ["regresion", None]),
+    "data.task": (["auto", "classification", "multilabel", "regression"], ["regresion", None]),
     "data.num_classes": ([1, 10, None], [0, -1, 2.5, "many", True]),
     "data.standardize": ([True, False], [1, None]),
     "data.root": (["/data", None], ["", ["/data"], True]),
@@ -171,6 +171,7 @@ TABLE: dict[str, tuple[list[Any], list[Any]]] = {
     "data.test_fraction": ([0.1, 0.999], [0, 1, 1.0, "10%"]),
     "loss.weights": ([{}, {"kl": 0.1, "b": 2}], [None, [1], {"kl": "x"}, {"kl": None}, {"kl": math.inf}]),
     "loss.delta": ([0.5], [0, None]),
+    "loss.ignore_index": ([-100, 0, 255], [1.5, None, "none"]),
     "loss.label_smoothing": ([0, 0.1, 1], [-0.1, 1.1]),
     "optimizer.lr": ([1e-6, 0.1, 3], [0, -0.1, INF, -INF, NAN, 10**400, "0.1", None, True]),
     **{f"optimizer.{k}": ([0, 0.9], [1, -0.1, None]) for k in ("momentum", "dampening", "alpha", "rho")},
@@ -376,7 +377,9 @@ def test_the_example_that_is_shown_is_accepted():
 
 
 # Keys of shipped configs that no rule is about, as their room knows better.
-ELSEWHERE = ("metric.", "model.layers", "data.targets", "data.checksums.", "loss.terms.")
+ELSEWHERE = (
+    *("metric.", "model.layers", "data.targets", "data.inputs", "data.options", "data.checksums.", "loss.terms."),
+)
 COLUMNS = ("drop", "keep", "categorical", "embed", "group", "image", "header")  # of a table, by name or by number
 ELSEWHERE += tuple(f"data.{key}" for key in COLUMNS)
 

@@ -30,13 +30,14 @@ from PIL import Image
 from torch import Tensor
 
 from refusal import says
+from trainer.config.schema import READ_HERE
 from trainer.data import arrays, cifar10, idx, image_folder, workers
 from trainer.data import table as tables
 from trainer.data.source import Data, ImageFiles, Samples, existing_path, split_off
 from trainer.errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "data"
-FITTING = {"image_size", "normalize", "augment", "limit"}  # keys of every data config that the run reads itself
+FITTING = {"image_size", "normalize", "augment", "limit", "targets"}  # keys that the run reads of what is fetched
 RNG = np.random.default_rng(0)
 
 
@@ -74,7 +75,8 @@ def test_config_names_a_source_and_every_argument_of_it(path: Path) -> None:
         assert path.stem == "own"
         return
     load = hydra.utils.get_method(config["_target_"])
-    assert set(map(str, config)) - {"_target_"} - FITTING == set(inspect.signature(load).parameters)
+    parameters = set(inspect.signature(load).parameters)
+    assert set(map(str, config)) - {"_target_"} - ({*READ_HERE["data"]} - parameters) == parameters
     for name, parameter in inspect.signature(load).parameters.items():
         if parameter.default is not parameter.empty and not OmegaConf.is_missing(config, name):
             assert config[name] == parameter.default

@@ -308,7 +308,7 @@ RULES: dict[str, Rule] = {
     "data.in_features": Number(at_least=1, whole=True, example="1000"),
     "data.out_features": Number(at_least=1, whole=True, example="10"),
     "data.path": Text("the path of a file", example="mine.csv", as_typed=True),
-    "data.task": Choice(("auto", "classification", "regression")),
+    "data.task": Choice(("auto", "classification", "multilabel", "regression")),
     "data.num_classes": _COUNT_OR_NULL,
     "data.standardize": _FLAG,
     "data.root": Text("the path of a folder, or null", optional=True, example="null", as_typed=True),
@@ -340,6 +340,7 @@ RULES: dict[str, Rule] = {
     "loss.temperature": _POSITIVE_OR_NULL,
     "loss.teacher_weight": Number(at_least=0, optional=True, example="1"),
     "loss.delta": _POSITIVE,
+    "loss.ignore_index": Number(whole=True, example="-100"),
     "loss.label_smoothing": _FRACTION_OR_1,
     "optimizer.decay": Choice(("all", "weights")),
     "optimizer.layer_decay": Number(above=0, at_most=1, optional=True, example="0.75"),
@@ -399,7 +400,12 @@ UNLISTED: dict[str, tuple[str, ...]] = {
 # Keys that stand in a group but are read by the run, whatever the group's class: never given to it.
 READ_HERE: dict[str, tuple[str, ...]] = {
     "model": ("init", "init_std", "weights", *UNLISTED["model"]),
-    "data": ("image_size", "normalize", "augment", "limit", *UNLISTED["data"]),
+    "data": (
+        *("image_size", "normalize", "augment", "limit"),
+        *("task", "inputs", "targets", "num_classes", "num_workers"),
+        *("val_fraction", "test_fraction", "split_seed", "stratify"),
+        *UNLISTED["data"],
+    ),
     "loss": UNLISTED["loss"],
     "optimizer": UNLISTED["optimizer"],
     "scheduler": ("interval", "metric"),

@@ -21,7 +21,7 @@ def _sources() -> list[dict[str, Any]]:
     import yaml  # help needs none
 
     found = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted((CONFIGS / "data").glob("*.yaml"))]
-    return [option for option in found if "urls" in option]
+    return [option for option in found if "download" in option]
 
 
 def not_asked_for(data: Mapping[str, Any], typed: Sequence[str]) -> str:

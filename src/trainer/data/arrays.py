@@ -20,7 +20,7 @@ from trainer.data.quoting import cut, listed
 from trainer.data.source import Data, Samples, existing_path, split_off
 from trainer.data.spread import standardized
 from trainer.data.tables.read import SUFFIXES
-from trainer.data.targets import meaning, place, refuse_non_finite
+from trainer.data.targets import Targets, meaning, place, refuse_non_finite
 from trainer.disk.foreign import refuse_no_file
 from trainer.errors import UserError, nearest
 
@@ -53,9 +53,11 @@ def load(
         path: an `.npz` with arrays `inputs` and `targets`, and if you like `val_inputs`, `val_targets`,
             `test_inputs`, `test_targets`; an `.npy` of inputs; or a table, see `trainer.data.table.load`.
         targets: for an `.npy` the `.npy` of targets; for a table the columns that are targets, by name or by number
-            from 0 (negative from the end), all others being inputs; for an `.npz` None.
-        task: `classification`, `regression` or `auto`: integers, booleans and text in a single column are classes,
-            floats and several columns are regression.
+            from 0 (negative from the end), all others being inputs; for an `.npz` None. For both the word `inputs`:
+            they are their own targets, and no others are needed.
+        task: `classification`, `regression`, `multilabel` or `auto`: integers, booleans and text in a single column are
+            classes, floats and several columns are regression, and integers `[N, H, W]` a class for each pixel;
+            `[N, T]` they are a class for each place with `classification`, and 0 and 1 with `multilabel`.
         num_classes: None: as many as there are different labels. Texts are numbered in alphabetical order, labels that
             aren't 0, 1 ... in their own.
         standardize: subtract the mean of the training split from the inputs, then divide by its standard deviation:
@@ -83,11 +85,18 @@ def load(
         except UserError as error:
             raise UserError(_by_table(str(error))) from error
         return replace(data, notes=tuple(map(_by_table, data.notes)))
+    are_own = targets == "inputs"
     parts = read_pairs(file, targets)
     missing = {split: part for split, part in (("val", val_fraction), ("test", test_fraction)) if split not in parts}
     rows = split_off(len(parts["train"][0]), split_seed, **missing) if missing else {}
     inputs = _to_inputs({split: x for split, (x, _) in parts.items()}, file, standardize)
-    meant = meaning({split: y for split, (_, y) in parts.items()}, f"data.path={file}", task, num_classes)
+    aims = {split: y for split, (_, y) in parts.items()}
+    are_places = all(is_of_places(x, y, task) for x, y in parts.values())
+    if are_places:  # their labels are counted once it is known which of them is left out
+        raw = {split: torch.from_numpy(y.astype(np.int64)) for split, y in aims.items()}
+        meant = Targets(raw, num_classes)
+    else:
+        meant = meaning(aims, f"data.path={file}", task, num_classes)
     notes = [*meant.notes, *_counting_note(parts["train"][0])]
     del parts
     # Each split is a copy: standardising writes into it.
@@ -101,17 +110,22 @@ def load(
     splits = {split: Samples(torch.from_numpy(array), labels[split]) for split, array in arrays.items()}
 
     shape = "x".join(map(str, splits["train"].inputs.shape[1:]))
-    aims = f"{meant.num_classes} classes" if meant.num_classes else f"{labels['train'].shape[1]} numbers as targets"
+    told = f"{meant.num_classes} classes" if meant.num_classes else f"{labels['train'].shape[1]} numbers as targets"
+    if are_own or are_places:
+        told = "its own targets" if are_own else "a class for each place"
     return Data(
         splits["train"],
         splits["val"],
         splits["test"],
-        description=f"arrays: {file.name}, {sum(map(len, splits.values())):,} samples of {shape}, {aims}",
+        description=f"arrays: {file.name}, {sum(map(len, splits.values())):,} samples of {shape}, {told}",
         num_classes=meant.num_classes,
         class_names=meant.class_names,
         notes=tuple(notes),
         recipe=scaling,
         rows=dict(rows),
+        is_multilabel=task == "multilabel",
+        as_task="classification" if are_places else "auto",
+        are_own_targets=are_own,
     )
 
 
@@ -119,14 +133,15 @@ def read_pairs(file: Path, targets: object) -> dict[str, Pair]:
     """What an `.npz`, or a pair of `.npy`, holds, as it is: split to inputs and targets; all `train` without splits.
 
     Args:
-        targets: for an `.npy` the `.npy` of targets; for an `.npz` None.
+        targets: for an `.npy` the `.npy` of targets; for an `.npz` None; for both `inputs`, where they are their own.
 
     Raises:
         UserError: it is of another kind, damaged, or has no row of targets for each row of inputs.
     """
+    are_own = targets == "inputs"
     match file.suffix.lower():
         case ".npz":
-            parts = _read_npz(file, targets)
+            parts = _read_npz(file, None if are_own else targets, ("inputs",) if are_own else ("inputs", "targets"))
         case ".npy":
             parts = {"train": _read_npy_pair(file, targets)}
         case suffix:
@@ -180,6 +195,14 @@ def raw_inputs(parts: Mapping[str, Array], file: Path) -> dict[str, Array]:
     return _to_inputs(parts, file, standardize=False)
 
 
+def is_of_places(inputs: Array, targets: Array, task: str) -> bool:
+    """Whether targets are a class for each place: whole numbers `[N, H, W]`; if it is said, `[N, T]` like inputs."""
+    if task not in ("auto", "classification") or targets.dtype.kind not in "biu":
+        return False
+    is_of_tokens = task == "classification" and targets.ndim == 2 and targets.shape[1] > 1
+    return targets.ndim > 2 or (is_of_tokens and inputs.shape[:2] == targets.shape[:2])
+
+
 def _counting_note(inputs: Array) -> list[str]:
     """On a first column that only counts the rows, as an index that was saved along."""
     if inputs.ndim != 2 or inputs.shape[1] < 2 or len(inputs) < 3 or inputs.dtype.kind not in "iuf":
@@ -201,7 +224,7 @@ def _by_table(text: str) -> str:
 # --- files ---------------------------------------------------------------------------------------------------------
 
 
-def _read_npz(path: Path, targets: object) -> dict[str, Pair]:
+def _read_npz(path: Path, targets: object, needed: tuple[str, ...]) -> dict[str, Pair]:
     if targets is not None:
         raise UserError(f"data.targets={shown(targets)}: an .npz holds its own, as an array `targets`. Leave it null.")
     parts = {}
@@ -210,7 +233,7 @@ def _read_npz(path: Path, targets: object) -> dict[str, Pair]:
         with zipfile.ZipFile(path) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
             for split, prefix in (("train", ""), ("val", "val_"), ("test", "test_")):
-                pair = f"{prefix}inputs", f"{prefix}targets"
+                pair = [f"{prefix}{part}" for part in needed]
                 if split != "train" and not set(pair) & set(names):
                     continue
                 for name in pair:
@@ -219,8 +242,8 @@ def _read_npz(path: Path, targets: object) -> dict[str, Pair]:
                             f"data.path={path}: there is no array {name}; it holds {listed(names) or 'nothing'}."
                             f"{nearest(name, names)} Write it with numpy.savez(file, inputs=..., targets=...)."
                         )
-                x, y = (_read_member(archive, name, path) for name in pair)
-                parts[split] = x, y
+                found = [_read_member(archive, name, path) for name in pair]
+                parts[split] = found[0], found[1] if len(found) > 1 else np.zeros(len(found[0]))
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
         raise UserError(f"data.path={path}: not a whole .npz ({error}). Write it with numpy.savez.") from error
     except OSError as error:
@@ -244,6 +267,14 @@ def _copy_bytes(dtype: np.dtype[Any], num_dimensions: int) -> int:
 
 
 def _read_npy_pair(path: Path, targets: object) -> Pair:
+    if targets == "inputs":
+        try:
+            refuse_no_file(path)
+            with open(path, "rb") as stream:
+                inputs = _read_npy(stream, path.stat().st_size, f"data.path={path}")
+        except OSError as error:
+            raise _unreadable("data.path", path, error) from error
+        return inputs, np.zeros(len(inputs) if inputs.ndim else 0)
     if not isinstance(targets, str) or not targets.endswith(".npy"):
         raise UserError(
             f"data.targets={shown(targets)}: inputs in an .npy need targets in one. Type data.targets=<file>.npy."

@@ -1,6 +1,5 @@
 """Batch number n as a function of (seed, n): no sampler has a state, so a run goes on exactly from any step."""
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Protocol
 
@@ -10,7 +9,8 @@ from torch import Tensor
 from trainer.data.images import Augmentation
 from trainer.data.source import ImageFiles
 from trainer.data.workers import read
-from trainer.trees import Tree, joined, num_samples, parts
+from trainer.draws import seed_from
+from trainer.trees import Tree, joined, leaves, mapped, num_samples, parts
 
 # Training batches that are gathered at once: one index over many samples costs little more than over few, and
 # a batch is then a slice.
@@ -33,11 +33,18 @@ class Batch(NamedTuple):
         """The batch in pieces of at most `size` samples."""
         return map(Batch, parts(self.inputs, size), parts(self.targets, size))
 
+    def gathered(self, rows: Tensor) -> "Batch":
+        """Copies of some of the samples."""
+        return Batch(*(mapped(lambda tensor: tensor.index_select(0, rows), tree) for tree in self))
+
+    def rows(self, rows: slice) -> "Batch":
+        """Some of the samples: the same memory."""
+        return Batch(*(mapped(lambda tensor: tensor[rows], tree) for tree in self))
+
 
 def derived_seed(seed: int, purpose: str, number: int) -> int:
     """A seed below 2**63 for draw `number` of one purpose: independent streams from one seed of the run."""
-    digest = hashlib.blake2b(f"{seed}/{purpose}/{number}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
+    return seed_from(f"{seed}/{purpose}/{number}")
 
 
 def permutation(seed: int, epoch: int, num_samples: int, weights: Tensor | None = None) -> Tensor:
@@ -71,11 +78,11 @@ def share(num_rows: int, rank: int, world_size: int) -> slice:
     return slice(start, start + size + (rank < larger))
 
 
-def _share_size(num_rows: int, rank: int, world_size: int) -> int:
+def share_size(num_rows: int, rank: int, world_size: int) -> int:
     return len(range(num_rows)[share(num_rows, rank, world_size)])
 
 
-def _orders(
+def orders(
     num_samples: int,
     batch_size: int,
     seed: int,
@@ -85,7 +92,7 @@ def _orders(
     weights: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """The samples of a rank from step `first_step` on, a tensor per epoch: its share of each batch in turn."""
-    size = _share_size(batch_size, rank, world_size)  # of every batch but the last, whose share is not larger
+    size = share_size(batch_size, rank, world_size)  # of every batch but the last, whose share is not larger
     epoch, index = divmod(first_step - 1, -(-num_samples // batch_size))
     while True:
         # The order of a batch that is the whole split changes nothing but rounding.
@@ -129,7 +136,10 @@ class Batches(Protocol):
 
 
 def first_samples(batches: Batches, size: int) -> Batch:
-    """The first samples of a split, as its batches are; it has at least so many."""
+    """The first samples of a split, as its batches are; all, where it has fewer."""
+    if (first := getattr(batches, "first", None)) is not None:  # no worker is started for them
+        found: Batch = first(size)
+        return found
     taken: list[Batch] = []
     for batch in batches.in_order():
         taken.append(batch)
@@ -144,20 +154,22 @@ def unspoilt(whole: Batch, is_copied: bool) -> Iterator[Batch]:
     Args:
         is_copied: from the first one on; not every way to write into a tensor counts up its version.
     """
-    spare, version = whole.inputs.clone(), whole.inputs._version
-    while whole.inputs._version == version and not is_copied:
+    spare, given = mapped(Tensor.clone, whole.inputs), leaves(whole.inputs)
+    versions = [tensor._version for tensor in given]
+    while not is_copied and [tensor._version for tensor in given] == versions:
         yield whole
-    whole.inputs.copy_(spare)
+    for tensor, kept in zip(given, leaves(spare), strict=True):
+        tensor.copy_(kept)
     while True:
-        yield Batch(spare.clone(), whole.targets)
+        yield Batch(mapped(Tensor.clone, spare), whole.targets)
 
 
 class ResidentBatches:
-    """A split held on the device as one tensor.
+    """A split held on the device.
 
     Args:
-        inputs: `[N, ...]`, as the model wants them, or as `transform` wants them.
-        targets: `[N]` or `[N, D]`.
+        inputs: `[N, ...]`, as the model wants them, or as `transform` wants them; or a dict or tuple of such.
+        targets: `[N]` or `[N, D]`; a dict or tuple of such; or None.
         transform: applied to a batch where the transformed split would be too large to hold.
         augment: random changes of training batches.
         evaluation_batch: samples of a batch of `in_order`; None: EVALUATION_BATCH.
@@ -168,8 +180,8 @@ class ResidentBatches:
 
     def __init__(
         self,
-        inputs: Tensor,
-        targets: Tensor,
+        inputs: Tree,
+        targets: Tree,
         transform: Callable[[Tensor], Tensor] | None = None,
         augment: Augmentation | None = None,
         evaluation_batch: int | None = None,
@@ -181,9 +193,9 @@ class ResidentBatches:
         self.is_copied = False
 
     def __len__(self) -> int:
-        return len(self.inputs)
+        return num_samples(self.inputs)
 
-    def _finished(self, inputs: Tensor) -> Tensor:
+    def _finished(self, inputs: Tree) -> Tree:
         return inputs if self.transform is None else self.transform(inputs)
 
     def training(
@@ -196,21 +208,20 @@ class ResidentBatches:
         return augmented(finished, self.augment, len(self), batch_size, seed, first_step, rank, world_size)
 
     def _slices(self, batch_size: int, seed: int, first_step: int, rank: int, world_size: int) -> Iterator[Batch]:
-        num_samples = len(self)
-        # The whole split: its order changes nothing but rounding.
-        if batch_size >= num_samples and self.weights is None:
-            mine = share(num_samples, rank, world_size)
-            yield from unspoilt(Batch(self.inputs[mine], self.targets[mine]), self.is_copied)
-        size = _share_size(batch_size, rank, world_size)
-        for order in _orders(num_samples, batch_size, seed, first_step, rank, world_size, self.weights):
-            for rows in order.to(self.inputs.device).split(size * BATCHES_PER_GATHER):
-                yield from Batch(*(whole.index_select(0, rows) for whole in (self.inputs, self.targets))).parts(size)
+        of, whole = len(self), Batch(self.inputs, self.targets)
+        if batch_size >= of and self.weights is None:  # the whole split: its order changes nothing but rounding
+            yield from unspoilt(whole.rows(share(of, rank, world_size)), self.is_copied)
+        size, device = share_size(batch_size, rank, world_size), leaves(self.inputs)[0].device
+        for order in orders(of, batch_size, seed, first_step, rank, world_size, self.weights):
+            for rows in order.to(device).split(size * BATCHES_PER_GATHER):
+                yield from whole.gathered(rows).parts(size)
 
     def in_order(self, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
         mine = share(len(self), rank, world_size)
         for start in range(mine.start, mine.stop, self.evaluation_batch):
             rows = slice(start, min(start + self.evaluation_batch, mine.stop))
-            yield Batch(self._finished(self.inputs[rows]), self.targets[rows])
+            inputs, targets = Batch(self.inputs, self.targets).rows(rows)
+            yield Batch(self._finished(inputs), targets)
 
 
 class LoadedBatches:
@@ -251,9 +262,9 @@ class LoadedBatches:
         self, batch_size: int, seed: int, first_step: int, rank: int = 0, world_size: int = 1
     ) -> Iterator[Batch]:
         num_samples = len(self)
-        size = _share_size(min(batch_size, num_samples), rank, world_size)
-        orders = _orders(num_samples, batch_size, seed, first_step, rank, world_size, self.weights)
-        batches = self._load((rows.tolist() for order in orders for rows in order.split(size)), size)
+        size = share_size(min(batch_size, num_samples), rank, world_size)
+        found = orders(num_samples, batch_size, seed, first_step, rank, world_size, self.weights)
+        batches = self._load((rows.tolist() for order in found for rows in order.split(size)), size)
         return augmented(batches, self.augment, num_samples, batch_size, seed, first_step, rank, world_size)
 
     def in_order(self, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
@@ -285,6 +296,8 @@ def augmented(
         yield Batch(augment(inputs, torch.Generator().manual_seed(draws), mine, of), targets)
 
 
-def lies_over(targets: Tensor, inputs: Tensor) -> bool:
+def lies_over(targets: Tree, inputs: Tree) -> bool:
     """Whether targets are masks of images: a number or more for each pixel."""
+    if not (isinstance(targets, Tensor) and isinstance(inputs, Tensor)):
+        return False
     return inputs.dim() == 4 and targets.dim() in (3, 4) and targets.shape[-2:] == inputs.shape[-2:]

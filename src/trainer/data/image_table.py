@@ -88,7 +88,8 @@ def load(
         files.take(rows["test"]),
         description=f"image_table: {file.name}, {len(files):,} images, {aims}",
         num_classes=meant.num_classes,
-        class_names=meant.class_names,
+        class_names=tuple(wanted.targets) if task == "multilabel" else meant.class_names,
+        is_multilabel=task == "multilabel",
         num_workers=num_workers,
         notes=tuple(notes),
     )

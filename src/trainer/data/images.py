@@ -1,6 +1,7 @@
 """Images fitted to the model: grey or colour, size, scale, normalisation; and their random augmentation."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -51,6 +52,13 @@ class ImageTransform:
             )
             images = (images - mean) / std
         return images.contiguous()
+
+
+def resized_masks(masks: Tensor, size: Sequence[int]) -> Tensor:
+    """Targets that lie over their images, `[N, H, W]` or `[N, C, H, W]`, in another size: of the nearest pixel."""
+    planes = masks.unsqueeze(1) if masks.dim() == 3 else masks
+    found = F.interpolate(planes.float(), [*size], mode="nearest-exact").to(masks.dtype)
+    return found.squeeze(1) if masks.dim() == 3 else found
 
 
 def channel_statistics(images: Tensor, channels: int, scale: float) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -2,19 +2,24 @@
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from trainer.data.batches import Batches, LoadedBatches, ResidentBatches
-from trainer.data.images import Augmentation, ImageTransform, channel_statistics
+from trainer.data.batches import Batches, LoadedBatches, ResidentBatches, lies_over
+from trainer.data.images import Augmentation, ImageTransform, channel_statistics, resized_masks
+from trainer.data.item_batches import ItemBatches, OwnTargets
+from trainer.data.items import Items
 from trainer.data.leaks import leaks
 from trainer.data.precision import lost
 from trainer.data.source import Data, ImageFiles, Samples
 from trainer.disk.checkpoint import checksum
 from trainer.errors import UserError
+from trainer.meaning import Numbers
+from trainer.trees import Tree, leaves, mapped
 
 # A split of fitted images that takes more than this stays uint8 in its own size; its batches are fitted one by one.
 RESIDENT_BYTES = 2 * 1024**3
@@ -22,6 +27,7 @@ SUMMED = 1 << 20  # numbers at once
 SAME = 1e-5  # the largest difference of such sums that is one of rounding
 # How many image files are read for mean and standard deviation.
 STATISTICS_FILES = 1024
+LOOKED_AT = 8  # items of a split that tell it from another
 
 
 class Fingerprint(NamedTuple):
@@ -50,8 +56,8 @@ class Sizes:
     """What a model is sized by.
 
     Args:
-        input_shape: of one sample, as the model gets it.
-        num_outputs: classes, or numbers in a float target.
+        input_shape: of one sample, as the model gets it; empty where inputs are a dict or tuple.
+        num_outputs: classes, or numbers in a float target; 0 where there are neither.
         vocab_size: where inputs are tokens: one more than the largest in any split.
     """
 
@@ -83,34 +89,86 @@ def check(data: Data, name: str) -> None:
     for split in ("train", "val", "test"):
         samples = getattr(data, split)
         where = f"data={name}: the {split} split"
-        if not isinstance(samples, Samples if isinstance(data.train, Samples) else ImageFiles):
+        kind = next((kind for kind in (Samples, Items, ImageFiles) if isinstance(data.train, kind)), ImageFiles)
+        if not isinstance(samples, kind):
             raise UserError(f"{where} is a {type(samples).__name__}; all three are Samples, or all are ImageFiles.")
-        for part in ("inputs", "targets") if isinstance(samples, Samples) else ("targets",):
-            kind = type(getattr(samples, part, None))
-            if not issubclass(kind, Tensor):
-                raise UserError(f"{where} has {part} of type {kind.__name__}; they are a torch.Tensor.")
+        if isinstance(samples, Samples):
+            _check_trees(samples, where)
+        elif isinstance(samples, ImageFiles) and not isinstance(targets := getattr(samples, "targets", None), Tensor):
+            raise UserError(f"{where} has targets of type {type(targets).__name__}; they are a torch.Tensor.")
         if len(samples) == 0:
             raise UserError(f"{where} is empty; it needs at least one sample.")
-        targets = samples.targets
-        if isinstance(samples, Samples) and samples.inputs.dtype == torch.uint8 and samples.inputs.dim() != 4:
-            shape = list(samples.inputs.shape[1:])
-            raise UserError(f"{where} has images of shape {shape}; they are uint8 [N, C, H, W].")
-        if len(targets) != len(samples):
-            raise UserError(f"{where} has {len(samples)} inputs but {len(targets)} targets.")
-        if (wrong := data.meaning.wrong_targets(targets)) is not None:
-            raise UserError(f"{where} has {wrong}.")
-        if isinstance(samples, Samples) and samples.inputs.is_floating_point():
-            bad = ~samples.inputs.isfinite()
-            if bool(bad.any()):
-                first = bad.nonzero()[0].tolist()
-                raise UserError(f"{where} has {int(bad.sum())} inputs that are NaN or infinite, the first at {first}.")
+        if isinstance(samples, Items):
+            _check_items(data, samples, where)
+            continue
+        _check_images(samples, where)
+        if any(len(part) != len(samples) for part in leaves(samples.targets)):
+            lengths = " and ".join(str(len(part)) for part in leaves(samples.targets))
+            raise UserError(f"{where} has {len(samples)} inputs but {lengths} targets.")
+        if not data.are_own_targets and isinstance(samples.targets, Tensor):
+            _refuse_wrong(data, samples.targets, where)
         if isinstance(samples, Samples):
-            for part in ("inputs", "targets"):
-                shape, first = (list(getattr(s, part).shape[1:]) for s in (samples, data.train))
-                if shape != first:
-                    raise UserError(
-                        f"{where} has {part} of shape {shape}, the train split has {first}; they must be equal."
-                    )
+            _check_numbers(data, samples, where)
+
+
+def _check_trees(samples: Samples, where: str) -> None:
+    """Raises UserError where a split has something else than tensors, or inputs of different lengths."""
+    for part in ("inputs", "targets"):
+        tree = getattr(samples, part)
+        branches = tree.values() if isinstance(tree, Mapping) else tree if isinstance(tree, tuple) else [tree]
+        other = [type(branch).__name__ for branch in branches if not isinstance(branch, Tensor)]
+        if other and not (part == "targets" and tree is None):
+            raise UserError(f"{where} has {part} of type {other[0]}; they are a torch.Tensor.")
+        if len({len(leaf) for leaf in leaves(tree)}) > 1:
+            lengths = ", ".join(str(len(leaf)) for leaf in leaves(tree))
+            raise UserError(f"{where} has {part} of {lengths} samples; all parts have one length.")
+
+
+def _refuse_wrong(data: Data, targets: Tensor, where: str) -> None:
+    if (wrong := data.meaning.wrong_targets(targets)) is None:
+        return
+    hint = ""
+    if isinstance(data.meaning, Numbers) and not targets.is_floating_point():
+        hint = " Type data.task=classification, or data.task=multilabel for 0 and 1 of several labels."
+    raise UserError(f"{where} has {wrong}.{hint}")
+
+
+def _check_images(samples: Samples | ImageFiles, where: str) -> None:
+    inputs = getattr(samples, "inputs", None)
+    if isinstance(inputs, Tensor) and inputs.dtype == torch.uint8 and inputs.dim() != 4:
+        raise UserError(f"{where} has images of shape {list(inputs.shape[1:])}; they are uint8 [N, C, H, W].")
+
+
+def _check_numbers(data: Data, samples: Samples, where: str) -> None:
+    """Raises UserError for inputs that are not finite, or of another shape than those of the training split."""
+    for inputs in leaves(samples.inputs):
+        bad = ~inputs.isfinite() if inputs.is_floating_point() else inputs.new_zeros(0, dtype=torch.bool)
+        if bool(bad.any()):
+            first = bad.nonzero()[0].tolist()
+            raise UserError(f"{where} has {int(bad.sum())} inputs that are NaN or infinite, the first at {first}.")
+    for part in ("inputs", "targets"):
+        shape, first = (
+            mapped(lambda tensor: list(tensor.shape[1:]), getattr(split, part)) for split in (samples, data.train)
+        )
+        if shape != first:
+            raise UserError(f"{where} has {part} of shape {shape}, the train split has {first}; they must be equal.")
+
+
+def _check_items(data: Data, items: Items, where: str) -> None:
+    """Looks at the first item of a split, and at its targets, as far as they are known."""
+    inputs, targets = items.sample
+    words = [name for name, part in (inputs.items() if isinstance(inputs, dict) else ()) if not leaves(part)]
+    if words:
+        raise UserError(
+            f"{where} has inputs {', '.join(words)} that are no numbers. Choose with data.inputs=[...], or give a "
+            "collate_fn that makes tensors of them."
+        )
+    first = data.train.sample[0]
+    kinds = [mapped(lambda tensor: (tensor.dim(), tensor.dtype), tree) for tree in (inputs, first)]
+    if kinds[0] != kinds[1]:
+        raise UserError(f"{where} has inputs of another form than the train split.")
+    if isinstance(targets, Tensor) and not data.are_own_targets:
+        _refuse_wrong(data, targets if items.known is None else items.known, where)
 
 
 def doubts(data: Data, name: str, dtype: torch.dtype, is_divided: bool = True) -> list[str]:
@@ -133,8 +191,15 @@ def doubts(data: Data, name: str, dtype: torch.dtype, is_divided: bool = True) -
         )
     if is_divided and (leak := leaks(data.train, data.val, data.test)) is not None:
         found.append(f"warning: data={name}: {leak}")
-    targets = {split: getattr(data, split).targets for split in ("train", "val", "test")}
+    targets = {split: targets_of(getattr(data, split)) for split in ("train", "val", "test")}
+    if data.are_own_targets or not all(isinstance(part, Tensor) for part in targets.values()):
+        return [*said, *found]
     return [*said, *found, *(f"warning: data={name}: {doubt}" for doubt in data.meaning.doubts(targets))]
+
+
+def targets_of(split: Any) -> Tree:
+    """All targets of a split; None where it has none, or where they are read while training."""
+    return split.known if isinstance(split, Items) else split.targets
 
 
 def fingerprint(data: Data) -> dict[str, Fingerprint]:
@@ -146,23 +211,42 @@ def fingerprint(data: Data) -> dict[str, Fingerprint]:
     return {split: _fingerprint(getattr(data, split)) for split in ("train", "val", "test")}
 
 
-def _fingerprint(samples: Samples | ImageFiles) -> Fingerprint:
-    told = f"{len(samples):,} samples, targets {checksum(samples.targets):08x}"
+def _fingerprint(samples: Samples | ImageFiles | Items) -> Fingerprint:
+    targets = targets_of(samples)
+    sums = ", ".join(f"{checksum(part):08x}" for part in leaves(targets))
+    told = f"{len(samples):,} samples" + (f", targets {sums}" if sums else "")
     if isinstance(samples, ImageFiles):
         content = samples.content()
         return Fingerprint(told if content is None else f"{told}, files {content}")
-    inputs = samples.inputs.flatten()
-    if inputs.is_complex():
-        inputs = torch.view_as_real(inputs).flatten()
-    if not inputs.is_floating_point():
-        return Fingerprint(f"{told}, inputs {checksum(inputs):08x}")
-    # In float64, a part at a time; the wave gives each place a weight of its own.
-    sums = torch.zeros(3, dtype=torch.float64)
-    for start in range(0, len(inputs), SUMMED):
-        part = inputs[start : start + SUMMED].double()
-        wave = torch.arange(start, start + len(part), dtype=torch.float64).mul_(0.7).cos_()
-        sums += torch.stack([part.sum(), part.square().sum(), (part * wave).sum()])
-    return Fingerprint(told, tuple((sums / max(1, len(inputs))).tolist()))
+    if isinstance(samples, Items):
+        return Fingerprint(told, _sums([leaf.double() for row in _some_rows(samples) for leaf in row]))
+    whole = [torch.view_as_real(leaf) if leaf.is_complex() else leaf for leaf in leaves(samples.inputs)]
+    exact = ", ".join(f"{checksum(leaf):08x}" for leaf in whole if not leaf.is_floating_point())
+    return Fingerprint(
+        f"{told}, inputs {exact}" if exact else told, _sums([leaf for leaf in whole if leaf.is_floating_point()])
+    )
+
+
+def _some_rows(items: Items) -> list[list[Tensor]]:
+    """The numbers of some items, evenly spaced."""
+    rows = torch.linspace(0, len(items) - 1, min(len(items), LOOKED_AT)).long().unique().tolist()
+    return [leaves(items.load(("fingerprint", [row]))) for row in rows]
+
+
+def _sums(tensors: list[Tensor]) -> tuple[float, ...]:
+    """Means of numbers, of their squares, and of their products with a wave, which gives each place its own weight."""
+    if not tensors:
+        return ()
+    sums, count = torch.zeros(3, dtype=torch.float64), 0
+    for tensor in tensors:
+        inputs = tensor.flatten()
+        for start in range(0, len(inputs), SUMMED):  # in float64, a part at a time
+            part = inputs[start : start + SUMMED].double()
+            first = count + start
+            wave = torch.arange(first, first + len(part), dtype=torch.float64).mul_(0.7).cos_()
+            sums += torch.stack([part.sum(), part.square().sum(), (part * wave).sum()])
+        count += len(inputs)
+    return tuple((sums / max(1, count)).tolist())
 
 
 def detached(data: Data) -> Data:
@@ -172,8 +256,8 @@ def detached(data: Data) -> Data:
         samples = getattr(data, split)
         if isinstance(samples, Samples):
             parts = (samples.inputs, samples.targets)
-            if any(isinstance(part, Tensor) and part.requires_grad for part in parts):
-                splits[split] = Samples(*(part.detach() if isinstance(part, Tensor) else part for part in parts))
+            if any(leaf.requires_grad for part in parts for leaf in leaves(part)):
+                splits[split] = Samples(*(mapped(Tensor.detach, part) for part in parts))
     return replace(data, **splits) if splits else data
 
 
@@ -186,7 +270,10 @@ def limited(data: Data, limit: int | None) -> Data:
         samples = getattr(data, split)
         if isinstance(samples, ImageFiles):
             raise UserError(f"data.limit={limit}: image files are not limited. Type data.limit=null.")
-        splits[split] = Samples(samples.inputs[:limit], samples.targets[:limit])
+        if isinstance(samples, Items):
+            splits[split] = samples.take(torch.arange(min(limit, len(samples))), split)
+        else:
+            splits[split] = Samples(*(mapped(lambda t: t[:limit], part) for part in (samples.inputs, samples.targets)))
     return replace(data, **splits)
 
 
@@ -209,11 +296,11 @@ def prepare(
     """
     num_outputs = data.meaning.num_outputs
     if not data.is_images:
-        assert isinstance(data.train, Samples)
-        shape = tuple(data.train.inputs.shape[1:])
-        numbers = {s: _resident(getattr(data, s), device, dtype) for s in ("train", "val", "test")}
-        return Splits(shape, num_outputs, numbers["train"], numbers["val"], numbers["test"])
-    if isinstance(data.train, ImageFiles):
+        train, val, test = (_batches(getattr(data, s), device, dtype, data) for s in ("train", "val", "test"))
+        return Splits(data.sample_shape, num_outputs, train, val, test)
+    if isinstance(data.train, Items):
+        channels, size = _fit_pictures(data, channels, image_size)
+    elif isinstance(data.train, ImageFiles):
         channels = channels or 3
         for files in (data.train, data.val, data.test):
             assert isinstance(files, ImageFiles)
@@ -227,7 +314,7 @@ def prepare(
                 f"model.in_channels={channels}: the images have {stored} channels; only 1 and 3 are converted."
             )
         channels = channels or stored
-        size = (image_size, image_size) if image_size else tuple(data.train.inputs.shape[-2:])  # type: ignore[assignment]
+        size = (image_size, image_size) if image_size else tuple(data.train.inputs.shape[-2:])
     transform = ImageTransform(channels, size, data.scale, dtype)
     if normalize:
         transform.mean, transform.std = channel_statistics(_some_images(data.train), channels, data.scale)
@@ -236,11 +323,30 @@ def prepare(
         _image_batches(getattr(data, split), device, transform, augment if split == "train" else None, data)
         for split in ("train", "val", "test")
     )
+    if data.are_own_targets:
+        num_outputs = channels * math.prod(size)
     return Splits((channels, *size), num_outputs, train, val, test, transform)
 
 
-def _resident(samples: Samples, device: torch.device, dtype: torch.dtype) -> ResidentBatches:
-    return ResidentBatches(on_device(samples.inputs, device, dtype), on_device(samples.targets, device, dtype))
+def _batches(samples: Samples | Items, device: torch.device, dtype: torch.dtype, data: Data) -> Batches:
+    if isinstance(samples, Items):
+        return ItemBatches(samples, device, dtype, num_workers=data.num_workers, are_own_targets=data.are_own_targets)
+    inputs, targets = (
+        mapped(lambda tensor: on_device(tensor, device, dtype), tree) for tree in (samples.inputs, samples.targets)
+    )
+    # A copy: a model may write into what it is given.
+    return ResidentBatches(inputs, mapped(Tensor.clone, inputs) if data.are_own_targets else targets)
+
+
+def _fit_pictures(data: Data, channels: int | None, image_size: int | None) -> tuple[int, tuple[int, int]]:
+    """Tells items that are pictures what the model wants; what they then are."""
+    for items in (data.train, data.val, data.test):
+        items.channels, items.image_size = channels, image_size
+        vars(items).pop("sample", None)  # of another size
+    stored, *size = data.train.sample[0].shape[1:]
+    if channels not in (None, stored) and stored not in (1, 3):
+        raise UserError(f"model.in_channels={channels}: the images have {stored} channels; only 1 and 3 are converted.")
+    return channels or stored, (image_size, image_size) if image_size else tuple(size)
 
 
 def on_device(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -248,27 +354,39 @@ def on_device(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tenso
     return tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
 
 
-def _some_images(samples: Samples | ImageFiles) -> Tensor:
-    """All images that are in memory, or evenly spaced ones of those on disk."""
+def _some_images(samples: Samples | ImageFiles | Items) -> Tensor:
+    """All images that are in memory, or evenly spaced ones of those that are read while training."""
     if isinstance(samples, Samples):
         return samples.inputs
     chosen = torch.linspace(0, len(samples) - 1, min(len(samples), STATISTICS_FILES)).long().unique()
+    if isinstance(samples, Items):
+        return samples.load(("statistics", chosen.tolist()))[0]
     return torch.stack([samples[int(i)][0] for i in chosen])
 
 
 def _image_batches(
-    samples: Samples | ImageFiles,
+    samples: Samples | ImageFiles | Items,
     device: torch.device,
     transform: ImageTransform,
     augment: Augmentation | None,
     data: Data,
 ) -> Batches:
+    if isinstance(samples, Items):
+        num_workers, are_own = data.num_workers, data.are_own_targets
+        return ItemBatches(samples, device, transform.dtype, transform, augment, num_workers, are_own)
     if isinstance(samples, ImageFiles):
-        return LoadedBatches(samples, device, transform, augment, data.num_workers)
+        found: Batches = LoadedBatches(samples, device, transform, augment, data.num_workers)
+        return OwnTargets(found) if data.are_own_targets else found
     images = samples.inputs.to(device)
-    targets = on_device(samples.targets, device, transform.dtype)
+    targets = mapped(lambda tensor: on_device(tensor, device, transform.dtype), samples.targets)
+    if lies_over(targets, images) and targets.shape[-2:] != transform.image_size:
+        targets = resized_masks(targets, transform.image_size)
     num_bytes = len(images) * transform.channels * math.prod(transform.image_size) * transform.dtype.itemsize
     if num_bytes > RESIDENT_BYTES:
-        return ResidentBatches(images, targets, transform, augment)
+        found = ResidentBatches(images, targets, transform, augment)
+        return OwnTargets(found) if data.are_own_targets else found
     fitted = torch.cat([transform(part) for part in images.split(1024)])
-    return ResidentBatches(fitted, targets, None, augment)
+    if not data.are_own_targets:
+        return ResidentBatches(fitted, targets, None, augment)
+    found = ResidentBatches(fitted, fitted.clone(), None, augment)
+    return OwnTargets(found) if augment else found

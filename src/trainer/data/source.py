@@ -3,6 +3,7 @@
 import itertools
 import math
 import os
+from abc import ABC
 from collections.abc import Mapping, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +14,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from trainer.config.schema import shown
+from trainer.data.items import Items
 from trainer.errors import UserError, nearest
-from trainer.meaning import Classes, Meaning, Numbers
+from trainer.meaning import IGNORED, Classes, Meaning, Numbers, meaning_of
+from trainer.trees import Tree, num_samples
 
 
 @dataclass(frozen=True)
@@ -23,15 +26,18 @@ class Samples:
 
     Shapes:
         inputs: `[N, C, H, W]` uint8 (images, 0..255) or `[N, ...]` (anything else): floats, which become the `dtype` of
-            the run, or whole numbers (tokens), which stay what they are.
-        targets: `[N]` int64 (class indices) or `[N, D]` floats (regression).
+            the run, or whole numbers (tokens), which stay what they are. Or a dict of such, which are passed to the
+            model by keyword, or a tuple, by position.
+        targets: `[N]` int64 (class indices), `[N, T]` or `[N, H, W]` int64 (a class for each place), `[N, D]` floats
+            (numbers), or a dict or tuple for a loss of the user's own; None: the model's inputs are its targets, or it
+            has a loss of its own.
     """
 
-    inputs: Tensor
-    targets: Tensor
+    inputs: Tree
+    targets: Tree = None
 
     def __len__(self) -> int:
-        return len(self.inputs)
+        return num_samples(self.inputs)
 
 
 class ImageFiles(Dataset[tuple[Tensor, int]], Sized):
@@ -58,22 +64,28 @@ class Data:
     """What every data source gives.
 
     Args:
-        train, val, test: the three splits.
+        train, val, test: the three splits: all of them Samples, or ImageFiles, or anything else with `__len__` and
+            `__getitem__`. Of what a source of the user's leaves out, a part of the training split is taken.
         description: one line that says what this is, where from and how much.
-        num_classes: None for regression.
+        num_classes: None for numbers; a source of the user's may leave it to the labels.
         class_names: a name per class, or empty.
         scale: what uint8 images are divided by to reach 0..1 (digits have 16 grey levels: 16).
-        num_workers: for ImageFiles: processes that read ahead.
+        num_workers: for splits that are read while training: processes that read ahead.
         notes: what was decided in reading it that its user should know.
         recipe: what the source has done to its inputs, see `trainer.data.preparation`: of tables a
             `trainer.data.tables.recipe.Recipe`, of arrays a `trainer.data.spread.Scaling`; None where it is nothing.
         rows: split to the rows of the source's file that it has, `[N]`; empty where that is not known.
+        collate_fn: a list of items to a batch; None: torch's.
+        is_multilabel: targets are 0 and 1 for each of some labels, `[N, K]`.
+        as_task: what its source was asked to take the targets for, if it has not done so itself; `auto`: nothing.
+        are_own_targets: the inputs are their own targets, as the model gets them.
+        ignored: the label of places that have no class; a loss leaves it out.
     """
 
-    train: Samples | ImageFiles
-    val: Samples | ImageFiles
-    test: Samples | ImageFiles
-    description: str
+    train: Any
+    val: Any = None
+    test: Any = None
+    description: str = ""
     num_classes: int | None = None
     class_names: tuple[str, ...] = ()
     scale: float = 255.0
@@ -81,13 +93,25 @@ class Data:
     notes: tuple[str, ...] = ()
     recipe: Any = None
     rows: Mapping[str, Tensor] = field(default_factory=dict)
+    collate_fn: Any = None
+    is_multilabel: bool = False
+    as_task: str = "auto"
+    are_own_targets: bool = False
+    ignored: int = IGNORED
+
+    @property
+    def example(self) -> tuple[Tree, Tree]:
+        """Inputs and targets of some training samples; of image files targets alone."""
+        if isinstance(self.train, Items):
+            return self.train.sample
+        return getattr(self.train, "inputs", None), self.train.targets
 
     @property
     def meaning(self) -> Meaning:
         """What the targets are."""
-        if self.num_classes is None:
-            return Numbers(math.prod(self.train.targets.shape[1:]))
-        return Classes(self.num_classes, tuple(self.class_names))
+        if self.are_own_targets:
+            return Numbers(math.prod(self.sample_shape))
+        return meaning_of(self.example[1], self.num_classes, self.class_names, self.is_multilabel, self.ignored)
 
     @property
     def task(self) -> Literal["classification", "regression"]:
@@ -95,12 +119,25 @@ class Data:
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """Of one input as the source has it; image files have none before they are read."""
-        return () if isinstance(self.train, ImageFiles) else tuple(self.train.inputs.shape[1:])
+        """Of one input as the source has it; image files have none before they are read, nor has a dict or tuple."""
+        inputs = self.example[0]
+        return tuple(inputs.shape[1:]) if isinstance(inputs, Tensor) else ()
 
     @property
     def is_images(self) -> bool:
-        return isinstance(self.train, ImageFiles) or self.train.inputs.dtype == torch.uint8
+        if isinstance(self.train, ImageFiles):
+            return True
+        inputs = self.example[0]
+        is_bytes = isinstance(inputs, Tensor) and inputs.dtype == torch.uint8
+        return is_bytes and (isinstance(self.train, Samples) or inputs.dim() == 4)
+
+
+class Source(ABC):  # noqa: B024
+    """What the class of a data source makes: a `Data`, or a data set with `__len__` and `__getitem__`."""
+
+    @classmethod
+    def __subclasshook__(cls, other: type) -> bool:
+        return issubclass(other, Data) or (hasattr(other, "__len__") and hasattr(other, "__getitem__"))
 
 
 def split_indices(num_samples: int, fractions: tuple[float, ...], seed: int) -> tuple[Tensor, ...]:

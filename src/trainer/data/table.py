@@ -135,10 +135,11 @@ def load(
         splits["test"],
         description=f"table: {file.name}, {table.num_rows:,} samples of {num_inputs:,}, {aims}",
         num_classes=meant.num_classes,
-        class_names=meant.class_names,
+        class_names=tuple(wanted.targets) if task == "multilabel" else meant.class_names,
         notes=tuple(notes),
         recipe=recipe,
         rows=dict(parts),
+        is_multilabel=task == "multilabel",
     )
 
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from trainer.data.quoting import listed
 from trainer.errors import UserError
+from trainer.meaning import IGNORED
 
 Array = NDArray[Any]
-IGNORED = -100  # torch's default of `ignore_index`
 EXACT = 2**53  # float64 holds every whole number up to this
 # Labels that leave gaps are numbers, not classes, where a class has fewer samples than this.
 FEW_PER_CLASS = 5
@@ -46,7 +46,8 @@ def meaning(
     Args:
         parts: per split `[N]` or `[N, D]` whole numbers, floats, booleans or texts.
         where: whose they are, for messages: `data.path=...`.
-        task: `classification`, `regression` or `auto`: integers, booleans and text in a single column are classes.
+        task: `classification`, `regression`, `multilabel` (numbers for now, 0 and 1) or `auto`: integers, booleans and
+            text in a single column are classes.
         num_classes: None: as many as there are different labels. Labels that aren't 0, 1 ... are numbered in order.
         is_text: they were written in a table, where a program may write 0 and 1 as 0.0 and 1.0: a few of such are
             classes, too.
@@ -72,7 +73,7 @@ def meaning(
                 "the targets are whole numbers that are written as fractions (1.0), and are taken for classes. Type "
                 "data.task=regression if they are numbers."
             )
-    if task == "regression":
+    if task in ("regression", "multilabel"):
         if num_classes is not None:
             raise UserError(
                 f"data.num_classes={num_classes}: the targets of {where.partition('=')[2]} are numbers to regress on. "

@@ -62,7 +62,7 @@ def read(
         try:
             for number in range(num_workers):
                 workers.append(_Worker(files, batch_size, f"data.num_workers={num_workers}: worker {number}"))
-            with _signals_blocked(), safe_path():
+            with signals_blocked(), safe_path():
                 for worker in workers:
                     worker.start()
         except (RuntimeError, OSError) as error:  # of shared memory, of files and processes
@@ -85,7 +85,7 @@ def read(
 
 
 @contextlib.contextmanager
-def _signals_blocked() -> Iterator[None]:
+def signals_blocked() -> Iterator[None]:
     """A process forked within inherits that: a signal before it could ignore signals doesn't end it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, NOT_FOR_WORKERS)
     try:

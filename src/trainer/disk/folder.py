@@ -56,7 +56,8 @@ PLACES = ("data.path", "data.root")
 
 def is_free(key: str) -> bool:
     """Whether a key may change when a run goes on."""
-    return key.split(".")[0] in FREE
+    # Whoever reads the samples, they are the same.
+    return key.split(".")[0] in FREE or key == "data.num_workers"
 
 
 def locate(config: Mapping[str, Any], label: str) -> Path:

@@ -8,10 +8,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from trainer.computation import Computation, Work, in_parts, spread
 from trainer.data.batches import Batches, ResidentBatches, batch_length, first_samples
+from trainer.data.item_batches import ItemBatches, OwnTargets
 from trainer.data.mix import as_mixed
 from trainer.disk.cache import Cache
 from trainer.disk.files import cache_folder
@@ -80,6 +81,8 @@ def recorded(work: Work, ordinary: InParts, network: nn.Module, train: Batches) 
     is_near = work.device.type in ("cpu", "cuda") and isinstance(train, ResidentBatches) and work.state.world.size == 1
     if not (is_whole and is_plain and is_near and work.is_ours):
         return ordinary, "autograd"
+    if not all(isinstance(part, Tensor) for part in work.sample()):
+        return ordinary, "autograd (a step is not recorded: inputs and targets are not one tensor each)"
     lengths = {batch_length(len(train), work.samples_per_step, step) for step in (1, work.steps_per_epoch)}
     examples = (as_mixed(first_samples(train, length), work.mix) for length in sorted(lengths))
     try:
@@ -119,6 +122,11 @@ def features_of(
     model, is_random = work.state.model, getattr(work.train, "augment", None) or work.mix is not None
     trains_later = any(name.startswith("backbone.") for name in work.state.store.names)
     if type(model) is not Finetune or model.unfrozen or trains_later or is_random or work.loss_fn.is_of_inputs:
+        return None
+    if isinstance(work.train, ItemBatches | OwnTargets):
+        note(
+            "the frozen backbone runs at every step: what a data set of your own gives may differ from epoch to epoch."
+        )
         return None
     try:
         cache = Cache(cache_folder("features"), limit, note)

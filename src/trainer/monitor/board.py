@@ -56,6 +56,8 @@ class Board:
             sample: one or two inputs, as the model gets them.
             has_terms: the loss has named terms.
         """
+        if not isinstance(sample, Tensor) and (self.wanted.images or self.wanted.projector):
+            self.note("TensorBoard shows no samples and no predictions: the inputs are not one tensor")
         if self.wanted.layout:
             self._try("layout", lambda: self._layout(has_terms))
         if self.wanted.texts:
@@ -64,8 +66,8 @@ class Board:
             self._try("filters", lambda: self._filters(0))
 
     def first_batch(self, inputs: Tree, targets: Tree) -> None:
-        """The batch of step 1, where inputs and targets are one tensor each."""
-        if self.wanted.images and isinstance(inputs, Tensor) and isinstance(targets, Tensor):
+        """The batch of step 1."""
+        if self.wanted.images and isinstance(inputs, Tensor):
             self._try("first batch", lambda: self._first_batch(inputs, targets))
 
     @contextmanager
@@ -79,7 +81,7 @@ class Board:
 
     def end(self, step: int) -> None:
         """After the last step: the first layer, and what the model makes of the test split."""
-        if self._collector is not None:
+        if self._collector is not None and not self._collector.is_of_trees:  # that was said at the beginning
             self._try("predictions", lambda: self._end(step))
 
     def _try(self, what: str, fill: Callable[[], None]) -> None:
@@ -124,7 +126,7 @@ class Board:
         if (picture := pictures.filters(self.model, self.input_shape)) is not None:
             self.events.image(f"{IMAGES}filters", step, picture)
 
-    def _first_batch(self, inputs: Tensor, targets: Tensor) -> None:
+    def _first_batch(self, inputs: Tensor, targets: Tree) -> None:
         from trainer.monitor import pictures
 
         self.events.image(f"{IMAGES}first_batch", 0, pictures.first_batch(inputs, targets, self.meaning))

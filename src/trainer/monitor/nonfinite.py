@@ -6,9 +6,11 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
+from trainer.trees import Tree, called, leaves
+
 
 def first_non_finite(
-    model: nn.Module, inputs: Tensor, precision: Callable[[], AbstractContextManager[object]]
+    model: nn.Module, inputs: Tree, precision: Callable[[], AbstractContextManager[object]]
 ) -> str | None:
     """The first place with a value that is not finite, on the way from the inputs to the output.
 
@@ -21,7 +23,7 @@ def first_non_finite(
     Returns:
         As `weight fc1.bias` or `output of conv2 (Conv2d)`; None where all is finite.
     """
-    if not _is_finite(inputs):
+    if not all(map(_is_finite, leaves(inputs))):
         return "the inputs of the batch"
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if not _is_finite(tensor):
@@ -38,7 +40,7 @@ def first_non_finite(
     handles = [module.register_forward_hook(look(name, module)) for name, module in model.named_modules()]
     try:
         with torch.no_grad(), precision():
-            model(inputs)
+            called(model, inputs)
     finally:
         for handle in handles:
             handle.remove()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from trainer.meaning import Classes, Meaning
 from trainer.monitor.predictions import Predictions, shrunk
+from trainer.trees import Tree
 
 Pixels = NDArray[np.uint8]
 Caption = Sequence[tuple[str, str]]  # (text, colour) of each line under a tile
@@ -34,15 +35,15 @@ _GRID_FONT, _GRID_LINE, _GRID_WIDTH = 18, 22, 420
 _BLACK, _GREY, _GREEN, _RED, _BLUE = "#202020", "#707070", "#1a7f37", "#c62828", "#08306b"
 
 
-def first_batch(inputs: Tensor, targets: Tensor, meaning: Meaning) -> Pixels:
+def first_batch(inputs: Tensor, targets: Tree, meaning: Meaning) -> Pixels:
     """The samples as the model gets them: normalised, augmented, in its size; at most `MAX_SAMPLES`.
 
     Args:
         inputs: images `[N, C, H, W]`, grey or colour; anything else is shown as numbers, a row per sample.
-        targets: `[N]` class labels or `[N, D]` numbers; images get them as captions.
+        targets: `[N]` class labels or `[N, D]` numbers, which images get as captions; or anything else.
         meaning: of the targets.
     """
-    of, inputs, targets = len(inputs), inputs[:MAX_SAMPLES].detach().cpu(), targets[:MAX_SAMPLES].cpu()
+    of, inputs = len(inputs), inputs[:MAX_SAMPLES].detach().cpu()
     if inputs.dim() != 4:
         rows = inputs.flatten(1)
         columns = f"{rows.shape[1]:,} numbers"
@@ -50,7 +51,9 @@ def first_batch(inputs: Tensor, targets: Tensor, meaning: Meaning) -> Pixels:
             rows, columns = rows[:, :MAX_COLUMNS], f"{MAX_COLUMNS:,} of {columns}"
         title = f"{len(rows):,} of {of:,} samples of the first batch: a row each, {columns}; {_range(rows)}"
         return _grid([_enlarged(_pixels(rows[None, None])[0], 4 * _TILE, 6 * _TILE)], title)
-    names = [meaning.caption(target) for target in targets]
+    names = (
+        [meaning.caption(t) for t in targets[:MAX_TILES].cpu()] if isinstance(targets, Tensor) else [""] * len(inputs)
+    )
     title = f"{len(inputs):,} of {of:,} samples of the first batch, as the model sees them; {_range(inputs)}"
     tiles = [_enlarged(tile, _TILE) for tile in _pixels(shrunk(inputs, 2 * _TILE))]
     return _grid(tiles, title, [[(name, _BLACK)] for name in names])

@@ -105,6 +105,7 @@ class Collector:
         self._features: list[Tensor] = []
         self._inputs: list[Tensor] = []
         self._wrong: Wrong | None = None
+        self.is_of_trees = False  # inputs are a dict or a tuple
 
     def __enter__(self) -> Self:
         self._handles = [linear.register_forward_pre_hook(self._note) for linear in self._linears]
@@ -119,6 +120,7 @@ class Collector:
 
     def add(self, inputs: Tree, outputs: Tree, targets: Tree) -> None:
         """The next batch: what went in, what came out, and what should have. What is not one tensor is passed over."""
+        self.is_of_trees = not isinstance(inputs, Tensor)
         if not isinstance(outputs, Tensor) and isinstance(self._meaning, Classes):
             outputs = self._meaning.scores_of(outputs)
         if not (isinstance(inputs, Tensor) and isinstance(outputs, Tensor) and isinstance(targets, Tensor)):

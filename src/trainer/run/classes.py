@@ -6,10 +6,11 @@ from torch import Tensor, nn
 from trainer.config.schema import shown
 from trainer.config.settings import Settings
 from trainer.data.batches import Batches
+from trainer.data.prepare import targets_of
 from trainer.data.source import Data
 from trainer.errors import UserError
 from trainer.losses import Composite
-from trainer.meaning import Classes
+from trainer.meaning import Classes, Places
 from trainer.run.instantiate import ours
 
 # torch's criteria with a weight for each class.
@@ -59,8 +60,8 @@ def balance(settings: Settings, data: Data, train: Batches) -> None:
         return
     key = "data.balance=true"
     counts = class_counts(key, settings, data)
-    targets = data.train.targets
-    if targets.dim() != 1 or len(targets) > MOST_DRAWN:
+    targets = targets_of(data.train)
+    if not isinstance(targets, Tensor) or targets.dim() != 1 or len(targets) > MOST_DRAWN:
         raise UserError(f"{key}: takes one class for each sample, and up to {MOST_DRAWN:,} samples.")
     train.weights = 1 / counts[targets.cpu()].double()
 
@@ -71,7 +72,10 @@ def class_counts(key: str, settings: Settings, data: Data) -> Tensor:
     Args:
         key: what asks for it, for the message.
     """
-    if not isinstance(data.meaning, Classes):
+    targets = targets_of(data.train)
+    if not isinstance(data.meaning, Classes | Places):
         raise UserError(f"{key}: data={settings.names['data']} has no classes. Leave it out.")
-    targets = data.train.targets.flatten().cpu()
+    if not isinstance(targets, Tensor):
+        raise UserError(f"{key}: the classes of data={settings.names['data']} are read while it trains. Leave it out.")
+    targets = targets.flatten().cpu()
     return torch.bincount(targets[targets >= 0], minlength=data.meaning.num_classes)

@@ -1,6 +1,6 @@
 """The data of a run: what the source gives, checked, and its splits as batches that fit the model."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import torch
 from torch import Tensor
@@ -8,6 +8,7 @@ from torch import Tensor
 from trainer.config import shipped, trust
 from trainer.config.settings import Settings
 from trainer.data.download import only_as_asked
+from trainer.data.given import Asked, as_data
 from trainer.data.images import Augmentation
 from trainer.data.pixels import refuse_missing_torchvision
 from trainer.data.prepare import Splits, check, detached, limited, prepare
@@ -22,10 +23,14 @@ from trainer.run.overfit import few
 def build_data(settings: Settings) -> Data:
     """Raises UserError: the source complains, or gives what nothing can be learnt from."""
     seed_all(settings.seed)  # a source of the user's may draw
+    name, keys = settings.names["data"], ours(settings, "data")
     with only_as_asked(shipped.not_asked_for(settings.group("data"), settings.request.typed)):
-        data: Data = built(settings, "data")
-    data = limited(detached(data), ours(settings, "data").get("limit"))
-    check(data, settings.names["data"])
+        made = built(settings, "data")
+    asked = {field.name: keys[field.name] for field in fields(Asked) if keys.get(field.name) is not None}
+    ignored = settings.group("loss").get("ignore_index")  # torch's own key: what loss and data leave out is the same
+    data = as_data(made, name, Asked(**asked, **({} if ignored is None else {"ignored": ignored})))
+    data = limited(detached(data), keys.get("limit"))
+    check(data, name)
     return few(settings, data)
 
 
@@ -46,6 +51,14 @@ def build_splits(settings: Settings, data: Data, device: torch.device, dtype: to
         raise UserError(
             f"model={names['model']}: wants images, but data={names['data']} gives samples of shape "
             f"{list(data.sample_shape)}. Try model=two_layer or model=sequential."
+        )
+    inputs = data.example[0]
+    is_sized = not settings.is_own("model") and any(key in model for key in ("in_channels", "in_features"))
+    if is_sized and isinstance(inputs, dict | tuple):
+        given = f"a dict of {', '.join(inputs)}" if isinstance(inputs, dict) else f"a tuple of {len(inputs)}"
+        raise UserError(
+            f"model={names['model']}: takes one tensor, but data={names['data']} gives {given}. Type "
+            "data.inputs=[<one of them>], or give a model of your own."
         )
     asked = {k: value for k, value in (config.get("augment") or {}).items() if k not in ("mixup", "cutmix")}
     trust.check_keys("data.augment", asked, Augmentation)

@@ -11,14 +11,14 @@ from torch.optim.lr_scheduler import LRScheduler
 from trainer.config import schema, trust
 from trainer.config.request import Config, resolved
 from trainer.config.settings import Settings
-from trainer.data.source import Data
+from trainer.data.source import Source
 from trainer.errors import UserError
 from trainer.run.environment import first_line
 
 # What the class in a group must be.
 KINDS: dict[str, type] = {
     "model": nn.Module,
-    "data": Data,
+    "data": Source,
     "loss": nn.Module,
     "optimizer": Optimizer,
     "scheduler": LRScheduler,
@@ -90,6 +90,8 @@ def built(settings: Settings, group: str, changes: Mapping[str, Any] | None = No
         made = instantiate(for_loss(settings, config) if group == "loss" else config, _convert_="all")
     except Exception as error:
         raise complaint(settings, group, error.__cause__ or error) from error
+    if group == "data":  # of whatever form: see trainer.data.given
+        return made
     wanted = KINDS[group]
     if not (changes or {}).get("_partial_") and not isinstance(made, wanted):
         raise UserError(

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from trainer import trees
 from trainer.config.settings import Settings
 from trainer.data.batches import Batch
-from trainer.data.prepare import Splits
+from trainer.data.prepare import Splits, targets_of
 from trainer.data.source import Data
 from trainer.errors import UserError, nearest
 from trainer.evaluate import MOST_AT_ONCE
 from trainer.losses import Kind, LossFunction
-from trainer.meaning import Classes, Unread
+from trainer.meaning import Classes, Labels, Places, Unread
 from trainer.run.classes import weigh_classes
 from trainer.run.environment import Precision, is_out_of_memory
 from trainer.run.instantiate import built, is_complaint, ours, words
@@ -45,7 +45,9 @@ def build_loss(
     device = sample_device(sample)
     loss_fn.to(device, torch.float64 if settings.dtype == "float64" else torch.float32)
     for samples in (data.train, data.val, data.test):
-        loss_fn.check_targets(samples.targets)
+        targets = sample.targets if data.are_own_targets else targets_of(samples)
+        if isinstance(targets, Tensor):
+            loss_fn.check_targets(targets)
     # With gradients, to see that there is one.
     with undisturbed(model, device, loss=loss_fn), precision(), torch.enable_grad():
         if loss_fn.differentiates_inputs:
@@ -61,6 +63,8 @@ def build_loss(
             if term.wants is None and not hasattr(term.criterion, "reduction"):
                 term.kind = kind_of(loss_fn, model, outputs, sample)
         if isinstance(loss_fn.meaning, Classes) and loss_fn.meaning.scores_of(outputs) is None:
+            loss_fn.meaning = Unread(loss_fn.meaning.num_outputs)
+        if isinstance(loss_fn.meaning, Places | Labels) and not loss_fn.meaning.judged(outputs, sample.targets):
             loss_fn.meaning = Unread(loss_fn.meaning.num_outputs)
     if not total.requires_grad and any(parameter.requires_grad for parameter in model.parameters()):
         group = "loss" if any(output.requires_grad for output in leaves(outputs)) else "model"

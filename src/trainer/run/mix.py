@@ -1,9 +1,10 @@
 """Mixed training samples: whether they are asked for, and whether all parts go along."""
 
-from torch import nn
+from torch import Tensor, nn
 
 from trainer.config.settings import Settings
 from trainer.data.mix import Mix
+from trainer.data.prepare import targets_of
 from trainer.data.source import Data
 from trainer.distributed import World
 from trainer.errors import UserError
@@ -26,9 +27,10 @@ def build_mix(settings: Settings, data: Data, loss_fn: LossFunction, world: Worl
     is_classes = isinstance(data.meaning, Classes)
     if not is_classes and not isinstance(data.meaning, Numbers):
         raise UserError(f"{key}: mixes classes or numbers, and data={settings.names['data']} has neither.")
-    if getattr(data.train, "targets", None) is None or data.train.targets.dim() != (1 if is_classes else 2):
+    targets = targets_of(data.train)
+    if not isinstance(targets, Tensor) or targets.dim() != (1 if is_classes else 2):
         raise UserError(f"{key}: mixes one class, or a row of numbers, for each sample. Leave it out.")
-    if is_classes and bool((data.train.targets < 0).any()):
+    if is_classes and bool((targets < 0).any()):
         raise UserError(f"{key}: some samples have no class to mix. Leave it out.")
     for term in loss_fn.terms if is_classes else []:
         if term.wants is None or isinstance(term.criterion, nn.NLLLoss):

@@ -23,7 +23,9 @@ from trainer.trees import called, mapped
 def facts_of(sizes: Sizes) -> dict[str, Any]:
     """What a model may be told of the data, by the names of its arguments."""
     shape = sizes.input_shape
-    facts = {"in_features": math.prod(shape), "num_classes": sizes.num_outputs, "out_features": sizes.num_outputs}
+    facts = {"num_classes": sizes.num_outputs, "out_features": sizes.num_outputs} if sizes.num_outputs else {}
+    if shape:  # inputs that are a dict or a tuple have none
+        facts["in_features"] = math.prod(shape)
     if len(shape) > 1:  # signals [C, L], images [C, H, W], volumes [C, D, H, W]
         facts["in_channels"] = shape[0]
     if len(shape) == 3 and shape[1] == shape[2]:

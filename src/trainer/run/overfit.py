@@ -7,8 +7,10 @@ from torch import Tensor
 
 from trainer.config.settings import Settings
 from trainer.data.batches import permutation
+from trainer.data.items import Items
 from trainer.data.source import Data, ImageFiles, Samples
 from trainer.errors import RunStopped
+from trainer.trees import mapped
 
 # Steps, where no length is given.
 STEPS = 500
@@ -52,7 +54,11 @@ def few(settings: Settings, data: Data) -> Data:
         return data
     rows = permutation(settings.seed, 0, len(data.train))[: settings.overfit].sort().values
     train = data.train
-    samples = Samples(train.inputs[rows], train.targets[rows]) if isinstance(train, Samples) else Few(train, rows)
+    samples: Samples | Items | ImageFiles
+    if isinstance(train, Samples):
+        samples = Samples(*(mapped(lambda whole: whole[rows], part) for part in (train.inputs, train.targets)))
+    else:
+        samples = train.take(rows, "train") if isinstance(train, Items) else Few(train, rows)
     note = f"overfit={settings.overfit}: the same {len(rows)} samples are trained on, validated and tested"
     return replace(data, train=samples, val=samples, test=samples, notes=(*data.notes, note))
 

@@ -8,7 +8,7 @@ from torch.amp import GradScaler
 
 from trainer.config.schema import is_larger_better
 from trainer.config.settings import Settings
-from trainer.data.batches import Batch, Batches, ResidentBatches, derived_seed
+from trainer.data.batches import Batch, Batches, ResidentBatches, derived_seed, first_samples
 from trainer.data.mix import Mix
 from trainer.data.prepare import Splits, doubts, fingerprint
 from trainer.data.source import Data
@@ -135,8 +135,7 @@ def is_all_ours(*modules: nn.Module) -> bool:
 
 def sample_of(split: Batches) -> Batch:
     """Two samples, a copy."""
-    first = next(iter(split.in_order()))
-    return Batch(*(mapped(Tensor.clone, tree) for tree in next(first.parts(2))))
+    return Batch(*(mapped(Tensor.clone, tree) for tree in first_samples(split, 2)))
 
 
 def tags_of(loss_fn: LossFunction, metrics: Metrics, split: str) -> list[str]:

@@ -46,9 +46,7 @@ def evaluate(
     wide = torch.float32 if sums["loss"].device.type == "mps" else torch.float64  # holds losses and counts exactly
     values = torch.stack([total.to(wide) for total in sums.values()], dim=1).tolist()
     results = [dict(zip(sums, row, strict=True)) for row in values]
-    for result in results:
-        for metric in loss_fn.meaning.metrics:
-            result[metric] /= len(batches)  # after whole numbers were added up: exact
+    results = [loss_fn.meaning.concluded(result, len(batches)) for result in results]  # whole numbers until now: exact
     for row, of_run in of_rows:
         results[row] |= of_run.compute()
     return results

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.losses import L1Penalty, L2Penalty, Losses, LossFunction, SumSquaredError, Term, Whole
+from trainer.meaning import Labels, Places
 from trainer.stack.batches import of_each
 from trainer.stack.refusal import CannotStack
 from trainer.stack.store import StackedStore
@@ -37,6 +38,8 @@ class StackedLoss:
             raise CannotStack("the losses have other terms")
         if first.term_names != [name for name in first.names if name] or first.is_of_model:
             raise CannotStack("the loss gives named terms of its own, or is the model's")
+        if isinstance(first.meaning, Places | Labels):
+            raise CannotStack("the targets are neither one class for a sample nor numbers")
         self.names, self.meaning = first.names, first.meaning
         self._weights = store.values.new_tensor([loss_fn.weights for loss_fn in loss_fns]).unbind(1)
         self._criteria: dict[int, Criterion] = {}

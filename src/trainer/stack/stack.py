@@ -6,12 +6,14 @@ from typing import Any
 from torch import Tensor
 
 from trainer.data.batches import Batch, Batches
+from trainer.data.item_batches import ItemBatches
 from trainer.losses import Losses
 from trainer.stack.architecture import stacked_network
 from trainer.stack.batches import stacked_batches
 from trainer.stack.losses import StackedLoss
 from trainer.stack.member import Member
 from trainer.stack.optimizers import share, stacked_update
+from trainer.stack.refusal import CannotStack
 from trainer.stack.store import StackedStore
 
 
@@ -32,6 +34,8 @@ class Stack:
     """
 
     def __init__(self, members: Sequence[Member], train: Batches, batch_size: int, sample: Tensor) -> None:
+        if isinstance(train, ItemBatches) or not isinstance(sample, Tensor):
+            raise CannotStack("the samples are no tensors that stand side by side")
         self._train, self._batch_size, self._sample = train, batch_size, sample
         self._drawn = members[0].state.step  # the step whose batch was the last
         self._assemble(members)

@@ -1,0 +1,376 @@
+"""What a source of the user's gave, as three splits: a `Data`, a tuple or dict of splits, or one data set."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
+
+from trainer.data.items import Items, Labels, is_of_arrow
+from trainer.data.loader import read
+from trainer.data.quoting import listed
+from trainer.data.source import Data, ImageFiles, Samples
+from trainer.data.split import split_rows
+from trainer.data.targets import meaning
+from trainer.errors import UserError, nearest
+from trainer.meaning import IGNORED
+from trainer.trees import leaves, mapped
+
+SPLITS = ("train", "val", "test")
+CALLED = {"valid": "val", "validation": "val", "dev": "val", "training": "train", "testing": "test"}
+AT_ONCE = 256  # items whose targets are looked at together
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was typed of data whatever its source; None: nothing.
+
+    Args:
+        task: classification, multilabel, regression or auto.
+        inputs, targets: names of the parts of an item that is a dict; targets may be the word `inputs`.
+        num_classes: of labels; they are not looked through then.
+        num_workers: processes that read ahead.
+        val_fraction, test_fraction: the parts of the training split that become the splits which there are none of.
+        split_seed: decides which samples those are.
+        stratify: each of them gets its share of every class.
+        ignored: the label of places that have no class.
+    """
+
+    task: str = "auto"
+    inputs: Any = None
+    targets: Any = None
+    num_classes: int | None = None
+    num_workers: int | None = None
+    val_fraction: float | None = None
+    test_fraction: float | None = None
+    split_seed: int | None = None
+    stratify: bool | None = None
+    ignored: int = IGNORED
+
+
+def as_data(made: Any, name: str, asked: Asked) -> Data:
+    """A `Data` with three splits and a meaning.
+
+    Args:
+        made: what the source gave.
+        name: what it is called in messages.
+
+    Raises:
+        UserError: it is no such thing; what was typed does not go with it.
+    """
+    data = made if isinstance(made, Data) else Data(**_splits_of(made, name))
+    asked = replace(asked, task=data.as_task) if asked.task == "auto" else asked
+    parts: dict[str, Any] = {split: _split(getattr(data, split), split, data, name, asked) for split in SPLITS}
+    data = replace(data, **parts)
+    if asked.targets == "inputs":
+        data = replace(data, are_own_targets=True)
+    if isinstance(data.train, Items):
+        data = _understood(data, name, asked)
+    else:
+        _refuse_unused(asked, name, has_all=None not in (data.val, data.test))
+        data = _reread(data, name, asked)
+    data = _completed(data, asked)
+    if not data.description:
+        sizes = ", ".join(f"{split} {len(getattr(data, split)):,}" for split in SPLITS)
+        data = replace(data, description=f"{name}: {sizes}")
+    return data
+
+
+def _splits_of(made: Any, name: str) -> dict[str, Any]:
+    """The splits by name."""
+    if isinstance(made, Mapping):
+        found = {CALLED.get(str(key), str(key)): split for key, split in made.items()}
+        for key in found:
+            if key not in SPLITS:
+                raise UserError(
+                    f"data={name}: gives a dict with {key}; its splits are called train, val and test."
+                    f"{nearest(key, SPLITS)}"
+                )
+    elif isinstance(made, tuple) and not _is_pair_of_arrays(made):
+        if not 1 <= len(made) <= len(SPLITS):
+            raise UserError(
+                f"data={name}: gives a tuple of {len(made)}; accepted are (train, val) and (train, val, test)."
+            )
+        found = dict(zip(SPLITS, made, strict=False))
+    else:
+        found = {"train": made}
+    if found.get("train") is None:
+        raise UserError(f"data={name}: gives no train split, only {listed(found)}. Give one.")
+    return found
+
+
+def _is_pair_of_arrays(split: Any) -> bool:
+    """Inputs and targets of one length, as arrays or tensors."""
+    is_pair = isinstance(split, tuple) and len(split) == 2
+    return is_pair and all(isinstance(part, Tensor | np.ndarray) for part in split) and len(split[0]) == len(split[1])
+
+
+def _split(split: Any, which: str, data: Data, name: str, asked: Asked) -> Any:
+    """One split as Samples, ImageFiles or Items."""
+    if isinstance(split, Items):
+        return replace(split, ignored=asked.ignored)
+    if split is None or isinstance(split, Samples | ImageFiles):
+        return split
+    where = f"data={name}: the {which} split"
+    if _is_pair_of_arrays(split):
+        return Samples(*(torch.from_numpy(part) if isinstance(part, np.ndarray) else part for part in split))
+    if isinstance(split, DataLoader):
+        raise UserError(f"{where} is a DataLoader, which train makes itself. Give its data set.")
+    if isinstance(split, IterableDataset) or not (hasattr(split, "__len__") and hasattr(split, "__getitem__")):
+        what = "an IterableDataset" if isinstance(split, IterableDataset) else f"a {type(split).__name__}"
+        raise UserError(
+            f"{where} is {what}, of which no item can be had by its number, so that no run goes on exactly. Give "
+            "something with __len__ and __getitem__: a torch Dataset, a list; or for files a data set that opens them "
+            "in __getitem__."
+        )
+    if isinstance(split, Tensor | np.ndarray | str | bytes):
+        raise UserError(
+            f"{where} is a {type(split).__name__}. Give trainer.Samples(inputs, targets), or a data set of pairs."
+        )
+    try:
+        num_items = len(split)
+    except (TypeError, NotImplementedError) as error:
+        raise UserError(f"{where} has no length ({error}). Give its class a method __len__.") from error
+    if not num_items:
+        raise UserError(f"{where} is empty; it needs at least one sample.")
+    inputs, targets = _names("data.inputs", asked.inputs), None
+    if asked.targets is not None and asked.targets != "inputs":
+        targets = _names("data.targets", asked.targets)
+    collate_fn = data.collate_fn or getattr(split, "collate_fn", None)
+    return Items(split, which, collate_fn, inputs, targets, ignored=asked.ignored)
+
+
+def _names(key: str, names: Any) -> tuple[str, ...] | None:
+    if names is None:
+        return None
+    if isinstance(names, str):
+        return (names,)
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{key}={names}: names parts of an item that is a dict. Type {key}=[<name>].")
+    return tuple(names)
+
+
+def _refuse_unused(asked: Asked, name: str, has_all: bool) -> None:
+    """Raises UserError for a key that only data read item by item has a use for."""
+    of_items = ("inputs", "num_workers", *(() if not has_all else ("val_fraction", "test_fraction", "split_seed")))
+    for field in fields(asked):
+        if field.name in of_items and getattr(asked, field.name) is not None:
+            why = (
+                "has all its splits" if "fraction" in field.name or "seed" in field.name else "is in memory as tensors"
+            )
+            raise UserError(f"data.{field.name}: nothing reads this key: data={name} {why}. Leave it out.")
+    if asked.targets not in (None, "inputs"):
+        raise UserError(
+            f"data.targets={asked.targets}: data={name} has its own targets. Leave it out; or type data.targets=inputs "
+            "for a model that gives its inputs back."
+        )
+
+
+# --- what targets are ------------------------------------------------------------------------------------------------
+
+
+def _reread(data: Data, name: str, asked: Asked) -> Data:
+    """Tensors with another task than their source said, or with none said."""
+    targets = data.train.targets
+    if data.are_own_targets or not isinstance(targets, Tensor) or not isinstance(data.train, Samples):
+        return data
+    given = {split: getattr(data, split).targets for split in SPLITS if getattr(data, split) is not None}
+    if asked.num_classes is not None and asked.task != "regression":
+        data = replace(data, num_classes=asked.num_classes)
+    if asked.task == "multilabel":
+        cast = {split: part if part.is_floating_point() else part.float() for split, part in given.items()}
+        return _with_targets(replace(data, is_multilabel=True, num_classes=None), cast)
+    if asked.task == "regression":
+        _refuse_classes_of_numbers(asked.num_classes, name)
+        cast = {split: _as_numbers(part) for split, part in given.items()}
+        return _with_targets(replace(data, num_classes=None), cast)
+    if data.num_classes is None and _task(targets, data, asked, name) == "classification":
+        labels, more = _labels_of(given, name, asked)
+        classes = given if labels is None else {split: labels(part) for split, part in given.items()}
+        return _with_targets(replace(data, ignored=asked.ignored, **more), classes)
+    return replace(data, ignored=asked.ignored)
+
+
+def _refuse_classes_of_numbers(num_classes: int | None, name: str) -> None:
+    if num_classes is not None:
+        raise UserError(f"data.num_classes={num_classes}: data={name} has numbers as targets. Leave it null.")
+
+
+def _with_targets(data: Data, targets: Mapping[str, Tensor]) -> Data:
+    parts: dict[str, Any] = {split: Samples(getattr(data, split).inputs, part) for split, part in targets.items()}
+    return replace(data, **parts)
+
+
+def _as_numbers(targets: Tensor) -> Tensor:
+    targets = targets if targets.is_floating_point() else targets.double()
+    return targets.unsqueeze(1) if targets.dim() == 1 else targets
+
+
+def _is_whole(targets: Tensor) -> bool:
+    return not targets.is_floating_point() and not targets.is_complex()
+
+
+def _labels_of(given: Mapping[str, Tensor], name: str, asked: Asked) -> tuple[Labels | None, dict[str, Any]]:
+    """How labels become classes (None: they are classes), and what `Data` is told of these.
+
+    Args:
+        given: per split `[N]` labels, or `[N, ...]` of which `asked.ignored` is none.
+    """
+    if any(part.dim() > 1 for part in given.values()):
+        return _labels_of_places(given, name, asked)
+    found = {split: part.numpy() for split, part in given.items()}
+    meant = meaning(found, f"data={name}", "classification", asked.num_classes)
+    more = {"num_classes": meant.num_classes, "class_names": meant.class_names, "notes": tuple(meant.notes)}
+    if all(torch.equal(meant.splits[split], torch.from_numpy(found[split])) for split in found):
+        return None, more
+    return Labels(tuple(np.unique(np.concatenate(list(found.values()))).tolist())), more
+
+
+def _labels_of_places(given: Mapping[str, Tensor], name: str, asked: Asked) -> tuple[Labels | None, dict[str, Any]]:
+    every = torch.cat([part.unique() for part in given.values()]).unique()
+    found = every[every != asked.ignored].tolist()
+    if not found:
+        raise UserError(f"data={name}: all places have the label {asked.ignored}, which is left out. Give classes.")
+    if found == list(range(len(found))):
+        return None, {"num_classes": len(found), "class_names": (), "notes": ()}
+    note = (
+        f"the labels {listed(found)} are {len(found)} classes, numbered from 0 in this order. If one of them means "
+        "that a place has no class, type loss.ignore_index=<that label>."
+    )
+    return Labels(tuple(found), asked.ignored), {
+        "num_classes": len(found),
+        "class_names": tuple(map(str, found)),
+        "notes": (note,),
+    }
+
+
+def _understood(data: Data, name: str, asked: Asked) -> Data:
+    """Items whose targets have a meaning: looked through for their classes, where they are labels."""
+    if asked.num_workers is not None:
+        data = replace(data, num_workers=asked.num_workers)
+    if asked.num_classes is not None:
+        data = replace(data, num_classes=asked.num_classes)
+    data = replace(data, ignored=asked.ignored)
+    _, targets = data.train.sample
+    first = data.train.raw_targets(("first", [0]))[0]
+    if data.are_own_targets or targets is None or (not isinstance(targets, Tensor) and not _are_words(targets)):
+        return data
+    task = _task(targets, data, asked, name)
+    if task == "multilabel":
+        return _told(replace(data, is_multilabel=True, num_classes=None), is_multilabel=True)
+    if task == "regression":
+        _refuse_classes_of_numbers(data.num_classes, name)
+        return data
+    if data.num_classes is not None:
+        return _told(data, num_classes=data.num_classes)
+    return _counted(data, name, asked, is_scalar=not isinstance(first, np.ndarray))
+
+
+def _are_words(targets: Any) -> bool:
+    return isinstance(targets, list | tuple) and bool(targets) and isinstance(targets[0], str)
+
+
+def _task(targets: Any, data: Data, asked: Asked, name: str) -> str:
+    if data.is_multilabel:
+        return "multilabel"
+    if asked.task != "auto":
+        return asked.task
+    if data.num_classes is not None or _are_words(targets):
+        return "classification"
+    if not _is_whole(targets):
+        return "regression"
+    first = leaves(data.example[0])[0]
+    if targets.dim() == 2 and first.shape[:2] != targets.shape[:2]:
+        raise UserError(
+            f"data={name}: targets are whole numbers of shape {list(targets.shape[1:])}. Type data.task=multilabel for "
+            "0 and 1 of several labels, data.task=classification for a class at each place, or data.task=regression."
+        )
+    return "classification"
+
+
+def _told(data: Data, **facts: Any) -> Data:
+    """With what all splits of items are told."""
+    parts: dict[str, Any] = {s: replace(getattr(data, s), **facts) for s in SPLITS if getattr(data, s) is not None}
+    return replace(data, **parts)
+
+
+def _counted(data: Data, name: str, asked: Asked, is_scalar: bool) -> Data:
+    """Looks through the targets of all items for their classes."""
+    splits = {split: getattr(data, split) for split in SPLITS if getattr(data, split) is not None}
+    raw = {split: _all_targets(items, data.num_workers) for split, items in splits.items()}
+    known: dict[str, Tensor | None] = dict.fromkeys(splits)
+    if is_scalar and isinstance(raw["train"][0], str):
+        meant = meaning({split: np.array(part) for split, part in raw.items()}, f"data={name}", "classification")
+        labels: Labels | None = Labels(meant.class_names)
+        more: dict[str, Any] = {"num_classes": meant.num_classes, "class_names": meant.class_names}
+        known |= meant.splits
+    else:
+        # Of many places a column of the different ones will do.
+        whole = {
+            s: np.array(part) if is_scalar else np.concatenate([*map(np.unique, part)])[:, None]
+            for s, part in raw.items()
+        }
+        found = {split: torch.from_numpy(part) for split, part in whole.items()}
+        labels, more = _labels_of(found, name, asked)
+        if is_scalar:
+            known |= {split: part.long() if labels is None else labels(part) for split, part in found.items()}
+    facts = {"labels": labels, "num_classes": more["num_classes"]}
+    parts = {split: replace(items, known=known[split], **facts) for split, items in splits.items()}
+    more["class_names"] = data.class_names or more["class_names"]
+    more["notes"] = (*data.notes, *more.get("notes", ()))
+    return replace(data, **parts, **more)
+
+
+def _all_targets(items: Items, num_workers: int) -> list[Any]:
+    """Of all items, as the data set has them; without reading the inputs, where it keeps targets apart."""
+    if items.collate_fn is None and (apart := _kept_apart(items.dataset, items.targets)) is not None:
+        return apart
+    rows = range(len(items))
+    keys = (("targets", list(rows[i : i + AT_ONCE])) for i in range(0, len(items), AT_ONCE))
+    return [target for some in read(items.raw_targets, keys, num_workers) for target in some]
+
+
+def _kept_apart(dataset: Any, names: tuple[str, ...] | None) -> list[Any] | None:
+    """The targets of data sets of libraries that have them in a place of their own, and turn them into no others."""
+    if type(dataset) is Subset:
+        inner = _kept_apart(dataset.dataset, names)
+        return None if inner is None else [inner[row] for row in dataset.indices]
+    if type(dataset) is TensorDataset and len(dataset.tensors) == 2 and dataset.tensors[1].dim() == 1:
+        return dataset.tensors[1].tolist()
+    if is_of_arrow(dataset) and names and len(names) == 1:
+        return list(dataset[names[0]])
+    if type(dataset).__module__.startswith("torchvision.datasets") and getattr(dataset, "target_transform", 0) is None:
+        targets = getattr(dataset, "targets", None)
+        targets = targets.tolist() if isinstance(targets, Tensor) else targets
+        if isinstance(targets, list) and len(targets) == len(dataset) and all(isinstance(t, int) for t in targets):
+            return targets
+    return None
+
+
+# --- splits that there are none of -----------------------------------------------------------------------------------
+
+
+def _completed(data: Data, asked: Asked) -> Data:
+    """With the splits that there are none of taken from the training split."""
+    fractions = {"val": asked.val_fraction or 0.1, "test": asked.test_fraction or 0.2}
+    fractions = {split: part for split, part in fractions.items() if getattr(data, split) is None}
+    if not fractions:
+        return data
+    train = data.train
+    if isinstance(train, ImageFiles):
+        raise UserError("data: ImageFiles come in three splits; give val and test, too.")
+    targets = train.known if isinstance(train, Items) else train.targets
+    is_of_classes = data.num_classes is not None and isinstance(targets, Tensor) and targets.dim() == 1
+    labels = targets if is_of_classes and asked.stratify is not False else None
+    rows = split_rows(len(train), asked.split_seed or 0, fractions, labels)
+    parts: dict[str, Any] = {split: _rows(train, index, split) for split, index in rows.items()}
+    return replace(data, **parts)
+
+
+def _rows(train: Samples | Items, index: Tensor, split: str) -> Samples | Items:
+    if isinstance(train, Items):
+        return train.take(index, split)
+    return Samples(*(mapped(lambda tensor: tensor[index], tree) for tree in (train.inputs, train.targets)))

@@ -1,0 +1,95 @@
+"""Data sets in the form of Hugging Face's `datasets`, from files on this disk: memory-mapped, larger than memory."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trainer.data.given import CALLED
+from trainer.data.items import Items
+from trainer.data.quoting import listed
+from trainer.data.source import Data, existing_path
+from trainer.disk.files import cache_folder, make_private
+from trainer.errors import UserError, nearest
+
+READERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv", ".tsv": "csv", ".arrow": "arrow"}
+
+
+def load(path: str | None, inputs: list[str] | str | None = None, targets: list[str] | str | None = None) -> Data:
+    """A data set that lies on this disk; nothing is asked of the network.
+
+    Args:
+        path: a folder that `save_to_disk` wrote, a folder of files, or a .parquet, .json, .jsonl, .csv or .arrow file.
+        inputs, targets: the columns that are what. One is a tensor, several are a dict, by keyword to the model. None:
+            the target is what is called so, and inputs are all others. Targets may be the word `inputs`.
+
+    Raises:
+        UserError: `datasets` is missing; there is no data set; it has no such column.
+    """
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before the import
+    try:
+        import datasets
+    except ImportError as error:
+        raise UserError("data=hf: needs datasets. Type pip install datasets.") from error
+    datasets.disable_progress_bars()
+    file = existing_path("data.path", path)
+    are_own = targets == "inputs"
+    names = {"data.inputs": _listed(inputs), "data.targets": None if are_own else _listed(targets)}
+    found, notes = _splits(_opened(datasets, file))
+    columns = found["train"].column_names
+    for key, wanted in names.items():
+        for name in wanted or ():
+            if name not in columns:
+                raise UserError(f"{key}=[{name}]: {file} has {listed(columns)}.{nearest(name, columns)}")
+    its_inputs, its_targets = names.values()
+    items = {which: Items(part, which, None, its_inputs, its_targets) for which, part in found.items()}
+    feature = found["train"].features[its_targets[0]] if its_targets and len(its_targets) == 1 else None
+    classes = tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else ()
+    return Data(
+        items["train"],
+        items.get("val"),
+        items.get("test"),
+        description=f"hf: {file.name}, {', '.join(f'{which} {len(part):,}' for which, part in found.items())}",
+        num_classes=len(classes) or None,
+        class_names=classes,
+        notes=tuple(notes),
+        are_own_targets=are_own,
+    )
+
+
+def _listed(names: list[str] | str | None) -> tuple[str, ...] | None:
+    return None if names is None else (names,) if isinstance(names, str) else tuple(map(str, names))
+
+
+def _opened(datasets: Any, file: Path) -> Any:
+    try:
+        if file.is_dir() and any((file / name).exists() for name in ("state.json", "dataset_dict.json")):
+            return datasets.load_from_disk(str(file))
+        cache = cache_folder("datasets")
+        make_private(cache)
+        if file.is_dir():
+            return datasets.load_dataset(str(file), cache_dir=str(cache))
+        if (reader := READERS.get(file.suffix.lower())) is None:
+            raise UserError(
+                f"data.path={file}: is not read; accepted are {', '.join(READERS)}, a folder of such files, or one "
+                "that save_to_disk wrote."
+            )
+        more = {"sep": "\t"} if file.suffix.lower() == ".tsv" else {}
+        return datasets.load_dataset(reader, data_files=str(file), split="train", cache_dir=str(cache), **more)
+    except UserError:
+        raise
+    except Exception as error:  # of the many kinds that its readers have
+        said = " ".join(str(error.__cause__ or error).split())[:300].rstrip(".")
+        raise UserError(f"data.path={file}: datasets can't read it ({said}). Write it with save_to_disk.") from error
+
+
+def _splits(found: Any) -> tuple[dict[str, Any], list[str]]:
+    """The splits by our names, and a note on what is left out."""
+    if not isinstance(found, Mapping):
+        return {"train": found}, []
+    named = {CALLED.get(key, key): part for key, part in found.items()}
+    known: dict[str, Any] = {which: named[which] for which in ("train", "val", "test") if which in named}
+    if "train" not in known:
+        raise UserError(f"data.path: there is no train split, only {listed(found)}. Give one.")
+    others = [key for key in found if CALLED.get(key, key) not in known]
+    return known, [f"the splits {listed(others)} are left out"] if others else []

@@ -1,0 +1,129 @@
+"""A split of items as batches on the device."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from trainer.data.batches import EVALUATION_BATCH, Batch, Batches, augmented, lies_over, orders, share, share_size
+from trainer.data.images import Augmentation, resized_masks
+from trainer.data.items import Items, Key
+from trainer.data.loader import read
+from trainer.trees import Tree, leaves, mapped
+
+EVALUATION_BYTES = 1 << 26  # of an evaluation's batch, by its first item: what a worker holds stays small
+
+
+class ItemBatches:
+    """
+    Attributes:
+        weights: see `trainer.data.batches.Batches`.
+
+    Args:
+        items: read batch by batch.
+        dtype: of real floats; whole numbers stay what they are.
+        transform: applied to the inputs of a batch, on the device; None: they are as they come.
+        augment: random changes of training images.
+        num_workers: processes that read ahead; 0 reads in this one.
+        are_own_targets: the targets are the inputs, as the model gets them.
+    """
+
+    def __init__(
+        self,
+        items: Items,
+        device: torch.device,
+        dtype: torch.dtype,
+        transform: Callable[[Tensor], Tensor] | None = None,
+        augment: Augmentation | None = None,
+        num_workers: int = 0,
+        are_own_targets: bool = False,
+    ) -> None:
+        self.items, self.device, self.dtype = items, device, dtype
+        self.transform, self.augment, self.num_workers = transform, augment, num_workers
+        self.are_own_targets = are_own_targets
+        self.weights: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def targets(self) -> Tree:
+        """None unless all of them have been looked at: see `trainer.evaluate.whole_of`."""
+        return None if self.items.known is None else self.items.known.to(self.device)
+
+    def first(self, size: int) -> Batch:
+        """The first items, read in this process."""
+        found = self._finished(self.items.load(("evaluation", list(range(min(size, len(self)))))))
+        return as_own_targets(found) if self.are_own_targets else found
+
+    def training(
+        self, batch_size: int, seed: int, first_step: int, rank: int = 0, world_size: int = 1
+    ) -> Iterator[Batch]:
+        num_samples = len(self)
+        size = share_size(min(batch_size, num_samples), rank, world_size)
+        epochs = itertools.count((first_step - 1) // -(-num_samples // batch_size))
+        of_epochs = orders(num_samples, batch_size, seed, first_step, rank, world_size, self.weights)
+        found = zip(epochs, of_epochs, strict=False)
+        keys = ((f"{seed}/{epoch}", rows.tolist()) for epoch, order in found for rows in order.split(size))
+        batches = map(self._finished, read(self.items.load, keys, self.num_workers))
+        changed = augmented(batches, self.augment, num_samples, batch_size, seed, first_step, rank, world_size)
+        return map(as_own_targets, changed) if self.are_own_targets else changed
+
+    def in_order(self, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
+        rows = range(len(self))[share(len(self), rank, world_size)]
+        size = self._evaluation_batch
+        keys: list[Key] = [("evaluation", list(rows[i : i + size])) for i in range(0, len(rows), size)]
+        # Of one batch nobody would read ahead.
+        batches = map(self._finished, read(self.items.load, keys, min(self.num_workers, max(0, len(keys) - 1))))
+        return map(as_own_targets, batches) if self.are_own_targets else batches
+
+    @cached_property
+    def _evaluation_batch(self) -> int:
+        num_bytes = sum(leaf.nbytes for leaf in leaves(self.items.sample))
+        return max(1, min(EVALUATION_BATCH, EVALUATION_BYTES // max(1, num_bytes)))
+
+    def _finished(self, batch: tuple[Tree, Tree]) -> Batch:
+        inputs, targets = (mapped(self._placed, tree) for tree in batch)
+        if self.transform is None:
+            return Batch(inputs, targets)
+        fitted = self.transform(inputs)
+        if lies_over(targets, inputs) and targets.shape[-2:] != fitted.shape[-2:]:
+            targets = resized_masks(targets, fitted.shape[-2:])
+        return Batch(fitted, targets)
+
+    def _placed(self, tensor: Tensor) -> Tensor:
+        if self.device.type == "cuda":
+            tensor = tensor.pin_memory()  # a GPU copies from there while this process goes on
+        dtype = self.dtype if tensor.is_floating_point() else tensor.dtype
+        return tensor.to(self.device, dtype, non_blocking=True)
+
+
+def as_own_targets(batch: Batch) -> Batch:
+    """Inputs as their own targets: a copy, for a model may write into what it is given."""
+    return Batch(batch.inputs, mapped(Tensor.clone, batch.inputs))
+
+
+class OwnTargets:
+    """Batches whose inputs, as the model gets them, are their targets, too."""
+
+    weights: Tensor | None = None
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    @property
+    def targets(self) -> Tree:
+        return None
+
+    def training(
+        self, batch_size: int, seed: int, first_step: int, rank: int = 0, world_size: int = 1
+    ) -> Iterator[Batch]:
+        return map(as_own_targets, self.batches.training(batch_size, seed, first_step, rank, world_size))
+
+    def in_order(self, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
+        return map(as_own_targets, self.batches.in_order(rank, world_size))

@@ -1,0 +1,113 @@
+"""The data sets of torchvision by name, read picture by picture."""
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from trainer.data.download import data_folder, refuse_unasked
+from trainer.data.source import Data, existing_path
+from trainer.errors import UserError, nearest
+
+# What torchvision calls its splits, by the names of its arguments; of each the first that there is.
+SPLITS: dict[str, dict[str, tuple[Any, ...]]] = {
+    "train": {"train": (True,), "test": (False,)},
+    "split": {
+        "train": ("train", "trainval", "train-standard"),
+        "val": ("val", "valid", "validation"),
+        "test": ("test", "testing"),
+    },
+    "image_set": {"train": ("train", "trainval"), "val": ("val",), "test": ("test",)},
+}
+
+
+def load(name: str, root: str | None = None, download: bool = False, options: dict[str, Any] | None = None) -> Data:
+    """A data set of `torchvision.datasets`, with the splits that it has; of those that it lacks a part is taken.
+
+    Args:
+        name: of the class: `CIFAR100`, `SVHN`, `OxfordIIITPet`.
+        root: the folder that its files lie in, or are fetched into; None: `torchvision` in the cache folder.
+        download: whether files that are missing are fetched.
+        options: of the class: `{target_types: segmentation}`. A split that is named here is the only one.
+
+    Raises:
+        UserError: torchvision is missing, or has no such data set; it takes other arguments; its files are not there.
+    """
+    try:
+        from torchvision import datasets
+    except ImportError as error:
+        raise UserError("data=torchvision: needs torchvision. Type pip install torchvision.") from error
+    if name not in datasets.__all__:
+        raise UserError(f"data.name={name}: torchvision has no such data set.{nearest(name, datasets.__all__)}")
+    kind, options = getattr(datasets, name), dict(options or {})
+    takes = _arguments(kind)
+    if unknown := [key for key in options if key not in takes]:
+        raise UserError(f"data.options.{unknown[0]}: {name} does not take it.{nearest(unknown[0], takes)}")
+    if "root" in takes:
+        folder = existing_path("data.root", root) if root and not download else data_folder(root, "torchvision")
+        options["root"] = str(folder)
+    if download and "download" in takes:
+        refuse_unasked(f"data.name={name}")
+        options["download"] = True
+    argument = next((key for key in SPLITS if key in takes and key not in options), None)
+    splits = _splits(kind, name, argument, options)
+    first = next(iter(splits.values()))
+    classes = getattr(first, "classes", None)
+    is_of_classes = isinstance(classes, list | tuple) and type(_target(first)) is int
+    return Data(
+        splits["train"],
+        splits.get("val"),
+        splits.get("test"),
+        description=f"torchvision: {name}, {', '.join(f'{split} {len(part):,}' for split, part in splits.items())}",
+        num_classes=len(classes) if is_of_classes and classes else None,
+        class_names=tuple(map(str, classes)) if is_of_classes and classes else (),
+    )
+
+
+def _arguments(kind: type) -> set[str]:
+    """The names of a class's arguments; of one with `**kwargs` those of the classes above it, too."""
+    takes: set[str] = set()
+    for each in kind.__mro__:
+        parameters = inspect.signature(each.__init__).parameters.values()  # type: ignore[misc]
+        takes |= {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return takes - {"self"}
+
+
+def _splits(kind: type, name: str, argument: str | None, options: dict[str, Any]) -> dict[str, Any]:
+    if argument is None:
+        with _explained(name, options):
+            return {"train": kind(**options)}
+    found: dict[str, Any] = {}
+    for split, called in SPLITS[argument].items():
+        for value in called:
+            try:
+                with _explained(name, options):
+                    found[split] = kind(**options, **{argument: value})
+                break
+            except ValueError:  # it has no such split
+                continue
+    if "train" not in found:
+        raise UserError(f"data.name={name}: has no split to train on. Type data.options={{{argument}: ...}}.")
+    return found
+
+
+@contextmanager
+def _explained(name: str, options: dict[str, Any]) -> Iterator[None]:
+    """Says what is missing, and where, in a line."""
+    try:
+        yield
+    except (RuntimeError, OSError, TypeError, ImportError) as error:
+        said = " ".join(str(error).split()).rstrip(".")
+        where = Path(options["root"]) if "root" in options else None
+        hint = (
+            "" if options.get("download") or where is None else " Type data.root=<its folder>, or data.download=true."
+        )
+        raise UserError(f"data.name={name}: {said}{f' ({where})' if where else ''}.{hint}") from error
+
+
+def _target(dataset: Any) -> Any:
+    item = dataset[0]
+    return item[1] if isinstance(item, tuple) and len(item) == 2 else None

@@ -1,0 +1,242 @@
+"""Data sets of the user's own, item by item: the same numbers whoever reads them, and a line where that can't be."""
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.testing import assert_close
+from torch.utils.data import Dataset, TensorDataset
+
+from trainer.data import loader
+from trainer.data.batches import permutation
+from trainer.data.given import Asked, as_data
+from trainer.data.item_batches import ItemBatches
+from trainer.data.items import Items
+from trainer.data.prepare import check, prepare
+from trainer.data.source import Data, Samples
+from trainer.errors import UserError
+from trainer.meaning import Classes
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of Python 3.12 on: beside torch's threads
+CPU = torch.device("cpu")
+
+
+class Drawing(Dataset[Any]):
+    """Item `i` is `i`, and a number from each generator."""
+
+    def __init__(self, num_items: int = 14) -> None:
+        self.num_items = num_items
+
+    def __len__(self) -> int:
+        return self.num_items
+
+    def __getitem__(self, i: int) -> Any:
+        return torch.tensor([i, torch.rand(()).item(), float(np.random.rand()), random.random()]), i % 3
+
+
+class Listed(Dataset[Any]):
+    """Whatever items a list has, as a class of somebody's own."""
+
+    def __init__(self, items: list[Any]) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, i: int) -> Any:
+        return self.items[i]
+
+
+def batches(dataset: Any, num_workers: int = 0, **options: Any) -> ItemBatches:
+    return ItemBatches(Items(dataset, "train", **options), CPU, torch.float32, num_workers=num_workers)
+
+
+def inputs_of(split: ItemBatches, first_step: int, num_steps: int, *ranks: int) -> list[Tensor]:
+    return [batch.inputs for batch in islice(split.training(4, 7, first_step, *ranks), num_steps)]
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_workers_change_nothing_from_whatever_step(num_workers: int) -> None:
+    expected = inputs_of(batches(Drawing()), 1, 12)
+    first, rest = inputs_of(batches(Drawing(), num_workers), 1, 5), inputs_of(batches(Drawing(), num_workers), 6, 7)
+    assert all(a.equal(b) for a, b in zip([*first, *rest], expected, strict=True))
+    rows = torch.cat(expected)[:14, 0].long()
+    assert rows.equal(permutation(7, 0, 14))
+    drawn = torch.cat(expected[:8])  # two epochs
+    assert len(drawn[:, 1:].flatten().unique()) == 3 * 28  # nothing is drawn twice
+
+
+def test_ranks_together_have_the_batches_of_one() -> None:
+    expected = inputs_of(batches(Drawing()), 3, 6)
+    shares = [inputs_of(batches(Drawing()), 3, 6, rank, 2) for rank in range(2)]
+    assert all(torch.cat(parts).equal(whole) for *parts, whole in zip(*shares, expected, strict=True))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_what_items_draw_leaves_the_draws_of_the_run_alone(num_workers: int) -> None:
+    split = batches(Drawing(), num_workers)
+
+    def drawn(is_read: bool) -> list[float]:
+        torch.manual_seed(0), np.random.seed(0), random.seed(0)
+        if is_read:
+            inputs_of(split, 1, 3), list(split.in_order())
+        return [torch.rand(()).item(), float(np.random.rand()), random.random()]
+
+    assert drawn(True) == drawn(False)
+    a, b = (torch.cat([batch.inputs for batch in split.in_order()]) for _ in range(2))
+    assert a.equal(b)
+    assert a[:, 0].tolist() == list(range(14))
+
+
+# --- workers ---------------------------------------------------------------------------------------------------------
+
+
+def pids() -> list[int]:
+    return [process.pid for process in multiprocessing.active_children() if process.pid is not None]
+
+
+def refused(work: Callable[[], object]) -> str:
+    with pytest.raises(UserError) as raised:
+        work()
+    message = str(raised.value)
+    assert "\n" not in message
+    end = time.monotonic() + 30
+    while pids() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not pids()
+    return message
+
+
+@pytest.mark.parametrize("num_batches", [1, 6])
+def test_a_killed_worker_is_a_line_at_once_and_disturbs_nothing_else(num_batches: int) -> None:
+    found = batches(Drawing(), 2).training(4, 0, 1)
+    list(islice(found, num_batches))
+    before, victim, start = signal.getsignal(signal.SIGCHLD), pids()[num_batches % 2], time.monotonic()
+    os.kill(victim, signal.SIGKILL)
+    time.sleep(0.2)  # nothing is raised in here
+    message = refused(lambda: list(islice(found, 20)))
+    assert f"(process {victim}) was killed by signal 9 (Killed)" in message
+    assert message.startswith("data.num_workers=2: worker ")
+    assert time.monotonic() - start < 10
+    assert signal.getsignal(signal.SIGCHLD) is before
+
+
+def test_workers_hear_no_ctrl_c_and_are_gone_when_nobody_wants_more() -> None:
+    found: Any = batches(Drawing(), 2).training(4, 0, 1)
+    next(found)
+    for pid in pids():
+        os.kill(pid, signal.SIGINT)
+        os.kill(pid, signal.SIGTERM)
+    assert len([*islice(found, 10)]) == 10
+    start = time.monotonic()
+    del found
+    assert time.monotonic() - start < 3
+    assert not pids()
+
+
+class Sleeping(Drawing):
+    def __getitem__(self, i: int) -> Any:
+        time.sleep(0.3 if i < 8 else 60)
+        return super().__getitem__(i)
+
+
+def test_a_hanging_worker_is_a_line_and_many_slow_items_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "PATIENCE", 1.0)
+    monkeypatch.setattr(loader, "LOOK_EVERY", 0.1)
+    items = Items(Sleeping(), "train")
+    found = loader.read(items.load, [("a", list(range(8))), ("a", [8])], 1)
+    assert next(found)[0][:, 0].tolist() == list(range(8))  # 2.4 s
+    assert "the workers hang: not one item in 1 s." in refused(lambda: next(found))
+
+
+class Failing(Drawing):
+    def __getitem__(self, i: int) -> Any:
+        return {}["colour"] if i == 9 else super().__getitem__(i)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_what_an_item_complains_of_is_a_line_with_its_place(num_workers: int) -> None:
+    split = batches(Failing(), num_workers)
+    message = refused(lambda: inputs_of(split, 1, 4))
+    assert message.startswith("data: item 9 of the train split: KeyError: 'colour' (test_items.py, line ")
+
+
+# --- forms of items --------------------------------------------------------------------------------------------------
+
+X, Y = torch.arange(12.0).view(4, 3), torch.tensor([0, 1, 2, 0])
+DICTS = [{"ids": X[i].long(), "mask": [1, 1, 0], "label": int(Y[i]), "text": f"{i}"} for i in range(4)]
+
+
+def only(dataset: Any, **options: Any) -> Any:
+    (batch,) = batches(dataset, **options).in_order()
+    return batch
+
+
+@pytest.mark.parametrize(
+    ("items", "options", "inputs", "targets"),
+    [
+        ([(X[i], int(Y[i])) for i in range(4)], {}, X, Y),
+        ([[X[i].numpy(), float(i)] for i in range(4)], {}, X, torch.arange(4.0).view(4, 1)),
+        (TensorDataset(X, Y), {}, X, Y),
+        (TensorDataset(X), {}, X, None),
+        ([*X], {}, X, None),
+        ([((X[i], Y[i]), int(Y[i])) for i in range(4)], {}, (X, Y), Y),
+        (DICTS, {"inputs": ("ids",)}, X.long(), Y),
+        (DICTS, {"inputs": ("ids", "mask")}, {"ids": X.long(), "mask": torch.tensor([[1, 1, 0]] * 4)}, Y),
+        (DICTS, {"inputs": ("ids", "label"), "targets": ()}, {"ids": X.long(), "label": Y}, None),
+        (DICTS, {"inputs": ("label",), "targets": ("ids", "label")}, Y, {"ids": X.long(), "label": Y}),
+        ([{"x": X[i], "label": int(Y[i])} for i in range(4)], {}, X, Y),
+    ],
+)
+def test_an_item_is_a_pair_or_a_dict_or_inputs_alone(items: Any, options: Any, inputs: Any, targets: Any) -> None:
+    for dataset in (items, Listed(items)):
+        batch = only(dataset, **options)
+        assert_close(batch.inputs, inputs, rtol=0, atol=0)
+        assert_close(batch.targets, targets, rtol=0, atol=0) if targets is not None else None
+        assert (batch.targets is None) == (targets is None)
+
+
+def padded(items: list[Any]) -> Any:
+    ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids, _ in items], batch_first=True)
+    return {"ids": ids, "labels": torch.tensor([label for _, label in items])}
+
+
+def test_a_collate_fn_makes_batches_of_items_of_different_lengths() -> None:
+    items = [([1] * (i + 1), i % 2) for i in range(4)]
+    data = as_data(Data(items, items, items, collate_fn=padded), "mine", Asked())
+    check(data, "mine")
+    assert data.meaning == Classes(2)
+    splits = prepare(data, CPU, torch.float32)
+    (batch,) = splits.val.in_order()
+    assert batch.inputs.tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]
+    assert batch.inputs.dtype == torch.int64
+    message = refused(lambda: only(Listed([(torch.ones(n), 0) for n in (1, 2)])))
+    assert "items of the train split have different shapes, [[1]] and [[2]]. Give a collate_fn" in message
+
+
+def test_pictures_are_images_of_the_models_size(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    pixels = draw.integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
+    items = [{"image": Image.fromarray(pixels[i]), "label": i % 2} for i in range(6)]
+    data = as_data((items, items, items), "mine", Asked())
+    assert data.is_images
+    splits = prepare(data, CPU, torch.float32)
+    samples = Samples(torch.from_numpy(pixels).movedim(3, 1), torch.arange(6) % 2)
+    whole = prepare(Data(samples, samples, samples, num_classes=2), CPU, torch.float32)
+    (batch,), (expected,) = splits.val.in_order(), whole.val.in_order()
+    assert_close(batch.inputs, expected.inputs, rtol=1e-6, atol=1e-6)
+    assert splits.input_shape == (3, 8, 8)
+    small = prepare(as_data((items, items, items), "mine", Asked()), CPU, torch.float32, channels=1, image_size=4)
+    assert small.input_shape == (1, 4, 4)
+    assert next(small.train.training(3, 0, 1)).inputs.shape == (3, 1, 4, 4)

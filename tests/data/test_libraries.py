@@ -1,0 +1,147 @@
+"""Data sets of other libraries by name: what is on this disk trains without the network; what is missing is a line."""
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from trainer.data import hf_sets, torchvision_sets
+from trainer.data.given import Asked, as_data
+from trainer.data.prepare import check, prepare
+from trainer.errors import UserError
+from trainer.meaning import Classes, Places
+
+Train = Callable[..., dict[str, Any]]
+PIXELS = np.random.default_rng(0).integers(0, 256, (30, 32, 32, 3), dtype=np.uint8)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved data set of pictures, tokens and words, and a table of some of its columns."""
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    folder = tmp_path_factory.mktemp("hf")
+    features = datasets.Features(
+        {
+            "image": datasets.Image(),
+            "label": datasets.ClassLabel(names=["cat", "dog", "eel"]),
+            "ids": datasets.Sequence(datasets.Value("int64")),
+            "mask": datasets.Sequence(datasets.Value("int64")),
+            "word": datasets.Value("string"),
+        }
+    )
+    rows = [
+        {"image": Image.fromarray(PIXELS[i]), "label": i % 3, "ids": [i, 1], "mask": [1, i % 2], "word": "ab"[i % 2]}
+        for i in range(30)
+    ]
+    found = datasets.Dataset.from_list(rows, features=features)
+    found.save_to_disk(str(folder / "saved"))
+    found.train_test_split(0.4, shuffle=False).save_to_disk(str(folder / "splits"))
+    found.select_columns(["ids", "word"]).to_parquet(str(folder / "words.parquet"))
+    return folder
+
+
+def read(path: Path, inputs: Any, targets: Any) -> Any:
+    data = as_data(hf_sets.load(str(path), inputs, targets), "hf", Asked(num_workers=0))
+    check(data, "hf")
+    return data
+
+
+def test_pictures_and_their_classes_train(saved: Path, train: Train) -> None:
+    words = ("model=lenet", "data=hf", "data.inputs=[image]", "data.targets=[label]", "max_steps=3", "monitor=off")
+    ahead = train(*words, f"data.path={saved / 'saved'}", "name=a")
+    alone = train(*words, f"data.path={saved / 'saved'}", "data.num_workers=0", "name=b")
+    assert ahead["test/loss"] == alone["test/loss"]
+
+
+def test_columns_become_what_they_are(saved: Path) -> None:
+    data = read(saved / "splits", ["ids", "mask"], ["label"])
+    assert data.meaning == Classes(3, ("cat", "dog", "eel"))
+    assert [len(getattr(data, split)) for split in ("train", "val", "test")] == [16, 2, 12]
+    (batch,) = prepare(data, CPU, torch.float32).test.in_order()
+    assert batch.inputs["ids"].equal(torch.tensor([[i, 1] for i in range(18, 30)]))
+    assert batch.inputs["mask"].equal(torch.tensor([[1, i % 2] for i in range(18, 30)]))
+    assert batch.targets.tolist() == [i % 3 for i in range(18, 30)]
+    words = read(saved / "words.parquet", "ids", "word")
+    assert words.meaning == Classes(2, ("a", "b"))
+    assert words.train.sample[0].shape == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "message"),
+    [
+        ("saved", ["imag"], "data.inputs=[imag]: "),
+        ("saved", None, "the train split has inputs word that are no numbers. Choose with data.inputs=[...]"),
+        ("nothing", None, "there is no "),
+    ],
+)
+def test_what_is_not_there_is_a_line(name: str, inputs: Any, message: str, saved: Path) -> None:
+    with pytest.raises(UserError) as raised:
+        read(saved / name, inputs, None)
+    assert message in str(raised.value)
+
+
+def test_a_file_of_another_kind_is_a_line(saved: Path, tmp_path: Path) -> None:
+    for name, message in (("a.txt", "is not read; accepted are .parquet"), ("a.parquet", "datasets can't read it")):
+        (tmp_path / name).write_text("nothing of the kind")
+        with pytest.raises(UserError) as raised:
+            read(tmp_path / name, None, None)
+        assert message in str(raised.value)
+        assert "\n" not in str(raised.value)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torchvision") is not None, reason="torchvision is there")
+def test_without_torchvision_a_line_says_what_to_type() -> None:
+    with pytest.raises(UserError, match=r"data=torchvision: needs torchvision. Type pip install torchvision."):
+        torchvision_sets.load("CIFAR100")
+
+
+class TestTorchvision:
+    @pytest.fixture(autouse=True)
+    def pets(self, tmp_path: Path) -> Path:
+        """A few pictures laid out as the Oxford-IIIT Pet data set."""
+        pytest.importorskip("torchvision")
+        root = tmp_path / "pets" / "oxford-iiit-pet"
+        (root / "annotations" / "trimaps").mkdir(parents=True)
+        (root / "images").mkdir()
+        for split, rows in (("trainval", range(20)), ("test", range(20, 30))):
+            for i in rows:
+                Image.fromarray(PIXELS[i][: 30 + i % 2]).save(root / "images" / f"Cat_{i}.jpg")
+                Image.fromarray(PIXELS[i][: 30 + i % 2, :, 0] % 3 + 1).save(
+                    root / "annotations" / "trimaps" / f"Cat_{i}.png"
+                )
+            lines = [f"Cat_{i} {i % 3 + 1} 1 1" for i in rows]
+            (root / "annotations" / f"{split}.txt").write_text("\n".join(lines))
+        return tmp_path / "pets"
+
+    def test_pictures_have_the_classes_and_splits_that_it_says(self, pets: Path) -> None:
+        data = as_data(torchvision_sets.load("OxfordIIITPet", str(pets)), "torchvision", Asked())
+        assert isinstance(data.meaning, Classes)
+        assert [len(getattr(data, split)) for split in ("train", "val", "test")] == [18, 2, 10]
+        splits = prepare(data, CPU, torch.float32, image_size=16)
+        assert next(splits.train.training(4, 0, 1)).inputs.shape == (4, 3, 16, 16)
+
+    def test_masks_have_the_size_of_their_images(self, pets: Path) -> None:
+        made = torchvision_sets.load("OxfordIIITPet", str(pets), options={"target_types": "segmentation"})
+        data = as_data(made, "torchvision", Asked())
+        assert data.meaning == Places(3, ("1", "2", "3"))
+        splits = prepare(data, CPU, torch.float32, image_size=16)
+        batch = next(splits.train.training(4, 0, 1))
+        assert batch.targets.shape == (4, 16, 16)
+        assert batch.targets.unique().tolist() == [0, 1, 2]
+
+    def test_what_is_not_there_is_a_line(self, tmp_path: Path) -> None:
+        for name, options, message in (
+            ("CIFR100", None, "torchvision has no such data set. Did you mean CIFAR100?"),
+            ("CIFAR100", None, "Type data.root=<its folder>, or data.download=true."),
+            ("CIFAR100", {"splt": 1}, "data.options.splt: CIFAR100 does not take it."),
+        ):
+            with pytest.raises(UserError) as raised:
+                torchvision_sets.load(name, str(tmp_path), options=options)
+            assert message in str(raised.value)

@@ -1,0 +1,159 @@
+"""Data sets of the user's own from the command line: killed and gone on with, refused, and by keyword to the model."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exact import assert_same
+from trainer.disk import checkpoint
+from trainer.errors import UserError
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of Python 3.12 on: beside torch's threads
+QUIET = ("monitor=off", "threads=1", "trust=[ownsets]")
+
+OWNSETS = """
+import random
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
+
+import trainer
+
+
+class Noisy(Dataset):
+    '''Points of three classes, another place each time.'''
+
+    def __init__(self, num_items=40):
+        self.labels = torch.arange(num_items) % 3
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, i):
+        noise = torch.randn(4) + random.random() + float(np.random.normal())
+        return {"points": noise + self.labels[i], "scale": torch.rand(1), "label": int(self.labels[i]) + 1}
+
+
+class Net(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, num_classes))
+
+    def forward(self, *, points, scale):
+        return self.layers(points * (1 + scale))
+
+
+def splits():
+    return {"train": Noisy(), "val": Noisy(9)}
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        yield torch.zeros(3), 1
+
+
+def stream():
+    return Stream(), Stream()
+
+
+def loaders():
+    return torch.utils.data.DataLoader(Noisy())
+
+
+def tensors():
+    return torch.zeros(9, 3), torch.zeros(8)
+
+
+def triples():
+    return [(torch.zeros(3), 1, 2)] * 9
+
+
+def wordy():
+    return [{"text": "a", "x": torch.zeros(3), "label": i % 2} for i in range(9)]
+
+
+def counted():
+    return [(torch.zeros(3), torch.tensor([0, 1])) for _ in range(9)]
+
+
+def other():
+    return {"train": Noisy(), "vall": Noisy()}
+
+
+def pairs():
+    draw = torch.Generator().manual_seed(0)
+    points = torch.randn(60, 5, generator=draw)
+    return points, (points.sum(1) > 0).long()
+"""
+
+
+@pytest.fixture(autouse=True)
+def ownsets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ownsets.py").write_text(OWNSETS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "ownsets", raising=False)
+
+
+def final(folder: Path) -> dict[str, Any]:
+    return checkpoint.read(folder / "checkpoints" / "last.pt")
+
+
+def test_a_run_that_is_killed_goes_on_to_the_same_bits_with_other_workers(
+    train: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    words = ("model._target_=ownsets.Net", "data._target_=ownsets.splits", "batch_size=7", "max_steps=60", *QUIET)
+    words = (*words, "checkpoint.every=9", "eval_every=13", "console.every=1")
+    expected = train(*words, "name=whole")
+    command = [sys.executable, "-m", "trainer", *words, "data.num_workers=2", "name=killed"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        next(line for line in process.stdout if line.startswith("step=31 "))
+        os.kill(process.pid, signal.SIGKILL)
+    assert 0 < final(tmp_path / "runs" / "killed")["step"] < 60
+    found = train("resume=runs/killed", "trust=[ownsets]", "data.num_workers=0", "max_steps=60")
+    assert_same(final(tmp_path / "runs" / "killed"), final(tmp_path / "runs" / "whole"))
+    assert {k: v for k, v in found.items() if "loss" in k} == {k: v for k, v in expected.items() if "loss" in k}
+    assert expected["val/accuracy"] > 0.4
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("stream", "data=stream: the train split is an IterableDataset, of which no item can be had by its number"),
+        ("loaders", "data=loaders: the train split is a DataLoader, which train makes itself. Give its data set."),
+        ("tensors", "data=tensors: the train split is a Tensor. Give trainer.Samples(inputs, targets), or a data set"),
+        ("triples", "data: items of the train split have 3 parts; accepted are a pair (inputs, targets)"),
+        ("wordy", "data=wordy: the train split has inputs text that are no numbers. Choose with data.inputs=[...]"),
+        ("wordy data.inputs=[y]", "data.inputs=[y]: items of the train split have text, x, label."),
+        ("counted", "targets are whole numbers of shape [2]. Type data.task=multilabel for 0 and 1 of several labels"),
+        ("other", "data=other: gives a dict with vall; its splits are called train, val and test. Did you mean val?"),
+        ("pairs data.num_workers=1", "data.num_workers: nothing reads this key: data=pairs is in memory as tensors."),
+        (
+            "splits",
+            "model=two_layer: takes one tensor, but data=splits gives a dict of points, scale. Type data.inputs=[",
+        ),
+    ],
+)
+def test_what_is_no_data_set_is_refused_with_what_to_give(
+    words: str, message: str, train: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    name, *more = words.split()
+    with pytest.raises(UserError) as raised:
+        train(f"data._target_=ownsets.{name}", "model=two_layer", *QUIET, *more)
+    assert message in str(raised.value)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_pair_of_tensors_is_a_split_that_others_are_taken_from(train: Callable[..., dict[str, Any]]) -> None:
+    result = train("data._target_=ownsets.pairs", "model=two_layer", "max_epochs=40", "optimizer.lr=0.01", *QUIET)
+    assert result["test/accuracy"] > 0.7
+    assert result["computed"].startswith("a recorded step")

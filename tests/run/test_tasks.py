@@ -1,0 +1,205 @@
+"""Several labels, a class for each pixel or token, inputs that are their own targets, none: the numbers of plain torch.
+
+In memory or read item by item, whole batches or parts: one training.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from trainer.data.given import Asked, as_data
+from trainer.disk import checkpoint
+from trainer.errors import UserError
+
+Train = Callable[..., dict[str, Any]]
+QUIET = ("monitor=off", "threads=1", "trust=[tasks]")
+
+TASKS = """
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+import trainer
+
+
+def inputs(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def several(are_items=False):
+    x = inputs(60, 6)
+    y = (x[:, :4] > 0).long()
+    return TensorDataset(x, y) if are_items else (x, y)
+
+
+def pixels(are_items=False):
+    x = (inputs(30, 1, 8, 8) * 60 + 128).clamp(0, 255).byte()
+    y = (x[:, 0] > 127).long() * 3 + 1  # classes 1 and 4
+    for i in range(30):
+        y[i, : i % 7] = 255
+    return TensorDataset(x, y) if are_items else (x, y)
+
+
+def tokens(are_items=False):
+    ids = torch.randint(0, 7, (30, 12), generator=torch.Generator().manual_seed(0))
+    y = (ids + 1) % 7
+    for i in range(30):
+        y[i, 3 + i % 9 :] = -100
+    return TensorDataset(ids, y) if are_items else (ids, y)
+
+
+def alone(are_items=False):
+    x = inputs(30, 5)
+    return [*x] if are_items else trainer.Samples(x)
+
+
+class Linear(nn.Module):
+    def __init__(self, in_features, out_features):
+        super().__init__()
+        self.layer = nn.Linear(in_features, out_features)
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+class PerPixel(nn.Module):
+    def __init__(self, in_channels, num_classes):
+        super().__init__()
+        self.layer = nn.Conv2d(in_channels, num_classes, 3, padding=1)
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+class PerToken(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(num_classes, 8), nn.Linear(8, num_classes)
+
+    def forward(self, ids):
+        return self.head(self.embedding(ids))
+
+
+class Auto(nn.Module):
+    def __init__(self, in_features):
+        super().__init__()
+        self.narrow, self.wide = nn.Linear(in_features, 3), nn.Linear(3, in_features)
+
+    def forward(self, x):
+        x *= 1.5  # into what it is given
+        return self.wide(self.narrow(x.flatten(1))).view_as(x)
+
+
+class OwnLoss(nn.Module):
+    def forward(self, outputs, targets):
+        assert targets is None
+        return outputs.square().mean()
+"""
+
+
+def several_by_hand(x: Tensor, y: Tensor, model: Any) -> tuple[Tensor, Tensor]:
+    outputs = model(x)
+    return F.binary_cross_entropy_with_logits(outputs, y.float()), ((outputs > 0) == (y > 0)).float().mean()
+
+
+def pixels_by_hand(x: Tensor, y: Tensor, model: Any) -> tuple[Tensor, Tensor]:
+    classes = torch.where(y == 255, 255, (y == 4).long())
+    outputs = model(x.float() / 255)
+    is_counted = y != 255
+    right = (outputs.argmax(1) == classes)[is_counted]
+    return F.cross_entropy(outputs, classes, ignore_index=255), right.float().mean()
+
+
+def tokens_by_hand(x: Tensor, y: Tensor, model: Any) -> tuple[Tensor, Tensor]:
+    outputs = model(x).flatten(0, 1)
+    is_counted = y.flatten() != -100
+    return F.cross_entropy(outputs, y.flatten()), (outputs.argmax(1) == y.flatten())[is_counted].float().mean()
+
+
+def auto_by_hand(x: Tensor, y: Tensor, model: Any) -> tuple[Tensor, Tensor]:
+    return F.mse_loss(model(x.clone()), x), torch.tensor(-1.0)
+
+
+CASES = {
+    "several": (("model._target_=tasks.Linear", "data.task=multilabel", "loss=bce_with_logits"), several_by_hand),
+    "pixels": (("model._target_=tasks.PerPixel", "loss.ignore_index=255", "data.normalize=false"), pixels_by_hand),
+    "tokens": (("model._target_=tasks.PerToken",), tokens_by_hand),
+    "alone": (("model._target_=tasks.Auto", "loss=mse", "data.targets=inputs"), auto_by_hand),
+}
+
+
+@pytest.fixture
+def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    (tmp_path / "tasks.py").write_text(TASKS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "tasks", raising=False)
+    return importlib.import_module("tasks")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_task_has_the_numbers_of_plain_torch(name: str, tasks: Any, train: Train, tmp_path: Path) -> None:
+    words, by_hand = CASES[name]
+    words = (f"data._target_=tasks.{name}", *words, "max_steps=12", "optimizer=sgd", "optimizer.lr=0.5", *QUIET)
+    whole = train(*words, "batch_size=full", "name=whole")
+    in_parts = train(*words, "batch_size=8", "gradient.accumulate=8", "name=parts")
+    by_items = train(*words, "batch_size=full", "data.are_items=true", "name=items")
+    for tag in ("train/loss", "val/loss", "test/loss"):
+        assert in_parts[tag] == pytest.approx(whole[tag], rel=1e-4)
+        assert by_items[tag] == pytest.approx(whole[tag], rel=1e-4)
+    asked = Asked(task="multilabel" if name == "several" else "auto", ignored=255 if name == "pixels" else -100)
+    data = as_data(getattr(tasks, name)(), name, asked)
+    rows = as_data(getattr(tasks, name)(are_items=True), name, asked).test.dataset.indices
+    made = getattr(tasks, name)()
+    x, y = made if isinstance(made, tuple) else (made.inputs, None)
+    model = getattr(tasks, words[1].rpartition(".")[2])(*sizes(name))
+    model.load_state_dict(checkpoint.read(tmp_path / "runs" / "whole" / "checkpoints" / "last.pt")["model"])
+    with torch.no_grad():
+        loss, accuracy = by_hand(x[rows], None if y is None else y[rows], model)
+    assert len(rows) == len(data.test)
+    assert whole["test/loss"] == pytest.approx(loss.item(), rel=1e-5)
+    assert whole.get("test/accuracy", -1.0) == pytest.approx(accuracy.item(), rel=1e-5)
+
+
+def sizes(name: str) -> tuple[int, ...]:
+    return {"several": (6, 4), "pixels": (1, 2), "tokens": (7,), "alone": (5,)}[name]
+
+
+@pytest.mark.parametrize("are_items", ["true", "false"])
+def test_a_loss_needs_no_targets(are_items: str, tasks: Any, train: Train) -> None:
+    words = ("model._target_=tasks.Linear", "model.out_features=2", "loss._target_=tasks.OwnLoss", "max_steps=50")
+    result = train("data._target_=tasks.alone", f"data.are_items={are_items}", *words, *QUIET)
+    assert result["test/loss"] < 0.1
+
+
+def test_images_are_their_own_targets_as_the_model_gets_them(tasks: Any, train: Train) -> None:
+    words = ("data=digits", "data.targets=inputs", "model._target_=tasks.Auto", "loss=mse", "max_steps=30", *QUIET)
+    plain = train(*words, "data.limit=64")
+    turned = train(*words, "data.limit=64", "data.augment.rotation=90")
+    assert 0 < plain["test/loss"] < 1.1
+    assert turned["train/loss"] != plain["train/loss"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("several model=two_layer data.task=multilabel", "has several labels for a sample. Type loss=bce_with_logits."),
+        ("pixels model._target_=tasks.PerPixel loss=mse", "has a class for each place. Type loss=cross_entropy."),
+        ("pixels model=two_layer loss.ignore_index=255", "has 2 classes for targets of shape [2, 8, 8]."),
+        ("alone model=two_layer model.out_features=2", "has no targets that it could read. Type loss="),
+        ("several model=two_layer", "Type data.task=multilabel for 0 and 1 of several labels"),
+        ("tokens model._target_=tasks.PerToken data.num_classes=3", "with 3 classes they go from 0 to 2"),
+        ("several model=two_layer data.task=regression data.num_classes=3", "data.num_classes=3: "),
+    ],
+)
+def test_what_does_not_fit_a_task_is_a_line(words: str, message: str, tasks: Any, train: Train) -> None:
+    name, *more = words.split()
+    with pytest.raises(UserError) as raised:
+        train(f"data._target_=tasks.{name}", *more, *QUIET)
+    assert message in str(raised.value)
