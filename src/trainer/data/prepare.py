@@ -1,7 +1,6 @@
 """From a source's samples to batches on the device: checked, fitted to the model, resident where they fit."""
 
 import math
-import os
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ from trainer.data.precision import lost
 from trainer.data.source import Data, ImageFiles, Samples
 from trainer.disk.checkpoint import checksum
 from trainer.errors import UserError
+from trainer.limits import num_cores
 
 # A split of fitted images that takes more than this stays uint8 in its own size; its batches are fitted one by one.
 RESIDENT_BYTES = 2 * 1024**3
@@ -111,11 +111,11 @@ def doubts(data: Data, name: str, dtype: torch.dtype) -> list[str]:
     """
     said = [f"data={name}: {note}" for note in data.notes]
     found = [f"warning: data={name}: {note}" for note in lost(data, dtype)]
-    num_cores = os.cpu_count() or 1
-    if data.num_workers > num_cores:
+    cores = num_cores()
+    if data.num_workers > cores:
         found.append(
-            f"warning: data.num_workers={data.num_workers}: this machine has {num_cores} cores, for which more workers "
-            f"wait. Try data.num_workers={num_cores}."
+            f"warning: data.num_workers={data.num_workers}: there are {cores} cores for them, for which more "
+            f"workers wait. Try data.num_workers={cores}."
         )
     if (leak := leaks(data.train, data.val, data.test)) is not None:
         found.append(f"warning: data={name}: {leak}")

@@ -1,7 +1,6 @@
 """`train show`: one run, what was asked, what came of it, what lies in its folder and what can be done with it."""
 
 import contextlib
-import shlex
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from rich.text import Text
 from yaml import YAMLError
 
+from trainer import shell
 from trainer.config.schema import GROUPS, resume_word, shown
 from trainer.config.trust import is_nobodys
 from trainer.disk import foreign
@@ -61,7 +61,7 @@ def show(word: str) -> int:
 
     lines += _section("files", table(_files(run.folder), console, _INDENT)[0])
     lines += _section("to go on", [text for line in _going_on(run, status) for text in _with_warning(line)])
-    lines += _section("to look at it", [Text(f"train board {shlex.quote(str(run.folder))}")])
+    lines += _section("to look at it", [Text(f"train board {shell.quote(str(run.folder))}")])
     print_lines(lines, console)
     return 0
 
@@ -84,7 +84,7 @@ def typed(run: Run) -> str:
         words = foreign.read_yaml(foreign.text(run.folder / "overrides.yaml"))
     except (OSError, ValueError, YAMLError):
         return ""
-    return " ".join(shlex.quote(shown(word)) for word in words) if isinstance(words, list) else ""
+    return " ".join(shell.quote(shown(word)) for word in words) if isinstance(words, list) else ""
 
 
 def _going_on(run: Run, status: str) -> list[str]:
@@ -100,7 +100,7 @@ def _going_on(run: Run, status: str) -> list[str]:
     trusted = run.config.get("trust") or []  # taken from the command line alone
     # A config that somebody sent must not talk its reader into trust=[os].
     if isinstance(trusted, list) and trusted and not any(is_nobodys(str(name).split(".")[0]) for name in trusted):
-        words.append(shlex.quote(f"trust={shown(trusted)}"))
+        words.append(shell.quote(f"trust={shown(trusted)}"))
     if status == "finished":
         # Whichever of the two comes first ends a run.
         limits = {key: n for key in ("max_epochs", "max_steps") if (n := number(run.config.get(key))) is not None}
