@@ -5,9 +5,11 @@
 
 import contextlib
 import ctypes
+import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from trainer.errors import Interrupted, RunStopped, UserError
+from trainer.signals import end_at_once
 
 T = TypeVar("T")
 
@@ -227,9 +230,27 @@ def joined(world: World, device: torch.device) -> Iterator[None]:
 
 
 def die_with_parent() -> None:
-    """Has the kernel end this process when the one that started it dies, even by SIGKILL (Linux alone)."""
-    if sys.platform == "linux":
-        parent = os.getppid()  # may well be 1: in a container
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it was faster
-            os.kill(os.getpid(), signal.SIGKILL)
+    """Has this process end when the one that started it dies, even by SIGKILL.
+
+    On Linux the kernel does it; elsewhere a thread waits for that process.
+    """
+    if sys.platform != "linux":
+        threading.Thread(target=_end_with_parent, args=(os.getppid(),), name="parent", daemon=True).start()
+        return
+    parent = os.getppid()  # may well be 1: in a container
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it was faster
+        end_at_once()
+
+
+def _end_with_parent(number: int) -> None:
+    """The thread: waits for the process that started this one, and ends this one."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()  # a pipe that closes; on Windows the process itself
+    else:
+        import psutil
+
+        with contextlib.suppress(psutil.NoSuchProcess):
+            psutil.Process(number).wait()
+    end_at_once()

@@ -7,10 +7,11 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from io import TextIOWrapper
 from typing import Any, TextIO, cast
 
 from trainer.errors import Interrupted, RunStopped, UserError, printable
-from trainer.signals import Signals
+from trainer.signals import ENDING, Signals
 
 # What Python, the loader, the C library, C++, torch and oneDNN say.
 _NO_MEMORY = (
@@ -75,7 +76,11 @@ def open_streams() -> None:
     os.close(number)
     for name, number in (("stdout", 1), ("stderr", 2)):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115 - to the end of the process
+            nowhere = open(number, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - to the end of the process
+            setattr(sys, name, nowhere)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a console, or a pipe, may know fewer signs than a name or a table has
+            stream.reconfigure(errors="replace")
 
 
 def tell(line: str) -> None:
@@ -144,5 +149,6 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def ignore_signals() -> None:
     """The process is ending: one more Ctrl-C, or the hangup that follows, would only change its exit code."""
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    for number in ENDING:
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)

@@ -1,15 +1,19 @@
-"""Ctrl-C, SIGTERM and SIGHUP, from the command's first moment to its last."""
+"""Ctrl-C, SIGTERM and their like, from the command's first moment to its last."""
 
 import contextlib
+import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import FrameType
 
 from trainer.errors import Interrupted
 
-# SIGHUP: the terminal was closed, or the connection to it was lost.
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# SIGHUP: the terminal was closed, or the connection to it was lost. Windows has none; there it is SIGBREAK, as is
+# Ctrl-Break. What Windows calls SIGTERM reaches only the process that raises it.
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+ENDING: tuple[signal.Signals, ...] = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 
 
 class Signals:
@@ -30,7 +34,7 @@ class Signals:
         if threading.current_thread() is not threading.main_thread():
             yield  # Python gives signals to the main thread alone
             return
-        taken = [n for n in ENDING if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
+        taken = [n for n in ENDING if n.name != "SIGHUP" or signal.getsignal(n) != signal.SIG_IGN]
         old = {number: signal.signal(number, self._receive) for number in taken}
         try:
             yield
@@ -68,3 +72,31 @@ class Signals:
             self.raise_received()
         if is_second:
             raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def blocked(numbers: Iterable[signal.Signals]) -> Iterator[None]:
+    """Within it these signals wait, for this process and for those that it starts. Windows can't have them wait."""
+    if sys.platform == "win32":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def unblock(numbers: Iterable[signal.Signals]) -> None:
+    """Has signals come again that the process which started this one has blocked."""
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+
+
+def end_at_once() -> None:
+    """Ends this process as SIGKILL does: nothing is saved, and no more code of it runs."""
+    # SIGTERM, sent by os.kill, does that on Windows.
+    if sys.platform == "win32":
+        os.kill(os.getpid(), signal.SIGTERM)
+    else:
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -1,12 +1,12 @@
 """What to type instead: the right key, option and value for words of other tools, with what they need beside them."""
 
 import os
-import shlex
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from trainer import shell
 from trainer.command.folders import chosen_options, config_folders, known_values, missing_keys, options, owners
 from trainer.config import synonyms
 from trainer.config.schema import GROUPS, RULES, ListOf, beside, key_meant
@@ -82,13 +82,13 @@ class Advice:
             return None
         if right in self.options:
             return self.choice(right, value) or f"{right}=..."
-        return shlex.quote(f"{right}={self._value(right, value)}") if value else f"{right}=..."
+        return shell.quote(f"{right}={self._value(right, value)}") if value else f"{right}=..."
 
     def word(self, word: str) -> str:
         """`key=value` for a shell, with the right key where the one that was typed is none."""
         key, sign, value = word.partition("=")
         is_known = not sign or not key.isidentifier() or key in self.known
-        return shlex.quote(word) if is_known else self.words(key, value) or shlex.quote(word)
+        return shell.quote(word) if is_known else self.words(key, value) or shell.quote(word)
 
     def lacking(self, key: str, value: str) -> str | None:
         """What to type for a key that the chosen option lacks and another has; None where none has it."""
@@ -129,7 +129,7 @@ class Advice:
         path = Path(os.path.expanduser(option))
         is_config = path.suffix in (".yaml", ".yml")
         if is_config and path.is_file() and path.parent.name == group:
-            return shlex.join(["--config-dir", str(path.parent.parent), f"{group}={path.stem}"])
+            return shell.join(["--config-dir", str(path.parent.parent), f"{group}={path.stem}"])
         if group == "data" and (found := self._data_at(option)) is not None:
             return found
         name = path.stem if is_config else option
@@ -153,7 +153,7 @@ class Advice:
         for option in options:
             if not {*missing_keys(self.folders, group, option)} - {key}:
                 word = f"{key}={self._value(key, value)}" if value else f"{key}=..."
-                return shlex.join([f"{group}={option}", word])
+                return shell.join([f"{group}={option}", word])
         return None
 
     def _value(self, key: str, value: str) -> str:
@@ -169,7 +169,7 @@ class Advice:
         path = Path(os.path.expanduser(word))
         is_table = path.suffix.lower() in _TABLES
         if ("/" in word and not is_table) or (word and path.is_dir()):
-            return shlex.join(["data=image_folder", f"data.root={word}"])
+            return shell.join(["data=image_folder", f"data.root={word}"])
         if not is_table:
             return None
         words = ["data=arrays", f"data.path={word}"]
@@ -177,7 +177,7 @@ class Advice:
             words.append(f"data.targets=[{_last_column(path)}]")
         if not any(other.startswith(("model=", "model._target_=")) for other in self.argv):
             words.append("model=two_layer")
-        return shlex.join(words)
+        return shell.join(words)
 
 
 def _last_column(path: Path) -> str:

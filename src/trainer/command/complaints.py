@@ -1,10 +1,10 @@
 """What Hydra, OmegaConf or YAML found wrong, in one line with what to type."""
 
 import re
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainer import shell
 from trainer.command.advice import Advice
 from trainer.command.folders import CONFIGS, config_folders
 from trainer.command.folders import options as options_in
@@ -83,13 +83,13 @@ def unreadable(word: str) -> UserError:
     if not can_be_read(f"{key}=1"):
         dotted = re.sub(r"\[(\w+)\]", r".\1", key)
         how = (
-            shlex.quote(f"{dotted}={value}") if can_be_read(f"{dotted}={value}") else "train --cfg job to see the keys"
+            shell.quote(f"{dotted}={value}") if can_be_read(f"{dotted}={value}") else "train --cfg job to see the keys"
         )
         return UserError(f"{word}: can't be read: {key} is no key. Type {how}.")
     if plain and plain == value.strip("=,; "):
         return UserError(f"{word}: can't be read. Type {key}={plain}.")
     return UserError(
-        f"{word}: can't be read. If the value is a text, quote it: {shlex.quote(f'{key}={quoted(value)}')}."
+        f"{word}: can't be read. If the value is a text, quote it: {shell.quote(f'{key}={quoted(value)}')}."
     )
 
 
@@ -98,9 +98,9 @@ def _several(found: re.Match[str], argv: list[str]) -> UserError:
     word = found[1]
     key, _, value = word.partition("=")
     rule = RULES.get(key)
-    sweep = f"--multirun {shlex.quote(word)}"
+    sweep = f"--multirun {shell.quote(word)}"
     if isinstance(rule, ListOf):
-        return UserError(f"{word}: must be {rule.accepts}. Type {shlex.quote(f'{key}=[{value}]')}.")
+        return UserError(f"{word}: must be {rule.accepts}. Type {shell.quote(f'{key}=[{value}]')}.")
     if re.fullmatch(r"-?\d+,\d+", value):
         return UserError(f"{word}: several values are a sweep. Type {key}={value.replace(',', '.')}, or {sweep}.")
     is_list = rule is None and key not in Advice(argv).options
@@ -173,7 +173,7 @@ _EXPLAINED = (
     (r"Ambiguous value for argument '(.+)'\n", _several),
     (
         r"Sweep parameters '(.+)' requires --multirun",
-        lambda found, argv: UserError(f"{found[1]}: is for a sweep. Type --multirun {shlex.quote(found[1])}."),
+        lambda found, argv: UserError(f"{found[1]}: is for a sweep. Type --multirun {shell.quote(found[1])}."),
     ),
     (
         r"Could not append to config. An item is already at '([^']+)'",

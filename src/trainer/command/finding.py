@@ -1,9 +1,9 @@
 """`train find-lr KEY=VALUE ...`: what may be typed after it."""
 
-import shlex
 from datetime import datetime
 from pathlib import Path
 
+from trainer import shell
 from trainer.command.composing import composer
 from trainer.command.words import Words, sorted_words
 from trainer.errors import UserError
@@ -41,4 +41,4 @@ def refuse(words: Words) -> None:
     for word in words.overrides:
         key = word.lstrip("+~").partition("=")[0]
         if key in _DECIDED:
-            raise UserError(f"{shlex.quote(word)}: train find-lr has no use for it. Leave {key}= out.")
+            raise UserError(f"{shell.quote(word)}: train find-lr has no use for it. Leave {key}= out.")

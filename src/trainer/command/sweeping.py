@@ -1,9 +1,9 @@
 """`train --multirun`: the folder of a sweep, its jobs, and whether plugins of Hydra's choose or run them."""
 
-import shlex
 from datetime import datetime
 from pathlib import Path
 
+from trainer import shell
 from trainer.command.composing import composer
 from trainer.command.words import Words
 from trainer.config.request import Request
@@ -55,7 +55,7 @@ def folder_of(requests: list[Request]) -> Path:
     """
     names = {request.config["name"] for request in requests}
     if len(names) > 1:
-        found = shlex.quote(f"name={' and '.join(sorted(map(str, names)))}")
+        found = shell.quote(f"name={' and '.join(sorted(map(str, names)))}")
         raise UserError(f"{found}: a sweep has one name. Type one that refers to no key which differs.")
     name = names.pop()
     if name is None:

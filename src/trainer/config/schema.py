@@ -4,13 +4,13 @@ import contextlib
 import difflib
 import math
 import re
-import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trainer import shell
 from trainer.config import synonyms
 from trainer.config.grammar import written
 from trainer.errors import UserError, nearest, one_of
@@ -474,7 +474,7 @@ def typed(key: str, value: Any) -> str:
         value = str(value)
         value = f"./{value}" if value in ("auto", "null") or value.startswith("~") else value
     is_plain = is_as_typed(key) and isinstance(value, str) and not _NEEDS_QUOTES.search(value)
-    return shlex.quote(f"{key}={value if is_plain else written(value)}")
+    return shell.quote(f"{key}={value if is_plain else written(value)}")
 
 
 def resume_word(folder: Path) -> str:

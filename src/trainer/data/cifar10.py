@@ -19,6 +19,7 @@ import torch
 from trainer.data.download import data_folder, find_or_fetch, refuse_unasked
 from trainer.data.source import Data, Samples, split_off
 from trainer.disk import foreign
+from trainer.disk.files import replace
 from trainer.errors import UserError
 
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -133,7 +134,7 @@ def unpack(archive: Path) -> None:
                 temporary = folder / f".{name}.{secrets.token_hex(8)}.part"
                 try:
                     temporary.write_bytes(stream.read())
-                    os.replace(temporary, folder / name)
+                    replace(temporary, folder / name)
                 finally:
                     with contextlib.suppress(OSError):
                         temporary.unlink()

@@ -19,7 +19,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, Any
 
-from trainer.disk.files import cache_folder
+from trainer.disk.files import cache_folder, replace
 from trainer.errors import UserError, one_of
 
 CHUNK_BYTES = 1 << 16
@@ -143,7 +143,7 @@ def _fetch_one(url: str, target: Path, checksum: str, max_bytes: int, timeout: f
             found = _digest(temporary, checksum)
             if found != checksum:
                 raise _MirrorFailed(f"another content than expected ({found} instead of {checksum})")
-            os.replace(temporary, target)
+            replace(temporary, target)
         except OSError as error:  # of the disk: those of the network have become _MirrorFailed
             reason = error.strerror or error
             raise UserError(

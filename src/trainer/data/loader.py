@@ -21,10 +21,11 @@ import torch
 from torch.utils.data import DataLoader
 
 from trainer.data.items import Items, Key
-from trainer.data.workers import LOOK_EVERY, NOT_FOR_WORKERS, PATIENCE, signals_blocked
+from trainer.data.workers import LOOK_EVERY, NOT_FOR_WORKERS, PATIENCE
 from trainer.distributed import die_with_parent
 from trainer.errors import UserError
 from trainer.interpreters import forget, safe_path
+from trainer.signals import blocked
 
 # Batches that each worker reads ahead.
 AHEAD = 2
@@ -47,7 +48,7 @@ def read(load: Callable[[Key], Any], keys: Iterable[Key], num_workers: int) -> I
     source = _Source(load, os.getpid())
     before = signal.getsignal(signal.SIGCHLD)
     try:
-        with signals_blocked(), safe_path(), warnings.catch_warnings():
+        with blocked(NOT_FOR_WORKERS), safe_path(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of more workers than cores: `trainer.data.prepare.doubts` says it
             batches: Any = iter(
                 DataLoader(
@@ -132,7 +133,7 @@ def _refuse_dead(workers: list[Any], num_workers: int, is_ended_too: bool = True
             continue
         how = f"ended with exit code {code}"
         if code < 0:
-            why = ", as happens where memory runs out" if code == -signal.SIGKILL else ""
+            why = ", as happens where memory runs out" if signal.Signals(-code).name == "SIGKILL" else ""
             how = f"was killed by signal {-code} ({signal.strsignal(-code)}){why}"
         raise UserError(
             f"data.num_workers={num_workers}: worker {number} (process {worker.pid}) {how}. Type data.num_workers=0, "

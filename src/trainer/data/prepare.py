@@ -1,7 +1,6 @@
 """From a source's samples to batches on the device: checked, fitted to the model, resident where they fit."""
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from trainer.data.precision import lost
 from trainer.data.source import Data, ImageFiles, Samples
 from trainer.disk.checkpoint import checksum
 from trainer.errors import UserError
+from trainer.limits import num_cores
 from trainer.meaning import Numbers
 from trainer.trees import Tree, leaves, mapped
 
@@ -183,11 +183,11 @@ def doubts(data: Data, name: str, dtype: torch.dtype, is_divided: bool = True) -
     """
     said = [f"data={name}: {note}" for note in data.notes]
     found = [f"warning: data={name}: {note}" for note in lost(data, dtype)]
-    num_cores = os.cpu_count() or 1
-    if data.num_workers > num_cores:
+    cores = num_cores()
+    if data.num_workers > cores:
         found.append(
-            f"warning: data.num_workers={data.num_workers}: this machine has {num_cores} cores, for which more workers "
-            f"wait. Try data.num_workers={num_cores}."
+            f"warning: data.num_workers={data.num_workers}: there are {cores} cores for them, for which more "
+            f"workers wait. Try data.num_workers={cores}."
         )
     if is_divided and (leak := leaks(data.train, data.val, data.test)) is not None:
         found.append(f"warning: data={name}: {leak}")

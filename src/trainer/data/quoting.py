@@ -1,8 +1,9 @@
 """What a message quotes of somebody's file: short, whatever is in there."""
 
 import re
-import shlex
 from collections.abc import Iterable, Sequence
+
+from trainer import shell
 
 MOST_LETTERS = 40
 _PLAIN = re.compile(r"(?!(?:null|true|false|inf|nan)$)[A-Za-z_][A-Za-z0-9_.-]*", re.IGNORECASE)
@@ -30,7 +31,7 @@ def typed(key: str, names: Sequence[str], are_numbers: bool = False) -> str:
     whole = f"{key}=[{','.join(words)}]"
     if len(whole) > 200 or not whole.isprintable() or "${" in whole:
         return f"{key}=[<their names>]"
-    return whole if '"' not in whole else shlex.quote(whole)
+    return whole if '"' not in whole else shell.quote(whole)
 
 
 def _quoted(name: str) -> str:

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator
 from itertools import cycle
 from multiprocessing.connection import Connection, wait
 from multiprocessing.util import Finalize
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from trainer.data.source import ImageFiles
 from trainer.distributed import die_with_parent
 from trainer.errors import UserError
 from trainer.interpreters import forget, safe_path
+from trainer.signals import ENDING, blocked
 
 # Batches that each worker reads ahead.
 AHEAD = 2
@@ -33,9 +35,9 @@ AHEAD = 2
 PATIENCE, LOOK_EVERY = 60.0, 1.0
 # Ctrl-C, most schedulers and a terminal that is closed signal every process of a run; the main one still needs a batch
 # to finish its step.
-NOT_FOR_WORKERS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+NOT_FOR_WORKERS = frozenset(ENDING)
 # A process started afresh imports torch first, which takes longer than most validations; a fork is safe on Linux alone.
-CONTEXT = multiprocessing.get_context("fork") if sys.platform == "linux" else multiprocessing.get_context("spawn")
+CONTEXT: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
 
 
 def read(
@@ -62,7 +64,8 @@ def read(
         try:
             for number in range(num_workers):
                 workers.append(_Worker(files, batch_size, f"data.num_workers={num_workers}: worker {number}"))
-            with signals_blocked(), safe_path():
+            # A process started within inherits that: a signal before it could ignore signals doesn't end it.
+            with blocked(NOT_FOR_WORKERS), safe_path():
                 for worker in workers:
                     worker.start()
         except (RuntimeError, OSError) as error:  # of shared memory, of files and processes
@@ -82,16 +85,6 @@ def read(
     finally:
         for worker in workers:
             worker.kill()
-
-
-@contextlib.contextmanager
-def signals_blocked() -> Iterator[None]:
-    """A process forked within inherits that: a signal before it could ignore signals doesn't end it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, NOT_FOR_WORKERS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Worker:
@@ -148,7 +141,7 @@ class _Worker:
         code = self.process.exitcode or 0
         if code >= 0:
             return f"ended with exit code {code}"
-        why = ", as happens where memory runs out" if code == -signal.SIGKILL else ""
+        why = ", as happens where memory runs out" if signal.Signals(-code).name == "SIGKILL" else ""
         return f"was killed by signal {-code} ({signal.strsignal(-code)}){why}"
 
     def _kill(self) -> None:
@@ -171,7 +164,7 @@ def _serve(main: int, files: ImageFiles, pipe: Connection, slots: Tensor, num_re
     for slot in cycle(slots):
         try:
             rows = pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):  # the main process has ended
             return
         try:
             for place, row in zip(slot, rows, strict=False):

@@ -2,28 +2,40 @@
 
 import contextlib
 import errno
-import grp
 import os
-import pwd
 import shutil
 import stat
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from trainer.disk.foreign import flags
 from trainer.errors import UserError
 
 _NOBODY = 65534  # kernel.overflowuid
+# What a file of ours is opened with: not through a link, which may lead anywhere; and a pipe is opened at once, to be
+# refused.
+PLAIN = flags("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY")
+PATIENCE = 5.0  # seconds that a file on Windows may be open elsewhere before it counts as one that can't be replaced
 
 
 def cache_folder(name: str) -> Path:
-    """`train/<name>` in the user's cache folder: `$XDG_CACHE_HOME`, or `~/.cache`. Nothing is created.
+    """`train/<name>` in the user's cache folder: `$XDG_CACHE_HOME`, or what the system has. Nothing is created.
+
+    `~/.cache` on Linux, `~/Library/Caches` on macOS, `%LOCALAPPDATA%` on Windows.
 
     Raises:
         RuntimeError: there is no home folder.
     """
     cache = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(cache) if os.path.isabs(cache) else Path.home() / ".cache") / "train" / name
+    if os.path.isabs(cache):
+        return Path(cache, "train", name)
+    import platformdirs
+
+    Path.home()  # raises where there is none; platformdirs would name a folder `~`
+    return platformdirs.user_cache_path("train", appauthor=False) / name
 
 
 def make_private(folder: Path) -> None:
@@ -40,12 +52,16 @@ def make_private(folder: Path) -> None:
 def shared_with(path: Path) -> str:
     """Who else could change what lies in a file or folder, or put another in its place; empty where nobody could.
 
-    What a program is made of, or what nobody computes again, must be nobody else's.
+    What a program is made of, or what nobody computes again, must be nobody else's. On Windows rights are no part of
+    what Python is told of a file; a user's own folders there are nobody else's.
 
     Raises:
         OSError: it isn't there.
     """
     path = path.resolve()
+    if sys.platform == "win32":
+        path.stat()
+        return ""
     for place in (path, *path.parents):
         about = place.stat()
         # In a container the owner of what is not its own is shown as nobody.
@@ -60,6 +76,11 @@ def shared_with(path: Path) -> str:
 
 def _is_own_group(group: int) -> bool:
     """Whether it is the group that many systems make for each user, and in which there is nobody else."""
+    if sys.platform == "win32":
+        return False
+    import grp
+    import pwd
+
     with contextlib.suppress(KeyError):
         return group == os.getegid() and grp.getgrgid(group).gr_name == pwd.getpwuid(os.geteuid()).pw_name
     return False
@@ -71,23 +92,41 @@ def write_atomically(path: Path, write: Callable[[Path], object], temporary: Pat
     temporary.unlink(missing_ok=True)  # of a process that was killed here
     try:
         write(temporary)
-        with open(temporary, "rb") as file:
+        with open(temporary, "r+b" if sys.platform == "win32" else "rb") as file:  # Windows syncs what may be written
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # or else a power cut may undo the rename
-        finally:
-            os.close(folder)
+        replace(temporary, path)
+        if sys.platform != "win32":  # where no folder can be opened
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)  # or else a power cut may undo the rename
+            finally:
+                os.close(folder)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def replace(old: Path, new: Path) -> None:
+    """os.replace. Windows refuses it while the file is open elsewhere, as in TensorBoard or a virus scanner: it waits.
+
+    Raises:
+        OSError: it can't be replaced, or is open for longer than `PATIENCE`.
+    """
+    since = time.monotonic()
+    while True:
+        try:
+            os.replace(old, new)
+            return
+        except PermissionError:
+            if sys.platform != "win32" or time.monotonic() - since >= PATIENCE:
+                raise
+            time.sleep(0.05)
 
 
 def write_text(path: Path, text: str) -> None:
     """A text file, whole or not at all."""
 
     def write(temporary: Path) -> None:
-        with open(temporary, "x", encoding="utf-8") as file:  # "x": not through a link that has come since
+        with open(temporary, "x", encoding="utf-8", newline="\n") as file:  # "x": through no link
             file.write(text)
 
     write_atomically(path, write)
@@ -99,7 +138,9 @@ def open_to_append(path: Path) -> BinaryIO:
     Raises:
         OSError: it can't be opened, or is a link, which may lead anywhere.
     """
-    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    if sys.platform == "win32" and path.is_symlink():  # which no flag says there
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | PLAIN, 0o666)
     return os.fdopen(file, "ab", buffering=0)
 
 

@@ -27,6 +27,14 @@ _LONG_WORD = re.compile(r"[-+\w.:]{300,}")  # such a number takes ever longer to
 MAX_DEPTH = 50  # of a config; PyYAML's parser in C ends the process at some ten thousands
 
 
+def flags(*names: str) -> int:
+    """Those flags of os.open that the system has; O_BINARY is Windows' own, which changes the ends of lines without."""
+    found = 0
+    for name in names:
+        found |= getattr(os, name, 0)
+    return found
+
+
 class Link(Exception):
     """Something in a folder is no file and no folder."""
 
@@ -38,7 +46,7 @@ def opened(path: Path) -> BinaryIO:
         OSError: it isn't there, or is something else than a plain file.
     """
     refuse_no_file(path)  # to open a device may do something already
-    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    file = os.open(path, os.O_RDONLY | flags("O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
     try:  # once more, since it may be another by now
         _refuse_mode(os.fstat(file).st_mode, path)
     except OSError:

@@ -2,20 +2,26 @@
 
 import contextlib
 import errno
-import fcntl
 import os
 import socket
 import stat
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.config.schema import resume_word
+from trainer.disk.files import PLAIN
 from trainer.errors import UserError
 
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
 NAME = ".lock"
-# Not through a link, which may lead anywhere; and a pipe is opened at once, to be refused.
-_PLAIN = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+# The byte of the file that is locked on Windows, where what is locked can't be read either: far behind what is there.
+_BYTE = 1 << 30
 
 
 class Held(UserError):
@@ -43,7 +49,8 @@ def locked(folder: Path, name: str = NAME) -> Iterator[None]:
     """Keeps other processes from writing into a run's folder, until the end or until this process dies.
 
     A POSIX record lock: the kernel lets go of it however the process ends, it works over NFS, and unlike a lock by
-    `flock` it isn't inherited by a worker that outlives its parent.
+    `flock`, which libraries take, it isn't inherited by a worker that outlives its parent. On Windows a locked byte,
+    which the system lets go of, too; a folder in which a file is open can't be moved or deleted there.
 
     Args:
         name: of the file that is locked, in the folder.
@@ -54,50 +61,85 @@ def locked(folder: Path, name: str = NAME) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         try:
-            # All goes by this number: what bears the folder's name later may be another, or a link to one.
-            inside = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            stack.callback(os.close, inside)
+            inside = stack.enter_context(_opened_folder(folder))
+            place = folder / name if inside is None else Path(name)
+            if inside is None:  # a file that is open can't be removed there: after it is closed
+                stack.callback(_remove, place, None)
             while True:
-                file = stack.enter_context(_opened(name, inside))
+                file = stack.enter_context(_opened(place, inside))
                 try:
-                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    _lock(file)
                 except OSError as error:
                     said = _said(file)
                     message = f"{folder}: {said} is training here. Wait for it, end it, or type another name=."
                     is_held = error.errno in (errno.EACCES, errno.EAGAIN)
                     raise (Held(message, said) if is_held else UserError(message)) from error
                 # The last holder removes the file. Who opened it just before has a lock on nothing.
-                if _is_there(name, inside, os.fstat(file)):
+                if inside is None or _is_there(place, inside, os.fstat(file)):
                     break
         except OSError as error:
             raise UserError(f"{folder}: can't be written: {error.strerror}. Type another name=.") from error
         os.ftruncate(file, 0)
+        os.lseek(file, 0, os.SEEK_SET)
         os.write(file, f"process {os.getpid()} on {socket.gethostname()}".encode())
-        _mine[folder / name] = _Mine(os.fstat(inside), os.fstat(file), os.access(folder, os.W_OK))
+        its_folder = folder.stat() if inside is None else os.fstat(inside)
+        its_file = place.stat() if inside is None else os.fstat(file)
+        _mine[folder / name] = _Mine(its_folder, its_file, os.access(folder, os.W_OK))
         try:
             yield
         finally:
             del _mine[folder / name]
-            if _is_there(name, inside, os.fstat(file)):
-                with contextlib.suppress(OSError):  # the folder may be read-only by now
-                    os.unlink(name, dir_fd=inside)
+            if inside is not None and _is_there(place, inside, os.fstat(file)):
+                _remove(place, inside)
 
 
 @contextlib.contextmanager
-def _opened(name: str, inside: int) -> Iterator[int]:
-    """The number of a plain file in a folder, which is made where it's missing."""
-    file = os.open(name, os.O_RDWR | os.O_CREAT | _PLAIN, 0o666, dir_fd=inside)
+def _opened_folder(folder: Path) -> Iterator[int | None]:
+    """The number of a folder, by which all goes: what bears its name later may be another, or a link to one.
+
+    None on Windows, which opens no folder, and where the open file keeps its folder in its place.
+    """
+    if sys.platform == "win32":
+        yield None
+        return
+    inside = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield inside
+    finally:
+        os.close(inside)
+
+
+@contextlib.contextmanager
+def _opened(place: Path, inside: int | None) -> Iterator[int]:
+    """The number of a plain file, in a folder's if that is given, which is made where it's missing."""
+    if inside is None and place.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    file = os.open(place, os.O_RDWR | os.O_CREAT | PLAIN, 0o666, dir_fd=inside)
     try:
         if not stat.S_ISREG(os.fstat(file).st_mode):
-            raise OSError(errno.EINVAL, f"{name} is no plain file")
+            raise OSError(errno.EINVAL, f"{place.name} is no plain file")
         yield file
     finally:
         os.close(file)
 
 
-def _is_there(name: str, inside: int, file: os.stat_result) -> bool:
+def _lock(file: int, is_shared: bool = False) -> None:
+    """Raises OSError where another process has locked it. Windows has no lock that two may share."""
+    if sys.platform == "win32":
+        os.lseek(file, _BYTE, os.SEEK_SET)
+        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+    else:
+        fcntl.lockf(file, (fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+
+
+def _remove(place: Path, inside: int | None) -> None:
+    with contextlib.suppress(OSError):  # the folder may be read-only by now; on Windows another process may have it
+        os.unlink(place, dir_fd=inside)
+
+
+def _is_there(place: Path, inside: int, file: os.stat_result) -> bool:
     with contextlib.suppress(OSError):
-        return os.path.samestat(file, os.stat(name, dir_fd=inside, follow_symlinks=False))
+        return os.path.samestat(file, os.stat(place, dir_fd=inside, follow_symlinks=False))
     return False
 
 
@@ -136,9 +178,9 @@ def refuse_lost(folder: Path) -> None:
 def holder(folder: Path) -> str | None:
     """`process 123 on host`, which writes into the folder; None where no process does."""
     with contextlib.suppress(OSError):
-        file = os.open(folder / NAME, os.O_RDONLY | _PLAIN)
+        file = os.open(folder / NAME, os.O_RDONLY | PLAIN)
         try:
-            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            _lock(file, is_shared=True)
         except OSError:
             return _said(file)
         finally:
@@ -148,5 +190,6 @@ def holder(folder: Path) -> str | None:
 
 def _said(file: int) -> str:
     with contextlib.suppress(OSError):
-        return os.pread(file, 200, 0).decode(errors="replace").strip() or "another process"
+        os.lseek(file, 0, os.SEEK_SET)
+        return os.read(file, 200).decode(errors="replace").strip() or "another process"
     return "another process"

@@ -5,6 +5,7 @@ import getpass
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from multiprocessing.util import Finalize
@@ -32,8 +33,10 @@ def folder_of_torch() -> Path:
     """torch's own choice, `default_cache_dir` of its `cache_dir_utils`. To import that would be to make the folder."""
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):
-        user = f"uid_{os.getuid()}"
+    except (KeyError, OSError, ImportError):
+        user = "user"
+        if sys.platform != "win32":
+            user = f"uid_{os.getuid()}"
     return Path(tempfile.gettempdir(), "torchinductor_" + re.sub(r'[\\/:*?"<>|]', "_", user))
 
 

@@ -1,6 +1,7 @@
 """What the C library does with memory that is freed."""
 
 import ctypes
+import sys
 
 # Parameters of glibc's mallopt and what they are set to, in bytes (malloc.h; man 3 mallopt).
 SETTINGS = {
@@ -16,6 +17,8 @@ def keep_freed_memory() -> None:
     Otherwise it goes back to the system after every step, and each page of it costs an interrupt when it is touched
     again. Does nothing where the C library is not glibc.
     """
+    if sys.platform == "win32":  # which has no library of the process itself
+        return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         for parameter, size in SETTINGS.items():

@@ -376,14 +376,16 @@ def _running_or_killed(folder: Path) -> str:
     idle = time.time() - max(_written(folder / name) for name in ("config.yaml", "metrics.jsonl", *names))
     host = re.escape(re.sub(r"[^\w.-]", "_", socket.gethostname()))
     process = re.search(rf"\.\d+\.{host}\.(\d+)\.\d+$", names[-1]) if names else None
-    if process is None or os.name != "posix":
+    if process is None:
         return "running" if idle < 600 else "killed"
+    import psutil
+
     try:
-        os.kill(int(process[1]), 0)  # signal 0 does nothing but fail where there is no such process
-    except (ProcessLookupError, OverflowError):
+        is_there = psutil.pid_exists(int(process[1]))
+    except (OverflowError, ValueError):
+        is_there = False
+    if not is_there:
         return "killed"
-    except PermissionError:  # it is another user's
-        pass
     return "running" if idle < 86400 else "killed"  # numbers of processes are given again
 
 

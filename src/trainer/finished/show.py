@@ -1,7 +1,6 @@
 """`train show`: one run, what was asked, what came of it, what lies in its folder and what can be done with it."""
 
 import contextlib
-import shlex
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from rich.text import Text
 from yaml import YAMLError
 
+from trainer import shell
 from trainer.config.schema import GROUPS, resume_word, shown
 from trainer.config.trust import is_nobodys
 from trainer.disk import foreign
@@ -76,7 +76,7 @@ def show(word: str) -> int:
     lines += _section("to go on", [text for line in _going_on(run, status) for text in _with_warning(line)])
     if (run.folder / "model.json").is_file() and (run.folder / "checkpoints/last.pt").is_file():
         lines += _section("to use it", [text for line in _using(run) for text in _with_warning(line)])
-    lines += _section("to look at it", [Text(f"train board {shlex.quote(str(run.folder))}")])
+    lines += _section("to look at it", [Text(f"train board {shell.quote(str(run.folder))}")])
     print_lines(lines, console)
     return 0
 
@@ -108,7 +108,7 @@ def typed(run: Run) -> str:
         words = foreign.read_yaml(foreign.text(run.folder / "overrides.yaml"))
     except (OSError, ValueError, YAMLError):
         return ""
-    return " ".join(shlex.quote(shown(word)) for word in words) if isinstance(words, list) else ""
+    return " ".join(shell.quote(shown(word)) for word in words) if isinstance(words, list) else ""
 
 
 def _going_on(run: Run, status: str) -> list[str]:
@@ -139,7 +139,7 @@ def _going_on(run: Run, status: str) -> list[str]:
 
 def _using(run: Run) -> list[str]:
     """What can be done with the model; own classes need trust= typed again."""
-    words = shlex.quote(str(run.folder))
+    words = shell.quote(str(run.folder))
     trusted = _trusted(run)
     end = f" {trusted}" if trusted else ""
     return [
@@ -156,7 +156,7 @@ def _trusted(run: Run) -> str:
     trusted = run.config.get("trust") or []  # taken from the command line alone
     # A config that somebody sent must not talk its reader into trust=[os].
     if isinstance(trusted, list) and trusted and not any(is_nobodys(str(name).split(".")[0]) for name in trusted):
-        return shlex.quote(f"trust={shown(trusted)}")
+        return shell.quote(f"trust={shown(trusted)}")
     return ""
 
 

@@ -8,7 +8,6 @@ import contextlib
 import itertools
 import math
 import os
-import shlex
 import sys
 import textwrap
 import threading
@@ -18,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, TextIO
 
+from trainer import shell
 from trainer.errors import printable
 from trainer.monitor.tags import spread
 
@@ -108,7 +108,7 @@ def summary_rows(
         ("parameters", f"{result['num_parameters']:,}, {result['num_trainable']:,} of them trained"),
         ("time", f"{result['seconds']:.1f} s for {result['steps']} steps"),
         ("run folder", str(folder)),
-        *([("look at it", f"train board {shlex.quote(str(folder))}")] if has_events else []),
+        *([("look at it", f"train board {shell.quote(str(folder))}")] if has_events else []),
     ]
 
 

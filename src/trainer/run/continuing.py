@@ -2,10 +2,10 @@
 
 import contextlib
 import os
-import shlex
 import signal
 from collections.abc import Iterator
 
+from trainer import shell
 from trainer.config.request import resolved
 from trainer.config.schema import leaves, resume_word, shown, typed
 from trainer.disk import folder as folders
@@ -25,7 +25,7 @@ def how_to_continue(training: Training) -> str:
     changed = [key for key in now if key in began and began[key] != now[key] and key not in _SAID_BY_THE_FOLDER]
     words = [resume_word(training.folder), *(typed(key, now[key]) for key in changed)]
     if settings.own:
-        words.append(shlex.quote(f"trust={shown(list(settings.own))}"))
+        words.append(shell.quote(f"trust={shown(list(settings.own))}"))
     return " ".join([started_by(training.parts.world), *words])
 
 

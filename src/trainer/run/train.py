@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import math
-import shlex
 import signal
 import warnings
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
 
-from trainer import __version__
+from trainer import __version__, shell
 from trainer.computation import Computation, ordinary
 from trainer.config.request import Config
 from trainer.config.schema import GROUPS
@@ -143,7 +142,7 @@ def computed(training: Training, run: Opened, features: "Features | None", is_al
 def begin_board(training: Training, board: Board) -> None:
     parts = training.parts
     request = parts.settings.request
-    command = shlex.join(["train", *request.overrides])
+    command = shell.join(["train", *request.overrides])
     yaml = OmegaConf.to_yaml(OmegaConf.create(without_nulls(request.config)))
     groups = parts.state.optimizer.param_groups
     if len(groups) > 1 and parts.settings.monitor.texts:

@@ -1,12 +1,12 @@
 """`train compare` of a sweep: its table again, why jobs failed, which key mattered, and a picture of it."""
 
 import json
-import shlex
 from pathlib import Path
 
 from rich.text import Text
 from yaml import YAMLError
 
+from trainer import shell
 from trainer.config.request import Request
 from trainer.disk import foreign
 from trainer.errors import UserError
@@ -61,7 +61,7 @@ def read_rows(folder: Path) -> list[Row]:
     try:
         records = json.loads(foreign.text(path, foreign.MAX_RESULTS_BYTES))
     except FileNotFoundError as error:
-        how = f"train runs {shlex.quote(str(folder))} shows those that go on."
+        how = f"train runs {shell.quote(str(folder))} shows those that go on."
         raise UserError(f"{folder}: none of its jobs has ended. {how}") from error
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: can't be read: {getattr(error, 'strerror', None) or error}.") from error

@@ -6,8 +6,10 @@ it, unblocks SIGTERM and SIGHUP as soon as it listens: none is lost in between.
 """
 
 import signal
+import sys
 
 from trainer import interpreters
 
+assert sys.platform != "win32"  # which has no such server
 interpreters.forget()  # the jobs are told by sys.path, which is that of the sweep
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})

@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from yaml import YAMLError
 
+from trainer import shell
 from trainer.config import schema
 from trainer.config.request import Config, Request, resolved
 from trainer.disk import folder as folders
@@ -128,7 +128,7 @@ def refuse_another(folder: Path, jobs: Sequence[Job]) -> None:
     if swept is not None and set(swept) != set(jobs[0].swept):
         before, now = (" and ".join(keys) or "nothing" for keys in (swept, jobs[0].swept))
         raise UserError(
-            f"{folder} holds a sweep over {before} (train {shlex.join(words)}), and this one is over {now}. "
+            f"{folder} holds a sweep over {before} (train {shell.join(words)}), and this one is over {now}. "
             "Type another name=."
         )
     names = {job.name for job in jobs}

@@ -1,7 +1,8 @@
 """A process per job: what one of them does harms no other.
 
-They are forked from a server process that has imported torch and nothing else has happened in (`forkserver` of
-multiprocessing), so that a job starts within milliseconds, and is as new as one that was typed.
+On Linux they are forked from a server process that has imported torch and nothing else has happened in (`forkserver`
+of multiprocessing), so that a job starts within milliseconds, and is as new as one that was typed. Elsewhere, where a
+fork is not safe or not there, each is started afresh, which takes the seconds that torch takes to import.
 """
 
 import contextlib
@@ -24,12 +25,13 @@ from trainer.disk.files import open_to_append
 from trainer.disk.folder import read_result
 from trainer.errors import RunStopped, UserError
 from trainer.interpreters import safe_path
-from trainer.signals import Signals
+from trainer.limits import num_cores
+from trainer.signals import ENDING, Signals, end_at_once, unblock
 from trainer.sweep.plan import Job
 
 LOG = "log.txt"
 UNKNOWN = 255  # what multiprocessing says of a process whose server was killed
-SIGNALLED = (128 + signal.SIGHUP, 128 + signal.SIGINT, 128 + signal.SIGTERM)
+SIGNALLED = tuple(128 + number for number in ENDING)
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,14 @@ class Running:
 
     Args:
         report: where it says its exit code; closed when it has ended, whoever else has by then.
+        orders: where it is told to stop, on Windows; it ends when the process of the sweep does, which closes it.
         code: what it has said.
     """
 
     jobs: list[Job]
     process: BaseProcess
-    report: Connection
+    report: Any
+    orders: Any
     slot: int
     began: float
     code: int | None = None
@@ -82,6 +86,7 @@ class Running:
         code = self.process.exitcode if self.code is None else self.code
         self.process.close()
         self.report.close()
+        self.orders.close()
         return UNKNOWN if code is None else code
 
 
@@ -95,11 +100,10 @@ class Pool:
 
     def __init__(self, at_once: int, devices: Sequence[int] | None) -> None:
         self.at_once, self.devices = at_once, devices
-        self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["trainer.sweep.deaf", "trainer.run.run"])
+        self.context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+        if sys.platform == "linux":
+            self.context.set_forkserver_preload(["trainer.sweep.deaf", "trainer.run.run"])
         self.running: list[Running] = []
-        # Every job holds the other end: it ends with this process, however that does.
-        self._theirs, self._ours = self.context.Pipe(duplex=False)
 
     def has_room(self) -> bool:
         return len(self.running) < self.at_once
@@ -110,12 +114,14 @@ class Pool:
         logs = [job.folder / LOG for job in jobs]
         requests = [self._dealt(job.request, slot) for job in jobs]
         report, said = self.context.Pipe(duplex=False)
-        process = self._started(work, jobs[0].name, self._theirs, said, requests, logs)
-        said.close()
-        self.running.append(Running(jobs, process, report, slot, time.monotonic()))
+        alive, orders = self.context.Pipe(duplex=False)  # it ends with this process, however that does
+        process = self._started(work, jobs[0].name, alive, said, requests, logs)
+        for end in (said, alive):
+            end.close()
+        self.running.append(Running(jobs, process, report, orders, slot, time.monotonic()))
 
     def _started(self, target: Callable[..., object], name: str, *arguments: Any) -> BaseProcess:
-        process = self.context.Process(target=target, args=arguments, name=name)
+        process: BaseProcess = self.context.Process(target=target, args=arguments, name=name)
         with safe_path():
             try:
                 process.start()
@@ -128,7 +134,7 @@ class Pool:
         """The request with its share of the machine."""
         config = {**request.config}
         if self.at_once > 1 and config["threads"] is None:
-            config["threads"] = max(1, (os.cpu_count() or 1) // self.at_once)
+            config["threads"] = max(1, num_cores() // self.at_once)
         if self.devices:
             config["device"] = f"cuda:{self.devices[slot % len(self.devices)]}"
         return Request(config, request.choices, request.overrides)
@@ -145,8 +151,11 @@ class Pool:
         """Sends a signal to every job."""
         for running in self.running:
             if running.process.pid is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(running.process.pid, number)
+                with contextlib.suppress(ProcessLookupError, OSError):
+                    if sys.platform == "win32":  # where whoever is sent SIGTERM is gone, and nothing is saved
+                        running.orders.send(number)
+                    else:
+                        os.kill(running.process.pid, number)
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """What a function gives, called in a process of its own.
@@ -176,28 +185,24 @@ class Pool:
 
 def _answer(pipe: Connection, function: Callable[..., Any], *arguments: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits, which ends this one
-    unblock_signals()
+    unblock(ENDING)
     with contextlib.suppress(BrokenPipeError):
         pipe.send(function(*arguments))
-
-
-def unblock_signals() -> None:
-    """In a process that was forked from the server (`deaf`)."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGHUP})
 
 
 def work(alive: Connection, report: Connection, requests: list[Request], logs: list[Path]) -> None:
     """What the process of one job does, or of several that train together.
 
     Args:
-        alive: a pipe that is closed when the process of the sweep ends.
+        alive: a pipe that is closed when the process of the sweep ends, and that brings signals on Windows.
         report: where it says its exit code.
     """
     from trainer.exits import exit_code
     from trainer.run.run import run
 
     def task(signals: Signals) -> None:
-        unblock_signals()
+        unblock(ENDING)  # of the server (`deaf`)
+        threading.Thread(target=obey, args=(alive,), daemon=True).start()
         if len(requests) == 1:
             run(requests[0], signals)
         else:
@@ -205,7 +210,6 @@ def work(alive: Connection, report: Connection, requests: list[Request], logs: l
 
             train_together(requests, logs, signals)
 
-    threading.Thread(target=end_with, args=(alive,), daemon=True).start()
     logs[0].parent.mkdir(parents=True, exist_ok=True)
     with open_to_append(logs[0]) as file:
         for stream in (sys.stdout, sys.stderr):
@@ -217,13 +221,15 @@ def work(alive: Connection, report: Connection, requests: list[Request], logs: l
     sys.exit(code)
 
 
-def end_with(alive: Connection) -> None:
-    """Ends this process at once when the one at the other end of the pipe has ended.
+def obey(alive: Connection) -> None:
+    """Raises the signals that a pipe brings; ends this process at once when the one at its other end has ended.
 
     Not by the kernel, as `die_with_parent`: the parent of a job is the server that it was forked from.
     """
-    alive.poll(None)
-    os.kill(os.getpid(), signal.SIGKILL)
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            signal.raise_signal(alive.recv())
+    end_at_once()
 
 
 def reason(job: Job, code: int) -> str:

@@ -3,11 +3,11 @@
 import contextlib
 import json
 import math
-import shlex
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainer import shell
 from trainer.config.request import Request
 from trainer.disk import foreign
 from trainer.errors import Interrupted, RunStopped, UserError
@@ -115,5 +115,5 @@ def show(found: dict[float, float], folder: Path, words: Sequence[str]) -> None:
         print(f"{rate:8g}  {loss:9.4g}  {bar}{'  <- the lowest' if rate == best else ''}")
         events.scalars(i, {"find_lr/loss": loss, "find_lr/lr": rate})
     events.close()
-    typed = " ".join(map(shlex.quote, [*words, f"optimizer.lr={best:g}"]))
-    print(f"look at it    train board {shlex.quote(str(folder))}\ntype          train {typed}")
+    typed = " ".join(map(shell.quote, [*words, f"optimizer.lr={best:g}"]))
+    print(f"look at it    train board {shell.quote(str(folder))}\ntype          train {typed}")

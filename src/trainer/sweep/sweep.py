@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shlex
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from trainer import shell
 from trainer.config import schema
 from trainer.config.request import Request
 from trainer.disk.files import cannot_write, write_text
@@ -125,7 +125,7 @@ def close(rows: Sequence[Row], num_jobs: int, folder: Path, settings: Mapping[st
     print_table(rows, metric_of(rows, settings["metric"]))
     if num_left:
         print(f"{num_left} of {num_jobs} jobs have not come to their end. {how}")
-    typed = shlex.quote(str(folder))
+    typed = shell.quote(str(folder))
     print(f"sweep folder  {folder}\nlook at it    train compare {typed} --png sweep.png; train board {typed}")
     return sum(r.has_failed for r in rows) + num_left
 
@@ -223,7 +223,7 @@ def first_problem(requests: Sequence[tuple[str, Request]]) -> str | None:
     from trainer.config.settings import settings_of
     from trainer.run.parts import build  # torch comes with it
 
-    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - to the end of the process
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - to the end of the process
     tags: list[str] = []
     for name, request in requests:
         try:

@@ -1,7 +1,6 @@
 """Several runs in one process, as one program: from what is asked for to their results, each in its own folder."""
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -15,6 +14,7 @@ from trainer.config.settings import settings_of
 from trainer.disk import folder as folders
 from trainer.draws import random_state
 from trainer.errors import Interrupted, RunStopped, UserError
+from trainer.limits import free_bytes
 from trainer.loop import Wish
 from trainer.run.folder import as_stored, load, refuse_another, take_folder
 from trainer.run.opened import Opened, opened
@@ -112,7 +112,7 @@ def free_memory(device: torch.device) -> int:
     """Bytes."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return free_bytes() or 0
 
 
 def memory_of(training: Training) -> int:
