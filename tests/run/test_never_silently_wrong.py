@@ -31,7 +31,7 @@ from trainer.stack.refusal import CannotStack
 from trainer.stack.store import StackedStore
 
 Train = Callable[..., dict[str, Any]]
-QUIET = ("monitor=off", "threads=1", "trust=[mine]")
+QUIET = ("monitor=off", "threads=1", "trust=[mine]", "test=last")
 
 MINE = """
 import math
@@ -472,7 +472,7 @@ class TestWeightsOfClasses:
     def test_count_as_in_one_batch(self, loss: str, train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
         model = "model=sequential" if loss == "nll" else "model=two_layer"
         numbers = ",".join(str(0.1 + i) for i in range(10))
-        words = (model, f"loss={loss}", f"+loss.weight=[{numbers}]", "+loss.ignore_index=3", "data.limit=100")
+        words = (model, f"loss={loss}", f"+loss.weight=[{numbers}]", "loss.ignore_index=3", "data.limit=100")
         words = (*words, "max_steps=6", "optimizer=sgd", "dtype=float64")
         if loss == "nll":
             words = (

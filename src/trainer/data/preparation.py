@@ -15,7 +15,7 @@ from trainer.data.image_files import BACKGROUNDS, FolderImages
 from trainer.data.images import ImageTransform
 from trainer.data.prepare import Splits, on_device
 from trainer.data.quoting import cut
-from trainer.data.source import Data, ImageFiles
+from trainer.data.source import Data, Samples
 from trainer.data.spread import Scaling
 from trainer.data.tables.recipe import Recipe
 from trainer.trees import Tree, mapped
@@ -130,13 +130,28 @@ class AsTheyAre:
         return {"kind": self.kind, **asdict(self)}
 
 
-Preparation = Pictures | Scaled | Rows | AsTheyAre
+@dataclass(frozen=True)
+class Own:
+    """Nothing that is known: a data set of the user's own makes of its items what the model gets."""
+
+    kind: ClassVar[str] = "own"
+    raw_shape: ClassVar[tuple[int, ...]] = ()
+
+    def __call__(self, raw: Tree, device: torch.device, dtype: torch.dtype) -> Tree:
+        """What the model gets, on the device."""
+        return mapped(lambda tensor: on_device(tensor, device, dtype), raw)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"kind": self.kind}
+
+
+Preparation = Pictures | Scaled | Rows | AsTheyAre | Own
 
 
 def preparation_of(data: Data, splits: Splits) -> Preparation:
     """What was done to the samples of a source to become the splits of a run."""
     if (fitted := splits.transform) is not None:
-        stored = None if isinstance(data.train, ImageFiles) else tuple(data.train.inputs.shape[1:])
+        stored = tuple(data.train.inputs.shape[1:]) if isinstance(data.train, Samples) else None
         background = data.train.background if isinstance(data.train, FolderImages) else "white"
         assert stored is None or len(stored) == 3
         return Pictures(
@@ -147,7 +162,8 @@ def preparation_of(data: Data, splits: Splits) -> Preparation:
     shape = tuple(splits.input_shape)
     if isinstance(data.recipe, Scaling):
         return Scaled(shape, data.recipe)
-    assert not isinstance(data.train, ImageFiles)
+    if not isinstance(data.train, Samples) or not isinstance(data.train.inputs, Tensor):
+        return Own()
     return AsTheyAre(shape, str(data.train.inputs.dtype).removeprefix("torch."))
 
 
@@ -168,6 +184,8 @@ def from_dict(found: Any) -> Preparation:
                 if not isinstance(values["dtype"], str) or not isinstance(getattr(torch, values["dtype"]), torch.dtype):
                     raise TypeError("dtype")
                 return AsTheyAre(_sizes(values["shape"]), values["dtype"])
+            case Own.kind:
+                return Own()
             case kind:
                 raise ValueError(f"not what is done to inputs, but of kind {cut(str(kind))}")
     except (KeyError, TypeError, AttributeError) as error:

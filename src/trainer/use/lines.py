@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from trainer.data.image_files import read_picture
-from trainer.data.preparation import Pictures, Preparation, Rows, Scaled
+from trainer.data.preparation import AsTheyAre, Pictures, Preparation, Rows
 from trainer.data.quoting import cut
 from trainer.data.tables.delimited import parsed, told_delimiter
 from trainer.errors import UserError
@@ -93,7 +93,7 @@ class Reader:
         array = np.array(numbers, np.float64)
         if not np.isfinite(array).all():
             raise ValueError("it holds what is NaN or infinite")
-        is_whole = not isinstance(self.inputs, Scaled) and not self.inputs.dtype.startswith(("float", "bfloat"))
+        is_whole = isinstance(self.inputs, AsTheyAre) and not self.inputs.dtype.startswith(("float", "bfloat"))
         raw = torch.from_numpy(array.astype(np.int64) if is_whole else array).unsqueeze(0)
         refuse_other_form(self.inputs, raw, f"line {self._number}")
         return raw

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainer.data.images import to_channels
-from trainer.data.preparation import AsTheyAre, Pictures, Preparation, Rows, Scaled
+from trainer.data.preparation import AsTheyAre, Own, Pictures, Preparation, Rows, Scaled
 from trainer.data.tables.columns import Numbers, Table, Words
 from trainer.data.tables.recipe import Category, Recipe, as_words
 from trainer.errors import UserError
@@ -145,6 +145,11 @@ def of(inputs: Preparation, dtype: torch.dtype) -> nn.Module:
             return RowInputs(inputs.recipe, dtype)
         case AsTheyAre():
             return AnyInputs(inputs, dtype)
+        case Own():
+            raise UserError(
+                "the run's own data set makes of its items what the model gets, and does not go into a file. Type "
+                "preprocessing=false."
+            )
 
 
 class Portable(nn.Module):
