@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from trainer.command import main as cli
+from trainer.disk import foreign
 from trainer.errors import UserError
 from trainer.use.evaluate import evaluation
 from trainer.use.find import find
@@ -169,3 +170,14 @@ def test_the_best_weights_and_the_last(train: Train, tmp_path: Path) -> None:
         found = evaluation(open_run(find("x", checkpoint)))
         assert found.numbers == found.expected == {n: result[f"{prefix}/{n}"] for n in ("loss", "accuracy")}
     assert evaluation(open_run(find("x", "best")), "val").numbers["loss"] == result["best/val/loss"]
+
+
+def test_a_run_of_an_earlier_release_that_knew_fewer_keys(train: Train, tmp_path: Path) -> None:
+    result = train(*TINY, "model=two_layer")
+    path = tmp_path / "runs/x/config.yaml"
+    config = foreign.read_yaml(path.read_text())
+    for key in ("console", "sweep", "on_nan", "order_seed"):
+        del config[key]
+    del config["checkpoint"]["every_minutes"]
+    path.write_text(json.dumps(config))
+    assert evaluation(open_run(find("x"))).numbers["loss"] == result["test/loss"]
