@@ -130,7 +130,25 @@ class AsTheyAre:
         return {"kind": self.kind, **asdict(self)}
 
 
-Preparation = Pictures | Scaled | Rows | AsTheyAre
+@dataclass(frozen=True)
+class Theirs:
+    """Inputs that only their source knows how to make: dicts of tensors, say."""
+
+    kind: ClassVar[str] = "of their source"
+
+    @property
+    def raw_shape(self) -> tuple[int, ...]:
+        return ()
+
+    def __call__(self, raw: Tree, device: torch.device, dtype: torch.dtype) -> Tree:
+        """What the source gives, as the model gets it."""
+        return mapped(lambda tensor: on_device(tensor, device, dtype), raw)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"kind": self.kind}
+
+
+Preparation = Pictures | Scaled | Rows | AsTheyAre | Theirs
 
 
 def preparation_of(data: Data, splits: Splits) -> Preparation:
@@ -144,11 +162,13 @@ def preparation_of(data: Data, splits: Splits) -> Preparation:
         )
     if isinstance(data.recipe, Recipe):
         return Rows(data.recipe)
+    inputs = getattr(data.train, "inputs", None)
+    if not isinstance(inputs, Tensor):
+        return Theirs()
     shape = tuple(splits.input_shape)
     if isinstance(data.recipe, Scaling):
         return Scaled(shape, data.recipe)
-    assert not isinstance(data.train, ImageFiles)
-    return AsTheyAre(shape, str(data.train.inputs.dtype).removeprefix("torch."))
+    return AsTheyAre(shape, str(inputs.dtype).removeprefix("torch."))
 
 
 def from_dict(found: Any) -> Preparation:
@@ -168,6 +188,8 @@ def from_dict(found: Any) -> Preparation:
                 if not isinstance(values["dtype"], str) or not isinstance(getattr(torch, values["dtype"]), torch.dtype):
                     raise TypeError("dtype")
                 return AsTheyAre(_sizes(values["shape"]), values["dtype"])
+            case Theirs.kind:
+                return Theirs()
             case kind:
                 raise ValueError(f"not what is done to inputs, but of kind {cut(str(kind))}")
     except (KeyError, TypeError, AttributeError) as error:

@@ -13,6 +13,7 @@ from trainer.finished.read import run_named
 from trainer.finished.show import sentence, typed
 from trainer.meaning import Classes
 from trainer.use.better import of_seeds
+from trainer.use.form import told_form
 from trainer.use.trained import Trained
 
 MOST_CLASSES = 200
@@ -63,7 +64,7 @@ def _taken(trained: Trained) -> str:
         return "rows of a table with the columns " + ", ".join(f"`{_line(c.name)}`" for c in inputs.recipe.columns)
     if isinstance(inputs, Pictures):
         return f"pictures, which become {inputs.channels} x {inputs.image_size[0]} x {inputs.image_size[1]}"
-    return f"numbers of shape {list(inputs.raw_shape)}"
+    return told_form(inputs)
 
 
 def _given(trained: Trained) -> str:

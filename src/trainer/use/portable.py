@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainer.data.images import to_channels
-from trainer.data.preparation import AsTheyAre, Pictures, Preparation, Rows, Scaled
+from trainer.data.preparation import AsTheyAre, Pictures, Preparation, Rows, Scaled, Theirs
 from trainer.data.tables.columns import Numbers, Table, Words
 from trainer.data.tables.recipe import Category, Recipe, as_words
 from trainer.errors import UserError
@@ -145,6 +145,8 @@ def of(inputs: Preparation, dtype: torch.dtype) -> nn.Module:
             return RowInputs(inputs.recipe, dtype)
         case AsTheyAre():
             return AnyInputs(inputs, dtype)
+        case Theirs():
+            raise UserError("its inputs are what only its own data source makes. Type preprocessing=false.")
 
 
 class Portable(nn.Module):
