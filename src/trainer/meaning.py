@@ -495,7 +495,7 @@ def from_dict(found: Any) -> Meaning:
     try:
         kind = _KINDS[values.pop("kind")]
         number = values["num_classes" if "num_classes" in values else "num_outputs"]
-        if type(number) is not int or not 1 <= number <= MAX_OUTPUTS:
+        if type(number) is not int or not (kind is not Unread) <= number <= MAX_OUTPUTS:
             raise TypeError("how many outputs there are")
         for name, wanted in get_type_hints(kind).items():
             if name == "names":
