@@ -404,9 +404,12 @@ class Labels:
         found = self.scores_of(outputs)
         if found is None:
             return None
-        scores = found.float()
+        return self.scores(found), targets.long()
+
+    def scores(self, outputs: Tensor) -> Tensor:
+        """A number in 0..1 for each label, `[N, num_outputs]`."""
         is_logit = self.gives == "logits" and self.compared_with != "values"
-        return (scores.sigmoid() if is_logit else scores), targets.long()
+        return outputs.float().sigmoid() if is_logit else outputs.float()
 
     def concluded(self, sums: dict[str, float], num_samples: int) -> dict[str, float]:
         """The share of all labels, of all samples, that are right."""

@@ -78,7 +78,7 @@ def test_what_stays_as_it_is() -> None:
 def test_what_only_its_source_makes() -> None:
     data = random_regression(num_samples=8, in_features=5, out_features=2)
     inputs = {"words": torch.arange(6).view(2, 3), "sizes": torch.ones(2, 1, dtype=torch.float64)}
-    theirs: Any = SimpleNamespace(train=SimpleNamespace(inputs=inputs), recipe=data.recipe)
+    theirs: Any = SimpleNamespace(train=[], example=(inputs, None), recipe=data.recipe)
     splits: Any = SimpleNamespace(transform=None, input_shape=(3,))
     found = from_dict(json.loads(json.dumps(preparation_of(theirs, splits).as_dict())))
     assert found == Theirs()

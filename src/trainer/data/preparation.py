@@ -15,7 +15,7 @@ from trainer.data.image_files import BACKGROUNDS, FolderImages
 from trainer.data.images import ImageTransform
 from trainer.data.prepare import Splits, on_device
 from trainer.data.quoting import cut
-from trainer.data.source import Data, ImageFiles
+from trainer.data.source import Data, ImageFiles, Samples
 from trainer.data.spread import Scaling
 from trainer.data.tables.recipe import Recipe
 from trainer.trees import Tree, mapped
@@ -162,7 +162,7 @@ def preparation_of(data: Data, splits: Splits) -> Preparation:
         )
     if isinstance(data.recipe, Recipe):
         return Rows(data.recipe)
-    inputs = getattr(data.train, "inputs", None)
+    inputs = data.train.inputs if isinstance(data.train, Samples) else data.example[0]
     if not isinstance(inputs, Tensor):
         return Theirs()
     shape = tuple(splits.input_shape)

@@ -13,7 +13,7 @@ from trainer.data.preparation import AsTheyAre, Pictures, Preparation, Rows, Sca
 from trainer.data.tables.columns import Numbers, Table, Words
 from trainer.data.tables.recipe import Category, Recipe, as_words
 from trainer.errors import UserError
-from trainer.meaning import Classes, Meaning
+from trainer.meaning import Classes, Labels, Meaning
 from trainer.trees import called, leaves
 
 
@@ -164,12 +164,12 @@ class Portable(nn.Module):
 
     @property
     def names(self) -> list[str]:
-        return ["outputs", "probabilities"] if isinstance(self.meaning, Classes) else ["outputs"]
+        return ["outputs", "probabilities"] if isinstance(self.meaning, Classes | Labels) else ["outputs"]
 
     def forward(self, inputs: Any) -> tuple[Tensor, ...]:
         outputs = called(self.network, inputs if self.prepare is None else self.prepare(inputs))
         scores = self.meaning.scores_of(outputs)
-        if isinstance(self.meaning, Classes) and scores is not None:
+        if isinstance(self.meaning, Classes | Labels) and scores is not None:
             return scores, self.meaning.scores(scores)
         found = [scores] if scores is not None else leaves(outputs)
         if len(found) != 1:

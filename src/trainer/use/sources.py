@@ -149,8 +149,8 @@ def of_file(inputs: Preparation, path: Path, size: int, how: Mapping[str, Any], 
             what = ", ".join(TABLES if isinstance(inputs, Rows) else ARRAYS)
             more = " or pictures" if isinstance(inputs, Pictures) else ""
             if isinstance(inputs, Theirs):
-                what = "nothing: in Python, type trainer.load(folder)(inputs)"
-            raise UserError(f"{path}: the model takes {told_form(inputs)}; accepted are {what}{more}.")
+                what = "none. In Python: trainer.load(folder)(inputs)"
+            raise UserError(f"{path}: the model takes {told_form(inputs)}; accepted files: {what}{more}.")
     except UserError as error:
         part.failed.append(str(error).removeprefix("data.path="))
         yield part
