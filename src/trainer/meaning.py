@@ -7,7 +7,7 @@ direction, and what a sample is called. Training, evaluation, pictures and table
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, get_args, get_type_hints
 
 import torch
 from torch import Tensor
@@ -404,9 +404,12 @@ class Labels:
         found = self.scores_of(outputs)
         if found is None:
             return None
-        scores = found.float()
+        return self.scores(found), targets.long()
+
+    def scores(self, outputs: Tensor) -> Tensor:
+        """A number in 0..1 for each label, `[N, num_outputs]`."""
         is_logit = self.gives == "logits" and self.compared_with != "values"
-        return (scores.sigmoid() if is_logit else scores), targets.long()
+        return outputs.float().sigmoid() if is_logit else outputs.float()
 
     def concluded(self, sums: dict[str, float], num_samples: int) -> dict[str, float]:
         """The share of all labels, of all samples, that are right."""
@@ -472,23 +475,19 @@ class Unread:
 
 
 Meaning = Classes | Places | Labels | Numbers | Unread
-
-
-_KINDS: dict[str, type[Meaning]] = {
-    "classes": Classes,
-    "places": Places,
-    "labels": Labels,
-    "numbers": Numbers,
-    "unread": Unread,
-}
+_KINDS: dict[str, type[Meaning]] = {kind.__name__.lower(): kind for kind in get_args(Meaning)}
 _WORDS = {"gives": ("logits", "probabilities", "log_probabilities"), "compared_with": ("index", "fractions", "values")}
+_PLAIN: dict[type, Callable[[Any], bool]] = {
+    int: lambda value: type(value) is int and abs(value) <= MAX_OUTPUTS,
+    bool: lambda value: isinstance(value, bool),
+    str: lambda value: isinstance(value, str),
+}
 MAX_OUTPUTS = 1 << 24
 
 
 def as_dict(meaning: Meaning) -> dict[str, Any]:
     """Plain values alone, for JSON."""
-    (kind,) = (name for name, kind in _KINDS.items() if type(meaning) is kind)
-    return {"kind": kind, **asdict(meaning)}
+    return {"kind": type(meaning).__name__.lower(), **asdict(meaning)}
 
 
 def from_dict(found: Any) -> Meaning:
@@ -498,15 +497,18 @@ def from_dict(found: Any) -> Meaning:
     values = dict(found)
     try:
         kind = _KINDS[values.pop("kind")]
-        number = values["num_classes" if kind is Classes else "num_outputs"]
-        if type(number) is not int or not 1 <= number <= MAX_OUTPUTS:
+        number = values["num_classes" if "num_classes" in values else "num_outputs"]
+        if type(number) is not int or not (kind is not Unread) <= number <= MAX_OUTPUTS:
             raise TypeError("how many outputs there are")
-        if kind is Classes:
-            names = values["names"] = tuple(values["names"])
-            if not all(isinstance(name, str) for name in names) or len(names) not in (0, number):
-                raise TypeError("names of classes")
-            if any(values[key] not in words for key, words in _WORDS.items()):
-                raise TypeError("what outputs are")
+        for name, wanted in get_type_hints(kind).items():
+            if name == "names":
+                values[name] = tuple(values[name])
+                if not all(isinstance(n, str) for n in values[name]) or len(values[name]) not in (0, number):
+                    raise TypeError("names of classes")
+            elif wanted in _PLAIN and not _PLAIN[wanted](values[name]):
+                raise TypeError(name)
+        if any(values[key] not in words for key, words in _WORDS.items() if key in values):
+            raise TypeError("what outputs are")
         return kind(**values)
     except (KeyError, TypeError) as error:
         raise ValueError(f"not what outputs stand for ({error})") from error

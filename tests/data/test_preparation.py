@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from trainer.data import arrays, digits, image_folder, table
-from trainer.data.preparation import AsTheyAre, Pictures, Rows, Scaled, from_dict, preparation_of
+from trainer.data.preparation import AsTheyAre, Pictures, Rows, Scaled, Theirs, from_dict, preparation_of
 from trainer.data.prepare import prepare
 from trainer.data.random_regression import load as random_regression
 from trainer.data.source import Data, Samples
@@ -72,6 +73,17 @@ def test_what_stays_as_it_is() -> None:
     assert isinstance(data.test, Samples)
     assert torch.equal(found(data.test.inputs, CPU, torch.float32), expected)
     assert torch.equal(found(data.test.inputs.double(), CPU, torch.float32), expected)
+
+
+def test_what_only_its_source_makes() -> None:
+    data = random_regression(num_samples=8, in_features=5, out_features=2)
+    inputs = {"words": torch.arange(6).view(2, 3), "sizes": torch.ones(2, 1, dtype=torch.float64)}
+    theirs: Any = SimpleNamespace(train=[], example=(inputs, None), recipe=data.recipe)
+    splits: Any = SimpleNamespace(transform=None, input_shape=(3,))
+    found = from_dict(json.loads(json.dumps(preparation_of(theirs, splits).as_dict())))
+    assert found == Theirs()
+    given = found(inputs, CPU, torch.float32)
+    assert (given["words"].dtype, given["sizes"].dtype) == (torch.int64, torch.float32)
 
 
 @pytest.mark.parametrize(

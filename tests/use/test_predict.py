@@ -14,6 +14,9 @@ from PIL import Image
 
 from trainer.command import main as cli
 from trainer.data import digits
+from trainer.use.evaluate import evaluation
+from trainer.use.find import find
+from trainer.use.trained import open_run
 
 Train = Callable[..., dict[str, Any]]
 Sources = dict[str, tuple[str, ...]]
@@ -155,3 +158,29 @@ def test_numbers_out_and_parquet(train: Train, tmp_path: Path) -> None:
     found = parquet.read_table("a.parquet")
     assert found.column_names == ["id", "sum"]
     assert len(found) == 2
+
+
+def test_items_of_the_users_own_with_several_labels(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "many_labels.py").write_text(
+        "import torch\n"
+        "class Items(torch.utils.data.Dataset):\n"
+        "    def __init__(self):\n"
+        "        self.x = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))\n"
+        "    def __len__(self):\n"
+        "        return 40\n"
+        "    def __getitem__(self, i):\n"
+        "        return self.x[i], (self.x[i, :2] > 0).float()\n"
+    )
+    words = ("data._target_=many_labels.Items", "trust=[many_labels]", "data.task=multilabel", "model=two_layer")
+    result = train(*words, "loss=bce_with_logits", *TINY)
+    found = evaluation(open_run(find("x"), {"trust": ["many_labels"]}))
+    assert found.numbers == found.expected == {n: result[f"test/{n}"] for n in ("loss", "accuracy")}
+    np.save("new.npy", np.ones((2, 4), np.float32))
+    capsys.readouterr()
+    typed("new.npy", "trust=[many_labels]")
+    head, first, second = (line.split(",") for line in capsys.readouterr().out.splitlines())
+    assert head == ["id", "label_0", "label_1"]
+    assert first[1:] == second[1:]
+    assert all(0 < float(share) < 1 for share in first[1:])

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from trainer.command import main as cli
+from trainer.disk import foreign
 from trainer.errors import UserError
 from trainer.use.evaluate import evaluation
 from trainer.use.find import find
@@ -96,7 +97,7 @@ def test_new_rows_of_a_table_are_prepared_as_in_training(
     table = [[*np.sort(head.split(",")), "beside"], *kept]
     Path("new.csv").write_text("\n".join(map(",".join, table)))
     found = evaluation(open_run(find("x"), {"data.path": "new.csv"}), None, {"data.path": "new.csv"})
-    assert [row.support for row in found.classes] == [0, len(kept), 0]
+    assert [row["support"] for row in found.classes] == [0, len(kept), 0]
 
 
 def test_new_arrays_and_a_folder_of_pictures(
@@ -169,3 +170,37 @@ def test_the_best_weights_and_the_last(train: Train, tmp_path: Path) -> None:
         found = evaluation(open_run(find("x", checkpoint)))
         assert found.numbers == found.expected == {n: result[f"{prefix}/{n}"] for n in ("loss", "accuracy")}
     assert evaluation(open_run(find("x", "best")), "val").numbers["loss"] == result["best/val/loss"]
+
+
+def test_a_run_of_an_earlier_release_that_knew_fewer_keys(train: Train, tmp_path: Path) -> None:
+    result = train(*TINY, "model=two_layer")
+    path = tmp_path / "runs/x/config.yaml"
+    config = foreign.read_yaml(path.read_text())
+    for key in ("console", "sweep", "on_nan", "order_seed"):
+        del config[key]
+    del config["checkpoint"]["every_minutes"]
+    path.write_text(json.dumps(config))
+    assert evaluation(open_run(find("x"))).numbers["loss"] == result["test/loss"]
+
+
+def test_the_runs_own_metrics_and_a_model_that_computes_its_own_loss(train: Train, tmp_path: Path) -> None:
+    pytest.importorskip("torchmetrics")
+    result = train(*TINY, "model=two_layer", "metric=[f1,top5]")
+    found = evaluation(open_run(find("x")))
+    assert found.numbers == found.expected
+    assert found.numbers.keys() == {"loss", "accuracy", "f1", "top5"}
+    (tmp_path / "own_loss.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, in_features, num_classes):\n"
+        "        super().__init__()\n"
+        "        self.layer = nn.Linear(in_features, num_classes)\n"
+        "    def forward(self, x, labels=None):\n"
+        "        logits = self.layer(x.flatten(1))\n"
+        "        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)\n"
+        "        return {'loss': loss, 'logits': logits}\n"
+    )
+    words = ("model._target_=own_loss.Net", "trust=[own_loss]", "loss=of_model", "max_steps=4", "name=y", "monitor=off")
+    result = train(*words)
+    found = evaluation(open_run(find("y"), {"trust": ["own_loss"]}))
+    assert found.numbers == {n: result[f"test/{n}"] for n in ("loss", "accuracy")}

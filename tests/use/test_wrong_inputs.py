@@ -121,7 +121,7 @@ WRONG = {
     "predict digits level.csv": "the model takes pictures",
     "predict numbers objects.npy": "Python objects, which could run code",
     "predict numbers nan.npy": "NaN",
-    "predict table one.png": "the model takes the 3 columns of a table",
+    "predict table one.png": "the model takes the 3 columns of a table; accepted files: .csv",
     "predict table lacks.csv": "it lacks 2 columns",
     "predict digits one.png out=x.txt": "out=x.txt: must end in .csv, .jsonl, .npz, .parquet",
     "predict digits one.png out=nowhere/x.csv": "there is no folder",

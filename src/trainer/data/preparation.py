@@ -15,7 +15,7 @@ from trainer.data.image_files import BACKGROUNDS, FolderImages
 from trainer.data.images import ImageTransform
 from trainer.data.prepare import Splits, on_device
 from trainer.data.quoting import cut
-from trainer.data.source import Data, Samples
+from trainer.data.source import Data, ImageFiles, Samples
 from trainer.data.spread import Scaling
 from trainer.data.tables.recipe import Recipe
 from trainer.trees import Tree, mapped
@@ -131,27 +131,30 @@ class AsTheyAre:
 
 
 @dataclass(frozen=True)
-class Own:
-    """Nothing that is known: a data set of the user's own makes of its items what the model gets."""
+class Theirs:
+    """Inputs that only their source knows how to make: dicts of tensors, say."""
 
-    kind: ClassVar[str] = "own"
-    raw_shape: ClassVar[tuple[int, ...]] = ()
+    kind: ClassVar[str] = "of their source"
+
+    @property
+    def raw_shape(self) -> tuple[int, ...]:
+        return ()
 
     def __call__(self, raw: Tree, device: torch.device, dtype: torch.dtype) -> Tree:
-        """What the model gets, on the device."""
+        """What the source gives, as the model gets it."""
         return mapped(lambda tensor: on_device(tensor, device, dtype), raw)
 
     def as_dict(self) -> dict[str, Any]:
         return {"kind": self.kind}
 
 
-Preparation = Pictures | Scaled | Rows | AsTheyAre | Own
+Preparation = Pictures | Scaled | Rows | AsTheyAre | Theirs
 
 
 def preparation_of(data: Data, splits: Splits) -> Preparation:
     """What was done to the samples of a source to become the splits of a run."""
     if (fitted := splits.transform) is not None:
-        stored = tuple(data.train.inputs.shape[1:]) if isinstance(data.train, Samples) else None
+        stored = None if isinstance(data.train, ImageFiles) else tuple(data.train.inputs.shape[1:])
         background = data.train.background if isinstance(data.train, FolderImages) else "white"
         assert stored is None or len(stored) == 3
         return Pictures(
@@ -159,12 +162,13 @@ def preparation_of(data: Data, splits: Splits) -> Preparation:
         )
     if isinstance(data.recipe, Recipe):
         return Rows(data.recipe)
+    inputs = data.train.inputs if isinstance(data.train, Samples) else data.example[0]
+    if not isinstance(inputs, Tensor):
+        return Theirs()
     shape = tuple(splits.input_shape)
     if isinstance(data.recipe, Scaling):
         return Scaled(shape, data.recipe)
-    if not isinstance(data.train, Samples) or not isinstance(data.train.inputs, Tensor):
-        return Own()
-    return AsTheyAre(shape, str(data.train.inputs.dtype).removeprefix("torch."))
+    return AsTheyAre(shape, str(inputs.dtype).removeprefix("torch."))
 
 
 def from_dict(found: Any) -> Preparation:
@@ -184,8 +188,8 @@ def from_dict(found: Any) -> Preparation:
                 if not isinstance(values["dtype"], str) or not isinstance(getattr(torch, values["dtype"]), torch.dtype):
                     raise TypeError("dtype")
                 return AsTheyAre(_sizes(values["shape"]), values["dtype"])
-            case Own.kind:
-                return Own()
+            case Theirs.kind:
+                return Theirs()
             case kind:
                 raise ValueError(f"not what is done to inputs, but of kind {cut(str(kind))}")
     except (KeyError, TypeError, AttributeError) as error:

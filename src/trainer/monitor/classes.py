@@ -49,6 +49,13 @@ class PerClass:
         return found
 
 
+def mean(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The mean of the classes that have samples; `support`: of all of them."""
+    there = [row for row in rows if row["support"]] or rows
+    means = {key: sum(row[key] for row in there) / len(there) for key in ("precision", "recall", "F1")}
+    return {"name": "mean of classes", **means, "support": sum(row["support"] for row in rows)}
+
+
 def cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """The table as texts, its head first."""
     numbers = ("precision", "recall", "F1")

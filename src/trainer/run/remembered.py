@@ -45,7 +45,7 @@ def about(parts: Parts) -> Config:
         "outputs": meaning.as_dict(parts.loss_fn.meaning),
         "metrics": [tag.removeprefix("test/") for tag in parts.tags("test")],
         "data": parts.data.description,
-        "num_samples": {split: len(getattr(parts.splits, split)) for split in parts.state.data},
+        "num_samples": {split: len(getattr(parts.splits, split)) for split in ("train", "val", "test")},
         "samples": {split: told for split, (told, _) in parts.state.data.items()},
     }
 

@@ -4,18 +4,23 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import torch
+
 from trainer import __version__
 from trainer.data.preparation import Pictures, Rows
 from trainer.errors import printable
-from trainer.finished.classes import macro, per_class
 from trainer.finished.paired import read
 from trainer.finished.read import run_named
 from trainer.finished.show import sentence, typed
 from trainer.meaning import Classes
+from trainer.monitor.classes import PerClass, mean
 from trainer.use.better import of_seeds
+from trainer.use.form import told_form
 from trainer.use.trained import Trained
 
 MOST_CLASSES = 200
+KEYS = ("precision", "recall", "F1")
 
 
 def card(trained: Trained, file: str) -> str:
@@ -63,7 +68,7 @@ def _taken(trained: Trained) -> str:
         return "rows of a table with the columns " + ", ".join(f"`{_line(c.name)}`" for c in inputs.recipe.columns)
     if isinstance(inputs, Pictures):
         return f"pictures, which become {inputs.channels} x {inputs.image_size[0]} x {inputs.image_size[1]}"
-    return f"numbers of shape {list(inputs.raw_shape)}"
+    return told_form(inputs)
 
 
 def _given(trained: Trained) -> str:
@@ -95,14 +100,17 @@ def _classes(trained: Trained) -> list[str]:
     outputs, tested = trained.about.outputs, read(trained.found.folder, "")
     if tested is None or not isinstance(outputs, Classes) or not {"predicted", "target"} <= tested.arrays.keys():
         return []
-    names = [outputs.name(i) for i in range(outputs.num_classes)]
-    rows = per_class(tested.arrays["target"], tested.arrays["predicted"], outputs.num_classes, names)
-    rows = [*rows[:MOST_CLASSES], macro(rows)]
-    cells = [[_line(r.name), f"{r.precision:.3f}", f"{r.recall:.3f}", f"{r.f1:.3f}", f"{r.support:,}"] for r in rows]
-    return [
-        f"Of each class, over {tested.num_samples:,} test samples:",
-        _table(["class", "precision", "recall", "F1", "samples"], cells),
-    ]
+    counted = PerClass(outputs)
+    size = len(counted.counts)
+    pairs = torch.from_numpy(size * tested.arrays["target"].astype(np.int64) + tested.arrays["predicted"])
+    if bool(((pairs < 0) | (pairs >= size**2)).any()):
+        return []
+    counted.counts += torch.bincount(pairs, minlength=size**2).view(size, size)
+    rows = counted.rows()
+    shown = [*rows[:MOST_CLASSES], mean(rows)]
+    cells = [[_line(r["name"]), *(f"{r[k]:.3f}" for k in KEYS), f"{r['support']:,}"] for r in shown]
+    heads = ["class", *KEYS, "samples"]
+    return [f"Of each class, over {tested.num_samples:,} test samples:", _table(heads, cells)]
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -10,22 +10,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from rich.text import Text
 from torch import Tensor
 
 from trainer.data.batches import Batch, Batches
 from trainer.disk.files import cannot_write
+from trainer.distributed import ALONE
 from trainer.errors import UserError, nearest
 from trainer.evaluate import evaluate
-from trainer.finished.classes import OfClass, confusion, macro, per_class
 from trainer.finished.table import Column, open_console, print_lines, table
 from trainer.losses import LossFunction
 from trainer.meaning import Classes
+from trainer.metrics import Metrics
+from trainer.monitor.classes import PerClass, mean
 from trainer.monitor.pictures import confusion_matrix, wrong_samples
 from trainer.monitor.predictions import Collector, Predictions
 from trainer.run.loss import build_loss
+from trainer.run.metrics import build_metrics
 from trainer.run.parts import sample_of
 from trainer.trees import Tree
 from trainer.use.find import find
@@ -33,6 +35,7 @@ from trainer.use.samples import SPLITS, Labelled, labelled
 from trainer.use.trained import Trained, open_run
 
 MOST_CLASSES = 50  # in a table on a terminal; --json has all of them
+MOST_COUNTED = 1000  # classes, beyond which their confusion matrix is left out
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Evaluation:
     split: str
     numbers: dict[str, float]
     expected: dict[str, float]
-    classes: list[OfClass]
+    classes: list[dict[str, Any]]
     confusion: list[list[int]]
 
     def as_dict(self) -> dict[str, Any]:
@@ -66,7 +69,7 @@ class Evaluation:
             "device": str(self.trained.device),
             "metrics": {name: n if math.isfinite(n) else None for name, n in self.numbers.items()},
             "as_in_result": self.numbers == self.expected if self.expected else None,
-            "classes": [row._asdict() for row in self.classes],
+            "classes": self.classes,
             "confusion": self.confusion,
         }
 
@@ -89,11 +92,10 @@ def evaluation(
         UserError: the data is not there, or is not what the model takes.
     """
     found = labelled(trained, split, typed or {})
-    settings, splits, device = trained.settings, found.splits, trained.device
+    device = trained.device
     batches = found.batches if batch_size is None else InParts(found.batches, batch_size)
-    loss_fn = build_loss(settings, found.data, splits, trained.model, sample_of(batches), trained.precision)
-    load_loss(trained, loss_fn)
-    taken = Taken(loss_fn)
+    loss_fn, metrics = judges(trained, found)
+    classes = PerClass(loss_fn.meaning) if isinstance(loss_fn.meaning, Classes) else None
     with contextlib.ExitStack() as stack:
         network = stack.enter_context(trained.quick())
         collector = None
@@ -101,16 +103,19 @@ def evaluation(
             collector = stack.enter_context(Collector(network, len(batches), loss_fn.meaning))
 
         def keep(inputs: Tree, outputs: Tree, targets: Tree) -> None:
-            taken.add(outputs, targets)
+            if classes is not None and isinstance(targets, Tensor) and targets.dim() == 1:
+                classes.keep(inputs, outputs, targets)
             if collector is not None:
                 collector.add(inputs, outputs, targets)
 
-        numbers = evaluate(network, loss_fn, batches, device, trained.precision, keep)
+        numbers = evaluate(network, loss_fn, batches, device, trained.precision, keep, metrics=metrics)
     assert numbers is not None  # nobody asks for a stop
     if pictures is not None and collector is not None:
         draw(pictures, collector.predictions(), loss_fn)
     name = split or "test"
-    rows, counts = taken.counted(len(batches))
+    is_counted = classes is not None and int(classes.counts.sum()) == len(batches)
+    rows = classes.rows() if classes is not None and is_counted else []
+    counts = classes.counts.tolist() if classes is not None and is_counted and len(rows) <= MOST_COUNTED else []
     expected = measured(trained, name, numbers) if found.is_own else {}
     return Evaluation(trained, found, name, numbers, expected, rows, counts)
 
@@ -132,6 +137,17 @@ def measured(trained: Trained, split: str, numbers: Mapping[str, float]) -> dict
         tags = {name: f"best/{metric}" for name in numbers if metric == f"val/{name}"}
     found = {name: result.get(tag) for name, tag in tags.items()}
     return {name: n for name, n in found.items() if isinstance(n, float)}
+
+
+def judges(trained: Trained, found: Labelled) -> tuple[LossFunction, Metrics | None]:
+    """The loss with the weights that it had, and the metrics of the run."""
+    settings, model = trained.settings, trained.model
+    sample = sample_of(found.batches)
+    loss_fn = build_loss(settings, found.data, found.splits, model, sample, trained.precision)
+    load_loss(trained, loss_fn)
+    given = Batch(loss_fn.given(sample.inputs, sample.targets), sample.targets)
+    metrics = build_metrics(settings, loss_fn, model, given, ALONE)
+    return loss_fn, metrics if metrics.names else None
 
 
 def load_loss(trained: Trained, loss_fn: LossFunction) -> None:
@@ -166,33 +182,6 @@ class InParts:
     def in_order(self, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
         for batch in self.batches.in_order(rank, world_size):
             yield from batch.parts(self.size)
-
-
-class Taken:
-    """What samples were taken for, class by class."""
-
-    def __init__(self, loss_fn: LossFunction) -> None:
-        self.meaning = loss_fn.meaning
-        self._targets: list[Tensor] = []
-        self._predicted: list[Tensor] = []
-
-    def add(self, outputs: Tree, targets: Tree) -> None:
-        if not isinstance(self.meaning, Classes) or not isinstance(targets, Tensor) or targets.dim() != 1:
-            return
-        scores = self.meaning.scores_of(outputs)
-        if scores is not None:
-            self._targets.append(targets)
-            self._predicted.append(self.meaning.predicted(scores))
-
-    def counted(self, num_samples: int) -> tuple[list[OfClass], list[list[int]]]:
-        """A row per class, and the confusion matrix; both empty where not every sample has one class."""
-        if not isinstance(self.meaning, Classes) or sum(map(len, self._targets)) != num_samples:
-            return [], []
-        targets, predicted = (torch.cat(parts).cpu().numpy() for parts in (self._targets, self._predicted))
-        number = self.meaning.num_classes
-        names = [self.meaning.name(i) for i in range(number)]
-        matrix = confusion(targets, predicted, number).tolist() if number <= 1000 else []
-        return per_class(targets, predicted, number, names), matrix
 
 
 def draw(folder: Path, predictions: Predictions, loss_fn: LossFunction) -> None:
@@ -264,9 +253,9 @@ def print_evaluation(done: Evaluation) -> None:
     if done.classes:
         shown = done.classes
         if len(shown) > MOST_CLASSES:
-            shown = sorted(shown, key=lambda row: (row.support == 0, row.f1))[:MOST_CLASSES]
+            shown = sorted(shown, key=lambda row: (row["support"] == 0, row["F1"]))[:MOST_CLASSES]
             lines += [Text(), Text(f"the {MOST_CLASSES} of {len(done.classes):,} classes that are known worst")]
-        lines += [Text(), *table(_of_classes([*shown, macro(done.classes)]), console)[0]]
+        lines += [Text(), *table(_of_classes([*shown, mean(done.classes)]), console)[0]]
     print_lines(lines, console)
 
 
@@ -274,10 +263,10 @@ def _other(done: Evaluation, name: str) -> str:
     return f"result.json has {done.expected[name]!r}" if name in done.expected else "not in result.json"
 
 
-def _of_classes(rows: list[OfClass]) -> list[Column]:
-    shares = {key: [f"{getattr(row, key):.3f}" for row in rows] for key in ("precision", "recall", "f1")}
+def _of_classes(rows: list[dict[str, Any]]) -> list[Column]:
+    shares = {key: [f"{row[key]:.3f}" for row in rows] for key in ("precision", "recall", "F1")}
     return [
-        Column("class", [row.name for row in rows]),
+        Column("class", [row["name"] for row in rows]),
         *(Column(key, cells, is_number=True) for key, cells in shares.items()),
-        Column("samples", [f"{row.support:,}" for row in rows], is_number=True),
+        Column("samples", [f"{row['support']:,}" for row in rows], is_number=True),
     ]

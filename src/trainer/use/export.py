@@ -13,7 +13,7 @@ from torch import nn
 
 from trainer import __version__
 from trainer import meaning as meanings
-from trainer.data.preparation import Pictures, Rows
+from trainer.data.preparation import AsTheyAre, Pictures, Rows
 from trainer.data.tables.recipe import Category
 from trainer.disk.files import cannot_write
 from trainer.errors import UserError
@@ -96,7 +96,7 @@ def written(trained: Trained, net: Portable, form: str, file: Path, quantize: st
 
 def write_inputs(trained: Trained, net: Portable, labelled: Labelled, raw: Path) -> None:
     """The test split as the file takes it."""
-    if net.prepare is not None:
+    if net.prepare is not None and not isinstance(trained.about.inputs, AsTheyAre):
         write_raw_test(trained, labelled.data, raw)
         return
     parts = [batch.inputs for batch in labelled.batches.in_order()]

@@ -4,14 +4,14 @@ from typing import Any
 
 import torch
 
-from trainer.data.preparation import Own, Pictures, Preparation, Rows
+from trainer.data.preparation import Pictures, Preparation, Rows, Theirs
 from trainer.errors import UserError
 from trainer.trees import leaves
 
 
 def refuse_other_form(inputs: Preparation, raw: Any, told: str) -> None:
     """Raises UserError: raw samples are not of the form that the model was trained with."""
-    if isinstance(inputs, Rows | Own):
+    if isinstance(inputs, Rows | Theirs):
         return
     if len(leaves(raw)) != 1:
         raise UserError(f"{told}: several inputs for a sample; the model takes {told_form(inputs)}.")
@@ -27,8 +27,8 @@ def told_form(inputs: Preparation) -> str:
     """What a model takes, in words."""
     if isinstance(inputs, Rows):
         return f"the {len(inputs.recipe.columns)} columns of a table"
+    if isinstance(inputs, Theirs):
+        return "what only its own data source makes"
     if isinstance(inputs, Pictures):
         return f"pictures, uint8 {list(inputs.raw_shape)}"
-    if isinstance(inputs, Own):
-        return "what the run's own data set makes of its items"
     return f"numbers of shape {list(inputs.raw_shape)}"

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from trainer.data.image_files import read_picture
-from trainer.data.preparation import AsTheyAre, Pictures, Preparation, Rows
+from trainer.data.preparation import Pictures, Preparation, Rows, Scaled, Theirs
 from trainer.data.quoting import cut
 from trainer.data.tables.delimited import parsed, told_delimiter
 from trainer.errors import UserError
 from trainer.trees import Tree, joined
-from trainer.use.form import refuse_other_form
+from trainer.use.form import refuse_other_form, told_form
 from trainer.use.sources import of_pictures_in_files
 
 
@@ -87,13 +87,15 @@ class Reader:
             return read_picture(line.strip(), channels, (height, width), self.inputs.background).unsqueeze(0)
         if isinstance(self.inputs, Rows):
             return self.inputs.recipe.apply([self._row(line)])
+        if isinstance(self.inputs, Theirs):
+            raise UserError(f"the model takes {told_form(self.inputs)}. In Python: trainer.load(folder)(inputs).")
         numbers = (
             json.loads(line) if line.lstrip().startswith("[") else line.replace(",", " ").replace(";", " ").split()
         )
         array = np.array(numbers, np.float64)
         if not np.isfinite(array).all():
             raise ValueError("it holds what is NaN or infinite")
-        is_whole = isinstance(self.inputs, AsTheyAre) and not self.inputs.dtype.startswith(("float", "bfloat"))
+        is_whole = not isinstance(self.inputs, Scaled) and not self.inputs.dtype.startswith(("float", "bfloat"))
         raw = torch.from_numpy(array.astype(np.int64) if is_whole else array).unsqueeze(0)
         refuse_other_form(self.inputs, raw, f"line {self._number}")
         return raw

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainer.data.images import to_channels
-from trainer.data.preparation import AsTheyAre, Own, Pictures, Preparation, Rows, Scaled
+from trainer.data.preparation import AsTheyAre, Pictures, Preparation, Rows, Scaled, Theirs
 from trainer.data.tables.columns import Numbers, Table, Words
 from trainer.data.tables.recipe import Category, Recipe, as_words
 from trainer.errors import UserError
-from trainer.meaning import Classes, Meaning
+from trainer.meaning import Classes, Labels, Meaning
 from trainer.trees import called, leaves
 
 
@@ -145,11 +145,8 @@ def of(inputs: Preparation, dtype: torch.dtype) -> nn.Module:
             return RowInputs(inputs.recipe, dtype)
         case AsTheyAre():
             return AnyInputs(inputs, dtype)
-        case Own():
-            raise UserError(
-                "the run's own data set makes of its items what the model gets, and does not go into a file. Type "
-                "preprocessing=false."
-            )
+        case Theirs():
+            raise UserError("its inputs are what only its own data source makes. Type preprocessing=false.")
 
 
 class Portable(nn.Module):
@@ -167,12 +164,12 @@ class Portable(nn.Module):
 
     @property
     def names(self) -> list[str]:
-        return ["outputs", "probabilities"] if isinstance(self.meaning, Classes) else ["outputs"]
+        return ["outputs", "probabilities"] if isinstance(self.meaning, Classes | Labels) else ["outputs"]
 
     def forward(self, inputs: Any) -> tuple[Tensor, ...]:
         outputs = called(self.network, inputs if self.prepare is None else self.prepare(inputs))
         scores = self.meaning.scores_of(outputs)
-        if isinstance(self.meaning, Classes) and scores is not None:
+        if isinstance(self.meaning, Classes | Labels) and scores is not None:
             return scores, self.meaning.scores(scores)
         found = [scores] if scores is not None else leaves(outputs)
         if len(found) != 1:

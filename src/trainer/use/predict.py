@@ -7,11 +7,10 @@ from typing import Any
 
 from trainer.data.batches import EVALUATION_BATCH, EVALUATION_FILES
 from trainer.data.fresh import HOW
-from trainer.data.preparation import Own, Pictures
+from trainer.data.preparation import Pictures
 from trainer.errors import UserError, printable
 from trainer.meaning import Classes
 from trainer.use.find import find
-from trainer.use.form import told_form
 from trainer.use.lines import Reader, together, typed_lines
 from trainer.use.predicted import Model
 from trainer.use.sources import Part, parts_of
@@ -54,11 +53,6 @@ def predict(
     if found.note:
         print(found.note, file=sys.stderr)
     trained = open_run(found, keys)
-    if isinstance(trained.about.inputs, Own):
-        raise UserError(
-            f"{run}: the model takes {told_form(trained.about.inputs)}, not files. Type train evaluate {run}; or call "
-            "trainer.load(...) in Python."
-        )
     model = Model(trained, top)
     how = {key: value for key, value in trained.settings.group("data").items() if key in READ_BY}
     form = "json" if is_json else "csv"

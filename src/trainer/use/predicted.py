@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from trainer.data.preparation import Preparation, Rows
 from trainer.errors import UserError
-from trainer.meaning import Classes, Numbers
+from trainer.meaning import Classes, Labels, Numbers
 from trainer.trees import Tree, called, leaves, mapped
 from trainer.trials import DIFFERENTIATING, evaluating
 from trainer.use.trained import Trained
@@ -79,6 +79,8 @@ class Model:
         scores = meaning.scores_of(outputs)
         if isinstance(meaning, Classes) and scores is not None and scores.dim() == 2:
             return self._classes(meaning, scores)
+        if isinstance(meaning, Labels) and scores is not None:
+            return self._labels(meaning, scores)
         if isinstance(meaning, Numbers) and scores is not None:
             return self._numbers(scores, inputs)
         found = leaves(outputs)
@@ -111,6 +113,13 @@ class Model:
             "outputs": outputs.float().cpu().numpy(),
         }
         return Predicted(columns, arrays, rows)
+
+    def _labels(self, meaning: Labels, outputs: Tensor) -> Predicted:
+        """How likely each label is."""
+        scores = meaning.scores(outputs).cpu().numpy()
+        columns = list(meaning.names) or [f"label_{i}" for i in range(meaning.num_outputs)]
+        arrays = {"probabilities": scores, "outputs": outputs.float().cpu().numpy()}
+        return Predicted(columns, arrays, scores.tolist())
 
     def _numbers(self, outputs: Tensor, inputs: Preparation) -> Predicted:
         wide = torch.float64 if outputs.dtype == torch.float64 else torch.float32

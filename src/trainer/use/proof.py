@@ -15,10 +15,8 @@ from trainer.data.batches import Batches
 from trainer.errors import UserError
 from trainer.evaluate import evaluate
 from trainer.meaning import Classes
-from trainer.run.loss import build_loss
-from trainer.run.parts import sample_of
 from trainer.use import alone
-from trainer.use.evaluate import load_loss, measured
+from trainer.use.evaluate import judges, measured
 from trainer.use.portable import Portable
 from trainer.use.samples import Labelled
 from trainer.use.trained import Trained
@@ -142,11 +140,10 @@ class Replayed(nn.Module):
 
 def judged(trained: Trained, labelled: Labelled, outputs: Tensor) -> dict[str, float]:
     """The loss and the metrics of known outputs; without the loss where that wants more than them."""
-    data, splits, precision = labelled.data, labelled.splits, trained.precision
-    loss_fn = build_loss(trained.settings, data, splits, trained.model, sample_of(splits.test), precision)
-    load_loss(trained, loss_fn)
+    loss_fn, metrics = judges(trained, labelled)
+    network, device = Replayed(outputs), trained.device
     try:
-        return evaluate(Replayed(outputs), loss_fn, labelled.batches, trained.device, precision) or {}
+        return evaluate(network, loss_fn, labelled.batches, device, trained.precision, metrics=metrics) or {}
     except (TypeError, KeyError, IndexError, AttributeError):  # a loss of the user's own that reads several outputs
         meaning = trained.about.outputs
         if not isinstance(meaning, Classes):

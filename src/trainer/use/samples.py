@@ -9,8 +9,7 @@ import torch
 from trainer.config.request import Config
 from trainer.data import fresh
 from trainer.data.batches import Batches, LoadedBatches, ResidentBatches
-from trainer.data.items import Items
-from trainer.data.preparation import Own, Pictures, Rows
+from trainer.data.preparation import Pictures, Rows
 from trainer.data.prepare import Fingerprint, Splits, fingerprint, on_device
 from trainer.data.source import Data, ImageFiles, Samples
 from trainer.data.tables.read import SUFFIXES
@@ -116,15 +115,8 @@ def new(trained: Trained, split: str) -> Labelled:
     data = build_data(settings)
     if split == "all":
         raise UserError("split=all: this data has splits of its own. Type split=test.")
-    if isinstance(inputs, Own):
-        splits = build_splits(settings, data, trained.device, trained.dtype)
-        return Labelled(data, splits, getattr(splits, split), False, f"{split} split of {data.description}")
     samples = fresh.renumbered(data, split, outputs)
     told = f"{split} split of {data.description}"
-    if isinstance(samples, Items):
-        raise UserError(
-            f"data={settings.names['data']}: reads its items itself. Type data=image_folder or data=arrays."
-        )
     if isinstance(samples, ImageFiles):
         if not isinstance(inputs, Pictures):
             raise UserError(f"data={settings.names['data']}: has pictures, and the model takes {told_form(inputs)}.")

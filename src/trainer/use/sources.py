@@ -15,7 +15,7 @@ from trainer.data import fresh
 from trainer.data.arrays import read_inputs
 from trainer.data.image_files import SUFFIXES as PICTURES
 from trainer.data.image_files import read_picture
-from trainer.data.preparation import Pictures, Preparation, Rows
+from trainer.data.preparation import Pictures, Preparation, Rows, Theirs
 from trainer.data.source import existing_path
 from trainer.data.table import inputs_of
 from trainer.data.tables.read import SUFFIXES as TABLES
@@ -142,13 +142,15 @@ def of_file(inputs: Preparation, path: Path, size: int, how: Mapping[str, Any], 
         if isinstance(inputs, Rows) and suffix in TABLES:
             options = {key: str(how[key]).lower() for key in fresh.HOW if key in how}
             raw = inputs_of(str(path), inputs.recipe, notes=part.notes, **options)
-        elif not isinstance(inputs, Rows) and suffix in ARRAYS:
+        elif not isinstance(inputs, Rows | Theirs) and suffix in ARRAYS:
             raw = torch.from_numpy(read_inputs(path))
             refuse_other_form(inputs, raw, f"{path}")
         else:
             what = ", ".join(TABLES if isinstance(inputs, Rows) else ARRAYS)
             more = " or pictures" if isinstance(inputs, Pictures) else ""
-            raise UserError(f"{path}: the model takes {told_form(inputs)}; accepted are {what}{more}.")
+            if isinstance(inputs, Theirs):
+                what = "none. In Python: trainer.load(folder)(inputs)"
+            raise UserError(f"{path}: the model takes {told_form(inputs)}; accepted files: {what}{more}.")
     except UserError as error:
         part.failed.append(str(error).removeprefix("data.path="))
         yield part

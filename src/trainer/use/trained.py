@@ -148,11 +148,12 @@ def settings_for(folder: Path, typed: Mapping[str, Any]) -> Settings:
     stored = folders.read_config(folder)
     assert stored is not None  # who looked for the folder has seen its config
     choices = stored.pop("choices", {})
-    holders = (*schema.GROUPS, *schema.SECTIONS)
-    if not isinstance(choices, dict) or not all(isinstance(stored.get(key), dict) for key in holders):
+    # A run of an earlier release lacks sections that there are now.
+    holders = [stored.get(group) for group in schema.GROUPS] + [stored.get(key, {}) for key in schema.SECTIONS]
+    if not isinstance(choices, dict) or not all(isinstance(holder, dict) for holder in holders):
         raise UserError(f"{folder}/config.yaml: is no config of train.")
     known = defaults()
-    sections = {section: {**known[section], **stored[section]} for section in schema.SECTIONS}
+    sections = {section: {**known[section], **stored.get(section, {})} for section in schema.SECTIONS}
     config: Config = {**known, **stored, **sections, "trust": []}
     choices = {**choices, "data": typed["data"]} if "data" in typed else choices
     for key in sorted(typed, key=lambda key: key not in ("data", "data._target_")):
