@@ -58,7 +58,7 @@ def ours(settings: Settings, group: str) -> Config:
     `weights` is any class's own that names it, and that of one that is not ours and takes whatever it is given.
     """
     names, kind = schema.READ_HERE.get(group, ()), found(settings, group)
-    taken = set(trust.parameters(kind)) if settings.is_own(group) else set()
+    taken = set() if kind is None else set(trust.parameters(kind))
     if group == "model" and "weights" in settings.group(group):
         is_open = trust.takes_any(kind) and not trust.is_ours(kind)
         taken |= {"weights"} & set(trust.parameters(kind)) | ({"weights"} if is_open else set())
