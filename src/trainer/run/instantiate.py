@@ -53,13 +53,13 @@ def found(settings: Settings, group: str) -> Any:
 
 
 def ours(settings: Settings, group: str) -> Config:
-    """The keys of a group that the run reads, whatever its class: but for those that the user's own class names.
+    """The keys of a group that the run reads, whatever its class: but for those that the class names itself.
 
     `weights` is any class's own that names it, and that of one that is not ours and takes whatever it is given.
     """
     names, kind = schema.READ_HERE.get(group, ()), found(settings, group)
     taken = set() if kind is None else set(trust.parameters(kind))
-    if group == "model" and "weights" in settings.group(group):
+    if group == "model" and settings.group(group).get("weights") is not None:
         is_open = trust.takes_any(kind) and not trust.is_ours(kind)
         taken |= {"weights"} & set(trust.parameters(kind)) | ({"weights"} if is_open else set())
     read = {key: value for key, value in settings.group(group).items() if key in names and key not in taken}
