@@ -468,7 +468,7 @@ class TestSweep:
         logs = self.logs(tmp_path)
         assert [sum(word in log for log in logs) for word in (ONCE, FOUND)] == [1, 3]
         train(*WORDS, "monitor=off", "optimizer.lr=0.05", "fast=false", "name=alone")
-        assert_same_runs("alone", "s/optimizer.lr=0.05")
+        assert_same_runs("alone", "s/lr=0.05")
 
     def test_of_runs_in_a_stack(
         self, tmp_path: Path, command: Callable[..., subprocess.CompletedProcess[str]], train: Train
@@ -478,7 +478,7 @@ class TestSweep:
         logs = self.logs(tmp_path)
         assert [sum(word in log for log in logs) for word in (ONCE, FOUND)] == [1, 0]
         train(*WORDS, "dtype=float64", "monitor=off", "optimizer.lr=0.05", "fast=false", "name=alone")
-        for a, b in zip(metrics("alone"), metrics("s/optimizer.lr=0.05"), strict=True):
+        for a, b in zip(metrics("alone"), metrics("s/lr=0.05"), strict=True):
             assert a == pytest.approx(b, rel=1e-12)
 
     def test_a_stack_of_different_backbones_has_each_compute_its_own(

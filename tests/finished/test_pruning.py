@@ -90,18 +90,18 @@ def test_a_pruned_job_is_no_failure_and_goes_on_when_asked(command: Command, tmp
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs/s"
     rows: dict[str, dict[str, Any]] = {row["name"]: row for row in json.loads((folder / "results.json").read_text())}
-    pruned = rows.pop("optimizer.lr=1e-09")
+    pruned = rows.pop("lr=1e-09")
     assert {row["status"] for row in rows.values()} == {"finished"}
     assert (pruned["status"], pruned["reason"], pruned["steps"]) == ("pruned", "", 20)
-    assert "optimizer.lr=1e-09: pruned after step 20" in done.stdout
+    assert "lr=1e-09: pruned after step 20" in done.stdout
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("1e-09")]
     assert line.split() == ["1e-09", "1"], "ranked last, without a number"
-    log = (folder / "optimizer.lr=1e-09/log.txt").read_text()
+    log = (folder / "lr=1e-09/log.txt").read_text()
     assert "error: pruned after step 20: best/val/accuracy=" in log
     again = command("--multirun", *words, *prune, "name=s")
     assert (again.returncode, "4 of 4 jobs have run already" in again.stdout) == (0, True)
 
-    hopeless = folder / "optimizer.lr=1e-09"
+    hopeless = folder / "lr=1e-09"
     on = command(f'resume="{hopeless}"', "sweep.prune=null")
     assert on.returncode == 0, on.stderr
     alone = command(*words[:-1], "optimizer.lr=1e-09", "name=alone")

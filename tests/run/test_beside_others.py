@@ -25,7 +25,7 @@ def test_in_a_stack_each_run_is_as_it_is_alone(train: Callable[..., dict[str, An
     steps = set()
     for lr in ("1.5", "0.7"):
         alone = train(*WORDS, "monitor=off", f"optimizer.lr={lr}", f"name=alone{lr}")
-        together = json.loads(Path(f"runs/sweep/optimizer.lr={lr}/result.json").read_text())
+        together = json.loads(Path(f"runs/sweep/lr={lr}/result.json").read_text())
         assert together["computed"] == "a stack of 4 runs"
         assert numbers(together) == pytest.approx(numbers(alone), rel=1e-9)
         steps.add(alone["steps"])

@@ -91,9 +91,9 @@ def test_a_loss_is_made_small_and_a_failed_trial_ends_nothing(command: Command, 
     assert done.returncode == 1
     rows = results(tmp_path / "runs/s")
     assert {name: row["status"] for name, row in rows.items()} == {
-        "optimizer.lr=0.1": "finished",
+        "lr=0.1": "finished",
         "lr=1e+30": "stopped",
-        "optimizer.lr=0.001": "finished",
+        "lr=0.001": "finished",
     }
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: lr=1e+30: train/loss=nan at step ")
@@ -155,7 +155,7 @@ def run_moods(command: Command, folder: Path, *words: str, **options: Any) -> No
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 4
     assert all(line.endswith("/log.txt") and (folder / line.rsplit(" ", 1)[1]).is_file() for line in errors)
-    log = (folder / "runs/s/model.mood=fine/log.txt").read_text()
+    log = (folder / "runs/s/mood=fine/log.txt").read_text()
     assert "20 steps of 64 samples" in log
     assert "20 steps of 64 samples" not in done.stdout
     assert only_below(folder, "s")

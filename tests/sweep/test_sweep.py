@@ -67,9 +67,9 @@ def test_bad_jobs_harm_no_other_and_are_tried_again_when_asked(command: Command,
         "is_killed": "was killed by signal 9",
         "diverges": "train/loss=nan at step 10",
     }.items():
-        (error,) = [text for text in done.stderr.splitlines() if text.startswith(f"error: model.mood={mood}: ")]
+        (error,) = [text for text in done.stderr.splitlines() if text.startswith(f"error: mood={mood}: ")]
         assert line in error
-        assert error.endswith(f"Log: runs/all/model.mood={mood}/log.txt")
+        assert error.endswith(f"Log: runs/all/mood={mood}/log.txt")
     again = command(*words)
     assert again.returncode == 1
     assert "8 of 8 jobs have run already" in again.stdout
@@ -383,7 +383,7 @@ def test_two_trials_never_share_a_folder(train: Callable[..., dict[str, Any]]) -
         request = Request({**base, "optimizer": optimizer}, choices, [f"optimizer.lr={rate}"])
         job = job_of(request, Path("runs/s"), ["optimizer.lr"], jobs)
         assert jobs.setdefault(job.name, job).swept == {"optimizer.lr": rate}
-        names.append(job.name.removeprefix("optimizer.lr="))
+        names.append(job.name.removeprefix("lr="))
     assert names == ["0.014", "0.01398", "0.014", "0.0139", "0.01399"]
 
 

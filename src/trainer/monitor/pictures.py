@@ -21,17 +21,19 @@ Pixels = NDArray[np.uint8]
 Caption = Sequence[tuple[str, str]]  # (text, colour) of each line under a tile
 
 MAX_TILES = 64
-MAX_SAMPLES = 36  # of the first batch
+MAX_SAMPLES = 30  # of the first batch
 MAX_COLUMNS = 1000  # of samples that are rows of numbers
 MAX_CLASSES = 1000  # that a confusion matrix shows, a pixel each
 NUM_MISTAKEN = 50  # of more classes, with their names
-_TILE = 64  # pixels: smaller images are enlarged to about this
-_LARGE_TILE = 120
+# Pixels, as wide as the tab shows every picture until it is clicked on. In one of another width it leaves out pixels or
+# doubles them, and letters are spoilt.
+_WIDTH = 350
+_TILE = 64  # smaller images are enlarged up to this
+_LARGE_TILE = 112
 _GAP = 6
 _FONT_SIZE = 13
 _LINE = 16
-# The tab shows pictures some 350 pixels wide until they are clicked on: what stands in a grid must be read there.
-_GRID_FONT, _GRID_LINE, _GRID_WIDTH = 18, 22, 420
+_GRID_FONT, _GRID_LINE = 14, 18
 _BLACK, _GREY, _GREEN, _RED, _BLUE = "#202020", "#707070", "#1a7f37", "#c62828", "#08306b"
 
 
@@ -50,12 +52,11 @@ def first_batch(inputs: Tensor, targets: Tree, meaning: Meaning) -> Pixels:
         if rows.shape[1] > MAX_COLUMNS:
             rows, columns = rows[:, :MAX_COLUMNS], f"{MAX_COLUMNS:,} of {columns}"
         title = f"{len(rows):,} of {of:,} samples of the first batch: a row each, {columns}; {_range(rows)}"
-        return _grid([_enlarged(_pixels(rows[None, None])[0], 4 * _TILE, 6 * _TILE)], title)
-    names = (
-        [meaning.caption(t) for t in targets[:MAX_TILES].cpu()] if isinstance(targets, Tensor) else [""] * len(inputs)
-    )
+        return _grid([_enlarged(_pixels(rows[None, None])[0], 4 * _TILE, _WIDTH - 2 * _GAP)], title)
+    is_named = isinstance(targets, Tensor)
+    names = [meaning.caption(t) for t in targets[:MAX_SAMPLES].cpu()] if is_named else [""] * len(inputs)
     title = f"{len(inputs):,} of {of:,} samples of the first batch, as the model sees them; {_range(inputs)}"
-    tiles = [_enlarged(tile, _TILE) for tile in _pixels(shrunk(inputs, 2 * _TILE))]
+    tiles = [_enlarged(tile, _TILE) for tile in _pixels(shrunk(inputs, _TILE))]
     return _grid(tiles, title, [[(name, _BLACK)] for name in names])
 
 
@@ -78,7 +79,8 @@ def wrong_samples(predictions: Predictions, meaning: Meaning) -> Pixels | None:
         (meaning.name(true), meaning.name(taken)) for true, taken in zip(*map(Tensor.tolist, wrong[2:]), strict=True)
     ]
     # "is 5," "said 9 (100 %)", and with long names the number in a line of its own
-    is_short = all(_length(f"said {taken} (100 %)", _font(_GRID_FONT)) <= _LARGE_TILE + _GAP for _, taken in shown)
+    room = max([_TILE, *(tile.shape[1] for tile in tiles[:1])])
+    is_short = all(_length(f"said {taken} (100 %)", _font(_GRID_FONT)) <= room for _, taken in shown)
     captions = []
     for (true, taken), confidence in zip(shown, wrong.confidence.tolist(), strict=True):
         said = [f"said {taken}", f"({100 * confidence:.0f} %)"]
@@ -112,7 +114,8 @@ def filters(model: nn.Module, input_shape: Sequence[int]) -> Pixels | None:
     shown = weight[:MAX_TILES].float().cpu()
     limit = float(shown.abs().nan_to_num(0).max())
     # One range for all of them, and zero a medium grey.
-    tiles = [_enlarged(tile, _TILE) for tile in _pixels(shown, -limit, limit)]
+    side = min(_TILE, _WIDTH // math.ceil(math.sqrt(len(shown))) - 4)
+    tiles = [_enlarged(tile, side) for tile in _pixels(shown, -limit, limit)]
     title = f"{name}: {num_filters} filters {height}x{width}; black {-limit:.2g}, white {limit:.2g}"
     return _grid(tiles, title)
 
@@ -133,18 +136,22 @@ def confusion_matrix(predictions: Predictions, meaning: Meaning) -> Pixels | Non
         title += f"; of {predictions.num_classes():,} classes the {NUM_MISTAKEN} most often mistaken"
     counts = predictions.confusion(shown).numpy()
     num_classes = len(counts)
-    # The tab shows pictures some 350 pixels wide until they are clicked on.
-    cell = max(1, min(48, 360 // num_classes), min(24, 960 // num_classes))
+    names = [meaning.name(i) for i in shown.tolist()]
+    beside = 5 * _GAP + _LINE + min(110, max(_length(name) for name in names))
+    cell = (_WIDTH - beside) // num_classes
+    if cell < _LINE:  # no room for numbers: a larger picture, to be clicked on
+        cell = max(1, min(24, 960 // num_classes))
+    cell = min(48, cell)
     font = _font(max(1, min(_FONT_SIZE, cell - 1)))
     is_readable = cell >= 9  # no letters in smaller cells
-    names = [_cut(meaning.name(i), 110, font) if is_readable else "" for i in shown.tolist()]
+    names = [_cut(name, 110, font) if is_readable else "" for name in names]
     longest = max(_length(name, font) for name in names)
     is_upright = longest <= cell - 4
     left = 2 * _GAP + _LINE + longest + _GAP
     top = 3 * _GAP + 2 * _LINE + (_LINE if is_upright else longest + _GAP)
     side = cell * num_classes
 
-    width = max(left + side, _length(title)) + 2 * _GAP
+    width = max(left + side + 2 * _GAP, _length(title) + 2 * _GAP, _WIDTH)
     picture = Image.new("RGB", (width, top + side + 2 * _GAP), "white")
     draw = ImageDraw.Draw(picture)
     draw.text((_GAP, _GAP), title, _BLACK, _font())
@@ -162,11 +169,13 @@ def confusion_matrix(predictions: Predictions, meaning: Meaning) -> Pixels | Non
     colours = np.where(np.eye(num_classes, dtype=bool)[..., None], _shades(shares, _BLUE), _shades(shares, _RED))
     picture.paste(Image.fromarray(colours.repeat(cell, 0).repeat(cell, 1)), (left, top))
     draw.rectangle((left - 1, top - 1, left + side, top + side), outline="#c0c0c0")
+    sizes = [size for size in range(_FONT_SIZE, 7, -1) if _length(str(counts.max()), _font(size)) < cell]
+    number_font = _font(sizes[0] if sizes else 8)
     for i, j in zip(*counts.nonzero(), strict=True) if is_readable else ():
         number = str(counts[i, j])
-        if _length(number, font) < cell:
+        if _length(number, number_font) <= cell:
             place = (left + cell * j + cell / 2, top + cell * i + cell / 2)
-            draw.text(place, number, "white" if shares[i, j] > 0.3 else _BLACK, font, anchor="mm")
+            draw.text(place, number, "white" if shares[i, j] > 0.3 else _BLACK, number_font, anchor="mm")
     return np.asarray(picture)
 
 
@@ -199,25 +208,26 @@ def _pixels(images: Tensor, low: float | None = None, high: float | None = None)
 
 
 def _enlarged(tile: Pixels, height: int, width: int | None = None) -> Pixels:
-    """A small tile by whole factors, up to about `height`; its pixels stay squares, unless there is a `width`."""
-    factor = max(1, round(height / (tile.shape[0] if width else max(tile.shape[:2]))))
+    """A small tile by whole factors, up to `height`; its pixels stay squares, unless there is a `width`."""
+    factor = max(1, height // (tile.shape[0] if width else max(tile.shape[:2])))
     return tile.repeat(factor, 0).repeat(max(1, width // tile.shape[1]) if width else factor, 1)
 
 
 def _grid(tiles: Sequence[Pixels], title: str, captions: Sequence[Caption] = ()) -> Pixels:
     """Tiles of one size in rows, each with the lines of its caption below it, under a title."""
-    columns = max(1, math.ceil(math.sqrt(len(tiles))))
-    rows = math.ceil(len(tiles) / columns)
     height, width = tiles[0].shape[:2] if tiles else (0, 0)
+    room = max(width, _TILE) if captions else width  # for a short name under a small tile
+    columns = max(1, min(math.ceil(math.sqrt(len(tiles))), _WIDTH // (room + 3)))
+    rows = math.ceil(len(tiles) / columns)
     num_lines = len(captions[0]) if captions else 0
     font = _font(_GRID_FONT)
-    # Room for a short name under a small tile.
-    step_x, step_y = (max(width, _TILE) if captions else width) + _GAP, height + _GRID_LINE * num_lines + _GAP
-    whole_width = max(columns * step_x + _GAP, _GRID_WIDTH)
+    gap = max(3, min(_GAP, (_WIDTH - columns * room) // (columns + 1)))
+    step_x, step_y = room + gap, height + _GRID_LINE * num_lines + _GAP
+    whole_width = max(columns * step_x + gap, _WIDTH)
     heading = _wrapped(title, whole_width - 2 * _GAP, font)
     top = _GRID_LINE * len(heading) + 2 * _GAP
     canvas = np.full((rows * step_y + top, whole_width, 3), 255, np.uint8)
-    places = [(_GAP + i % columns * step_x, top + i // columns * step_y) for i in range(len(tiles))]
+    places = [(gap + i % columns * step_x, top + i // columns * step_y) for i in range(len(tiles))]
     for tile, (x, y) in zip(tiles, places, strict=True):
         canvas[y : y + height, x : x + width] = tile
     picture = Image.fromarray(canvas)
@@ -226,7 +236,7 @@ def _grid(tiles: Sequence[Pixels], title: str, captions: Sequence[Caption] = ())
         draw.text((_GAP, _GAP + _GRID_LINE * i), line, _BLACK, font)
     for caption, (x, y) in zip(captions, places, strict=False):
         for i, (text, colour) in enumerate(caption):
-            draw.text((x, y + height + 1 + _GRID_LINE * i), _cut(text, step_x - 2, font), colour, font)
+            draw.text((x, y + height + _GRID_LINE * i), _cut(text, step_x, font), colour, font)
     return np.asarray(picture)
 
 

@@ -13,9 +13,9 @@ from trainer.trees import Tree
 MAX_NUMBERS = 10_000_000  # of the outputs: 40 MB, which is all of most splits
 MAX_POINTS = 1000  # samples whose features and thumbnails are kept
 MAX_FEATURES = 10_000  # of a sample; more are no features but the image itself
-MAX_WRONG = 16
+MAX_WRONG = 15
 THUMBNAIL = 64  # pixels, the longer side
-PICTURE = 128  # pixels, the longer side of a sample that is shown by itself
+PICTURE = 112  # pixels, the longer side of a sample that is shown by itself
 
 
 class Wrong(NamedTuple):
