@@ -53,15 +53,14 @@ def found(settings: Settings, group: str) -> Any:
 
 
 def ours(settings: Settings, group: str) -> Config:
-    """The keys of a group that the run reads, whatever its class: but for those that the user's own class names.
+    """The keys of a group that the run reads, whatever its class: but for those that the class names itself.
 
-    `weights` is any class's own that names it, and that of one that is not ours and takes whatever it is given.
+    `model.weights` is also given to a class that is not ours and takes whatever it is given.
     """
     names, kind = schema.READ_HERE.get(group, ()), found(settings, group)
-    taken = set(trust.parameters(kind)) if settings.is_own(group) else set()
-    if group == "model" and "weights" in settings.group(group):
-        is_open = trust.takes_any(kind) and not trust.is_ours(kind)
-        taken |= {"weights"} & set(trust.parameters(kind)) | ({"weights"} if is_open else set())
+    taken = set() if kind is None else set(trust.parameters(kind))
+    if group == "model" and trust.takes_any(kind) and not trust.is_ours(kind):
+        taken.add("weights")
     read = {key: value for key, value in settings.group(group).items() if key in names and key not in taken}
     for key, value in read.items():
         schema.refuse_value(f"{group}.{key}", value)
