@@ -59,7 +59,7 @@ def ours(settings: Settings, group: str) -> Config:
     """
     names, kind = schema.READ_HERE.get(group, ()), found(settings, group)
     taken = set() if kind is None else set(trust.parameters(kind))
-    if group == "model" and trust.takes_any(kind) and not trust.is_ours(kind):
+    if group == "model" and trust.takes_any(kind) and not trust.is_ours(kind) and settings.group(group).get("weights"):
         taken.add("weights")
     read = {key: value for key, value in settings.group(group).items() if key in names and key not in taken}
     for key, value in read.items():
@@ -108,7 +108,7 @@ def for_loss(settings: Settings, config: Any) -> Any:
     if not isinstance(config, Mapping):
         return config
     target = str(config.get("_target_"))
-    is_torchs = target.startswith("torch.nn.")
+    is_torchs = target.startswith(("torch.nn.", "trainer.criteria."))
     made = {
         key: {"_target_": "torch.tensor", "data": [float(number) for number in value]}
         if is_torchs and key in WEIGHTS and isinstance(value, list)
