@@ -339,6 +339,10 @@ RULES: dict[str, Rule] = {
     "loss.teacher": Text("the path of a run's folder, or null", optional=True, example="runs/big", as_typed=True),
     "loss.temperature": _POSITIVE_OR_NULL,
     "loss.teacher_weight": Number(at_least=0, optional=True, example="1"),
+    "loss.weight": ListOf(_NOT_NEGATIVE, optional=True, example="[1,2]"),
+    "loss.pos_weight": ListOf(_NOT_NEGATIVE, optional=True, example="[1,2]"),
+    "loss.gamma": _NOT_NEGATIVE,
+    "loss.smooth": _POSITIVE,
     "loss.delta": _POSITIVE,
     "loss.ignore_index": Number(whole=True, example="-100"),
     "loss.label_smoothing": _FRACTION_OR_1,
@@ -397,6 +401,8 @@ UNLISTED: dict[str, tuple[str, ...]] = {
     "model": ("freeze", "unfreeze_at"),
     "optimizer": ("decay", "layer_decay", "lr_times"),
 }
+# Options whose class takes more keys than their YAML lists.
+OPEN = {"model": ("own", "frozen", "timm", "torchvision", "hf")}
 # Keys that stand in a group but are read by the run, whatever the group's class: never given to it.
 READ_HERE: dict[str, tuple[str, ...]] = {
     "model": ("init", "init_std", "weights", *UNLISTED["model"]),

@@ -55,13 +55,12 @@ def found(settings: Settings, group: str) -> Any:
 def ours(settings: Settings, group: str) -> Config:
     """The keys of a group that the run reads, whatever its class: but for those that the class names itself.
 
-    `weights` is any class's own that names it, and that of one that is not ours and takes whatever it is given.
+    `model.weights` is also given to a class that is not ours and takes whatever it is given.
     """
     names, kind = schema.READ_HERE.get(group, ()), found(settings, group)
     taken = set() if kind is None else set(trust.parameters(kind))
-    if group == "model" and settings.group(group).get("weights") is not None:
-        is_open = trust.takes_any(kind) and not trust.is_ours(kind)
-        taken |= {"weights"} & set(trust.parameters(kind)) | ({"weights"} if is_open else set())
+    if group == "model" and trust.takes_any(kind) and not trust.is_ours(kind) and settings.group(group).get("weights"):
+        taken.add("weights")
     read = {key: value for key, value in settings.group(group).items() if key in names and key not in taken}
     for key, value in read.items():
         schema.refuse_value(f"{group}.{key}", value)
@@ -109,7 +108,7 @@ def for_loss(settings: Settings, config: Any) -> Any:
     if not isinstance(config, Mapping):
         return config
     target = str(config.get("_target_"))
-    is_torchs = target.startswith("torch.nn.")
+    is_torchs = target.startswith(("torch.nn.", "trainer.criteria."))
     made = {
         key: {"_target_": "torch.tensor", "data": [float(number) for number in value]}
         if is_torchs and key in WEIGHTS and isinstance(value, list)
