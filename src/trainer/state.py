@@ -150,6 +150,7 @@ class TrainingState:
         loss: what a criterion keeps: parameters that train with the model's, and buffers.
         last: the last value of every tag; and the best validations, best/<tag>.
         best: of the best validation so far: `metric`, by which it is, `step` and `value`; empty before there is one.
+        part_size: samples that fit into memory at once, where the whole batch did not.
         patience: how long it goes on without getting better; None: to its end.
         is_over: it is to end here, before its last step.
         data: split to what tells it from another, see `trainer.data.prepare.fingerprint`.
@@ -169,6 +170,7 @@ class TrainingState:
     last: dict[str, float] = field(default_factory=dict)
     best: dict[str, Any] = field(default_factory=dict)
     patience: Patience | None = None
+    part_size: int | None = None
     is_over: bool = False
     data: dict[str, Fingerprint] = field(default_factory=dict)
     world: World = ALONE
@@ -199,6 +201,7 @@ class TrainingState:
             "seconds": self.seconds,
             "last": self.last,
             "best": self.best,
+            **({} if self.part_size is None else {"part_size": self.part_size}),
             **({} if self.patience is None else {"patience": self.patience.state_dict()}),
             "data": {split: tuple(found) for split, found in self.data.items()},
         }
@@ -228,6 +231,7 @@ class TrainingState:
         self.last.clear()
         self.last.update({str(tag): float(number) for tag, number in state["last"].items()})
         self.best = dict(state.get("best", {}))  # a checkpoint of an older release has none
+        self.part_size = state.get("part_size")
         if self.patience is not None and "patience" in state:
             self.patience.load_state_dict(state["patience"])
             self.is_over = self.patience.is_over

@@ -217,6 +217,7 @@ RULES: dict[str, Rule] = {
     "gradient.clip_norm": _POSITIVE_OR_NULL,
     "gradient.clip_value": _POSITIVE_OR_NULL,
     "gradient.accumulate": _COUNT,
+    "gradient.checkpoint": Either((_FLAG, ListOf(Text("the name of a part of the model"))), example="true"),
     "checkpoint.every": _COUNT_OR_NULL,
     "checkpoint.every_minutes": _POSITIVE_OR_NULL,
     "checkpoint.keep": _COUNT,

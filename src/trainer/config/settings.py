@@ -15,6 +15,7 @@ class Gradient:
     clip_norm: float | None
     clip_value: float | None
     accumulate: int
+    checkpoint: bool | list[str]
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,19 @@ _KEYS = {
     "data.val_fraction": "val_split validation_split val_fraction val_size val_ratio",
     "data.test_fraction": "test_split test_size test_ratio",
     "loss.label_smoothing": "label_smoothing smoothing",
+    "loss.class_weights": "class_weight class_weights",
+    "loss.teacher": "teacher teacher_model distillation",
+    "data.balance": "balanced weighted_sampler oversample balanced_sampling",
+    "data.augment.mixup": "mixup mixup_alpha",
+    "data.augment.cutmix": "cutmix cutmix_alpha",
+    "data.augment.policy": "aa auto_augment autoaugment randaugment trivialaugment",
+    "data.augment.erase": "reprob random_erase random_erasing erasing",
+    "data.augment.color_jitter": "color_jitter colorjitter",
+    "optimizer.layer_decay": "layer_decay llrd layer_wise_lr_decay",
+    "model.freeze": "freeze frozen freeze_layers",
+    "gradient.checkpoint": "gradient_checkpointing grad_checkpointing activation_checkpointing",
+    "overfit": "overfit_batches overfit_samples",
+    "profile": "profiler",
 }
 # What is said otherwise: the words to type where the value is true, a number or left out, and where it is false.
 _WORDS = {

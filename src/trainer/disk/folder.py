@@ -47,6 +47,7 @@ FREE = (
     "sweep",
     "dry_run",
     "profile",
+    "gradient.checkpoint",
 )
 
 
@@ -57,7 +58,7 @@ PLACES = ("data.path", "data.root")
 def is_free(key: str) -> bool:
     """Whether a key may change when a run goes on."""
     # Whoever reads the samples, they are the same.
-    return key.split(".")[0] in FREE or key == "data.num_workers"
+    return key in FREE or key.split(".")[0] in FREE or key == "data.num_workers"
 
 
 def locate(config: Mapping[str, Any], label: str) -> Path:

@@ -117,7 +117,7 @@ def refuse_unknown_parts(key: str, model: nn.Module, wanted: Sequence[str]) -> d
     """
     known = {name: part for name, part in model.named_modules() if name and any(True for _ in part.parameters())}
     found: dict[str, nn.Module] = {}
-    for pattern in wanted:
+    for pattern in map(str, wanted):  # a name may be a number, that of a place in an nn.Sequential
         matching = {name: part for name, part in known.items() if fnmatchcase(name, pattern)}
         if not matching:
             outermost = one_of(name for name in known if "." not in name) if known else "none"

@@ -17,6 +17,7 @@ from trainer.models.initialise import initialise
 from trainer.models.weights import fit_in, read_weights
 from trainer.run.freeze import freeze
 from trainer.run.instantiate import built, complaint, found, ours
+from trainer.run.memory import recompute_as_asked
 from trainer.trees import called, mapped
 
 
@@ -55,6 +56,7 @@ def build_model(settings: Settings, sizes: Sizes, device: torch.device, dtype: t
         except ValueError as error:
             raise complaint(settings, "model", error) from error
     freeze(settings, model)
+    recompute_as_asked(settings, model)
     # Not `Module.to`, which has complex numbers lose their imaginary part.
     return placed(model, device, dtype)
 

@@ -23,6 +23,7 @@ from trainer.run.parts import Parts
 from trainer.trees import Tree, mapped
 
 FORMAT = 1
+SPLITS = ("train", "val", "test")
 MODEL, PREDICTIONS = "model.json", "predictions.npz"
 MAX_NUMBERS = 4_000_000  # of all outputs of the test split: 16 MB; beyond that the largest of each sample are kept
 TOP = 5
@@ -45,8 +46,8 @@ def about(parts: Parts) -> Config:
         "outputs": meaning.as_dict(parts.loss_fn.meaning),
         "metrics": [tag.removeprefix("test/") for tag in parts.tags("test")],
         "data": parts.data.description,
-        "num_samples": {split: len(getattr(parts.splits, split)) for split in ("train", "val", "test")},
-        "samples": {split: told for split, (told, _) in parts.state.data.items()},
+        "num_samples": {split: len(getattr(parts.splits, split)) for split in SPLITS},
+        "samples": {split: told for split, (told, _) in parts.state.data.items() if split in SPLITS},
     }
 
 

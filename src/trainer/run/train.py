@@ -29,6 +29,7 @@ from trainer.monitor.tags import shown_as
 from trainer.optim.groups import groups_table
 from trainer.run.continuing import how_to_continue
 from trainer.run.freeze import thawed
+from trainer.run.memory import halving
 from trainer.run.opened import Opened, opened
 from trainer.run.optimizer import reevaluated
 from trainer.run.overfit import BEFORE
@@ -56,7 +57,8 @@ def train(training: Training) -> Config:
             warnings.filterwarnings("ignore", message=r"Detected call of `lr_scheduler.step\(\)`")
             is_time_over = training.parts.world.shared(run.observer.is_time_over())
             state, plan = training.parts.state, replace(training.plan(), is_time_over=is_time_over)
-            forward_backward = reevaluated(state.optimizer, computation.forward_backward, state.world)
+            forward_backward = halving(training.work(), computation, run.journal.display.note)
+            forward_backward = reevaluated(state.optimizer, forward_backward, state.world)
             is_over = fit(state, forward_backward, batches, plan, run.observer, asked)
         agreement.wait()
         finish(training, run, computation, is_over)

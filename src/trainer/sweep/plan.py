@@ -198,7 +198,7 @@ def units(jobs: Sequence[Job], stack: str, at_once: int) -> list[list[Job]]:
 def _has_what_a_stack_lacks(config: Config) -> bool:
     """Whether something is asked for that only a run alone has; what the models lack is seen when they are stacked."""
     is_plain = config["precision"] == "float32" and config["fast"] and not config["compile"]
-    is_watched = config["monitor"]["activations"] or config["profile"]
+    is_watched = config["monitor"]["activations"] or config["profile"] or config["gradient"]["checkpoint"]
     return not is_plain or is_watched or config["max_time"] is not None
 
 

@@ -82,6 +82,8 @@ def refuse_unstackable(trainings: Sequence[Training]) -> None:
     parts = trainings[0].parts
     if parts.settings.profile:
         raise UserError("they can't be trained together: profile=true is for a run alone")
+    if parts.settings.gradient.checkpoint:
+        raise UserError("they can't be trained together: gradient.checkpoint is for a run alone")
     if parts.mix is not None:
         raise UserError("they can't be trained together: the samples of each are mixed")
     members = [member(training, random_state(parts.device), training.parts.model) for training in trainings]
