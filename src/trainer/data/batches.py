@@ -10,6 +10,7 @@ from torch import Tensor
 from trainer.data.images import Augmentation
 from trainer.data.source import ImageFiles
 from trainer.data.workers import read
+from trainer.private import version_of
 from trainer.trees import Tree, joined, num_samples, parts
 
 # Training batches that are gathered at once: one index over many samples costs little more than over few, and
@@ -124,8 +125,8 @@ def unspoilt(whole: Batch, is_copied: bool) -> Iterator[Batch]:
     Args:
         is_copied: from the first one on; not every way to write into a tensor counts up its version.
     """
-    spare, version = whole.inputs.clone(), whole.inputs._version
-    while whole.inputs._version == version and not is_copied:
+    spare, version = whole.inputs.clone(), version_of(whole.inputs)
+    while version is not None and version_of(whole.inputs) == version and not is_copied:
         yield whole
     whole.inputs.copy_(spare)
     while True:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from trainer.errors import UserError
 from trainer.models.weights import read_weights, without_prefixes
+from trainer.terminal import is_terminal
 
 # The first eight digits of the file's SHA-256 stand in its name; torch.hub checks them.
 IMAGENET = {
@@ -190,7 +191,7 @@ def fetch(architecture: str, weights: str) -> Any:
     try:
         with contextlib.redirect_stdout(sys.stderr):  # torch.hub announces a download on stdout
             return torch.hub.load_state_dict_from_url(
-                url, map_location="cpu", progress=sys.stderr.isatty(), check_hash=True, weights_only=True
+                url, map_location="cpu", progress=is_terminal(sys.stderr), check_hash=True, weights_only=True
             )
     except Exception as error:  # of many kinds: network, disk, hash, zip, pickle
         if cached.exists():  # it is put there whole or not at all

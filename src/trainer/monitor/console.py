@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol, TextIO
 
 from trainer import shell
 from trainer.errors import printable
+from trainer.terminal import is_terminal
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleRenderable
@@ -57,7 +58,7 @@ def open_display(max_steps: int, steps_per_epoch: int, every: int, first_step: i
         every: steps between two lines where stdout is not a terminal.
         first_step: the step that a run goes on from.
     """
-    if sys.stdout is not None and sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
+    if is_terminal(sys.stdout):
         return Terminal(max_steps, steps_per_epoch, first_step)
     return Lines(every, max_steps)
 
@@ -104,7 +105,7 @@ def summary_rows(
 def summary_table(rows: Rows, stream: TextIO | None = None) -> None:
     """Print a table whose columns stand under each other: coloured on a terminal, plain anywhere else."""
     stream = stream or sys.stdout
-    if rows and stream.isatty() and os.environ.get("TERM") != "dumb":
+    if rows and is_terminal(stream):
         from rich.console import Console
 
         Console(file=stream).print(_rich_table(rows))

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from trainer.disk import foreign
+from trainer.trees import leaves
 from trainer.trials import undisturbed
 
 _MAX_LINE = 4096  # bytes of .git/HEAD and its like
@@ -144,7 +144,7 @@ def _output_shapes(model: nn.Module, inputs: Tensor) -> dict[nn.Module, str]:
     shapes: dict[nn.Module, str] = {}
 
     def note(module: nn.Module, args: Any, outputs: Any) -> None:
-        tensors = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
+        tensors = leaves(outputs)
         shapes[module] = ", ".join(_shape(tensor, len(inputs)) for tensor in tensors)
 
     with contextlib.ExitStack() as stack:

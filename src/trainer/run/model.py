@@ -13,6 +13,7 @@ from trainer.data.prepare import Splits, on_device
 from trainer.draws import random_state, set_random_state
 from trainer.errors import UserError
 from trainer.models.initialise import initialise
+from trainer.private import applied
 from trainer.run.instantiate import built, complaint, found, ours
 
 
@@ -42,8 +43,7 @@ def build_model(settings: Settings, splits: Splits, device: torch.device, dtype:
             initialise(model, mine["init"], mine.get("init_std", 1.0))
         except ValueError as error:
             raise complaint(settings, "model", error) from error
-    # Not `Module.to`, which has complex numbers lose their imaginary part.
-    return model._apply(lambda tensor: on_device(tensor, device, dtype))
+    return applied(model, lambda tensor: on_device(tensor, device, dtype))
 
 
 def told(settings: Settings, splits: Splits) -> nn.Module:
