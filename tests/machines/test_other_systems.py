@@ -47,7 +47,7 @@ DAY: list[tuple[list[str], int, str]] = [
     (["show", "a"], 0, "finished, 20 steps"),
     (["compare", "runs/a", "runs/b", "--png", "ab.png"], 0, "seed"),
     (["compare", "runs/s", "--png", "s.png"], 0, "seeds"),
-    (["modell=lenet"], 2, "Did you mean"),
+    (["modell=lenet"], 2, "Type model=lenet"),
 ]
 
 

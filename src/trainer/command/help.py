@@ -11,6 +11,7 @@ from trainer.command.using import OPTIONS
 from trainer.command.verbs import HELP, USES, VERBS
 from trainer.config.schema import GROUPS
 from trainer.errors import UserError, nearest
+from trainer.terminal import is_terminal
 
 MANUAL = Path(__file__).parents[1] / "manual"
 
@@ -105,7 +106,7 @@ def show_help(words: Sequence[str]) -> int:
 
 def print_page(text: str) -> None:
     """A page of Markdown: drawn on a terminal, as it is anywhere else."""
-    if not sys.stdout.isatty():
+    if not is_terminal(sys.stdout):
         print(text, end="")
         return
     from rich.markdown import Markdown

@@ -10,6 +10,7 @@ from trainer.data.images import Augmentation
 from trainer.data.source import ImageFiles
 from trainer.data.workers import read
 from trainer.draws import seed_from
+from trainer.private import version_of
 from trainer.trees import Tree, joined, leaves, mapped, num_samples, parts
 
 # Training batches that are gathered at once: one index over many samples costs little more than over few, and
@@ -155,8 +156,8 @@ def unspoilt(whole: Batch, is_copied: bool) -> Iterator[Batch]:
         is_copied: from the first one on; not every way to write into a tensor counts up its version.
     """
     spare, given = mapped(Tensor.clone, whole.inputs), leaves(whole.inputs)
-    versions = [tensor._version for tensor in given]
-    while not is_copied and [tensor._version for tensor in given] == versions:
+    versions = [version_of(tensor) for tensor in given]
+    while not is_copied and None not in versions and [version_of(tensor) for tensor in given] == versions:
         yield whole
     for tensor, kept in zip(given, leaves(spare), strict=True):
         tensor.copy_(kept)

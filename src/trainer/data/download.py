@@ -21,6 +21,7 @@ from typing import IO, Any
 
 from trainer.disk.files import cache_folder, replace
 from trainer.errors import UserError, one_of
+from trainer.terminal import is_terminal
 
 CHUNK_BYTES = 1 << 16
 MIN_BYTES_PER_SECOND = 1_000  # a mirror that stays below this is given up: a trickle never runs into a timeout
@@ -252,7 +253,7 @@ def _reason(error: Exception) -> str:
 @contextlib.contextmanager
 def _progress_bar(name: str, total: int | None) -> Iterator[Callable[[int], object]]:
     """Something to call with each number of bytes received; a bar on stderr where that is a terminal."""
-    if not sys.stderr.isatty():
+    if not is_terminal(sys.stderr):
         yield lambda num_bytes: None
         return
     from rich.console import Console

@@ -60,8 +60,12 @@ def choose(
     forward_backward: ForwardBackward
     if is_compiled and work.state.world.size > 1:
         note("compile=true: of several processes the model alone is compiled, in the first steps")
-        network = for_compiler(plain, work.device)
-        compile_in_place(network)
+        compiled_model = for_compiler(plain, work.device)
+        try:
+            compile_in_place(compiled_model)
+            network = compiled_model
+        except NotCompiled as error:
+            note(f"warning: compile=true: {error}; the run goes on uncompiled")
     ordinary = in_parts(work, spread(work, network))
     forward_backward, how = ordinary, "autograd"
     if is_compiled and work.state.world.size == 1:

@@ -14,6 +14,7 @@ from trainer.data.batches import Batch
 from trainer.fast.hooks import Hooks
 from trainer.fast.windows import for_compiler
 from trainer.losses import Losses, LossFunction, Whole
+from trainer.private import Gone, compiler
 from trainer.state import Store
 from trainer.trials import undisturbed
 
@@ -66,10 +67,11 @@ class CompiledPart:
             raise NotCompiled("the model computes its own loss")
         if loss_fn.whole(of, example.targets).weights and of != example.num_samples:
             raise NotCompiled("the loss weighs its targets, and a batch is taken in parts")
-        import torch._dynamo  # a second of import that other runs need not wait for
-
-        torch._dynamo.config.trace_autograd_ops = True
-        torch._dynamo.reset()  # what other runs of this process left would be looked through at every step
+        try:
+            dynamo = compiler(trace_autograd_ops=True)
+        except Gone as error:
+            raise NotCompiled(str(error)) from error
+        dynamo.reset()  # what other runs of this process left would be looked through at every step
 
         network = for_compiler(model, store.values.device)
 
@@ -91,7 +93,7 @@ class CompiledPart:
         self._is_replayed = self._grads.is_cuda
         if self._is_replayed:  # the kernels of a step are recorded as a CUDA graph
             options["triton.cudagraphs"] = True
-            torch._dynamo.mark_static_address(self._grads)  # a graph writes where it has written before
+            dynamo.mark_static_address(self._grads)  # a graph writes where it has written before
         self._compiled = torch.compile(step, fullgraph=True, dynamic=False, options=options)
         self._is_usable = True
         try:
@@ -161,8 +163,13 @@ class CompiledPart:
 
 
 def compile_in_place(model: nn.Module) -> None:
-    """Has torch.compile take the model over at its first call; what it can't compile runs as it is."""
-    import torch._dynamo  # a second of import that other runs need not wait for
+    """Has torch.compile take the model over at its first call; what it can't compile runs as it is.
 
-    torch._dynamo.config.suppress_errors = True
+    Raises:
+        NotCompiled: this release of torch can't be told that.
+    """
+    try:
+        compiler(suppress_errors=True)
+    except Gone as error:
+        raise NotCompiled(str(error)) from error
     model.compile()

@@ -10,6 +10,7 @@ from torch import nn
 from trainer.data.batches import Batches, LoadedBatches, ResidentBatches
 from trainer.data.images import ImageTransform
 from trainer.disk.checkpoint import checksum
+from trainer.private import hooks_of
 
 CHECKED_ROWS = 4096  # of a split, under one checksum
 # Packages whose code is told by their version. What others compute may change without a sign.
@@ -47,7 +48,7 @@ def split_facts(split: Batches) -> Any:
 def is_known(network: nn.Module) -> bool:
     """Whether versions tell what a network computes: its modules are of known packages, with no hook."""
     modules = list(network.modules())
-    is_hooked = any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+    is_hooked = any(hooks for module in modules for hooks in hooks_of(module))
     return not is_hooked and all(type(module).__module__.split(".")[0] in VERSIONED for module in modules)
 
 

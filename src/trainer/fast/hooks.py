@@ -2,19 +2,19 @@
 
 from torch import nn
 
-_KINDS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+from trainer.private import hooks_of
 
 
 def is_watched(*modules: nn.Module) -> bool:
     """Whether there is a hook on one of these modules themselves."""
-    return any(module.__dict__[kind] for module in modules for kind in _KINDS)
+    return any(hooks for module in modules for hooks in hooks_of(module))
 
 
 class Hooks:
     """Of all modules of a network, to be asked at every step."""
 
     def __init__(self, network: nn.Module) -> None:
-        self._dicts = [module.__dict__[kind] for module in network.modules() for kind in _KINDS]
+        self._dicts = [hooks for module in network.modules() for hooks in hooks_of(module)]
 
     def __bool__(self) -> bool:
         """Whether there is any."""

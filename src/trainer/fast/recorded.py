@@ -4,20 +4,22 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._ops import OpOverload
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainer.config.trust import TRUSTED, belongs
 from trainer.data.batches import Batch
 from trainer.fast.hooks import Hooks, is_watched
 from trainer.loop import ForwardBackward
 from trainer.losses import Losses, LossFunction
+from trainer.private import TorchDispatchMode, tensor_hooks
 from trainer.state import Store
 from trainer.trials import undisturbed
+
+if TYPE_CHECKING:
+    from torch._ops import OpOverload
 
 # A larger network is none the quicker for it: its time is not in the bookkeeping. And what it computes is kept.
 MOST_PARAMETERS = 1 << 20
@@ -98,7 +100,7 @@ def refuse_others(model: nn.Module, loss_fn: LossFunction) -> None:
         name = type(module).__name__
         if not belongs(type(module).__module__, trusted):
             raise NotRecorded(f"{name} is not ours")
-        if is_watched(module) or any(p._backward_hooks for p in module.parameters(recurse=False)):
+        if is_watched(module) or any(tensor_hooks(module.parameters(recurse=False))):
             raise NotRecorded(f"{name} has a hook")
         if any(callable(value) and hasattr(type(module), key) for key, value in vars(module).items()):
             raise NotRecorded(f"{name} has a method of its own")
@@ -129,7 +131,7 @@ def is_same(a: Tensor, b: Tensor) -> bool:
 
 
 class Call(NamedTuple):
-    operator: OpOverload
+    operator: "OpOverload"
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     results: list[Tensor]
@@ -270,7 +272,7 @@ def repeated(call: Call) -> list[Callable[[], object]]:
 
 
 @cache
-def out_overload(operator: OpOverload) -> OpOverload | None:
+def out_overload(operator: "OpOverload") -> "OpOverload | None":
     """The form of an operation that writes its results to tensors that it is given, its last arguments."""
     if any(argument.name == "reduction" for argument in operator._schema.arguments):
         return None  # a loss: torch's kernels have what they are given larger on the way, and warn of it

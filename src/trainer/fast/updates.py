@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from trainer.private import fused_adam
+
 Number = float | Tensor  # one for all runs, or [num_runs, 1]
 Group = dict[str, Any]
 
@@ -271,7 +273,8 @@ class Adam(Update):
             numbers = (count["step"], group["lr"], *group["betas"], group["weight_decay"], group["eps"])
             alike.setdefault(numbers, []).append(run)
         amsgrad, maximize = self.defaults["amsgrad"], self.defaults["maximize"]
-        update = torch._fused_adamw_ if self.defaults["decoupled_weight_decay"] else torch._fused_adam_
+        update = fused_adam(self.defaults["decoupled_weight_decay"])
+        assert update is not None  # `standing_for` has asked
         names = self.moments if amsgrad else self.moments[:2]
         for (step, lr, beta1, beta2, decay, eps), runs in alike.items():
             mean, square, largest = (
@@ -487,7 +490,10 @@ CLASSES = {kind.__name__: kind for kind in _ALL}
 def standing_for(name: str, options: Iterable[str]) -> type[Update] | None:
     """The class here that does what the one of this name does with these options; None where there is none."""
     kind = CLASSES.get(name)
-    return kind if kind is not None and set(options) <= kind.options.keys() else None
+    if kind is None or not set(options) <= kind.options.keys():
+        return None
+    is_there = not issubclass(kind, Adam) or fused_adam(kind is AdamW or "decoupled_weight_decay" in options)
+    return kind if is_there else None
 
 
 def of_run(state: Mapping[str, Any], run: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from trainer.errors import printable
+from trainer.terminal import is_in_notebook
 
 GAP = 2  # columns between two columns
 _MOST = 24  # characters of a cell on a terminal, but for the first column
@@ -107,4 +108,4 @@ def open_console() -> Console:
     """For stdout, which then shows `?` for what its encoding lacks."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
-    return Console(highlight=False)
+    return Console(highlight=False, force_terminal=False if is_in_notebook() else None)

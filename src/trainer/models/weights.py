@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from trainer.disk.tensors import load_tensors
 from trainer.errors import UserError, nearest, one_of
+from trainer.terminal import is_terminal
 
 State = dict[str, Tensor]
 # Under which names a file may hold a state dict, and what stands before each name where a wrapper was saved:
@@ -139,7 +140,7 @@ def fetched(url: str, said: str, instead: str) -> State:
     try:
         with contextlib.redirect_stdout(sys.stderr):  # torch.hub announces a download on stdout
             return torch.hub.load_state_dict_from_url(
-                url, map_location="cpu", progress=sys.stderr.isatty(), check_hash=True, weights_only=True
+                url, map_location="cpu", progress=is_terminal(sys.stderr), check_hash=True, weights_only=True
             )
     except Exception as error:  # of many kinds: network, disk, hash, zip, pickle
         if cached.exists():  # it is put there whole or not at all

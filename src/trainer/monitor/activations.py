@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
+
+from trainer.private import TorchDispatchMode, has_dispatch_mode
+from trainer.trees import leaves
 
 _aten: Any = torch.ops.aten
 _RELUS = {_aten.relu.default, _aten.relu_.default}
@@ -61,7 +62,8 @@ class Activations:
 
     def watch(self) -> None:
         """Measures the next forward pass of the model, and that one alone."""
-        self._pass = _Pass(self._model)
+        if has_dispatch_mode():
+            self._pass = _Pass(self._model)
 
     def numbers(self) -> dict[str, float]:
         """Of the pass that was watched last; empty where there was none. One wait for the device."""
@@ -111,7 +113,7 @@ class _Pass(TorchDispatchMode):
             if has_parameters:
                 self._layer, self._has_units_last = name, isinstance(module, _UNITS_LAST)
             called = name or "model"
-            x = next((x for x in tree_leaves(outputs) if isinstance(x, Tensor) and x.is_floating_point()), None)
+            x = next((x for x in leaves(outputs) if x.is_floating_point()), None)
             if x is None or not x.numel() or called in self.counts:
                 return
             x = x.detach() if x.dtype in (torch.float32, torch.float64) else x.detach().float()

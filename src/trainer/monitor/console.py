@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol, TextIO
 from trainer import shell
 from trainer.errors import printable
 from trainer.monitor.tags import spread
+from trainer.terminal import is_terminal
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleRenderable
@@ -63,7 +64,7 @@ def open_display(
         first_step: the step that a run goes on from.
         before: gives the points of the losses up to that step, by tag; is called for a terminal alone.
     """
-    if sys.stdout is not None and sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
+    if is_terminal(sys.stdout):
         return Terminal(max_steps, steps_per_epoch, first_step, before() if before is not None else {})
     return Lines(every, max_steps)
 
@@ -136,7 +137,7 @@ def tested_row(result: Mapping[str, Any]) -> list[tuple[str, str]]:
 def summary_table(rows: Rows, stream: TextIO | None = None) -> None:
     """Print a table whose columns stand under each other: coloured on a terminal, plain anywhere else."""
     stream = stream or sys.stdout
-    if rows and stream.isatty() and os.environ.get("TERM") != "dumb":
+    if rows and is_terminal(stream):
         from rich.console import Console
 
         console = Console(file=stream)

@@ -16,9 +16,8 @@ from tensorboard.compat.proto.node_def_pb2 import NodeDef
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.versions_pb2 import VersionDef
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from trainer.private import TorchDispatchMode
 from trainer.trees import Tree, called, leaves
 from trainer.trials import undisturbed
 
@@ -36,7 +35,7 @@ def model_graph(model: nn.Module, inputs: Tree) -> tuple[GraphDef | None, str]:
             recorder = _Recorder(model, inputs)
             with recorder.hooks(), recorder:
                 outputs = called(model, inputs)
-            for tensor in _tensors(outputs):
+            for tensor in leaves(outputs):
                 recorder.add("output", "Output", [tensor], [])
         except Exception as error:  # a picture is no reason to end a run
             return None, f"{type(error).__name__}: {error}".splitlines()[0]
@@ -101,7 +100,7 @@ class _Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         outputs = func(*args, **kwargs)
         operation = func.overloadpacket.__name__
-        read, made = _tensors((args, kwargs)), _tensors(outputs)
+        read, made = leaves((args, kwargs)), leaves(outputs)
         if operation not in _NO_NODES:
             self.add(f"{self._open[-1][0]}.{operation.strip('_')}", operation, read, made)
         elif operation in _ALIASES and id(read[0]) in self._makers:
@@ -115,16 +114,12 @@ class _Recorder(TorchDispatchMode):
     def _leave(self, module: nn.Module, args: Any, outputs: Any) -> Any:
         path, num_nodes = self._open.pop()
         is_silent = len(self.nodes) == num_nodes  # dropout in eval mode, an identity
-        made = _tensors(outputs)
+        made = leaves(outputs)
         if is_silent and isinstance(outputs, Tensor):
             # What comes out may be what went in: as a tensor object of its own, it is told apart by who reads it.
             made = [outputs := outputs.detach()]
         made = [tensor for tensor in made if is_silent or id(tensor) not in self._makers]
         if made:  # by nothing that we saw: also what left torch on its way
             name = type(module).__name__
-            self.add(f"{path}.{name}", name, [*_tensors(args), *module.parameters(recurse=False)], made)
+            self.add(f"{path}.{name}", name, [*leaves(args), *module.parameters(recurse=False)], made)
         return outputs
-
-
-def _tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]

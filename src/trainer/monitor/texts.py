@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from trainer.disk import foreign
 from trainer.trees import Tree, called, leaves, num_samples
@@ -151,7 +150,7 @@ def _output_shapes(model: nn.Module, inputs: Tree) -> dict[nn.Module, str]:
     shapes: dict[nn.Module, str] = {}
 
     def note(module: nn.Module, args: Any, outputs: Any) -> None:
-        tensors = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
+        tensors = leaves(outputs)
         shapes[module] = ", ".join(_shape(tensor, num_samples(inputs)) for tensor in tensors)
 
     with contextlib.ExitStack() as stack:

@@ -11,6 +11,7 @@ from trainer.config.settings import Settings
 from trainer.disk.programs import keep_programs_private
 from trainer.distributed import ALONE, World
 from trainer.errors import UserError
+from trainer.limits import num_cores
 from trainer.loop import Precision
 
 
@@ -24,6 +25,9 @@ def set_up_torch(settings: Settings) -> None:
         keep_programs_private()
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
+    elif "OMP_NUM_THREADS" not in os.environ and num_cores() < torch.get_num_threads():
+        # A container's share of time is none of what torch looks at: threads beyond it wait for each other.
+        torch.set_num_threads(num_cores())
     if settings.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is not deterministic without
     if settings.deterministic != torch.are_deterministic_algorithms_enabled():  # the call imports half of torch
@@ -63,6 +67,12 @@ def find_device(wanted: str, world: World = ALONE) -> torch.device:
             f"device={wanted}: is not there; there is {', '.join(present)}. Type device=auto for the best of them."
         )
     return torch.device(wanted)
+
+
+def refuse_float64(settings: Settings, device: torch.device) -> None:
+    """Raises UserError where a device has no float64: Apple's GPUs have none."""
+    if device.type == "mps" and settings.dtype == "float64":
+        raise UserError("dtype=float64: device=mps has no float64. Type device=cpu, or dtype=float32.")
 
 
 def autocast(settings: Settings, device: torch.device) -> Precision:

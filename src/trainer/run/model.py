@@ -15,6 +15,7 @@ from trainer.draws import random_state, set_random_state
 from trainer.errors import UserError
 from trainer.models.initialise import initialise
 from trainer.models.weights import fit_in, read_weights
+from trainer.private import applied
 from trainer.run.freeze import freeze
 from trainer.run.instantiate import built, complaint, found, ours
 from trainer.run.memory import recompute_as_asked
@@ -62,7 +63,7 @@ def build_model(settings: Settings, sizes: Sizes, device: torch.device, dtype: t
 
 
 def placed(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    return model._apply(lambda tensor: on_device(tensor, device, dtype))
+    return applied(model, lambda tensor: on_device(tensor, device, dtype))
 
 
 def has_lazy(model: nn.Module) -> bool:

@@ -19,7 +19,7 @@ from trainer.losses import LossFunction
 from trainer.metrics import Metrics
 from trainer.patience import Patience
 from trainer.run.data import build_data, build_splits
-from trainer.run.environment import Precision, autocast, find_device, fitting, set_up_torch
+from trainer.run.environment import Precision, autocast, find_device, fitting, refuse_float64, set_up_torch
 from trainer.run.freeze import hold
 from trainer.run.length import Length, length_of, refuse_empty_shares, refuse_lonely_sample
 from trainer.run.loss import build_loss, doubts_of_loss
@@ -81,6 +81,7 @@ def build(settings: Settings, world: World = ALONE, like: Parts | None = None, i
     """
     set_up_torch(settings)
     device = find_device(settings.device, world)
+    refuse_float64(settings, device)
     dtype = torch.float64 if settings.dtype == "float64" else torch.float32
     precision = autocast(settings, device)
     with fitting(device):

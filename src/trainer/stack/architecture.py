@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from trainer.models.finetune import Finetune
 from trainer.models.lenet import LeNet
+from trainer.private import hooks_of, tensor_hooks
 from trainer.stack.batches import of_each
 from trainer.stack.lenet import stacked_lenet
 from trainer.stack.networks import Differentiated, Layered, Network
@@ -146,12 +147,8 @@ def refuse_ties(model: nn.Module) -> None:
 
 def refuse_hooks(models: Sequence[nn.Module]) -> None:
     """Raises CannotStack where a model has a hook of any kind, which may do anything."""
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     for module in (module for model in models for module in model.modules()):
-        hooks = [module.__dict__[kind] for kind in kinds]
-        hooks += [p._backward_hooks for p in module.parameters(recurse=False)]
-        hooks += [getattr(p, "_post_accumulate_grad_hooks", None) for p in module.parameters(recurse=False)]
-        if any(hooks):
+        if any([*hooks_of(module), *tensor_hooks(module.parameters(recurse=False))]):
             raise CannotStack(f"{type(module).__name__}: has a hook")
 
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from trainer.models.sequential import Sequential
 from trainer.models.two_layer import TwoLayer
+from trainer.private import hooks_of
 from trainer.stack.layers import Affine, Differentiated, Dropout, Layer, ReLU
 from trainer.stack.store import StackedStore
 
@@ -35,7 +36,7 @@ def translated(
     """
     first: Any = modules[0]
     kind = type(first)
-    if first._forward_hooks or first._forward_pre_hooks:  # they may do anything
+    if any(hooks_of(first)):  # they may do anything
         return None
     if kind in (nn.Sequential, Sequential):
         chain: list[Layer] = []

@@ -14,6 +14,7 @@ from trainer.finished.table import printable
 from trainer.monitor.console import duration, short
 from trainer.sweep.plan import Job
 from trainer.sweep.processes import LOG, SIGNALLED, Outcome
+from trainer.terminal import is_terminal
 
 TAGS = ("val/accuracy", "val/loss", "test/accuracy", "test/loss")
 
@@ -25,7 +26,7 @@ class Progress:
         self.num_jobs, self.num_done = num_jobs, num_done
         self.began = time.monotonic()
         self._live: Any = None
-        if sys.stdout.isatty():
+        if is_terminal(sys.stdout):
             from rich.live import Live
 
             self._live = Live(refresh_per_second=4, transient=True)

@@ -1,0 +1,104 @@
+"""Names of torch's that stand in no documentation, which any release may change: each is here, with what then happens.
+
+| name | what for | when it is gone |
+|---|---|---|
+| `torch.utils._python_dispatch.TorchDispatchMode` | watches operations | steps are not recorded, the graph is not drawn, `monitor.activations` gives no numbers |
+| `TorchDispatchMode._should_skip_dynamo` | spares an import of 0.9 s | that import is made |
+| `torch._ops.OpOverload` (a type), its `._schema`, `.overloadpacket` | the form of an operation that writes where it is told | steps are not recorded |
+| `Tensor._version` | whether somebody has written into it | steps are not recorded; a batch that comes again is copied every time |
+| `Module._forward_hooks` and its like, `Parameter._backward_hooks` | whether somebody watches a module | somebody does: short cuts step aside, runs are not stacked |
+| `torch._fused_adam_`, `torch._fused_adamw_` | Adam in one call | `torch.optim.Adam` itself |
+| `torch._dynamo.config`, `.reset`, `.mark_static_address` | `compile=true` | the run goes on uncompiled, with a line |
+| `Module._apply` | moves a model without harm to complex numbers | its tensors are moved one by one |
+| `Optimizer._opt_called` | a scheduler's warning | it is set in vain |
+
+Of Hydra: `hydra._internal` (its parser of arguments, its search path, its basic sweeper). `pyproject.toml` keeps Hydra
+below the release that may change it.
+"""  # noqa: E501 - a table
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+class Gone(RuntimeError):
+    """This release of torch has no longer what is asked for."""
+
+
+try:
+    from torch.utils._python_dispatch import TorchDispatchMode
+except ImportError:
+
+    class TorchDispatchMode:  # type: ignore[no-redef]
+        """In the place of torch's, where that is gone."""
+
+        def __init__(self) -> None:
+            raise Gone("this release of torch has no TorchDispatchMode")
+
+
+def has_dispatch_mode() -> bool:
+    """Whether operations can be watched."""
+    return TorchDispatchMode.__module__ != __name__
+
+
+def hooks_of(module: nn.Module) -> list[Any]:
+    """What is true as soon as somebody has a hook on the module itself, to be asked again and again."""
+    return [module.__dict__.get(kind, [Gone]) for kind in HOOKS]
+
+
+def tensor_hooks(parameters: Iterable[Tensor]) -> list[Any]:
+    """The same for tensors, to be asked once: what is there appears with the first hook."""
+    kinds = ("_backward_hooks", "_post_accumulate_grad_hooks")
+    return [getattr(parameter, kind, None) for parameter in parameters for kind in kinds] + [
+        None if hasattr(Tensor, kinds[0]) else Gone
+    ]
+
+
+def version_of(tensor: Tensor) -> int | None:
+    """How often somebody has written into it; None where torch no longer says."""
+    return getattr(tensor, "_version", None)
+
+
+def fused_adam(is_decoupled: bool) -> Callable[..., None] | None:
+    """Adam's update of many tensors in one call; AdamW's if decoupled. None where there is no such call."""
+    return getattr(torch, "_fused_adamw_" if is_decoupled else "_fused_adam_", None)
+
+
+def compiler(**settings: Any) -> Any:
+    """torch._dynamo, set so. To import it takes a second, for which runs that compile nothing need not wait.
+
+    Raises:
+        Gone: it has no such setting, or not what else is asked of it.
+    """
+    try:
+        import torch._dynamo as found
+
+        for name in ("reset", "mark_static_address"):
+            getattr(found, name)
+        for name, value in settings.items():
+            getattr(found.config, name)
+            setattr(found.config, name, value)
+    except (ImportError, AttributeError) as error:
+        raise Gone(f"this release of torch compiles in another way ({error})") from error
+    return found
+
+
+def applied(model: nn.Module, function: Callable[[Tensor], Tensor]) -> nn.Module:
+    """The model, with `function(tensor)` in the place of every parameter and buffer.
+
+    Not `Module.to`, which has complex numbers lose their imaginary part.
+    """
+    if hasattr(nn.Module, "_apply"):
+        moved: nn.Module = model._apply(function)
+        return moved
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.data = function(parameter.data)
+        for module in model.modules():
+            for name, buffer in list(module.named_buffers(recurse=False)):
+                setattr(module, name, function(buffer))
+    return model

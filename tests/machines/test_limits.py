@@ -1,0 +1,128 @@
+"""What a crowded machine leaves to a run: a container's memory and cores, little shared memory, no home folder."""
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from trainer import limits
+from trainer.errors import UserError
+from trainer.run import environment
+
+STAT = "anon 5\ninactive_file {}\ntotal_inactive_file {}\n"
+
+
+def group(root: Path, path: str, **files: str) -> None:
+    folder = root / path
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name.replace("__", ".")).write_text(text)
+
+
+def own(root: Path, text: str) -> Path:
+    (root / "self").write_text(text)
+    return root / "self"
+
+
+def test_the_tightest_of_nested_groups_counts(tmp_path: Path) -> None:
+    """Version 2: a service within a slice."""
+    stat = STAT.format(100, 0)
+    group(tmp_path, "a", memory__max="2000", memory__current="900", memory__stat=stat, cpu__max="150000 100000")
+    group(tmp_path, "a/b", memory__max="max", memory__current="900", memory__stat=stat, cpu__max="max 100000")
+    assert limits.free_in_container(tmp_path, own(tmp_path, "0::/a/b\n")) == 2000 - 900 + 100
+    assert limits.cores_of_container(tmp_path, own(tmp_path, "0::/a/b\n")) == 2
+
+
+def test_the_first_version_has_a_tree_for_each_controller(tmp_path: Path) -> None:
+    files = {"memory__limit_in_bytes": "1000000000", "memory__usage_in_bytes": "400000000"}
+    group(tmp_path, "memory", memory__stat=STAT.format(0, 0), **files)  # a container sees its own group as the root
+    group(tmp_path, "cpu", cpu__cfs_quota_us="50000", cpu__cfs_period_us="100000")
+    inside = own(tmp_path, "5:cpu,cpuacct:/docker/1f\n4:memory:/docker/1f\n1:name=systemd:/docker/1f\n")
+    assert limits.free_in_container(tmp_path, inside) == 600_000_000
+    assert limits.cores_of_container(tmp_path, inside) == 1
+
+
+def test_where_there_is_no_limit_there_is_none(tmp_path: Path) -> None:
+    group(tmp_path, "cpu", cpu__cfs_quota_us="-1", cpu__cfs_period_us="100000")
+    for text in ("0::/\n", "4:cpu:/x\n3:memory:/x\n"):
+        assert limits.free_in_container(tmp_path, own(tmp_path, text)) is None
+        assert limits.cores_of_container(tmp_path, own(tmp_path, text)) is None
+    assert 1 <= limits.num_cores() <= (os.cpu_count() or 1)
+    free = limits.free_bytes()
+    assert free is not None
+    assert free > 0
+
+
+@pytest.mark.parametrize(("typed", "threads", "expected"), [(None, None, 1), ("3", None, 2), (None, 2, 2)])
+def test_threads_are_no_more_than_a_container_s_cores(
+    typed: str | None, threads: int | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless somebody says how many."""
+    monkeypatch.setattr(environment, "num_cores", lambda: 1)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if typed is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", typed)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        settings: Any = SimpleNamespace(fast=False, compile=False, threads=threads, deterministic=False)
+        environment.set_up_torch(settings)
+        assert torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_an_apple_gpu_has_no_float64() -> None:
+    settings: Any = SimpleNamespace(dtype="float64")
+    with pytest.raises(UserError, match=r"dtype=float64: device=mps has no float64\. Type device=cpu"):
+        environment.refuse_float64(settings, torch.device("mps"))
+    environment.refuse_float64(settings, torch.device("cpu"))
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`train` with 64 MB of shared memory, as Docker gives, and a home folder that can't be made."""
+    mount = "mount -t tmpfs -o size=64m tmpfs /dev/shm"
+    try:
+        subprocess.run(["unshare", "-m", "sh", "-c", mount], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("to mount another /dev/shm takes root's rights")
+
+    def train(*words: str) -> subprocess.CompletedProcess[str]:
+        line = f"{mount} && {shlex.join([sys.executable, '-m', 'trainer', *words])}"
+        env = {**os.environ, "HOME": "/proc/nobody", "OMP_NUM_THREADS": "1"}
+        env.pop("XDG_CACHE_HOME", None)
+        return subprocess.run(
+            ["unshare", "-m", "sh", "-c", line], cwd=tmp_path, env=env, capture_output=True, text=True
+        )
+
+    return train
+
+
+@pytest.mark.long
+def test_docker_s_shared_memory_is_enough_or_named(small: Any, tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for i in range(300):
+            pixels = np.full((8, 8, 3), i % 256, dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "pictures" / name / f"{i}.png")
+    words = ("model=two_layer", "data=image_folder", "data.root=pictures", "max_steps=1", "monitor=off")
+    assert small("max_steps=5").returncode == 0  # the README's first command
+    enough = small(*words, "data.image_size=32", "data.num_workers=2", "name=small")
+    assert enough.returncode == 0, enough.stderr
+    large = (*words, "data.image_size=224", "batch_size=128", "name=large")
+    full = small(*large, "data.num_workers=2")
+    assert full.returncode == 2, (full.stdout, full.stderr)
+    assert full.stderr.count("\n") == 1
+    assert "MB of shared memory" in full.stderr
+    assert "Type data.num_workers=0" in full.stderr
+    assert small(*large, "data.num_workers=0").returncode == 0
