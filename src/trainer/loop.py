@@ -133,6 +133,8 @@ def fit(
         else:
             store.clip(plan.clip_norm, plan.clip_value)
             state.scaler.step(state.optimizer)
+            if state.average is not None:
+                state.average.update(step, store.values)
         state.scaler.update()
         state.schedule.step(step)
         state.step = step

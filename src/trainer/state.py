@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
+from trainer.average import Average
 from trainer.data.prepare import Fingerprint
 from trainer.distributed import ALONE, World
 from trainer.draws import random_state, set_random_state
@@ -152,6 +153,7 @@ class TrainingState:
         best: of the best validation so far: `metric`, by which it is, `step` and `value`; empty before there is one.
         part_size: samples that fit into memory at once, where the whole batch did not.
         patience: how long it goes on without getting better; None: to its end.
+        average: of the weights, beside them.
         is_over: it is to end here, before its last step.
         data: split to what tells it from another, see `trainer.data.prepare.fingerprint`.
     """
@@ -171,16 +173,52 @@ class TrainingState:
     best: dict[str, Any] = field(default_factory=dict)
     patience: Patience | None = None
     part_size: int | None = None
+    average: Average | None = None
     is_over: bool = False
     data: dict[str, Fingerprint] = field(default_factory=dict)
     world: World = ALONE
 
     def validated(self, loss: float) -> None:
         """After a validation that would be due in a longer training, too; `last` has its numbers."""
-        self.schedule.evaluated(self.last.get(self.schedule.metric, loss))
-        if self.patience is not None:
-            self.patience.observe(self.last.get(self.patience.metric, loss))
+        numbers = {"val/loss": loss, **self.last}  # that of an average is there as soon as it has begun
+        if self.schedule.metric in numbers:
+            self.schedule.evaluated(numbers[self.schedule.metric])
+        if self.patience is not None and self.patience.metric in numbers:
+            self.patience.observe(numbers[self.patience.metric])
             self.is_over = self.is_over or self.patience.is_over
+
+    def averaged(self) -> dict[str, Any]:
+        """The average as a checkpoint has it: `model` and `loss` are state dicts like those of the weights."""
+        assert self.average is not None
+        rows = zip(self.store.parameters, pairwise(self.store.bounds), strict=True)
+        views = {id(p): view(self.average.values[0, start:end], p) for p, (start, end) in rows}
+
+        def of(module: nn.Module) -> dict[str, Any]:
+            # With the parameters themselves: one that has two names is the same under both.
+            kept = module.state_dict(keep_vars=True)
+            return {n: views.get(id(t), t.detach() if isinstance(t, Tensor) else t) for n, t in kept.items()}
+
+        return {
+            "updates": self.average.updates,
+            "begins": self.average.begins,
+            "model": of(self.model) | self.average.buffers,
+            "loss": of(self.loss),
+        }
+
+    def load_average(self, state: dict[str, Any], step: int) -> None:
+        """Raises ValueError: it is of another part of the training, or there is none."""
+        assert self.average is not None
+        found = state["begins"]
+        if found != self.average.begins and step > min(found, self.average.begins):
+            raise ValueError(f"its average begins after step {found}, not {self.average.begins}")
+        kept = {**state["model"], **{f"loss.{name}": tensor for name, tensor in state["loss"].items()}}
+        rows = zip(self.store.names, self.store.parameters, pairwise(self.store.bounds), strict=True)
+        for name, p, (start, end) in rows:
+            view(self.average.values[0, start:end], p).copy_(kept[name])
+        self.average.updates = state["updates"]
+        buffers = {name for name, _ in self.model.named_buffers()}
+        device = self.store.values.device
+        self.average.buffers = {n: t.to(device) for n, t in state["model"].items() if n in buffers}
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values alone, so that `torch.load(weights_only=True)` reads it.
@@ -202,6 +240,7 @@ class TrainingState:
             "last": self.last,
             "best": self.best,
             **({} if self.part_size is None else {"part_size": self.part_size}),
+            **({} if self.average is None else {"average": self.averaged()}),
             **({} if self.patience is None else {"patience": self.patience.state_dict()}),
             "data": {split: tuple(found) for split, found in self.data.items()},
         }
@@ -232,6 +271,8 @@ class TrainingState:
         self.last.update({str(tag): float(number) for tag, number in state["last"].items()})
         self.best = dict(state.get("best", {}))  # a checkpoint of an older release has none
         self.part_size = state.get("part_size")
+        if self.average is not None:
+            self.load_average(state["average"], self.step)
         if self.patience is not None and "patience" in state:
             self.patience.load_state_dict(state["patience"])
             self.is_over = self.patience.is_over

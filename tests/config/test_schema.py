@@ -79,6 +79,8 @@ TABLE: dict[str, tuple[list[Any], list[Any]]] = {
     "sweep.jobs": ([1, 8], [0, 1025, None, "all"]),
     "sweep.devices": ([[0, 1], [], None], [0, [-1], ["cuda:0"]]),
     "console.every": ([1, None], [0, 0.5]),
+    "average.decay": ([0.999, None], [0, 1, "ema"]),
+    "average.last": ([0.25, 1, None], [0, 1.5]),
     "early_stopping.patience": ([1, None], [0, 2.5]),
     "early_stopping.min_delta": ([0, 0.01], [-1, None]),
     "early_stopping.metric": (["val/loss", None], ["loss", 3]),

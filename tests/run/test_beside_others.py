@@ -11,7 +11,7 @@ from ranks import ended, ranks
 
 # A rate at which the validation gets worse again; float64, so that rounding decides nothing.
 WORDS = ("model=two_layer", "optimizer=sgd", "eval_every=5", "max_steps=60", "dtype=float64")
-WORDS = (*WORDS, "early_stopping.patience=3", "metric=[f1,auroc]")
+WORDS = (*WORDS, "early_stopping.patience=3", "metric=[f1,auroc]", "average.decay=0.9")
 
 
 def numbers(result: dict[str, Any]) -> dict[str, float]:
@@ -20,6 +20,7 @@ def numbers(result: dict[str, Any]) -> dict[str, float]:
     return {tag: number for tag, number in result.items() if tag.startswith(kept) and isinstance(number, float | int)}
 
 
+@pytest.mark.long
 def test_in_a_stack_each_run_is_as_it_is_alone(train: Callable[..., dict[str, Any]]) -> None:
     train("--multirun", *WORDS, "monitor=off", "optimizer.lr=1.5,0.7,0.2,0.1", "sweep.stack=always", "name=sweep")
     steps = set()
@@ -32,6 +33,7 @@ def test_in_a_stack_each_run_is_as_it_is_alone(train: Callable[..., dict[str, An
     assert len(steps) == 2, "one has stopped before the other"
 
 
+@pytest.mark.long
 def test_two_processes_come_to_the_numbers_of_one(train: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     words = (*WORDS, "optimizer.lr=1.5", "monitor=off")
     for code, _, err in ended(ranks(tmp_path, *words, "name=two")):

@@ -223,6 +223,8 @@ RULES: dict[str, Rule] = {
     "checkpoint.keep": _COUNT,
     "checkpoint.metric": Text("a validation tag such as val/loss or val/accuracy", r"val/.+", example="val/loss"),
     "console.every": _COUNT_OR_NULL,
+    "average.decay": Number(above=0, below=1, optional=True, example="0.999"),
+    "average.last": Number(above=0, at_most=1, optional=True, example="0.25"),
     "early_stopping.patience": _COUNT_OR_NULL,
     "early_stopping.min_delta": _NOT_NEGATIVE,
     "early_stopping.metric": Text(
@@ -384,7 +386,7 @@ RULES: dict[str, Rule] = {
     "scheduler.patience": Number(at_least=0, whole=True, example="5"),
 }
 GROUPS = ("model", "data", "loss", "optimizer", "scheduler")
-SECTIONS = ("monitor", "checkpoint", "console", "early_stopping", "gradient", "sweep")
+SECTIONS = ("monitor", "average", "checkpoint", "console", "early_stopping", "gradient", "sweep")
 # The metrics that are shipped and larger for the better of two runs (`configs/metric/`); all others are smaller.
 LARGER_IS_BETTER = frozenset(
     {

@@ -27,6 +27,12 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
+class Averages:
+    decay: float | None
+    last: float | None
+
+
+@dataclass(frozen=True)
 class EarlyStopping:
     patience: int | None
     min_delta: float
@@ -107,6 +113,7 @@ class Settings:
     profile: bool
     gradient: Gradient
     checkpoint: Checkpoint
+    average: Averages
     early_stopping: EarlyStopping
     console: Console
     monitor: Monitor
@@ -133,6 +140,7 @@ SECTIONS: Mapping[str, type] = {
     "gradient": Gradient,
     "checkpoint": Checkpoint,
     "console": Console,
+    "average": Averages,
     "early_stopping": EarlyStopping,
     "monitor": Monitor,
     "sweep": Sweep,

@@ -54,6 +54,15 @@ def _is_best(value: object) -> bool:
     return not value or (isinstance(value["metric"], str) and _is_count(value["step"]) and _is_number(value["value"]))
 
 
+def _is_average(value: object) -> bool:
+    """See `trainer.state.TrainingState.averaged`."""
+    if not isinstance(value, Mapping) or value.keys() != {"updates", "begins", "model", "loss"}:
+        return False
+    return all(map(_is_count, (value["updates"], value["begins"]))) and all(
+        map(_is_mapping, (value["model"], value["loss"]))
+    )
+
+
 def _is_patience(value: object) -> bool:
     """See `trainer.patience.Patience.state_dict`."""
     if not isinstance(value, Mapping) or value.keys() != {"metric", "min_delta", "best", "count"}:
@@ -80,6 +89,7 @@ _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "data": ("mapping of fingerprints", lambda value: _is_mapping(value) and all(map(_is_fingerprint, value.values()))),
     "best": ("mapping with metric, step and value", _is_best),
     "patience": ("mapping with metric, min_delta, best and count", _is_patience),
+    "average": ("mapping with updates, begins, model and loss", _is_average),
     "seconds": ("finite number", lambda value: _is_number(value) and 0 <= value < math.inf),
     **dict.fromkeys(("step", "evaluated", "num_skipped", "num_skipped_in_row"), ("whole number from 0", _is_count)),
 }

@@ -97,7 +97,7 @@ def summary_rows(
         has_events: it can be looked at in TensorBoard.
     """
     splits = ("train/loss", "val/", "test/")  # in this order; terms of a loss have another / in their tags
-    tags = [tag for split in splits for tag in result if tag.startswith(split) and tag.count("/") == 1]
+    tags = [tag for split in splits for tag in result if tag.startswith(split) and is_summed_up(tag)]
     found = [(finding.where, f"step {finding.step}: {finding.advice}") for finding in findings]
     return [
         *((tag, short(result[tag])) for tag in tags if tag in result),
@@ -113,11 +113,16 @@ def summary_rows(
     ]
 
 
+def is_summed_up(tag: str) -> bool:
+    """`val/f1`, `test/average/f1`; not `val/loss/<term>`, not `test/last/f1`."""
+    return tag.count("/") == 1 or (tag.split("/")[1] == "average" and tag.count("/") == 2)
+
+
 def headline(rows: Sequence[Mapping[str, Any]]) -> str:
     """The class that is told the worst, see `trainer.monitor.classes`."""
     worst = min((row for row in rows if row["support"]), key=lambda row: row["F1"])
     numbers = ", ".join(f"{key} {short(worst[key])}" for key in ("F1", "precision", "recall"))
-    return f"{worst['name']}: {numbers}, {worst['support']:,} samples"
+    return f"{worst['name']}: {numbers}, {worst['support']:,} sample{'s' * (worst['support'] != 1)}"
 
 
 def tested_row(result: Mapping[str, Any]) -> list[tuple[str, str]]:

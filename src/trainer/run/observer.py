@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from trainer.averaged import average_in_place, measure_norms
 from trainer.cadence import is_due, is_recorded
 from trainer.config.schema import is_larger_better
 from trainer.disk.checkpoint import Saver
@@ -25,7 +26,8 @@ class RunObserver:
     """Watches one run; see `trainer.loop.Observer` for when it is called.
 
     Attributes:
-        network, val: what is validated, and on what: the model or its head, on inputs or on features.
+        network, train, val: what is trained and validated, and on what: the model or its head, on inputs or on
+            features.
         pruned_for: why the run is not worth its time, None as long as it may be.
     """
 
@@ -33,7 +35,7 @@ class RunObserver:
         parts, settings = training.parts, training.parts.settings
         monitor, is_main = settings.monitor, parts.world.is_main
         self.parts, self.state, self.journal, self.saver = parts, parts.state, journal, saver
-        self.network, self.val = parts.model, parts.splits.val
+        self.network, self.train, self.val = parts.model, parts.splits.train, parts.splits.val
         self.is_stop_requested, self.diagnosis = training.is_stop_requested, training.diagnosis
         self.max_steps, self.log_every = parts.length.max_steps, monitor.every
         store = parts.state.store
@@ -121,18 +123,35 @@ class RunObserver:
         with self.off_the_clock():
             state = self.state
             state.world.share_buffers(state.model)
-            device = state.store.values.device
-            numbers = evaluate(
-                self.network,
-                self.parts.loss_fn,
-                self.val,
-                device,
-                self.parts.precision,
-                is_stop_requested=self.is_stop_requested,
-                world=state.world,
-                metrics=self.parts.metrics if self.parts.metrics.names else None,
-            )
+            numbers = self._measured()
+            if numbers is not None and state.average is not None and state.average.is_there:
+                numbers = self._with_average(numbers)
             return None if numbers is None else self.evaluated(step, numbers)
+
+    def _measured(self) -> dict[str, float] | None:
+        """The weights that are there, on the validation split; None where a stop was asked for."""
+        parts = self.parts
+        return evaluate(
+            self.network,
+            parts.loss_fn,
+            self.val,
+            parts.device,
+            parts.precision,
+            is_stop_requested=self.is_stop_requested,
+            world=self.state.world,
+            metrics=parts.metrics if parts.metrics.names else None,
+        )
+
+    def _with_average(self, numbers: dict[str, float]) -> dict[str, float] | None:
+        """What the average comes to beside the weights, as `average/<name>`."""
+        parts, state = self.parts, self.state
+        if state.average is not None and state.average.decay is None:
+            arguments = (state, self.network, self.train, parts.device, parts.precision, self.is_stop_requested)
+            if not all(state.world.gather(measure_norms(*arguments))):
+                return None
+        with average_in_place(state):
+            of_average = self._measured()
+        return None if of_average is None else numbers | {f"average/{n}": x for n, x in of_average.items()}
 
     def evaluated(self, step: int, numbers: dict[str, float]) -> tuple[float, bool]:
         """Is told what a validation gave, by name; returns the loss, and whether it is the best so far."""

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
+from trainer.average import Average
 from trainer.config.schema import is_larger_better
-from trainer.config.settings import Settings
+from trainer.config.settings import Averages, Settings
 from trainer.data.batches import Batch, Batches, ResidentBatches, derived_seed, first_samples
 from trainer.data.mix import Mix
 from trainer.data.prepare import Splits, doubts, fingerprint
@@ -67,7 +68,7 @@ class Parts:
 
     def tags(self, split: str) -> list[str]:
         """What an evaluation of this split gives."""
-        return tags_of(self.loss_fn, self.metrics, split)
+        return tags_of(self.loss_fn, self.metrics, split, self.state.average is not None and split != "train")
 
 
 def build(settings: Settings, world: World = ALONE, like: Parts | None = None, is_alone: bool = True) -> Parts:
@@ -92,7 +93,8 @@ def build(settings: Settings, world: World = ALONE, like: Parts | None = None, i
         loaded = load_weights(settings, model)
         loss_fn = build_loss(settings, data, splits, model, sample_of(splits.val), precision)
         metrics = build_metrics(settings, loss_fn, model, sample_of(splits.val), world)
-    refuse_other_metric(settings, tags_of(loss_fn, metrics, "val"))
+    averaged = settings.average != Averages(None, None)
+    refuse_other_metric(settings, tags_of(loss_fn, metrics, "val", averaged))
     length = length_of(settings, len(splits.train))
     refuse_empty_shares(settings, splits, length, world)
     sample = sample_of(splits.val)
@@ -114,7 +116,7 @@ def build(settings: Settings, world: World = ALONE, like: Parts | None = None, i
     scaler = GradScaler(device.type, enabled=settings.precision == "float16")
     told = fingerprint(data) | told_apart(settings)
     state = TrainingState(model, store, optimizer, schedule, scaler, loss=loss_fn, data=told, world=world)
-    state.patience = patience_of(settings)
+    state.patience, state.average = patience_of(settings), average_of(settings, store, length)
     if world.rank > 0:  # each its own dropout
         seed_all(derived_seed(settings.seed, "rank", world.rank))
     warnings = doubts(data, settings.names["data"], dtype, settings.overfit is None) if like is None else []
@@ -139,9 +141,11 @@ def sample_of(split: Batches) -> Batch:
     return Batch(*(mapped(Tensor.clone, tree) for tree in first_samples(split, 2)))
 
 
-def tags_of(loss_fn: LossFunction, metrics: Metrics, split: str) -> list[str]:
-    terms = [f"{split}/loss/{name}" for name in loss_fn.term_names]
-    return [f"{split}/loss", *terms, *(f"{split}/{metric}" for metric in (*loss_fn.meaning.metrics, *metrics.names))]
+def tags_of(loss_fn: LossFunction, metrics: Metrics, split: str, is_averaged: bool) -> list[str]:
+    terms = [f"loss/{name}" for name in loss_fn.term_names]
+    names = ["loss", *terms, *loss_fn.meaning.metrics, *metrics.names]
+    tags = [f"{split}/{name}" for name in names]
+    return [*tags, *(f"{split}/average/{name}" for name in names if is_averaged)]
 
 
 def refuse_other_metric(settings: Settings, tags: list[str]) -> None:
@@ -151,6 +155,17 @@ def refuse_other_metric(settings: Settings, tags: list[str]) -> None:
         metric = settings.config[section].get(name)
         if metric is not None and metric not in tags:
             raise UserError(f"{key}={metric}: is not measured here; there is {', '.join(tags)}.{nearest(metric, tags)}")
+
+
+def average_of(settings: Settings, store: Store, length: Length) -> Average | None:
+    """Raises UserError where both kinds are asked for."""
+    decay, last = settings.average.decay, settings.average.last
+    if decay is None and last is None:
+        return None
+    if decay is not None and last is not None:
+        raise UserError(f"average.decay={decay} average.last={last}: one average is kept. Type average.last=null.")
+    begins = 0 if last is None else length.max_steps - max(1, round(last * length.max_steps))
+    return Average(store.values.clone(), decay, begins)
 
 
 def patience_of(settings: Settings) -> Patience | None:

@@ -48,21 +48,40 @@ def tested(training: Training, run: Opened, computation: Computation, kept: Kept
     state, chosen = training.parts.state, training.parts.settings.test
     best = None if state.best.get("step") in (None, state.step) else best_state(training, run)
     if best is None:  # the last are the best; or nobody knows the best
-        numbers = evaluated(training, run, computation, kept)
+        numbers = all_evaluated(training, run, computation, state_of(training), kept)
         is_best = state.best.get("step") == state.step
         facts = {"tested": chosen if is_best else "last"} | ({"best_step": state.step} if is_best else {})
         return None if numbers is None else Tested(tags("test", numbers), facts, state.step)
-    last = evaluated(training, run, computation, kept if chosen == "last" else None)
+    last = all_evaluated(training, run, computation, state_of(training), kept if chosen == "last" else None)
     if last is None:
         return None
     with other_weights(training, best):
-        numbers = evaluated(training, run, computation, kept if chosen == "best" else None)
+        numbers = all_evaluated(training, run, computation, best, kept if chosen == "best" else None)
     if numbers is None:
         return None
     first, second, other = (numbers, last, "last") if chosen == "best" else (last, numbers, "best")
     facts = {"tested": chosen, "best_step": best["step"]}
     step = best["step"] if chosen == "best" else state.step
     return Tested(tags("test", first) | tags(f"test/{other}", second), facts, step)
+
+
+def state_of(training: Training) -> dict[str, Any]:
+    """The average of the last weights, as a checkpoint has it."""
+    state = training.parts.state
+    return {} if state.average is None else {"average": snapshot(state.averaged())}
+
+
+def all_evaluated(
+    training: Training, run: Opened, computation: Computation, state: dict[str, Any], kept: Kept | None
+) -> dict[str, float] | None:
+    """The weights that are there; and as `average/<name>` the average that a state has."""
+    numbers = evaluated(training, run, computation, kept)
+    average = state.get("average", {})
+    if numbers is None or not average.get("updates"):
+        return numbers
+    with other_weights(training, average):
+        found = evaluated(training, run, computation, None)
+    return None if found is None else numbers | {f"average/{name}": number for name, number in found.items()}
 
 
 def tags(split: str, numbers: dict[str, float]) -> dict[str, float]:

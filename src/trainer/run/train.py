@@ -117,7 +117,8 @@ def prepare(
     with run.observer.off_the_clock():
         computation = computed(training, run, features, is_alone)
     run.computed = "; ".join(computation.lines)
-    run.observer.network, run.observer.val = computation.network, computation.val
+    run.observer.network = computation.network
+    run.observer.train, run.observer.val = computation.train, computation.val
     set_mode(computation.network, True)
     if computation.train is not parts.splits.train:
         batches = training.batches(computation.train)

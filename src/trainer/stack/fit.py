@@ -1,10 +1,12 @@
 """The training loop for many runs at once: `trainer.loop.fit` with a row of every tensor for each run."""
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
+from trainer.averaged import average_in_place
 from trainer.cadence import is_due, is_recorded
 from trainer.data.batches import Batches
 from trainer.errors import NonFinite
@@ -78,6 +80,8 @@ def validate_and_save(
     if is_due(step, plan.eval_every, last):
         metrics = [member.metrics for member in stack.members]
         numbers = evaluate(stack.network, stack.loss_fn, val, part_size, lambda: asked().stop, metrics)
+        if numbers is not None and all(member.has_average for member in stack.members):
+            numbers = with_averages(stack, numbers, val, part_size, lambda: asked().stop)
         if numbers is None:
             return False
         stack.each(evaluated, step, plan, numbers, is_best)
@@ -89,6 +93,20 @@ def validate_and_save(
         member.observer.tick(step)
     stack.let_go()
     return not wish.stop
+
+
+def with_averages(
+    stack: Stack, numbers: list[dict[str, float]], val: Batches, part_size: int, is_stop_requested: Callable[[], bool]
+) -> list[dict[str, float]] | None:
+    """What the averages come to beside the weights, as `average/<name>`."""
+    with contextlib.ExitStack() as swapped:
+        for member in stack.members:
+            swapped.enter_context(average_in_place(member.state))
+        metrics = [member.metrics for member in stack.members]
+        found = evaluate(stack.network, stack.loss_fn, val, part_size, is_stop_requested, metrics)
+    if found is None:
+        return None
+    return [row | {f"average/{n}": x for n, x in more.items()} for row, more in zip(numbers, found, strict=True)]
 
 
 # What is done for every member, see `Stack.each`.

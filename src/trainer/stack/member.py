@@ -60,6 +60,10 @@ class Member:
     def has_left(self) -> bool:
         return self.error is not None or self.state.is_over
 
+    @property
+    def has_average(self) -> bool:
+        return self.state.average is not None and self.state.average.is_there
+
     @contextmanager
     def drawing(self) -> Iterator[None]:
         """Within it all generators are where they would be if the run were alone, as its checkpoints have them."""

@@ -71,6 +71,8 @@ class Stack:
         if len(self.update.matrices) != num_matrices:  # the first of all: it has made them
             share(self.update, self.optimizers)
         for member in self.members:
+            if member.state.average is not None:
+                member.state.average.update(step, member.state.store.values)
             member.state.schedule.step(step)
             member.state.step = step
 

@@ -1,0 +1,84 @@
+"""The average of the weights in the place of the weights: for a validation, with batch norms measured anew."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from trainer.data.batches import Batches
+from trainer.state import TrainingState
+from trainer.trees import called, mapped
+from trainer.trials import evaluating
+
+
+@contextmanager
+def average_in_place(state: TrainingState) -> Iterator[None]:
+    """Within it the model has the average's weights, and its buffers where it has its own; the memory is the same."""
+    average, store = state.average, state.store
+    assert average is not None
+    buffers = {name: buffer for name, buffer in state.model.named_buffers() if name in average.buffers}
+    kept = store.values.clone(), {name: buffer.clone() for name, buffer in buffers.items()}
+    try:
+        store.values.copy_(average.values)
+        for name, buffer in buffers.items():
+            buffer.copy_(average.buffers[name])
+        yield
+    finally:
+        store.values.copy_(kept[0])
+        for name, buffer in buffers.items():
+            buffer.copy_(kept[1][name])
+
+
+def measure_norms(
+    state: TrainingState,
+    network: nn.Module,
+    train: Batches,
+    device: torch.device,
+    precision: Callable[[], AbstractContextManager[object]],
+    is_stop_requested: Callable[[], bool],
+) -> bool:
+    """Means and variances of batch norms with the average's weights, over the training split, as torch's `update_bn`.
+
+    The model's own stay as they are. Norms that do not train are left alone, and nothing else is in training mode.
+
+    Args:
+        network, train: what is trained, on what: the model or its head, on inputs or on features.
+
+    Returns:
+        False where a stop was asked for before the end.
+    """
+    assert state.average is not None
+    norms = {n: m for n, m in state.model.named_modules() if is_measured(m)}
+    if not norms:
+        return True
+    momenta = {name: norm.momentum for name, norm in norms.items()}
+    kept = {name: norm.state_dict() for name, norm in norms.items()}
+    kept = {name: {key: tensor.clone() for key, tensor in found.items()} for name, found in kept.items()}
+    state.average.buffers = {}
+    try:
+        with average_in_place(state), evaluating(network, device), torch.no_grad():
+            for norm in norms.values():
+                norm.reset_running_stats()
+                norm.momentum = None  # the mean over batches
+                norm.train()
+            for i, batch in enumerate(train.in_order()):
+                if i and is_stop_requested():
+                    return False
+                with precision():
+                    called(network, mapped(Tensor.clone, batch.inputs))
+            state.average.buffers = {
+                f"{name}.{key}": buffer.clone() for name, norm in norms.items() for key, buffer in norm.named_buffers()
+            }
+    finally:
+        for name, norm in norms.items():
+            norm.momentum = momenta[name]
+            for key, buffer in norm.named_buffers():
+                buffer.copy_(kept[name][key])
+    return True
+
+
+def is_measured(module: nn.Module) -> bool:
+    """Whether a batch norm measures while it trains."""
+    is_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+    return is_norm and module.training and module.running_mean is not None
