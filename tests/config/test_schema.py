@@ -134,6 +134,8 @@ TABLE: dict[str, tuple[list[Any], list[Any]]] = {
     "loss.temperature": ([2, 0.5, None], [0, -1]),
     "loss.teacher_weight": ([0, 0.5, None], [-1, "a"]),
     "loss.class_weights": (["balanced", [1, 2.5], None], ["balance", [-1, 1], 2, True]),
+    "data.folds": ([2, 5, None], [1, 2.5]),
+    "data.fold": ([0, 4, None], [-1, 0.5]),
     "data.limit": ([1, None], [0]),
     "data.image_size": ([32, None], [0]),
     "data.normalize": ([True, False], [None]),

@@ -131,7 +131,9 @@ def own_classes(words: list[str]) -> list[str]:
     for models of libraries take what those take, too.
     """
     # What a metric takes is its class's business, and a name of the user's is in no config.
-    words = [f"++{word}" if word.startswith("metric.") else word for word in words]
+    # Folds are of every data source.
+    free = ("metric.", "data.folds=", "data.fold=")
+    words = [f"++{word}" if word.startswith(free) else word for word in words]
     for group in GROUPS:
         chosen = [word.partition("=")[2] for word in words if word.startswith(f"{group}=")]
         is_named = any(word.startswith(f"{group}._target_=") for word in words)

@@ -289,6 +289,8 @@ RULES: dict[str, Rule] = {
     "model.unfreeze": ListOf(Text("the name of a part of the backbone"), example="[layer4]"),
     "model.freeze": ListOf(Text("the name of a part of the model"), example="[conv1]"),
     "model.unfreeze_at": MapOf(Number(at_least=1, whole=True), example="{conv1:5}"),
+    "data.folds": Number(at_least=2, at_most=1000, whole=True, optional=True, example="5"),
+    "data.fold": Number(at_least=0, whole=True, optional=True, example="0"),
     "data.limit": _COUNT_OR_NULL,
     "data.image_size": _COUNT_OR_NULL,
     "data.normalize": _FLAG,
@@ -410,7 +412,7 @@ OPEN = {"model": ("own", "frozen", "timm", "torchvision", "hf")}
 READ_HERE: dict[str, tuple[str, ...]] = {
     "model": ("init", "init_std", "weights", *UNLISTED["model"]),
     "data": (
-        *("image_size", "normalize", "augment", "limit"),
+        *("image_size", "normalize", "augment", "limit", "folds", "fold"),
         *("task", "inputs", "targets", "num_classes", "num_workers"),
         *("val_fraction", "test_fraction", "split_seed", "stratify"),
         *UNLISTED["data"],

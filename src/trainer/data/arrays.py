@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from trainer.config.schema import shown
 from trainer.data import table
+from trainer.data.folds import folded
 from trainer.data.memory import refuse_more
 from trainer.data.quoting import cut, listed
 from trainer.data.source import Data, Samples, existing_path, split_off
@@ -97,6 +98,7 @@ def load(
         meant = Targets(raw, num_classes)
     else:
         meant = meaning(aims, f"data.path={file}", task, num_classes)
+    rows = folded(rows, split_seed, meant.splits["train"] if meant.num_classes else None, None)
     notes = [*meant.notes, *_counting_note(parts["train"][0])]
     del parts
     # Each split is a copy: standardising writes into it.

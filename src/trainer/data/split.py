@@ -5,6 +5,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trainer.data.folds import folded
 from trainer.data.source import split_indices, split_off
 from trainer.errors import UserError
 
@@ -31,8 +32,10 @@ def split_rows(
     (order,) = split_indices(num_samples, (), split_seed)
     sizes = {split: len(plain[split]) for split in fractions}
     if groups is not None:
-        return _by_groups(order, sizes, groups)
-    return plain if labels is None else _by_classes(order, sizes, labels)
+        found = _by_groups(order, sizes, groups)
+    else:
+        found = plain if labels is None else _by_classes(order, sizes, labels)
+    return folded(found, split_seed, labels, groups)
 
 
 def _by_classes(order: Tensor, sizes: dict[str, int], labels: Tensor) -> dict[str, Tensor]:

@@ -38,6 +38,7 @@ def flat(config: Mapping[str, Any], names: Mapping[str, str], max_steps: int) ->
         for key, value in leaves(config)
         if (key in COMPARED or key.split(".")[0] in (*GROUPS, "gradient"))
         and not key.endswith("_target_")
+        and key != "data.fold"  # the tab averages over folds as over seeds
         and value is not None
     }
     return {**names, **values, "max_steps": max_steps}

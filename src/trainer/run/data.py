@@ -8,6 +8,7 @@ from torch import Tensor
 from trainer.config import shipped, trust
 from trainer.config.settings import Settings
 from trainer.data.download import only_as_asked
+from trainer.data.folds import in_folds, pooled
 from trainer.data.given import Asked, as_data
 from trainer.data.images import Augmentation
 from trainer.data.pixels import refuse_missing_torchvision
@@ -24,12 +25,15 @@ def build_data(settings: Settings) -> Data:
     """Raises UserError: the source complains, or gives what nothing can be learnt from."""
     seed_all(settings.seed)  # a source of the user's may draw
     name, keys = settings.names["data"], ours(settings, "data")
-    with only_as_asked(shipped.not_asked_for(settings.group("data"), settings.request.typed)):
+    asked_for = only_as_asked(shipped.not_asked_for(settings.group("data"), settings.request.typed))
+    with asked_for, in_folds(keys.get("folds"), keys.get("fold")) as folds:
         made = built(settings, "data")
-    asked = {field.name: keys[field.name] for field in fields(Asked) if keys.get(field.name) is not None}
-    ignored = settings.group("loss").get("ignore_index")  # torch's own key: what loss and data leave out is the same
-    data = as_data(made, name, Asked(**asked, **({} if ignored is None else {"ignored": ignored})))
-    data = limited(detached(data), keys.get("limit"))
+        asked = {field.name: keys[field.name] for field in fields(Asked) if keys.get(field.name) is not None}
+        ignored = settings.group("loss").get("ignore_index")  # torch's own key: loss and data leave out the same
+        data = as_data(made, name, Asked(**asked, **({} if ignored is None else {"ignored": ignored})))
+        seed, standardize = (settings.group("data").get(key) for key in ("split_seed", "standardize"))
+        data = pooled(detached(data), folds, name, seed if isinstance(seed, int) else 0, standardize is True)
+    data = limited(data, keys.get("limit"))
     check(data, name)
     return few(settings, data)
 

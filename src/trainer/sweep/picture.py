@@ -13,7 +13,7 @@ from trainer.errors import UserError
 from trainer.finished.chart import drawable, new_figure, refuse_no_picture, save_figure
 from trainer.finished.read import is_finite
 from trainer.monitor.console import short
-from trainer.sweep.results import Row, Setting, settings
+from trainer.sweep.results import Row, Setting, heading_of, settings
 
 _LONGEST = 18  # characters of a value or a part of a key; of a longer one its end is shown, where names differ
 _MOST_VALUES = 12  # of a key of which each is named
@@ -132,7 +132,7 @@ def draw(path: Path, name: str, rows: Sequence[Row], metric: str) -> None:
 
 def _title(name: str, found: Sequence[Setting], metric: str) -> str:
     num_seeds = max(len(setting.rows) for setting in found)
-    mean = f", mean over {num_seeds} seeds" if num_seeds > 1 else ""
+    mean = f", mean over {num_seeds} {heading_of(found[0].rows)}" if num_seeds > 1 else ""
     best = found[0]
     spread = f" ± {short(best.spread(metric))}" if len(best.values(metric)) > 1 else ""
     words = " ".join(f"{key}={_value(word)}" for key, word in best.swept.items())

@@ -23,7 +23,8 @@ from trainer.monitor.console import short
 from trainer.sweep.importance import importance_line
 from trainer.sweep.plan import Job, told_apart
 
-SEED = "seed"
+# Keys of which a setting has several values: the jobs that differ in these alone are averaged.
+AVERAGED = ("seed", "data.fold")
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def metric_of(rows: Sequence[Row], asked: str | None) -> str:
 
 @dataclass(frozen=True)
 class Setting:
-    """The jobs that differ in the seed alone."""
+    """The jobs that differ in the seed or the fold alone."""
 
     swept: dict[str, str]
     rows: list[Row]
@@ -121,7 +122,7 @@ class Setting:
         return statistics.fmean(values) if values else math.nan
 
     def spread(self, tag: str) -> float:
-        """The standard deviation over the seeds."""
+        """The standard deviation over seeds and folds."""
         values = self.values(tag)
         return statistics.stdev(values) if len(values) > 1 else math.nan
 
@@ -130,7 +131,7 @@ def settings(rows: Sequence[Row], tag: str) -> list[Setting]:
     """The settings, best first; those without a number last."""
     groups: dict[tuple[tuple[str, str], ...], list[Row]] = {}
     for r in rows:
-        key = tuple((k, v) for k, v in r.job.swept.items() if k != SEED)
+        key = tuple((k, v) for k, v in r.job.swept.items() if k not in AVERAGED)
         groups.setdefault(key, []).append(r)
     sign = -1 if is_larger_better(tag, *(r.job.request.config for r in rows)) else 1
 
@@ -141,8 +142,14 @@ def settings(rows: Sequence[Row], tag: str) -> list[Setting]:
     return sorted((Setting(dict(key), group) for key, group in groups.items()), key=rank)
 
 
+def heading_of(rows: Sequence[Row]) -> str:
+    """What a setting has several of."""
+    averaged = [key for key in AVERAGED if key in rows[0].job.swept]
+    return "runs" if len(averaged) > 1 else "folds" if averaged == ["data.fold"] else "seeds"
+
+
 def print_table(rows: Sequence[Row], metric: str) -> None:
-    """The settings, best first, with mean and spread over the seeds; then which of the keys mattered."""
+    """The settings, best first, with mean and spread over seeds and folds; then which of the keys mattered."""
     found = settings(rows, metric)
     is_averaged = any(len(setting.rows) > 1 for setting in found)
     keys = list(found[0].swept)
@@ -152,7 +159,8 @@ def print_table(rows: Sequence[Row], metric: str) -> None:
     if not keys:
         columns = [Column("setting", ["all"] * len(found))]
     if is_averaged:
-        columns.append(Column("seeds", [str(len(setting.values(metric))) for setting in found], is_number=True))
+        num_runs = [str(len(setting.values(metric))) for setting in found]
+        columns.append(Column(heading_of(rows), num_runs, is_number=True))
     for rank, tag in enumerate(tags):
         columns.append(Column(tag, [_cell(setting, tag, is_averaged) for setting in found], is_number=True, rank=rank))
     for word in ("failed", "pruned"):
