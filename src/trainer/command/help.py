@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trainer import __version__
 from trainer.command.folders import options
-from trainer.command.verbs import HELP, VERBS
+from trainer.command.verbs import ASKING, HELP, VERBS
 from trainer.config.schema import GROUPS
 from trainer.errors import UserError, nearest
 
@@ -90,7 +90,7 @@ def show_help(words: Sequence[str]) -> int:
         print("\n".join(f"  {topic:<{width}}  {about}" for topic, about in known.items()))
         print("\ntrain --help lists what can be chosen, with examples.")
         return 0
-    topic = "runs" if words[0] in VERBS else words[0].lower()
+    topic = "why" if words[0] in ASKING else "runs" if words[0] in VERBS else words[0].lower()
     if topic not in known or len(words) > 1:
         what = " ".join(words)
         raise UserError(f"help {what}: there is no such topic.{nearest(topic, known)} There is {', '.join(known)}.")

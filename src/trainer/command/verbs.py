@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.errors import UserError, nearest
+from trainer.signals import Signals
 
 HELP = """\
   train runs [DIR]                        a table of the runs below runs/: what differs, what they came to
@@ -12,20 +13,25 @@ HELP = """\
   train compare RUN RUN... [--png FILE]   what differs, results side by side, loss curves over each other
   train compare SWEEP [--png FILE]        its settings, the best first, which key mattered; sweep.metric=val/loss
   train show RUN                          one run: what was typed, results, diagnosis, files, how to continue
-  train board [DIR] [port=6006]           TensorBoard, for this machine alone"""
+  train board [DIR] [port=6006]           TensorBoard, for this machine alone
+  train reproduce RUN [steps=200]         trains it again: same bits, or the first number that differs, and why"""
 
+# What may be typed of a run's own keys: where it is computed and whose code it is, not what.
+OF_A_RUN = ("trust", "device", "threads", "data.path", "data.root")
 # What each verb takes beside folders.
 KEYS: dict[str, tuple[str, ...]] = {
     "runs": ("where", "sort", "--csv", "--json"),
     "compare": ("--png", "sweep.metric"),
     "show": (),
     "board": ("port",),
+    "reproduce": ("steps", "name", *OF_A_RUN),
 }
+ASKING = ("reproduce",)
 VERBS = tuple(KEYS)
 _FLAGS = ("--csv", "--json")
 
 
-def run_verb(argv: Sequence[str]) -> int:
+def run_verb(argv: Sequence[str], signals: Signals | None = None) -> int:
     """What `train VERB ...` asks for. Returns the exit code.
 
     Args:
@@ -36,6 +42,10 @@ def run_verb(argv: Sequence[str]) -> int:
     """
     verb = argv[0]
     folders, options = sorted_words(verb, argv[1:])
+    if verb in ASKING:
+        from trainer.command.asking import ask
+
+        return ask(verb, folders, options, signals or Signals())
     if verb in ("runs", "board"):
         if len(folders) > 1:
             raise UserError(f"{folders[1]}: train {verb} takes one folder. Type the one that holds all of them.")
@@ -88,7 +98,7 @@ def sorted_words(verb: str, words: Sequence[str]) -> tuple[list[str], dict[str, 
             options[name] = value
         elif word in KEYS[verb] and word in _FLAGS:
             options[word] = ""
-        elif word.startswith("-") or (re.match(r"[a-z]+=", word) and not Path(word).exists()):
+        elif word.startswith("-") or (re.match(r"[a-z.]+=", word) and not Path(word).exists()):
             hint = nearest(name, KEYS[verb]) or (f" It takes {', '.join(KEYS[verb])}." if KEYS[verb] else "")
             raise UserError(f"{word}: train {verb} has no such word.{hint}")
         else:

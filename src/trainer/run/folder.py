@@ -17,6 +17,7 @@ from trainer.disk.files import cannot_write, remove_leftovers
 from trainer.disk.lock import holder, locked
 from trainer.errors import UserError, nearest
 from trainer.monitor.journal import cut_metrics
+from trainer.run.origin import write_origin
 from trainer.run.parts import Parts
 from trainer.run.training import Training
 
@@ -139,6 +140,17 @@ def load(training: Training) -> None:
     state, max_steps = training.checkpoints.newest(training.warnings.append), parts.length.max_steps
     if state is None:
         return
+    take_up(training, state)
+    if parts.state.step > max_steps:
+        raise UserError(
+            f"max_steps={max_steps}: the run in {folder} is at step {parts.state.step} already. "
+            f"Type a larger max_steps= or max_epochs=."
+        )
+
+
+def take_up(training: Training, state: Config) -> None:
+    """Has the training stand where a checkpoint of it was written. Raises UserError: it is of another training."""
+    folder, parts = training.folder, training.parts
     try:
         for part in ("optimizer", "schedule", "scaler"):
             refuse_other_kinds(state[part], getattr(parts.state, part).state_dict(), part)
@@ -149,11 +161,6 @@ def load(training: Training) -> None:
         what = " ".join(str(error).split())[:300].rstrip(".")  # torch says in further lines what does not fit
         how = "If a class of yours has changed since, type another name= for a new run."
         raise UserError(f"{folder}: the checkpoint does not fit: {what}. {how}") from error
-    if parts.state.step > max_steps:
-        raise UserError(
-            f"max_steps={max_steps}: the run in {folder} is at step {parts.state.step} already. "
-            f"Type a larger max_steps= or max_epochs=."
-        )
 
 
 def begin_folder(folder: Path, parts: Parts, warn: Callable[[str], None]) -> bool:
@@ -167,6 +174,7 @@ def begin_folder(folder: Path, parts: Parts, warn: Callable[[str], None]) -> boo
             else:
                 (folder / "result.json").unlink(missing_ok=True)
                 cut_metrics(folder / "metrics.jsonl", state.step)
+            write_origin(folder, parts)
         except OSError as error:
             raise cannot_write(folder, error) from error
         needed = 3 * num_bytes(state.model.state_dict())

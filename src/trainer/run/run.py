@@ -16,16 +16,17 @@ from trainer.run.training import Training
 from trainer.signals import Signals
 
 
-def run(request: Request, signals: Signals | None = None) -> Config:
+def run(request: Request, signals: Signals | None = None, until: int | None = None) -> Config:
     """Trains, or continues a training. Returns what `result.json` holds.
 
     Args:
         signals: those of the command; without them none is listened to.
+        until: a step after which it is interrupted, saved.
 
     Raises:
         UserError: a mistake in the config, the data or the environment; nothing has been written then.
         RunStopped: a loss that is not finite.
-        Interrupted: a signal; the run has been saved.
+        Interrupted: a signal, or `until`; the run has been saved.
     """
     world = find_world()
     settings = settings_of(as_stored(request))
@@ -37,7 +38,7 @@ def run(request: Request, signals: Signals | None = None) -> Config:
         parts = world.together(lambda: build(settings, world))
         if (result := finished(folder, parts)) is not None:
             return result
-        training = Training(parts, folder, signals or Signals())
+        training = Training(parts, folder, signals or Signals(), until=until)
         with contextlib.ExitStack() as closing, blaming(settings):
             world.together(lambda: take_folder(folder, parts, closing))
             world.together(lambda: load(training))

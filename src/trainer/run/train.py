@@ -37,7 +37,8 @@ def train(training: Training) -> Config:
         agreement = Agreement(training.parts.world)
 
         def asked() -> Wish:
-            is_to_stop = training.is_stop_requested() or run.observer.pruned_for is not None
+            is_there = training.until is not None and training.parts.state.step >= training.until
+            is_to_stop = is_there or training.is_stop_requested() or run.observer.pruned_for is not None
             return Wish(*agreement(is_to_stop, run.observer.is_save_overdue()))
 
         with warnings.catch_warnings():

@@ -23,12 +23,14 @@ class Training:
     """
     Args:
         log: where it says how it goes, if not on the terminal.
+        until: the step after which it is interrupted; None for none. The length of the run stays what it is.
     """
 
     parts: Parts
     folder: Path
     signals: Signals
     log: TextIO | None = None
+    until: int | None = None
     checkpoints: Checkpoints = field(init=False)
     diagnosis: Diagnosis = field(init=False)
     warnings: list[str] = field(init=False)

@@ -1,0 +1,64 @@
+"""Verbs that ask a run why: they build it again, with torch, from what its folder says."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from trainer.command.composing import composer
+from trainer.command.verbs import OF_A_RUN
+from trainer.command.words import sorted_words
+from trainer.config.request import Request
+from trainer.config.schema import RULES, Number, resume_word
+from trainer.errors import UserError
+from trainer.finished.read import run_named
+from trainer.signals import Signals
+
+_COUNT = Number(at_least=1, whole=True)
+
+
+def stored(word: str, options: Mapping[str, str]) -> Request:
+    """What `train resume=<folder>` would ask for: a run as its folder has it, with what was typed.
+
+    Args:
+        word: the folder of a run, or its name below `runs/`.
+        options: of the verb; those of `OF_A_RUN` are of the run.
+    """
+    folder = run_named(word).folder
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"{word}: has no config.yaml, from which it could be built. train runs lists others.")
+    (resume,) = shlex.split(resume_word(folder))
+    argv = [resume, *(f"{key}={value}" for key, value in options.items() if key in OF_A_RUN)]
+    with composer(argv, sorted_words(argv)) as made:
+        return made.request()
+
+
+def count(verb: str, options: Mapping[str, str], key: str, example: int) -> int | None:
+    """A whole number from 1 of an option; None where it was not typed."""
+    if key not in options:
+        return None
+    try:
+        number = int(options[key])
+    except ValueError:
+        number = 0
+    if not _COUNT.allows(number):
+        raise UserError(f"{key}={options[key]}: must be {_COUNT.accepts}. Type train {verb} ... {key}={example}.")
+    return number
+
+
+def ask(verb: str, words: Sequence[str], options: Mapping[str, str], signals: Signals) -> int:
+    """What `train reproduce RUN` and its like ask for. Returns the exit code.
+
+    Raises:
+        UserError: a word is wrong, or names no run.
+    """
+    if len(words) != 1:
+        raise UserError(f"train {verb} takes one run, not {len(words)}. train runs lists them.")
+    name = options.get("name")
+    if name is not None and not RULES["name"].allows(name):
+        raise UserError(f"name={name}: must be {RULES['name'].accepts}. Type name=again.")
+    if name is not None and Path("runs", name).exists():
+        raise UserError(f"name={name}: runs/{name} is there already. Type another name=.")
+    steps = count(verb, options, "steps", 200)
+    from trainer.use.reproduce import reproduce  # torch comes with it
+
+    return reproduce(stored(words[0], options), signals, steps, name)
