@@ -1,7 +1,7 @@
 """Verbs that ask a run why: they build it again, with torch, from what its folder says."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from trainer.command.composing import composer
@@ -53,12 +53,27 @@ def ask(verb: str, words: Sequence[str], options: Mapping[str, str], signals: Si
     """
     if len(words) != 1:
         raise UserError(f"train {verb} takes one run, not {len(words)}. train runs lists them.")
+    return VERBS[verb](verb, words[0], options, signals)
+
+
+def _reproduce(verb: str, word: str, options: Mapping[str, str], signals: Signals) -> int:
     name = options.get("name")
     if name is not None and not RULES["name"].allows(name):
         raise UserError(f"name={name}: must be {RULES['name'].accepts}. Type name=again.")
     if name is not None and Path("runs", name).exists():
         raise UserError(f"name={name}: runs/{name} is there already. Type another name=.")
-    steps = count(verb, options, "steps", 200)
+    steps, request = count(verb, options, "steps", 200), stored(word, options)
     from trainer.use.reproduce import reproduce  # torch comes with it
 
-    return reproduce(stored(words[0], options), signals, steps, name)
+    return reproduce(request, signals, steps, name)
+
+
+def _replay(verb: str, word: str, options: Mapping[str, str], signals: Signals) -> int:
+    step, until, worst = (count(verb, options, key, n) for key, n in (("step", 100), ("until", 110), ("worst", 20)))
+    request = stored(word, options)
+    from trainer.use.replay import replay
+
+    return replay(request, signals, step, until, worst)
+
+
+VERBS: dict[str, Callable[[str, str, Mapping[str, str], Signals], int]] = {"reproduce": _reproduce, "replay": _replay}

@@ -14,7 +14,8 @@ HELP = """\
   train compare SWEEP [--png FILE]        its settings, the best first, which key mattered; sweep.metric=val/loss
   train show RUN                          one run: what was typed, results, diagnosis, files, how to continue
   train board [DIR] [port=6006]           TensorBoard, for this machine alone
-  train reproduce RUN [steps=200]         trains it again: same bits, or the first number that differs, and why"""
+  train reproduce RUN [steps=200]         trains it again: same bits, or the first number that differs, and why
+  train replay RUN step=200 [until=210]   a step again: its samples, their part in the gradient; worst=20"""
 
 # What may be typed of a run's own keys: where it is computed and whose code it is, not what.
 OF_A_RUN = ("trust", "device", "threads", "data.path", "data.root")
@@ -25,8 +26,9 @@ KEYS: dict[str, tuple[str, ...]] = {
     "show": (),
     "board": ("port",),
     "reproduce": ("steps", "name", *OF_A_RUN),
+    "replay": ("step", "until", "worst", *OF_A_RUN),
 }
-ASKING = ("reproduce",)
+ASKING = ("reproduce", "replay")
 VERBS = tuple(KEYS)
 _FLAGS = ("--csv", "--json")
 
