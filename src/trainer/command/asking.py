@@ -12,6 +12,7 @@ from trainer.config.schema import RULES, Number, resume_word
 from trainer.errors import UserError
 from trainer.finished.read import run_named
 from trainer.signals import Signals
+from trainer.sweep.compare import sweep_folder
 
 _COUNT = Number(at_least=1, whole=True)
 
@@ -51,15 +52,15 @@ def ask(verb: str, words: Sequence[str], options: Mapping[str, str], signals: Si
     Raises:
         UserError: a word is wrong, or names no run.
     """
+    if verb == "explain":
+        return _explain(words, options, signals)
     if len(words) != 1:
         raise UserError(f"train {verb} takes one run, not {len(words)}. train runs lists them.")
     return VERBS[verb](verb, words[0], options, signals)
 
 
 def _reproduce(verb: str, word: str, options: Mapping[str, str], signals: Signals) -> int:
-    name = options.get("name")
-    if name is not None and not RULES["name"].allows(name):
-        raise UserError(f"name={name}: must be {RULES['name'].accepts}. Type name=again.")
+    name = _name("again", options)
     if name is not None and Path("runs", name).exists():
         raise UserError(f"name={name}: runs/{name} is there already. Type another name=.")
     steps, request = count(verb, options, "steps", 200), stored(word, options)
@@ -74,6 +75,33 @@ def _replay(verb: str, word: str, options: Mapping[str, str], signals: Signals) 
     from trainer.use.replay import replay
 
     return replay(request, signals, step, until, worst)
+
+
+def _explain(words: Sequence[str], options: Mapping[str, str], signals: Signals) -> int:
+    metric, name = options.get("sweep.metric"), _name("explained", options)
+    if options.get("yes", "true") not in ("true", "false"):
+        raise UserError(f"yes={options['yes']}: must be true or false. Type yes=true.")
+    if len(words) == 1 and (folder := sweep_folder(words[0])) is not None:
+        from trainer.use.explain import explain_sweep
+
+        return explain_sweep(folder, metric)
+    if len(words) != 2:
+        raise UserError(f"train explain takes two runs, or one sweep, not {len(words)}. train runs lists them.")
+    seeds = count("explain", options, "seeds", 3) or 3
+    command = ["explain", *words, *(f"{key}={value}" for key, value in options.items())]
+    requests = [stored(word, options) for word in words]
+    from trainer.use.explain import explain
+
+    is_asked = options.get("yes") != "true"
+    return explain(requests, signals, command, seeds, is_asked, name, metric, options.get("--png"))
+
+
+def _name(example: str, options: Mapping[str, str]) -> str | None:
+    """`name=`, of a sweep."""
+    name = options.get("name")
+    if name is not None and not RULES["name"].allows(name):
+        raise UserError(f"name={name}: must be {RULES['name'].accepts}. Type name={example}.")
+    return name
 
 
 VERBS: dict[str, Callable[[str, str, Mapping[str, str], Signals], int]] = {"reproduce": _reproduce, "replay": _replay}

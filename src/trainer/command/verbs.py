@@ -15,7 +15,9 @@ HELP = """\
   train show RUN                          one run: what was typed, results, diagnosis, files, how to continue
   train board [DIR] [port=6006]           TensorBoard, for this machine alone
   train reproduce RUN [steps=200]         trains it again: same bits, or the first number that differs, and why
-  train replay RUN step=200 [until=210]   a step again: its samples, their part in the gradient; worst=20"""
+  train replay RUN step=200 [until=210]   a step again: its samples, their part in the gradient; worst=20
+  train explain A B [seeds=3] [yes=true]  which of the keys that differ made the difference, by runs between them
+  train explain SWEEP                     which of the swept keys did, and which pairs, from the sweep's own runs"""
 
 # What may be typed of a run's own keys: where it is computed and whose code it is, not what.
 OF_A_RUN = ("trust", "device", "threads", "data.path", "data.root")
@@ -27,8 +29,9 @@ KEYS: dict[str, tuple[str, ...]] = {
     "board": ("port",),
     "reproduce": ("steps", "name", *OF_A_RUN),
     "replay": ("step", "until", "worst", *OF_A_RUN),
+    "explain": ("seeds", "yes", "name", "sweep.metric", "--png", *OF_A_RUN),
 }
-ASKING = ("reproduce", "replay")
+ASKING = ("reproduce", "replay", "explain")
 VERBS = tuple(KEYS)
 _FLAGS = ("--csv", "--json")
 

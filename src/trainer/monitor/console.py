@@ -90,7 +90,7 @@ def summary_rows(
         has_events: it can be looked at in TensorBoard.
     """
     tags = ("train/loss", "val/loss", "val/accuracy", "test/loss", "test/accuracy")
-    found = [(finding.where, f"step {finding.step}: {finding.advice}") for finding in findings]
+    found = [(finding.where, f"step {finding.step}: {finding.what_to_do}") for finding in findings]
     return [
         *((tag, short(result[tag])) for tag in tags if tag in result),
         *(found or [("diagnosis", "nothing is amiss")]),

@@ -19,12 +19,16 @@ def facts_of(
     num_samples: int,
     samples_per_step: int,
     is_scaled: bool,
+    batch_size: int = 0,
+    seen: Mapping[str, Any] | None = None,
 ) -> Facts:
     """
     Args:
         settings: the config, flat.
         parameters: name to number of dimensions, of those that train.
         num_samples: of the training split.
+        batch_size: samples that go through the model at once.
+        seen: what `trainer.monitor.evidence` has found.
     """
     on_purpose = {
         f"{name}.{part}".lstrip("."): module.get_submodule(part)
@@ -52,4 +56,7 @@ def facts_of(
         gives=getattr(model, "gives", "logits"),
         is_pretrained=any(getattr(module, "is_pretrained", False) for module in model.modules()),
         is_scaled=is_scaled,
+        batch_size=batch_size or samples_per_step,
+        steps_per_epoch=-(-num_samples // samples_per_step),
+        **(seen or {}),
     )

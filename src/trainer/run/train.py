@@ -156,6 +156,7 @@ def finish(training: Training, run: Opened, computation: Computation, is_over: b
             signals.received or signal.SIGTERM,  # another process of this training got it
         )
     run.journal.write(state.step, {f"test/{name}": number for name, number in numbers.items()})
+    run.observer.report(state.step, training.diagnosis.concluded(state.step))
     if not math.isfinite(numbers["loss"]):
         raise NonFinite(f"test/loss={numbers['loss']}: the loss on the test split is not finite")
 

@@ -12,7 +12,9 @@ from trainer.config.schema import leaves
 from trainer.data.batches import Batch, Batches
 from trainer.disk.checkpoint import Checkpoints
 from trainer.loop import Plan
+from trainer.monitor.causes import RULES
 from trainer.monitor.diagnosis import Diagnosis
+from trainer.monitor.evidence import evidence
 from trainer.monitor.facts import facts_of
 from trainer.run.parts import Parts
 from trainer.signals import Signals
@@ -49,8 +51,10 @@ class Training:
             len(parts.splits.train),
             length.samples_per_step,
             parts.state.scaler.is_enabled(),
+            length.batch_size,
+            evidence(parts.model, parts.loss_fn, parts.splits),
         )
-        self.diagnosis = Diagnosis(facts)
+        self.diagnosis = Diagnosis(facts, RULES)
 
     def is_stop_requested(self) -> bool:
         return self.signals.received != 0
