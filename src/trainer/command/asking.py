@@ -1,5 +1,6 @@
 """Verbs that ask a run why: they build it again, with torch, from what its folder says."""
 
+import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,18 +18,19 @@ from trainer.sweep.compare import sweep_folder
 _COUNT = Number(at_least=1, whole=True)
 
 
-def stored(word: str, options: Mapping[str, str]) -> Request:
+def stored(word: str, options: Mapping[str, str], more: Sequence[str] = ()) -> Request:
     """What `train resume=<folder>` would ask for: a run as its folder has it, with what was typed.
 
     Args:
         word: the folder of a run, or its name below `runs/`.
         options: of the verb; those of `OF_A_RUN` are of the run.
+        more: words in addition.
     """
     folder = run_named(word).folder
     if not (folder / "config.yaml").is_file():
         raise UserError(f"{word}: has no config.yaml, from which it could be built. train runs lists others.")
     (resume,) = shlex.split(resume_word(folder))
-    argv = [resume, *(f"{key}={value}" for key, value in options.items() if key in OF_A_RUN)]
+    argv = [resume, *(f"{key}={value}" for key, value in options.items() if key in OF_A_RUN), *more]
     with composer(argv, sorted_words(argv)) as made:
         return made.request()
 
@@ -104,4 +106,27 @@ def _name(example: str, options: Mapping[str, str]) -> str | None:
     return name
 
 
-VERBS: dict[str, Callable[[str, str, Mapping[str, str], Signals], int]] = {"reproduce": _reproduce, "replay": _replay}
+def _remedy(verb: str, word: str, options: Mapping[str, str], signals: Signals) -> int:
+    budget = seconds(options.get("budget", "5m"))
+    request = stored(word, options)
+    from trainer.run.folder import as_stored
+    from trainer.use.remedy import candidates, remedy
+
+    varied = {" ".join(words): stored(word, options, words) for words in candidates(as_stored(request))}
+    command = ["remedy", word, *(f"{key}={value}" for key, value in options.items())]
+    return remedy(request, varied, signals, command, budget)
+
+
+def seconds(text: str) -> float:
+    """`90s`, `5m`, `1.5h`."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
+    if found is None or not float(found[1]):
+        raise UserError(f"budget={text}: must be a time such as 90s, 5m or 1h. Type budget=5m.")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+VERBS: dict[str, Callable[[str, str, Mapping[str, str], Signals], int]] = {
+    "reproduce": _reproduce,
+    "replay": _replay,
+    "remedy": _remedy,
+}

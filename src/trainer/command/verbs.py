@@ -17,7 +17,8 @@ HELP = """\
   train reproduce RUN [steps=200]         trains it again: same bits, or the first number that differs, and why
   train replay RUN step=200 [until=210]   a step again: its samples, their part in the gradient; worst=20
   train explain A B [seeds=3] [yes=true]  which of the keys that differ made the difference, by runs between them
-  train explain SWEEP                     which of the swept keys did, and which pairs, from the sweep's own runs"""
+  train explain SWEEP                     which of the swept keys did, and which pairs, from the sweep's own runs
+  train remedy RUN [budget=5m]            tries what may mend it, each for a tenth of its length, and says what helps"""
 
 # What may be typed of a run's own keys: where it is computed and whose code it is, not what.
 OF_A_RUN = ("trust", "device", "threads", "data.path", "data.root")
@@ -30,8 +31,9 @@ KEYS: dict[str, tuple[str, ...]] = {
     "reproduce": ("steps", "name", *OF_A_RUN),
     "replay": ("step", "until", "worst", *OF_A_RUN),
     "explain": ("seeds", "yes", "name", "sweep.metric", "--png", *OF_A_RUN),
+    "remedy": ("budget", *OF_A_RUN),
 }
-ASKING = ("reproduce", "replay", "explain")
+ASKING = ("reproduce", "replay", "explain", "remedy")
 VERBS = tuple(KEYS)
 _FLAGS = ("--csv", "--json")
 

@@ -65,6 +65,7 @@ class Facts:
         dropout: the largest probability of any; 0 without.
         equal_units: layers whose units start alike.
         dead_layers: those whose ReLUs let nothing of a sample through.
+        has_images: whether samples can be augmented.
         outputs_are: where they should be logits and can't be.
         input_size: the root mean square of the training inputs, and `column_ratio` that of the largest column over the
             median one.
@@ -94,6 +95,7 @@ class Facts:
     has_batch_norm: bool = False
     has_attention: bool = False
     has_relus: bool = False
+    has_images: bool = True
     equal_units: Sequence[str] = ()
     dead_layers: Sequence[str] = ()
     outputs_are: str = ""
@@ -507,7 +509,8 @@ def vanishing_gradient(seen: Seen) -> Sighting | None:
         return None
     numbers = {f"grad_norm/{first}": norm, f"grad_norm/{last}": last_norm}
     meaning = "next to nothing arrives at the first layers, they do not learn"
-    return Sighting(first, numbers, meaning, attempt([*seen.better_start, "ReLUs for sigmoids, norm layers between"]))
+    words = [*seen.better_start, "norm layers between", *([] if seen.facts.has_relus else ["ReLUs for sigmoids"])]
+    return Sighting(first, numbers, meaning, attempt(words))
 
 
 def exploding_gradient(seen: Seen) -> Sighting | None:
@@ -654,7 +657,7 @@ def loss_not_falling(seen: Seen) -> Sighting | None:
         has_risen = first is not None and loss > first + LEARNT * abs(first)
         larger = [] if ratio > LARGEST_UPDATE or has_risen else [seen.lr_times(10)]
         smaller = [] if ratio < 10 * SMALLEST_UPDATE and not has_risen else [seen.lr_times(0.1)]
-        advice = attempt([*larger, *smaller, *seen.better_start])
+        advice = f"{attempt([*larger, *smaller, *seen.better_start])} train remedy tries them."
     return Sighting(None, numbers, meaning, advice)
 
 
@@ -683,7 +686,7 @@ def overfitting(seen: Seen) -> Sighting | None:
     words = [f"max_steps={seen.best_step}"]
     if (decay := seen.facts.number("optimizer.weight_decay")) >= 0:
         words.append(f"optimizer.weight_decay={max(0.01, 10 * decay):.2g}")
-    if settings.get("data.augment.crop_padding") == 0:
+    if settings.get("data.augment.crop_padding") == 0 and seen.facts.has_images:
         words.append("data.augment.crop_padding=2")
     kept = (
         " checkpoints/best.pt has the weights of that step." if settings.get("checkpoint.metric") == "val/loss" else ""

@@ -17,7 +17,7 @@ from trainer.trees import called, mapped
 from trainer.trials import undisturbed
 
 # Numbers of a split that are looked at: a few milliseconds.
-MOST_NUMBERS, FEWEST_ROWS = 1 << 19, 64
+MOST_NUMBERS, FEWEST_ROWS = 1 << 17, 64
 SAMPLES = 16  # that go through the model: outputs of fewer may lie between 0 and 1 by chance
 _SHIPPED = ("trainer.models.lenet", "trainer.models.two_layer", "trainer.models.resnet", "trainer.models.finetune")
 
@@ -29,6 +29,7 @@ def evidence(model: nn.Module, loss_fn: LossFunction, splits: Splits) -> dict[st
         **of_inputs(splits),
         **of_targets(loss_fn, splits),
         **of_outputs(model, loss_fn, splits.val),
+        "has_images": len(splits.input_shape) == 3,
     }
 
 
