@@ -10,6 +10,7 @@ from trainer.command.verbs import OF_A_RUN
 from trainer.command.words import sorted_words
 from trainer.config.request import Request
 from trainer.config.schema import RULES, Number, resume_word
+from trainer.disk.folder import read_result
 from trainer.errors import UserError
 from trainer.finished.read import run_named
 from trainer.signals import Signals
@@ -110,9 +111,11 @@ def _remedy(verb: str, word: str, options: Mapping[str, str], signals: Signals) 
     budget = seconds(options.get("budget", "5m"))
     request = stored(word, options)
     from trainer.run.folder import as_stored
-    from trainer.use.remedy import candidates, remedy
+    from trainer.use.again import folder_of
+    from trainer.use.remedy import candidates, diagnosed, remedy
 
-    varied = {" ".join(words): stored(word, options, words) for words in candidates(as_stored(request))}
+    said = diagnosed(read_result(folder_of(request)) or {})
+    varied = {" ".join(words): stored(word, options, words) for words in candidates(as_stored(request), said)}
     command = ["remedy", word, *(f"{key}={value}" for key, value in options.items())]
     return remedy(request, varied, signals, command, budget)
 

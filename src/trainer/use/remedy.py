@@ -37,11 +37,12 @@ OF_DATA = (
 )
 
 
-def candidates(request: Request) -> list[list[str]]:
+def candidates(request: Request, said: Sequence[str] = ()) -> list[list[str]]:
     """What may be typed in addition, the likeliest first: what is unusual in the config, then the learning rate.
 
     Args:
         request: with its stored config.
+        said: the rules of the run's diagnosis.
     """
     config = dict(schema.leaves(request.config))
     found: list[list[str]] = []
@@ -66,7 +67,8 @@ def candidates(request: Request) -> list[list[str]]:
     if config.get("model.init") not in (None, "kaiming") and config.get("model.weights") is None:
         found.append(["model.init=kaiming"])
     key = "scheduler.max_lr" if number("scheduler.max_lr") > 0 else "optimizer.lr"
-    rates = [[f"{key}={number(key) * factor:.3g}"] for factor in (0.1, 10, 0.01, 100) if number(key) > 0]
+    factors = (10, 100, 1000, 0.1) if "learning rate too small" in said else (0.1, 10, 0.01, 100)
+    rates = [[f"{key}={number(key) * factor:.3g}"] for factor in factors if number(key) > 0]
     rest = [["gradient.clip_norm=1"]] if config.get("gradient.clip_norm") is None else []
     if config.get("model.init") == "default" and config.get("model.weights") is None:
         found.remove(["model.init=kaiming"])
@@ -176,11 +178,20 @@ def tell(run: Path, numbers: Mapping[str, float], steps: int, result: Mapping[st
     if best and (plain == math.inf or plain - numbers[best] > HELPS * abs(plain)):
         print(f"\ntype the same command with {shlex.join(best.split())}, in a run with another name=")
         return 0
-    said = [found["rule"] for found in result.get("diagnosis") or [] if isinstance(found, dict) and found.get("rule")]
-    of_data = [rule for rule in said if rule in OF_DATA]
+    of_data = [rule for rule in diagnosed(result) if rule in OF_DATA]
     print("\nnothing of this helps. The data may be the cause" + (f": {', '.join(of_data)}" if of_data else "."))
     print(f"train replay {shlex.quote(str(run))} worst=20 shows the samples that cost most")
     return 0
+
+
+def diagnosed(result: Mapping[str, Any]) -> list[str]:
+    """The rules of a run's diagnosis. Foreign text."""
+    found = result.get("diagnosis")
+    return (
+        [str(one["rule"]) for one in found if isinstance(one, dict) and "rule" in one]
+        if isinstance(found, list)
+        else []
+    )
 
 
 def _gain(plain: float, number: float) -> str:
