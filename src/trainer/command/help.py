@@ -8,7 +8,7 @@ from pathlib import Path
 from trainer import __version__
 from trainer.command.folders import options
 from trainer.command.using import OPTIONS
-from trainer.command.verbs import HELP, USES, VERBS
+from trainer.command.verbs import ASKING, HELP, USES, VERBS
 from trainer.config.schema import GROUPS
 from trainer.errors import UserError, nearest
 from trainer.terminal import is_terminal
@@ -95,7 +95,7 @@ def show_help(words: Sequence[str]) -> int:
         print("\n".join(f"  {topic:<{width}}  {about}" for topic, about in known.items()))
         print("\ntrain --help lists what can be chosen, with examples.")
         return 0
-    of_verbs = {**dict.fromkeys(VERBS, "runs"), **dict.fromkeys(OPTIONS, "after")}
+    of_verbs = {**dict.fromkeys(VERBS, "runs"), **dict.fromkeys(OPTIONS, "after"), **dict.fromkeys(ASKING, "why")}
     topic = of_verbs.get(words[0], words[0].lower())
     if topic not in known or len(words) > 1:
         what = " ".join(words)

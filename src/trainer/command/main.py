@@ -36,7 +36,7 @@ def run_command(argv: list[str], signals: Signals | None = None) -> int:
     if argv[:1] == ["help"]:
         return show_help(argv[1:])
     if argv and argv[0] in VERBS:
-        return run_verb(argv)
+        return run_verb(argv, signals)
     if argv[:1] == ["find-lr"]:
         from trainer.command.finding import find_lr
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from trainer.command import using
 from trainer.errors import UserError, nearest
+from trainer.signals import Signals
 
 HELP = """\
   train runs [DIR]                        a table of the runs below runs/: what differs, what they came to
@@ -14,6 +15,11 @@ HELP = """\
   train compare SWEEP [--png FILE]        its settings, the best first, which key mattered; sweep.metric=val/loss
   train show RUN                          one run: what was typed, results, diagnosis, files, how to continue
   train board [DIR] [port=6006]           TensorBoard, for this machine alone
+  train reproduce RUN [steps=200]         trains it again: same bits, or the first number that differs, and why
+  train replay RUN step=200 [until=210]   a step again: its samples, their part in the gradient; worst=20
+  train explain A B [seeds=3] [yes=true]  which of the keys that differ made the difference, by runs between them
+  train explain SWEEP                     which of the swept keys did, and which pairs, from the sweep's own runs
+  train remedy RUN [budget=5m]            tries what may mend it, each for a tenth of its length, and says what helps
 
 Before a run:
   train find-lr [KEY=VALUE ...]           a few steps with each of 16 learning rates, and the best of them"""
@@ -26,6 +32,8 @@ USES = """\
     format=onnx (pt2 safetensors)  out=model.onnx  preprocessing=false  quantize=int8
   train pack RUN [out=run.zip]            one file to hand over: weights, config, a model card; nothing in it runs"""
 
+# What may be typed of a run's own keys: where it is computed and whose code it is, not what.
+OF_A_RUN = ("trust", "device", "threads", "data.path", "data.root")
 # What each verb takes beside folders.
 KEYS: dict[str, tuple[str, ...]] = {
     "runs": ("where", "sort", "--csv", "--json"),
@@ -33,12 +41,17 @@ KEYS: dict[str, tuple[str, ...]] = {
     "show": (),
     "board": ("port",),
     **{verb: using.known(verb) for verb in using.OPTIONS},
+    "reproduce": ("steps", "name", *OF_A_RUN),
+    "replay": ("step", "until", "worst", *OF_A_RUN),
+    "explain": ("seeds", "yes", "name", "sweep.metric", "--png", *OF_A_RUN),
+    "remedy": ("budget", *OF_A_RUN),
 }
+ASKING = ("reproduce", "replay", "explain", "remedy")
 VERBS = tuple(KEYS)
 _FLAGS = ("--csv", "--json")
 
 
-def run_verb(argv: Sequence[str]) -> int:
+def run_verb(argv: Sequence[str], signals: Signals | None = None) -> int:
     """What `train VERB ...` asks for. Returns the exit code.
 
     Args:
@@ -51,6 +64,10 @@ def run_verb(argv: Sequence[str]) -> int:
     if verb in using.OPTIONS:
         return using.use(verb, argv[1:])
     folders, options = sorted_words(verb, argv[1:])
+    if verb in ASKING:
+        from trainer.command.asking import ask
+
+        return ask(verb, folders, options, signals or Signals())
     if verb in ("runs", "board"):
         if len(folders) > 1:
             raise UserError(f"{folders[1]}: train {verb} takes one folder. Type the one that holds all of them.")
@@ -108,7 +125,7 @@ def sorted_words(verb: str, words: Sequence[str]) -> tuple[list[str], dict[str, 
             options[name] = value
         elif word in KEYS[verb] and word in _FLAGS:
             options[word] = ""
-        elif word.startswith("-") or (re.match(r"[a-z]+=", word) and not Path(word).exists()):
+        elif word.startswith("-") or (re.match(r"[a-z.]+=", word) and not Path(word).exists()):
             hint = nearest(name, KEYS[verb]) or (f" It takes {', '.join(KEYS[verb])}." if KEYS[verb] else "")
             raise UserError(f"{word}: train {verb} has no such word.{hint}")
         else:

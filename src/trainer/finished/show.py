@@ -165,7 +165,9 @@ def sentence(finding: Any) -> str:
     if isinstance(finding, Mapping):
         if {"rule", "step", "layer", "meaning", "advice"} <= finding.keys():
             where = f"{finding['rule']} in {finding['layer']}" if finding["layer"] else finding["rule"]
-            return f"step {finding['step']}, {where}: {finding['meaning']}. {finding['advice']}"
+            follows = finding.get("follows")
+            what = f"It may follow from what stands first: {follows}." if follows else finding["advice"]
+            return f"step {finding['step']}, {where}: {finding['meaning']}. {what}"
         return " ".join(f"{shown(key)}={cell(value)}" for key, value in finding.items())
     return shown(finding)
 

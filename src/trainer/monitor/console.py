@@ -98,7 +98,7 @@ def summary_rows(
     """
     splits = ("train/loss", "val/", "test/")  # in this order; terms of a loss have another / in their tags
     tags = [tag for split in splits for tag in result if tag.startswith(split) and is_summed_up(tag)]
-    found = [(finding.where, f"step {finding.step}: {finding.advice}") for finding in findings]
+    found = [(finding.where, f"step {finding.step}: {finding.what_to_do}") for finding in findings]
     return [
         *((tag, short(result[tag])) for tag in tags if tag in result),
         *([("overfit", result["overfit"])] if "overfit" in result else []),

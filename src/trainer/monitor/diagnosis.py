@@ -11,7 +11,7 @@ with room to spare, and runs that were made ill do not (`tests/test_diagnosis.py
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -24,8 +24,8 @@ DEAD = SATURATED = 0.5  # shares of units
 # A unit that works for one sample in ten is silent in a batch of 32 once in 30 times; smaller batches say too little.
 FEWEST_SAMPLES = 32
 NO_PULL = 1e-3  # by what share of itself the loss would change if the last layer's weights doubled
-FAR_FROM_CHANCE = 2.0  # times
 BY_HEART = 0.1  # less than this share of what a guess would cost
+VERY_FAR_FROM_CHANCE = 5.0  # times; deep networks of ReLUs begin at two or three, and learn
 FALLEN = 0.02  # by this share of where it began, or nobody can tell it from noise
 LEARNT = 0.5  # less than this share of where it began
 GENERALISATION_LOSS = 0.1  # the validation loss over its best, less one
@@ -33,6 +33,11 @@ LOST = 0.1  # this share of what was gained on the validation samples
 # "For long": so many steps (a usual warm-up has not more) and this share of the run.
 LONG_STEPS, LONG_SHARE = 100, 0.1
 RECENT = 5  # records over which the training loss is averaged, as that of a single batch is noisy
+EARLY_EPOCHS = 5  # in which little can be learnt by heart
+ENDED = 0.02  # of the largest learning rate: a schedule has come to its end
+# What may come of something else that is wrong.
+SYMPTOMS = {"dead ReLUs", "saturated outputs", "exploding gradient", "first update too large", "loss not falling"}
+FOLLOWING = SYMPTOMS | {"learning rate too large", "learning rate too small", "vanishing gradient", "overfitting"}
 OVERFLOWN = "the numbers have left the range of floating point"
 
 
@@ -53,6 +58,24 @@ class Facts:
         gives: what the model's outputs are: logits, probabilities or log_probabilities.
         is_pretrained: whether some of the weights were trained before.
         is_scaled: whether a gradient scaler looks for its scale by letting gradients overflow.
+        batch_size: samples that go through the model at once.
+        steps_per_epoch: of the training split.
+
+    The rest is what `trainer.monitor.evidence` sees; NaN where it sees nothing.
+
+    Args:
+        dropout: the largest probability of any; 0 without.
+        equal_units: layers whose units start alike.
+        dead_layers: those whose ReLUs let nothing of a sample through.
+        has_images: whether samples can be augmented.
+        outputs_are: where they should be logits and can't be.
+        input_size: the root mean square of the training inputs, and `column_ratio` that of the largest column over the
+            median one.
+        shift: how far validation inputs lie from training ones, in standard deviations.
+        label_shift: 0 for the same shares of classes in training and validation, up to 1.
+        largest_share: of the class that is most common in training, in validation.
+        num_val: samples.
+        target_mean, target_deviation: of numbers.
     """
 
     settings: Mapping[str, Any]
@@ -68,6 +91,25 @@ class Facts:
     gives: str = "logits"
     is_pretrained: bool = False
     is_scaled: bool = False
+    batch_size: int = 0
+    steps_per_epoch: int = 1
+    dropout: float = 0.0
+    has_batch_norm: bool = False
+    has_attention: bool = False
+    has_relus: bool = False
+    has_images: bool = True
+    equal_units: Sequence[str] = ()
+    dead_layers: Sequence[str] = ()
+    outputs_are: str = ""
+    input_size: float = math.nan
+    largest_column: int = 0
+    column_ratio: float = 1.0
+    shift: float = 0.0
+    label_shift: float = 0.0
+    largest_share: float = math.nan
+    num_val: int = 0
+    target_mean: float = math.nan
+    target_deviation: float = math.nan
 
     @property
     def weights(self) -> list[str]:
@@ -141,6 +183,7 @@ class Finding:
         numbers: what the rule saw, by name.
         meaning: what that says.
         advice: what to type, or where to look.
+        follows: the rule that explains it, where another finding does.
     """
 
     rule: str
@@ -149,6 +192,7 @@ class Finding:
     numbers: dict[str, float]
     meaning: str
     advice: str
+    follows: str = ""
 
     @property
     def where(self) -> str:
@@ -160,10 +204,15 @@ class Finding:
 
     def line(self) -> str:
         """For the console."""
-        return f"warning: step={self.step} {self.where}: {self.meaning} ({self.seen}). {self.advice}"
+        return f"warning: step={self.step} {self.where}: {self.meaning} ({self.seen}). {self.what_to_do}"
+
+    @property
+    def what_to_do(self) -> str:
+        """What to type, or which finding to mend first."""
+        return f"It may follow from what stands first: {self.follows}." if self.follows else self.advice
 
     def markdown(self) -> str:
-        return f"**{self.where}**, step {self.step}: {self.meaning}. {self.advice}\n\n`{self.seen}`"
+        return f"**{self.where}**, step {self.step}: {self.meaning}. {self.what_to_do}\n\n`{self.seen}`"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values; what is not finite as a word, which JSON has no number for."""
@@ -186,6 +235,15 @@ class Seen:
         train: the mean training loss before the last validation.
         best, best_step, best_train: the best validation loss, its step, and `train` there.
         reported: the rules that have been.
+        first_update: the ratio of the first update, see `update`.
+        moved: the layer and the ratio of the last update that was seen.
+        first_weights, growth: the norm of all weights in the first record, and how often that it is now.
+        largest_norm: of the last gradients, as the median of `norms`.
+        top_rate, ended: the largest learning rate so far, and the first step at which it was next to nothing.
+        early: the training loss while samples were new, or nearly: in the first `EARLY_EPOCHS`.
+        num_vals, num_bad: validations, and those of the last ones in a row that were no better than a guess.
+        best_accuracy, accuracy: of validation.
+        is_over: the run has come to its end.
     """
 
     facts: Facts
@@ -202,6 +260,19 @@ class Seen:
     best_step: int = 0
     best_train: float | None = None
     reported: list[str] = field(default_factory=list)
+    first_update: float | None = None
+    moved: tuple[str, float] | None = None
+    first_weights: float | None = None
+    growth: float | None = None
+    norms: list[float] = field(default_factory=list)
+    top_rate: float = 0.0
+    ended: int = 0
+    early: float | None = None
+    num_vals: int = 0
+    num_bad: int = 0
+    best_accuracy: float = 0.0
+    accuracy: float | None = None
+    is_over: bool = False
 
     def add(self, step: int, numbers: Mapping[str, float]) -> None:
         self.step, self.numbers = step, numbers
@@ -218,11 +289,61 @@ class Seen:
             self.num_records += 1
             if self.first_grad_norm is None and math.isfinite(numbers["grad_norm"]):
                 self.first_grad_norm = numbers["grad_norm"]
+            self._add_sizes(step, numbers)
         if "val/loss" in numbers:
+            self._add_validation(numbers)
             if self.pending[1]:
                 self.train, self.pending = self.pending[0] / self.pending[1], [0.0, 0]
             if self.best is None or numbers["val/loss"] < self.best:
                 self.best, self.best_step, self.best_train = numbers["val/loss"], step, self.train
+
+    def _add_sizes(self, step: int, numbers: Mapping[str, float]) -> None:
+        """What a record with statistics says of weights, updates and the learning rate."""
+        self.norms = [*self.norms, numbers["grad_norm"]][-RECENT:]
+        weights = math.hypot(*(numbers.get(f"weight_norm/{name}", 0.0) for name in self.facts.weights))
+        if self.first_weights is None:
+            self.first_weights = weights
+            self.first_update = self.update[1] if self.update is not None else None
+        self.moved = self.update
+        self.growth = weights / self.first_weights if self.first_weights else None
+        rate = max((x for tag, x in numbers.items() if tag.partition("/")[0] == "lr"), default=0.0)
+        self.top_rate = max(self.top_rate, rate)
+        if rate >= ENDED * self.top_rate:
+            self.ended = 0
+        elif not self.ended:
+            self.ended = step
+        if "train/loss" in numbers and 1 < step <= EARLY_EPOCHS * self.facts.steps_per_epoch:
+            self.early = numbers["train/loss"]
+
+    def _add_validation(self, numbers: Mapping[str, float]) -> None:
+        self.num_vals += 1
+        self.accuracy = numbers.get("val/accuracy")
+        self.best_accuracy = max(self.best_accuracy, self.accuracy or 0.0)
+        self.num_bad = self.num_bad + 1 if self.is_guess(numbers) else 0
+
+    def is_guess(self, numbers: Mapping[str, float]) -> bool:
+        """Whether a validation is no better than always saying the same."""
+        facts, loss = self.facts, numbers["val/loss"]
+        if "val/loss" in facts.guess:
+            return loss > 0.98 * facts.guess["val/loss"]
+        if self.chance is None or self.accuracy is None or math.isnan(facts.largest_share):
+            return False
+        return self.accuracy <= facts.largest_share + 2 * self.accuracy_error
+
+    @property
+    def accuracy_error(self) -> float:
+        """The standard error of a validation accuracy that is the share of the largest class."""
+        share = self.facts.largest_share
+        return math.sqrt(share * (1 - share) / max(1, self.facts.num_val)) if 0 <= share <= 1 else math.nan
+
+    @property
+    def has_signal(self) -> bool:
+        """Whether some validation was better than a guess, though the loss may hardly show it."""
+        if "val/loss" in self.facts.guess:
+            return self.best is not None and self.best < 0.99 * self.facts.guess["val/loss"]
+        if not self.num_vals or self.chance is None or math.isnan(self.accuracy_error):
+            return False
+        return self.best_accuracy > self.facts.largest_share + 3 * self.accuracy_error
 
     @property
     def loss(self) -> float:
@@ -245,8 +366,21 @@ class Seen:
 
     @property
     def has_learnt(self) -> bool:
-        """Whether the loss is well below where it began; True if that is not known."""
-        return self.start is None or self.loss < LEARNT * self.start
+        """Whether the loss is well below a guess, or where that is not known, where it began; True if neither is."""
+        guess = self.chance or self.facts.guess.get("train/loss") or self.first_loss
+        return guess is None or min(self.loss, self.now) < LEARNT * guess
+
+    @property
+    def now(self) -> float:
+        """The training loss of the last two records."""
+        return sum(self.losses[-2:]) / len(self.losses[-2:]) if self.losses else math.nan
+
+    @property
+    def is_ill(self) -> bool:
+        """Whether it has not learnt for long, or a symptom has been told of."""
+        if self.has_learnt:
+            return False
+        return self.step >= self.facts.long or bool(SYMPTOMS & {*self.reported})
 
     @property
     def is_guessing(self) -> bool:
@@ -327,7 +461,7 @@ def loss_far_from_chance(seen: Seen) -> Sighting | None:
     for tag, chance in seen.facts.chance.items():
         loss = seen.numbers.get(tag, chance)
         numbers = {tag: loss, "chance": chance}
-        if loss > FAR_FROM_CHANCE * chance:
+        if loss > VERY_FAR_FROM_CHANCE * chance:
             words = seen.better_start
             if seen.facts.settings.get("model.init") == "normal":
                 words.append(f"model.init_std={0.1 * seen.facts.number('model.init_std'):.2g}")
@@ -335,9 +469,6 @@ def loss_far_from_chance(seen: Seen) -> Sighting | None:
                 words.append("data.normalize=true")
             meaning = "untrained, the network is sure of wrong answers; its weights or its inputs are too large"
             return Sighting(None, numbers, meaning, attempt(words or ["smaller inputs"]))
-        if loss < chance / FAR_FROM_CHANCE and not seen.facts.is_pretrained:
-            meaning = "untrained, the network knows the answers; the inputs may hold the labels"
-            return Sighting(None, numbers, meaning, "Look at the data, and at the order of its classes.")
     return None
 
 
@@ -360,7 +491,7 @@ def no_gradient(seen: Seen) -> Sighting | None:
 
     Source: PyTorch documentation, "Autograd mechanics"; `torch.Tensor.detach`.
     """
-    if not seen.silent or seen.num_records < 3:
+    if not seen.silent or seen.num_records < 3 or {*seen.facts.dead_layers} & {*seen.silent}:
         return None
     meaning = "its gradient has been exactly zero from the start"
     advice = (
@@ -385,7 +516,8 @@ def vanishing_gradient(seen: Seen) -> Sighting | None:
         return None
     numbers = {f"grad_norm/{first}": norm, f"grad_norm/{last}": last_norm}
     meaning = "next to nothing arrives at the first layers, they do not learn"
-    return Sighting(first, numbers, meaning, attempt([*seen.better_start, "ReLUs for sigmoids, norm layers between"]))
+    words = [*seen.better_start, "norm layers between", *([] if seen.facts.has_relus else ["ReLUs for sigmoids"])]
+    return Sighting(first, numbers, meaning, attempt(words))
 
 
 def exploding_gradient(seen: Seen) -> Sighting | None:
@@ -428,21 +560,6 @@ def learning_rate_too_small(seen: Seen) -> Sighting | None:
     numbers = {f"update_ratio/{update[0]}": update[1], "train/loss": seen.loss}
     meaning = "a step changes the weights by less than 1e-4 of themselves, and the loss is still high"
     return Sighting(update[0], numbers, meaning, attempt([seen.lr_times(10)]))
-
-
-def learning_rate_too_large(seen: Seen) -> Sighting | None:
-    """The weights change by more than a hundredth of themselves a step, for long, and the loss has not fallen.
-
-    Where it has fallen, but not far, a tenth of the weights is too much.
-
-    Source: A. Karpathy, CS231n, "Neural Networks Part 3", "Ratio of weights:updates" (should be about 1e-3).
-    """
-    limit = 10 * LARGEST_UPDATE if seen.has_fallen else LARGEST_UPDATE
-    if seen.has_learnt or (update := seen.update) is None or update[1] < limit:
-        return None
-    numbers = {f"update_ratio/{update[0]}": update[1], "train/loss": seen.loss}
-    meaning = f"a step changes the weights by more than {limit:g} of themselves, and the loss stays high"
-    return Sighting(update[0], numbers, meaning, attempt([seen.lr_times(0.1)]))
 
 
 def first_update_too_large(seen: Seen) -> Sighting | None:
@@ -531,6 +648,8 @@ def loss_not_falling(seen: Seen) -> Sighting | None:
     if len(seen.losses) < RECENT or seen.step < seen.facts.long:
         return None
     first, chance, loss = seen.first_loss, seen.chance, seen.loss
+    if seen.has_learnt or seen.has_signal:  # it began below a guess, or there is little to be known
+        return None
     has_fallen = first is None or loss < first - FALLEN * abs(first)
     is_guessing = chance is not None and abs(loss - chance) < FALLEN * chance
     if has_fallen and not is_guessing:
@@ -545,7 +664,7 @@ def loss_not_falling(seen: Seen) -> Sighting | None:
         has_risen = first is not None and loss > first + LEARNT * abs(first)
         larger = [] if ratio > LARGEST_UPDATE or has_risen else [seen.lr_times(10)]
         smaller = [] if ratio < 10 * SMALLEST_UPDATE and not has_risen else [seen.lr_times(0.1)]
-        advice = attempt([*larger, *smaller, *seen.better_start])
+        advice = f"{attempt([*larger, *smaller, *seen.better_start])} train remedy tries them."
     return Sighting(None, numbers, meaning, advice)
 
 
@@ -564,7 +683,8 @@ def overfitting(seen: Seen) -> Sighting | None:
         return None
     if val <= seen.best + GENERALISATION_LOSS * abs(seen.best) or seen.train >= seen.best_train or not seen.has_learnt:
         return None
-    if seen.start is not None and val <= seen.best + LOST * (seen.start - seen.best):
+    guess = seen.chance or seen.facts.guess.get("train/loss") or seen.start
+    if guess is not None and val <= seen.best + LOST * (guess - seen.best):
         return None
     if seen.step - seen.best_step < LONG_SHARE * seen.facts.max_steps or seen.is_guessing:
         return None
@@ -573,7 +693,7 @@ def overfitting(seen: Seen) -> Sighting | None:
     words = [f"max_steps={seen.best_step}"]
     if (decay := seen.facts.number("optimizer.weight_decay")) >= 0:
         words.append(f"optimizer.weight_decay={max(0.01, 10 * decay):.2g}")
-    if settings.get("data.augment.crop_padding") == 0:
+    if settings.get("data.augment.crop_padding") == 0 and seen.facts.has_images:
         words.append("data.augment.crop_padding=2")
     kept = (
         " checkpoints/best.pt has the weights of that step." if settings.get("checkpoint.metric") == "val/loss" else ""
@@ -612,12 +732,14 @@ class Rule:
         tag: made at records that have it; others neither count nor interrupt.
         records: in a row.
         is_long: and over `Facts.long` steps.
+        rank: of what is found together, the lowest explains the others that are of `FOLLOWING`.
     """
 
     check: Callable[[Seen], Sighting | None]
     records: int = 1
     is_long: bool = False
     tag: str = "train/loss"
+    rank: int = 100
 
     @cached_property
     def name(self) -> str:
@@ -638,40 +760,62 @@ CAUSES = (
     "saturated outputs",
 )
 RULES = (
-    Rule(loss_far_from_chance),
-    Rule(frozen_layer),
-    Rule(no_gradient),
-    Rule(vanishing_gradient, records=2),
+    Rule(loss_far_from_chance, rank=30),
+    Rule(frozen_layer, rank=20),
+    Rule(no_gradient, rank=21),
+    Rule(vanishing_gradient, records=2, rank=60),
     Rule(exploding_gradient),
     Rule(first_update_too_large),
-    Rule(learning_rate_too_small, records=5, is_long=True),
-    Rule(learning_rate_too_large, records=5, is_long=True),
+    Rule(learning_rate_too_small, records=5, is_long=True, rank=70),
     Rule(dead_relus, records=2),
     Rule(saturated_outputs, records=2),
     Rule(loss_not_falling, records=2),
-    Rule(overfitting, records=3, tag="val/loss"),
-    Rule(nothing_carries_over, records=2, tag="val/loss"),
+    Rule(overfitting, records=3, tag="val/loss", rank=90),
+    Rule(nothing_carries_over, records=2, tag="val/loss", rank=95),
 )
 
 
 class Diagnosis:
     """Applies the rules to the records of a run.
 
+    Args:
+        rules: those that ask whether a symptom was told of come behind the symptoms.
+
     Attributes:
-        findings: all that were reported, in the order of their steps.
+        told: all that were reported, in the order of their steps.
     """
 
-    def __init__(self, facts: Facts) -> None:
-        self.findings: list[Finding] = []
-        self._seen = Seen(facts)
+    def __init__(self, facts: Facts, rules: Sequence[Rule] = RULES) -> None:
+        self.told: list[Finding] = []
+        self._seen, self._rules = Seen(facts), rules
         self._streaks: dict[str, list[int]] = {}  # rule to the first step of its row of records, and their number
+
+    @property
+    def findings(self) -> list[Finding]:
+        """All that were reported, what explains the others first."""
+        ranks = {rule.name: rule.rank for rule in self._rules}
+        ranked = sorted(self.told, key=lambda finding: ranks.get(finding.rule, 100))
+        return [
+            replace(finding, follows=ranked[0].rule if i and finding.rule in FOLLOWING else "")
+            for i, finding in enumerate(ranked)
+        ]
 
     def observe(self, step: int, numbers: Mapping[str, float]) -> list[Finding]:
         """Takes one record, of training or of validation, and returns what it is the first to show."""
         self._seen.add(step, numbers)
+        return self._judged(step)
+
+    def concluded(self, step: int) -> list[Finding]:
+        """What is to be said when the run has come to its end and nothing more will be seen."""
+        self._seen.is_over = True
+        return self._judged(step, is_last=True)
+
+    def _judged(self, step: int, is_last: bool = False) -> list[Finding]:
         new = []
-        for rule in RULES:
-            if rule.name in self._seen.reported or rule.tag not in numbers:
+        for rule in self._rules:
+            if rule.name in self._seen.reported or (rule.tag not in self._seen.numbers and not is_last):
+                continue
+            if is_last and rule.rank == 100:  # of symptoms all has been seen
                 continue
             sighting = rule.check(self._seen)
             if sighting is None:
@@ -679,10 +823,12 @@ class Diagnosis:
                 continue
             first, count = self._streaks.get(rule.name, (step, 0))
             self._streaks[rule.name] = [first, count + 1]
-            if count + 1 >= rule.records and (not rule.is_long or step - first >= self._seen.facts.long):
+            is_enough = count + 1 >= rule.records and (not rule.is_long or step - first >= self._seen.facts.long)
+            if is_enough or is_last:
                 new.append(Finding(rule.name, step, *sighting))
                 self._seen.reported.append(rule.name)
-        self.findings += new
+        new.sort(key=lambda finding: next(rule.rank for rule in self._rules if rule.name == finding.rule))
+        self.told += new
         return new
 
     def stopped(self, step: int) -> list[Finding]:
@@ -692,8 +838,9 @@ class Diagnosis:
             return []
         self._seen.reported.append(name)
         numbers = {"train/loss": self._seen.losses[-1]} if self._seen.losses else {}
-        self.findings.append(Finding(name, step, None, numbers, OVERFLOWN, attempt(self._seen.calmer)))
-        return self.findings[-1:]
+        self.told.append(Finding(name, step, None, numbers, OVERFLOWN, attempt(self._seen.calmer)))
+        causes = self.concluded(step)
+        return [*causes, *(finding for finding in self.told if finding.rule == name)]
 
     def markdown(self) -> str:
         """All findings, or that there are none."""
@@ -701,8 +848,10 @@ class Diagnosis:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers, words, lists and dicts."""
-        seen = {x.name: getattr(self._seen, x.name) for x in fields(Seen) if x.name not in ("facts", "numbers")}
-        findings = [finding.as_dict() for finding in self.findings]
+        seen = {
+            x.name: getattr(self._seen, x.name) for x in fields(Seen) if x.name not in ("facts", "numbers", "is_over")
+        }
+        findings = [finding.as_dict() for finding in self.told]
         return copy.deepcopy({"seen": seen, "streaks": self._streaks, "findings": findings})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -710,7 +859,7 @@ class Diagnosis:
         known = {x.name for x in fields(Seen)}  # a checkpoint may be of another version
         seen = {name: value for name, value in state["seen"].items() if name in known}
         self._seen, self._streaks = Seen(self._seen.facts, **seen), state["streaks"]
-        self.findings = [
+        self.told = [
             Finding(**{**finding, "numbers": {name: float(x) for name, x in finding["numbers"].items()}})
             for finding in state["findings"]
         ]

@@ -21,6 +21,8 @@ def facts_of(
     samples_per_step: int,
     is_scaled: bool,
     targets: tuple[Any, Any],
+    batch_size: int = 0,
+    seen: Mapping[str, Any] | None = None,
 ) -> Facts:
     """
     Args:
@@ -28,6 +30,8 @@ def facts_of(
         parameters: name to number of dimensions, of those that train.
         num_samples: of the training split.
         targets: of the training split and of the validation split.
+        batch_size: samples that go through the model at once.
+        seen: what `trainer.monitor.evidence` has found.
     """
     on_purpose = {
         f"{name}.{part}".lstrip("."): module.get_submodule(part)
@@ -56,6 +60,9 @@ def facts_of(
         gives=getattr(model, "gives", "logits"),
         is_pretrained=any(getattr(module, "is_pretrained", False) for module in model.modules()),
         is_scaled=is_scaled,
+        batch_size=batch_size or samples_per_step,
+        steps_per_epoch=-(-num_samples // samples_per_step),
+        **(seen or {}),
     )
 
 

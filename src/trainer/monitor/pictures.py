@@ -60,6 +60,20 @@ def first_batch(inputs: Tensor, targets: Tree, meaning: Meaning) -> Pixels:
     return _grid(tiles, title, [[(name, _BLACK)] for name in names])
 
 
+def of_samples(inputs: Tensor, captions: Sequence[Caption], title: str) -> Pixels:
+    """Samples with what is to be said of each; those that are no images as numbers, a row per sample.
+
+    Args:
+        inputs: `[N, ...]`, at most `MAX_TILES` of which are shown.
+    """
+    inputs = inputs[:MAX_TILES].detach().cpu()
+    if inputs.dim() != 4:
+        rows = inputs.flatten(1)[:, :MAX_COLUMNS]
+        return _grid([_enlarged(_pixels(rows[None, None])[0], 4 * _TILE, 6 * _TILE)], f"{title}, a row each")
+    tiles = [_enlarged(tile, _LARGE_TILE) for tile in _pixels(shrunk(inputs, 2 * _LARGE_TILE))]
+    return _grid(tiles, title, captions)
+
+
 def wrong_samples(predictions: Predictions, meaning: Meaning) -> Pixels | None:
     """The samples that the model was surest of and wrong about, each with its true and its predicted class.
 

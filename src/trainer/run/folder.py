@@ -18,6 +18,7 @@ from trainer.disk.files import cannot_write, remove_leftovers
 from trainer.disk.lock import holder, locked
 from trainer.errors import UserError, nearest
 from trainer.monitor.journal import cut_metrics
+from trainer.run.origin import write_origin
 from trainer.run.parts import Parts
 from trainer.run.remembered import remember
 from trainer.run.training import Training
@@ -214,6 +215,17 @@ def load(training: Training) -> None:
     state, max_steps = training.checkpoints.newest(training.warnings.append), parts.length.max_steps
     if state is None:
         return
+    take_up(training, state)
+    if parts.state.step > max_steps:
+        raise UserError(
+            f"max_steps={max_steps}: the run in {folder} is at step {parts.state.step} already. "
+            f"Type a larger max_steps= or max_epochs=."
+        )
+
+
+def take_up(training: Training, state: Config) -> None:
+    """Has the training stand where a checkpoint of it was written. Raises UserError: it is of another training."""
+    folder, parts = training.folder, training.parts
     try:
         if (take_form := getattr(parts.state.optimizer, "take_form", None)) is not None:
             take_form(state["optimizer"])
@@ -224,11 +236,6 @@ def load(training: Training) -> None:
             training.diagnosis.load_state_dict(state["diagnosis"])
     except Exception as error:  # of every kind: the file may be anybody's
         raise does_not_fit(folder, error) from error
-    if parts.state.step > max_steps:
-        raise UserError(
-            f"max_steps={max_steps}: the run in {folder} is at step {parts.state.step} already. "
-            f"Type a larger max_steps= or max_epochs=."
-        )
 
 
 def begin_folder(folder: Path, parts: Parts, warn: Callable[[str], None]) -> bool:
@@ -243,6 +250,7 @@ def begin_folder(folder: Path, parts: Parts, warn: Callable[[str], None]) -> boo
                 (folder / "result.json").unlink(missing_ok=True)
                 cut_metrics(folder / "metrics.jsonl", state.step)
             remember(folder, parts)
+            write_origin(folder, parts)
         except OSError as error:
             raise cannot_write(folder, error) from error
         needed = 3 * num_bytes(state.model.state_dict())

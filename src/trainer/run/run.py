@@ -20,18 +20,22 @@ from trainer.signals import Signals
 
 
 def run(
-    request: Request, signals: Signals | None = None, tell: Callable[[Path], object] = lambda folder: None
+    request: Request,
+    signals: Signals | None = None,
+    tell: Callable[[Path], object] = lambda folder: None,
+    until: int | None = None,
 ) -> Config:
     """Trains, or continues a training. Returns what `result.json` holds.
 
     Args:
         signals: those of the command; without them none is listened to.
         tell: called with the run's folder, before anything is done in it.
+        until: a step after which it is interrupted, saved.
 
     Raises:
         UserError: a mistake in the config, the data or the environment; nothing has been written then.
         RunStopped: a loss that is not finite.
-        Interrupted: a signal; the run has been saved.
+        Interrupted: a signal, or `until`; the run has been saved.
     """
     world = find_world()
     settings = settings_of(as_stored(request))
@@ -44,7 +48,7 @@ def run(
         parts = world.together(lambda: build(settings, world))
         if not settings.dry_run and (result := finished(folder, parts)) is not None:
             return result
-        training = Training(parts, folder, signals or Signals())
+        training = Training(parts, folder, signals or Signals(), until=until)
         if settings.dry_run:
             from trainer.run.dry import dry_run
 

@@ -5,7 +5,7 @@ import itertools
 import math
 import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -49,7 +49,8 @@ def train(training: Training) -> Config:
         agreement = Agreement(training.parts.world)
 
         def asked() -> Wish:
-            is_to_stop = training.is_stop_requested() or run.observer.pruned_for is not None
+            is_there = training.until is not None and training.parts.state.step >= training.until
+            is_to_stop = is_there or training.is_stop_requested() or run.observer.pruned_for is not None
             return Wish(*agreement(is_to_stop, run.observer.is_save_overdue(), run.observer.is_time_over()))
 
         with warnings.catch_warnings():
@@ -77,13 +78,18 @@ def surroundings(training: Training, num_runs: int = 1) -> AbstractContextManage
 
 def find_features(training: Training, run: Opened) -> "Features | None":
     """Of a frozen backbone, unless its layers are to be watched at work."""
+    return features_for(training, run.journal.display.note)
+
+
+def features_for(training: Training, note: Callable[[str], None]) -> "Features | None":
+    """The same for a training that is written nowhere."""
     settings = training.parts.settings
     if not settings.fast or settings.monitor.activations:
         return None
     from trainer.disk.cache import num_bytes
     from trainer.fast.choose import features_of
 
-    limit, note = num_bytes(settings.cache_limit), run.journal.display.note
+    limit = num_bytes(settings.cache_limit)
     return features_of(training.work(), training.folder, limit, note, training.is_stop_requested)
 
 
@@ -134,12 +140,17 @@ def prepare(
 
 def computed(training: Training, run: Opened, features: "Features | None", is_alone: bool) -> Computation:
     """How the training is computed."""
+    return chosen(training, features, is_alone, run.journal.display.note)
+
+
+def chosen(training: Training, features: "Features | None", is_alone: bool, note: Callable[[str], None]) -> Computation:
+    """The same for a training that is written nowhere; `note` is told what takes its time."""
     settings, work = training.parts.settings, training.work()
     if not settings.fast and not settings.compile:
         return ordinary(work)
     from trainer.fast.choose import choose
 
-    return choose(work, features, settings.fast, settings.compile, is_alone, run.journal.display.note)
+    return choose(work, features, settings.fast, settings.compile, is_alone, note)
 
 
 def begin_board(training: Training, board: Board) -> None:
@@ -193,6 +204,7 @@ def finish(training: Training, run: Opened, computation: Computation, is_over: b
         )
     run.journal.write(state.step, found.numbers)
     run.facts |= found.facts
+    run.observer.report(state.step, training.diagnosis.concluded(state.step))
     for tag, loss in found.losses.items():
         if not math.isfinite(loss):
             raise NonFinite(f"{tag}={loss}: the loss on the test split is not finite")

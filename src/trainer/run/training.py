@@ -13,7 +13,9 @@ from trainer.config.schema import leaves
 from trainer.data.batches import Batch, Batches
 from trainer.disk.checkpoint import Checkpoints
 from trainer.loop import Plan
+from trainer.monitor.causes import RULES
 from trainer.monitor.diagnosis import Diagnosis
+from trainer.monitor.evidence import evidence
 from trainer.monitor.facts import facts_of
 from trainer.run.freeze import epochs
 from trainer.run.overfit import verdict
@@ -26,12 +28,14 @@ class Training:
     """
     Args:
         log: where it says how it goes, if not on the terminal.
+        until: the step after which it is interrupted; None for none. The length of the run stays what it is.
     """
 
     parts: Parts
     folder: Path
     signals: Signals
     log: TextIO | None = None
+    until: int | None = None
     checkpoints: Checkpoints = field(init=False)
     diagnosis: Diagnosis = field(init=False)
     warnings: list[str] = field(init=False)
@@ -51,8 +55,10 @@ class Training:
             length.samples_per_step,
             parts.state.scaler.is_enabled(),
             (parts.splits.train.targets, parts.splits.val.targets),
+            length.batch_size,
+            evidence(parts.model, parts.loss_fn, parts.splits),
         )
-        self.diagnosis = Diagnosis(facts)
+        self.diagnosis = Diagnosis(facts, RULES)
 
     def is_stop_requested(self) -> bool:
         return self.signals.received != 0

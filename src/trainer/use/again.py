@@ -1,0 +1,76 @@
+"""A run once more: its config as it is stored, with another folder, and what was recorded of it."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from trainer.config.request import Request
+from trainer.disk import foreign
+from trainer.disk.folder import read_result
+from trainer.errors import UserError
+from trainer.run.folder import as_stored
+
+CLOCKS = ("time/", "device/")  # tags that are never the same twice
+
+Numbers = dict[tuple[int, str], float | None]
+
+
+def again(request: Request, folder: Path | None, **changes: Any) -> Request:
+    """What the stored run of `resume=<folder>` asks for, in another folder.
+
+    Args:
+        request: as it would continue the run: its words alone count as typed.
+        folder: None for one with a date, as of a run without a name.
+        changes: keys of the top level.
+    """
+    stored = as_stored(request)
+    config = {**stored.config, "resume": None, "name": None, "run_dir": None if folder is None else str(folder)}
+    words = [word for word in stored.overrides if not word.startswith("resume=")]
+    words += [] if folder is None else [f"run_dir={folder}"]
+    return Request({**config, **changes}, stored.choices, words)
+
+
+def folder_of(request: Request) -> Path:
+    """The folder of the stored run."""
+    return Path(request.config["resume"]).expanduser()
+
+
+def read_ended(folder: Path) -> dict[str, Any]:
+    """The `result.json` of a run that has stopped training for whatever reason; raises UserError where it goes on."""
+    result = read_result(folder)
+    if result is None:
+        from trainer.finished.read import run_named
+
+        found = run_named(str(folder)).result
+        if found.get("status") == "running":
+            raise UserError(f"{folder}: is still going. Type the same when it has ended.")
+        return {**found, "steps": int(found.get("steps") or 0)}
+    return result
+
+
+def numbers(folder: Path) -> Numbers:
+    """All that `metrics.jsonl` has by step and tag, in its order, but for clocks; None for what was not finite."""
+    return {(step, tag): number for step, record in records(folder) for tag, number in record.items()}
+
+
+def records(folder: Path) -> Iterator[tuple[int, dict[str, float | None]]]:
+    """The lines of `metrics.jsonl`: the step, and the numbers by tag without clocks. Foreign text."""
+    try:
+        for line in foreign.lines(folder / "metrics.jsonl"):
+            try:
+                record = json.loads(line)
+                step = record.pop("step")
+            except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
+                continue  # torn
+            if type(step) is int:
+                yield (
+                    step,
+                    {
+                        tag: number
+                        for tag, number in record.items()
+                        if not tag.startswith(CLOCKS) and (number is None or type(number) in (int, float))
+                    },
+                )
+    except OSError as error:
+        raise UserError(f"{folder}/metrics.jsonl: can't be read: {error.strerror}.") from error

@@ -1,0 +1,84 @@
+"""`train remedy`: of planted causes the right key is first; what nothing mends is said to be the data's."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainer.command import main as cli
+from trainer.command.asking import seconds
+from trainer.errors import UserError
+from trainer.use import remedy
+
+Train = Callable[..., dict[str, Any]]
+LONG = ("monitor=scalars", "monitor.events=false", "max_steps=300", "checkpoint.every_minutes=null")
+DIGITS = ("model=two_layer", *LONG)
+SGD = (*DIGITS, "optimizer=sgd", "optimizer.lr=0.1")
+BLOBS = ("model._target_=ill.Net", "data._target_=ill.blobs", "trust=[ill]", *LONG)
+
+PLANTED: list[tuple[str, tuple[str, ...]]] = [
+    ("optimizer.lr", (*DIGITS, "optimizer.lr=1")),
+    ("optimizer.lr", (*DIGITS, "optimizer=sgd", "optimizer.lr=1e-5")),
+    ("optimizer.momentum", (*SGD, "optimizer.momentum=0.999")),
+    ("gradient.clip_norm", (*SGD, "gradient.clip_norm=0.0001")),
+    ("optimizer.weight_decay", (*SGD, "optimizer.weight_decay=1")),
+    ("optimizer.weight_decay", (*DIGITS, "optimizer=adamw", "optimizer.weight_decay=100")),
+    ("scheduler", (*SGD, "scheduler=exponential", "scheduler.interval=step", "scheduler.gamma=0.5")),
+    ("model.dropout", ("model.dropout=0.97", *LONG)),
+    ("model.init", (*DIGITS, "optimizer=sgd", "optimizer.lr=0.001", "model.init=normal")),
+    ("optimizer.lr", (*BLOBS, "optimizer.lr=1e-6")),
+]
+
+
+def first_key(said: str) -> str:
+    """Of the table's first row."""
+    lines = said.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("remedy "))
+    return lines[start + 1].partition("=")[0]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("key", "words"), PLANTED, ids=[f"{key}-{i}" for i, (key, _) in enumerate(PLANTED)])
+def test_the_right_key_is_first(
+    key: str,
+    words: tuple[str, ...],
+    train: Train,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    place = str(Path(__file__).parents[1] / "diagnosis")
+    monkeypatch.setattr(sys, "path", [*sys.path, place])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([place, *filter(None, [os.environ.get("PYTHONPATH")])]))
+    train(*words, "name=ill")
+    own = [word for word in words if word.startswith("trust=")]
+    before = {path: path.read_bytes() for path in Path("runs/ill").rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert cli.run_command(["remedy", "ill", *own]) == 0
+    said = capsys.readouterr().out
+    assert first_key(said) == key
+    assert f"type the same command with {key}=" in said
+    assert {path: path.read_bytes() for path in Path("runs/ill").rglob("*") if path.is_file()} == before
+
+
+def test_ties_and_what_nothing_mends(capsys: pytest.CaptureFixture[str]) -> None:
+    numbers = {"": 2.0, "a=1": 0.5, "b=2": 0.6, "c=3": 1.5}
+    assert remedy.near_ties(numbers) == ["a=1", "b=2"]
+    assert remedy.near_ties({"": 2.0, "a=1": 0.5, "b=2": 1.5}) == []
+    assert remedy.near_ties({"": 2.0, "a=1": 1.99, "b=2": 1.99}) == []
+    result = {"diagnosis": [{"rule": "labels without a pattern"}, {"rule": "loss not falling"}]}
+    assert remedy.tell(Path("runs/x"), {"": 2.0, "a=1": 1.99}, 200, result) == 0
+    assert "nothing of this helps. The data may be the cause: labels without a pattern" in capsys.readouterr().out
+
+
+def test_steps_and_budget() -> None:
+    assert remedy.length({"steps": 10_000, "seconds": 100.0}, 9, 300) == 1000
+    assert remedy.length({"steps": 400, "seconds": 1.0}, 9, 300) == 200
+    assert remedy.length({"steps": 10_000, "seconds": 10_000.0}, 4, 300) == 75
+    with pytest.raises(UserError, match=r"9 runs of 200 steps take about 30 minutes\. Type budget=30m"):
+        remedy.length({"steps": 10_000, "seconds": 10_000.0}, 9, 300)
+    assert [seconds(text) for text in ("90s", "5m", "1.5h")] == [90, 300, 5400]
+    with pytest.raises(UserError, match="budget=5: must be a time such as 90s, 5m or 1h"):
+        seconds("5")
