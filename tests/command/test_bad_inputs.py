@@ -444,6 +444,11 @@ MISTAKES: list[Row] = [
     Row("data=table data.path=mine.csv data.targets=[y] data.drop=[z]", "data.drop=z: ... it has x, y.", table()),
     Row("data=table data.path=mine.csv data.targets=[y] data.group=y", "data.group=y: it is a target, too.", table()),
     Row("data=table data.path=mine.csv data.targets=[y] data.delimiter=dot", "data.delimiter=dot: must be auto, comma"),
+    Row(
+        "data=arrays data.path=mine.csv data.targets=[y] data.drop=[a]",
+        "data.drop: data=arrays has no drop; table has it. Type data=table 'data.drop=[a]'.",
+        table(),
+    ),
     Row("data=image_table data.path=mine.csv data.targets=[y]", "no column holds paths of images", table()),
     Row("data=image_folder", "data.root=???: is missing. Type data.root=..."),
     Row("data=image_folder data.root=pix", "data.root=pix: there is no {folder}/pix. Did you mean pics?", pictures),

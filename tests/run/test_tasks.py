@@ -60,6 +60,11 @@ def alone(are_items=False):
     return [*x] if are_items else trainer.Samples(x)
 
 
+def floats():
+    x = inputs(60, 6)
+    return x, (x[:, :1] > 0).float()
+
+
 class Linear(nn.Module):
     def __init__(self, in_features, out_features):
         super().__init__()
@@ -184,6 +189,14 @@ def test_images_are_their_own_targets_as_the_model_gets_them(tasks: Any, train: 
     turned = train(*words, "data.limit=64", "data.augment.rotation=90")
     assert 0 < plain["test/loss"] < 1.1
     assert turned["train/loss"] != plain["train/loss"]
+
+
+def test_whole_numbers_that_are_floats_are_classes_where_it_is_said(tasks: Any, train: Train) -> None:
+    words = ("data._target_=tasks.floats", "model=two_layer", "max_steps=2", *QUIET)
+    with pytest.raises(UserError, match=r"has float targets. Type loss=mse. Or data.task=classification, if these"):
+        train(*words)
+    assert "test/accuracy" in train(*words, "data.task=classification")
+    assert "test/accuracy" not in train(*words, "loss=mse")
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,8 @@ class Advice:
 
     def lacking(self, key: str, value: str) -> str | None:
         """What to type for a key that the chosen option lacks and another has; None where none has it."""
-        if self.right_key(key) is not None or (owned := self.owners(key)) is None:
+        is_anothers = "." in key and key not in self.known and bool(owners(self.folders, key))  # by this very name
+        if (self.right_key(key) is not None and not is_anothers) or (owned := self.owners(key)) is None:
             return None
         group, _, last = owned[0].partition(".")
         chosen, options = chosen_options(self.folders, self.argv)[group], owned[1]
@@ -151,7 +152,7 @@ class Advice:
         if key in ("data.path", "data.root") and (found := self._data_at(value)) is not None:
             return found
         for option in options:
-            if not {*missing_keys(self.folders, group, option)} - {key}:
+            if not {k for k in missing_keys(self.folders, group, option) if not self.value(k)} - {key}:
                 word = f"{key}={self._value(key, value)}" if value else f"{key}=..."
                 return shell.join([f"{group}={option}", word])
         return None

@@ -1,5 +1,6 @@
 """What a source of the user's gave, as three splits: a `Data`, a tuple or dict of splits, or one data set."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -187,6 +188,9 @@ def _reread(data: Data, name: str, asked: Asked) -> Data:
         _refuse_classes_of_numbers(asked.num_classes, name)
         cast = {split: _as_numbers(part) for split, part in given.items()}
         return _with_targets(replace(data, num_classes=None), cast)
+    if asked.task == "classification" and (whole := as_whole(targets)) is not None and targets.is_floating_point():
+        given = {split: part if (found := as_whole(part)) is None else found for split, part in given.items()}
+        targets = whole
     if data.num_classes is None and _task(targets, data, asked, name) == "classification":
         labels, more = _labels_of(given, name, asked)
         classes = given if labels is None else {split: labels(part) for split, part in given.items()}
@@ -202,6 +206,14 @@ def _refuse_classes_of_numbers(num_classes: int | None, name: str) -> None:
 def _with_targets(data: Data, targets: Mapping[str, Tensor]) -> Data:
     parts: dict[str, Any] = {split: Samples(getattr(data, split).inputs, part) for split, part in targets.items()}
     return replace(data, **parts)
+
+
+def as_whole(targets: Tensor) -> Tensor | None:
+    """`[N]` or `[N, 1]` numbers as `[N]` whole ones; None where they are others, or several."""
+    if targets.dim() > 2 or math.prod(targets.shape[1:]) != 1 or targets.is_complex():
+        return None
+    column = targets.flatten()
+    return column.long() if bool((column == column.floor()).all()) else None
 
 
 def _as_numbers(targets: Tensor) -> Tensor:

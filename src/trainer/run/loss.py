@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from trainer import trees
 from trainer.config.settings import Settings
 from trainer.data.batches import Batch
+from trainer.data.given import as_whole
 from trainer.data.prepare import Splits, targets_of
 from trainer.data.source import Data
 from trainer.errors import UserError, nearest
 from trainer.evaluate import MOST_AT_ONCE
 from trainer.losses import Kind, LossFunction
-from trainer.meaning import Classes, Labels, Places, Unread
+from trainer.meaning import Classes, Labels, Numbers, Places, Unread
 from trainer.run.classes import weigh_classes
 from trainer.run.environment import Precision, is_out_of_memory
 from trainer.run.instantiate import built, is_complaint, ours, words
@@ -40,7 +41,11 @@ def build_loss(
     criterion = built(settings, "loss")
     weigh_classes(settings, criterion, data)
     criterion = with_teacher(settings, criterion, data, splits, model, sample.inputs)
-    loss_fn = LossFunction(criterion, model, data.meaning, settings.names, ours(settings, "loss").get("weights"))
+    weights = ours(settings, "loss").get("weights")
+    try:
+        loss_fn = LossFunction(criterion, model, data.meaning, settings.names, weights)
+    except UserError as error:
+        raise UserError(f"{error}{task_to_type(data)}") from error
     note_differentiating(loss_fn, model, sample, precision)
     device = sample_device(sample)
     loss_fn.to(device, torch.float64 if settings.dtype == "float64" else torch.float32)
@@ -70,6 +75,14 @@ def build_loss(
         group = "loss" if any(output.requires_grad for output in leaves(outputs)) else "model"
         raise UserError(f"{group}={settings.names[group]}: no gradient leads through it; nothing would be learnt.")
     return loss_fn
+
+
+def task_to_type(data: Data) -> str:
+    """What to type where the targets are numbers that look like classes."""
+    targets = targets_of(data.train)
+    if not isinstance(data.meaning, Numbers) or not isinstance(targets, Tensor) or as_whole(targets) is None:
+        return ""
+    return " Or data.task=classification, if these whole numbers are classes."
 
 
 def note_differentiating(loss_fn: LossFunction, model: nn.Module, sample: Batch, precision: Precision) -> None:
