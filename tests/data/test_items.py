@@ -147,17 +147,17 @@ def test_workers_hear_no_ctrl_c_and_are_gone_when_nobody_wants_more() -> None:
 
 class Sleeping(Drawing):
     def __getitem__(self, i: int) -> Any:
-        time.sleep(0.3 if i < 8 else 60)
+        time.sleep(0.12 if i < 8 else 60)
         return super().__getitem__(i)
 
 
 def test_a_hanging_worker_is_a_line_and_many_slow_items_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loader, "PATIENCE", 1.0)
-    monkeypatch.setattr(loader, "LOOK_EVERY", 0.1)
+    monkeypatch.setattr(loader, "PATIENCE", 0.5)
+    monkeypatch.setattr(loader, "LOOK_EVERY", 0.05)
     items = Items(Sleeping(), "train")
     found = loader.read(items.load, [("a", list(range(8))), ("a", [8])], 1)
-    assert next(found)[0][:, 0].tolist() == list(range(8))  # 2.4 s
-    assert "the workers hang: not one item in 1 s." in refused(lambda: next(found))
+    assert next(found)[0][:, 0].tolist() == list(range(8))  # 0.96 s
+    assert "the workers hang: not one item in 0.5 s." in refused(lambda: next(found))
 
 
 class Failing(Drawing):

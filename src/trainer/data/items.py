@@ -13,7 +13,7 @@ from torch.utils.data import Subset, TensorDataset, default_collate
 
 from trainer.config import trust
 from trainer.data.quoting import cut, listed
-from trainer.draws import draws_apart, seed_draws, seed_from
+from trainer.draws import Watch, draws_apart, seed_draws, seed_from
 from trainer.errors import UserError
 from trainer.trees import Tree, leaves, mapped, num_samples
 
@@ -82,6 +82,8 @@ class Items:
     image_size: int | None = None
     known: Tensor | None = field(default=None, repr=False)
     tell: Callable[[], None] | None = field(default=None, repr=False)
+    _draws_all: bool = field(default=False, repr=False)  # from Python's and NumPy's generator, too
+    _watch: Watch | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -111,7 +113,7 @@ class Items:
             UserError: an item can't be read, or is of a form that nothing is trained on.
         """
         draws, rows = key
-        with draws_apart():
+        with contextlib.nullcontext() if self.is_still or self.tell is not None else draws_apart():
             batch = self._batch(self._items(draws, rows), f"{draws}/batch of {rows}")
         return self._parted(batch)
 
@@ -125,16 +127,25 @@ class Items:
         if self.is_still and hasattr(self.dataset, "__getitems__"):  # many at once are quicker
             with contextlib.suppress(Exception):  # which of them is at fault is told below
                 return list(self.dataset.__getitems__(rows))
-        return [self._item(draws, row) for row in rows]
-
-    def _item(self, draws: str, row: int) -> Any:
-        if not self.is_still:
-            seed_draws(seed_from(f"{draws}/{row}"))
-        try:
-            item = self.dataset[row]
+        watch = None if self.is_still or self._draws_all else self._watch or Watch()
+        if self.tell is not None:
+            self._watch = watch  # in a process of its own nobody else draws between two batches
+        items = []
+        for row in rows:
+            item = self._item(draws, row, watch is not None)
+            if watch is not None and watch.has_drawn():  # once more, with all generators seeded; so are the others then
+                self._draws_all, watch = True, None
+                item = self._item(draws, row, False)
             if self.tell is not None:
                 self.tell()
-            return item
+            items.append(item)
+        return items
+
+    def _item(self, draws: str, row: int, is_watched: bool = False) -> Any:
+        if not self.is_still:
+            (torch.default_generator.manual_seed if is_watched else seed_draws)(seed_from(f"{draws}/{row}"))
+        try:
+            return self.dataset[row]
         except UserError:
             raise
         except Exception as error:  # of whatever kind: it is somebody's own class
@@ -197,6 +208,8 @@ class Items:
 
     def _tensors(self, part: Any) -> Any:
         """Whatever holds numbers as tensors."""
+        if isinstance(part, Tensor | int | float):
+            return part
         if isinstance(part, Mapping):
             return {name: self._tensors(value) for name, value in part.items()}
         if isinstance(part, tuple):
@@ -209,7 +222,7 @@ class Items:
 
     def _mask(self, target: Any) -> Any:
         """A picture that is a target as its numbers, `[H, W]`, in the size of the images; anything else as it is."""
-        if not _is_picture(target):
+        if isinstance(target, Tensor | int | float) or not _is_picture(target):
             return target
         if self.image_size is not None:
             from PIL import Image, ImageOps

@@ -6,6 +6,7 @@ heard only while a batch is waited for, a worker is asked how many items it has 
 """
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import sys
@@ -46,7 +47,9 @@ def read(load: Callable[[Key], Any], keys: Iterable[Key], num_workers: int) -> I
         yield from map(load, keys)
         return
     source = _Source(load, os.getpid())
-    before = signal.getsignal(signal.SIGCHLD)
+    before: Any = signal.getsignal(signal.SIGCHLD)
+    if getattr(before, "__module__", "").startswith("torch.utils.data"):  # of a loader in the user's own code
+        before = signal.SIG_DFL
     try:
         with blocked(NOT_FOR_WORKERS), safe_path(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of more workers than cores: `trainer.data.prepare.doubts` says it
@@ -83,14 +86,15 @@ def read(load: Callable[[Key], Any], keys: Iterable[Key], num_workers: int) -> I
                 raise found
             yield found[0]
     finally:
-        kill()
-        with contextlib.suppress(Exception):
-            batches._shutdown_workers()
+        with _deaths_ignored():
+            kill()
+            with contextlib.suppress(Exception):
+                batches._shutdown_workers()
 
 
 def _next(batches: Any, source: "_Source", workers: list[Any], num_workers: int) -> Any:
     """The next batch in a tuple, or what a worker complains of; None after the last."""
-    num_read, since = int(source.num_read), time.monotonic()
+    num_read, since = source.num_read.value, time.monotonic()
     while True:
         try:
             return next(batches)
@@ -102,8 +106,8 @@ def _next(batches: Any, source: "_Source", workers: list[Any], num_workers: int)
                 raise UserError(
                     f"data.num_workers={num_workers}: {str(error).splitlines()[0]}. Type data.num_workers=0."
                 ) from error
-        if int(source.num_read) > num_read:
-            num_read, since = int(source.num_read), time.monotonic()
+        if source.num_read.value > num_read:
+            num_read, since = source.num_read.value, time.monotonic()
         elif time.monotonic() - since >= PATIENCE:
             raise UserError(
                 f"data.num_workers={num_workers}: the workers hang: not one item in {PATIENCE:g} s. See to what the "
@@ -120,6 +124,19 @@ def _deaths_heard(workers: list[Any], num_workers: int) -> Iterator[None]:
     before = signal.signal(signal.SIGCHLD, lambda *_: _refuse_dead(workers, num_workers, is_ended_too=False))
     try:
         _refuse_dead(workers, num_workers, is_ended_too=False)
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+@contextlib.contextmanager
+def _deaths_ignored() -> Iterator[None]:
+    """Workers that are killed within are meant to be: nobody's handler complains."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
         yield
     finally:
         signal.signal(signal.SIGCHLD, before)
@@ -157,7 +174,7 @@ class _Source:
 
     def __init__(self, load: Callable[[Key], Any], main: int) -> None:
         self.load, self.main = load, main
-        self.num_read = torch.zeros((), dtype=torch.int64).share_memory_()
+        self.num_read = multiprocessing.RawValue("q", 0)  # in shared memory
 
     def __len__(self) -> int:
         return 0  # nobody asks: batches come by their keys
@@ -172,7 +189,7 @@ class _Source:
             return error
 
     def _count(self) -> None:
-        self.num_read += 1
+        self.num_read.value += 1
 
     def begin(self, number: int) -> None:
         """In a new worker."""
