@@ -10,7 +10,7 @@ from trainer.command.folders import config_folders, options
 from trainer.command.words import Words
 from trainer.config.compose import combinations, composed, for_hydra
 from trainer.config.request import Request
-from trainer.config.schema import GROUPS, READ_HERE, is_open, is_unlisted
+from trainer.config.schema import GROUPS, OPEN, READ_HERE, is_open, is_unlisted
 from trainer.errors import UserError
 
 
@@ -127,14 +127,16 @@ def added(word: str) -> str:
 def own_classes(words: list[str]) -> list[str]:
     """`model._target_=mypackage.Net model.width=8` means the user's class and its own arguments.
 
-    The shipped option of that group, with arguments of another class, is replaced by `own`, which has none.
+    The shipped option of that group, with arguments of another class, is replaced by `own`, which has none. The options
+    for models of libraries take what those take, too.
     """
     # What a metric takes is its class's business, and a name of the user's is in no config.
     words = [f"++{word}" if word.startswith("metric.") else word for word in words]
     for group in GROUPS:
         chosen = [word.partition("=")[2] for word in words if word.startswith(f"{group}=")]
         is_named = any(word.startswith(f"{group}._target_=") for word in words)
-        if chosen[-1:] == ["own"] or (is_named and not chosen):
+        is_open = bool(chosen) and chosen[-1] in OPEN.get(group, ("own",))
+        if is_open or (is_named and not chosen):
             words = [f"++{word}" if word.startswith(f"{group}.") else word for word in words]
             words = words if chosen else [f"{group}=own", *words]
     return words

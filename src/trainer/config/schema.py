@@ -397,6 +397,8 @@ UNLISTED: dict[str, tuple[str, ...]] = {
     "model": ("freeze", "unfreeze_at"),
     "optimizer": ("decay", "layer_decay", "lr_times"),
 }
+# Options whose class takes more keys than their YAML lists.
+OPEN = {"model": ("own", "frozen", "timm", "torchvision", "hf")}
 # Keys that stand in a group but are read by the run, whatever the group's class: never given to it.
 READ_HERE: dict[str, tuple[str, ...]] = {
     "model": ("init", "init_std", "weights", *UNLISTED["model"]),
