@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from trainer import trees
 from trainer.config.schema import shown
-from trainer.criteria import FromFunction, OfModel, Said, takes_labels, with_labels
+from trainer.criteria import Dice, Focal, FromFunction, OfModel, Said, takes_labels, with_labels
 from trainer.distributed import ALONE, World
 from trainer.errors import UserError
 from trainer.meaning import Classes, Meaning, Places, Unread
@@ -88,7 +88,9 @@ class Wants:
     """What a criterion takes: `outputs` of the model in one of these forms, and targets in this one."""
 
     outputs: tuple[str, ...]
-    targets: str  # "index", "values" (class labels become one-hot) or "fractions" (values in 0..1)
+    # "index", "values" (class labels become one-hot), "fractions" (values in 0..1), or "masks": a class for each place,
+    # or fractions
+    targets: str
 
 
 _VALUES = Wants(("logits", "probabilities", "log_probabilities"), "values")
@@ -104,6 +106,8 @@ WANTS: dict[type[nn.Module], Wants] = {
     # The log-softmax of log-probabilities is themselves: cross-entropy takes both.
     nn.CrossEntropyLoss: Wants(("logits", "log_probabilities"), "index"),
     nn.NLLLoss: Wants(("log_probabilities", "probabilities"), "index"),
+    Focal: Wants(("logits",), "index"),
+    Dice: Wants(("logits",), "masks"),
 }
 # What to type instead where a criterion can't take what the model gives.
 INSTEAD = {
@@ -113,6 +117,10 @@ INSTEAD = {
     ("logits", nn.NLLLoss): "loss=cross_entropy",
     ("log_probabilities", nn.BCELoss): "loss=nll",
     ("log_probabilities", nn.BCEWithLogitsLoss): "loss=nll",
+    ("probabilities", Focal): "loss=nll",
+    ("log_probabilities", Focal): "loss=nll",
+    ("probabilities", Dice): "loss=bce",
+    ("log_probabilities", Dice): "loss=nll",
 }
 
 
@@ -171,13 +179,19 @@ class Term(nn.Module):
                 f"loss={names['loss']}: takes class labels, but data={names['data']} has {meaning.told}. "
                 f"Type loss={meaning.loss_to_type}."
             )
-        if isinstance(meaning, Places) and not is_index:
+        is_of_masks = self.wants.targets == "masks"
+        if is_of_masks and isinstance(meaning, Classes):
+            raise UserError(
+                f"loss={names['loss']}: compares masks, but data={names['data']} has one class for each sample. Type "
+                "loss=cross_entropy."
+            )
+        if isinstance(meaning, Places) and not is_index and not is_of_masks:
             raise UserError(
                 f"loss={names['loss']}: takes a number for each output, but data={names['data']} has a class for each "
                 "place. Type loss=cross_entropy."
             )
         is_weighted = is_index and (criterion.weight is not None or criterion.ignore_index >= 0)
-        if self.kind == "mean" and (is_weighted or isinstance(meaning, Places)):
+        if self.kind == "mean" and (is_weighted or (isinstance(meaning, Places) and is_index)):
             self.kind = "weighted mean"
             summed = copy.copy(criterion)  # its weights are the same
             summed.reduction = "sum"  # type: ignore[assignment]
@@ -209,7 +223,7 @@ class Term(nn.Module):
                     f"targets of shape {list(targets.shape)}. {loss} takes one output per class and place: [N, "
                     f"{num_classes}, ...], or [N, ..., {num_classes}]."
                 )
-            refuse_other_length("loss.weight", self.criterion.weight, num_classes)
+            refuse_other_length("loss.weight", getattr(self.criterion, "weight", None), num_classes)
             return
         if isinstance(self.meaning, Classes) and self.wants.targets == "index":
             num_classes = self.meaning.num_classes
@@ -221,8 +235,9 @@ class Term(nn.Module):
             refuse_other_length("loss.weight", self.criterion.weight, num_classes)
             return
         wanted = self.targets(outputs, targets)
+        num_outputs = outputs.shape[-1] if outputs.dim() == 2 else 1  # of a mask one number for all places
         for name in ("weight", "pos_weight"):
-            refuse_other_length(f"loss.{name}", getattr(self.criterion, name, None), outputs.shape[-1])
+            refuse_other_length(f"loss.{name}", getattr(self.criterion, name, None), num_outputs)
         if wanted.shape != outputs.shape:
             raise UserError(
                 f"{model}: gives outputs of shape {list(outputs.shape)}, but {data} has targets of shape "
@@ -231,7 +246,8 @@ class Term(nn.Module):
 
     def check_targets(self, targets: Tensor) -> None:
         """Refuses targets outside what the criterion is defined for; `targets`: all of a split."""
-        if not isinstance(self.meaning, Classes) and self.wants is not None and self.wants.targets == "fractions":
+        is_of_numbers = not isinstance(self.meaning, Classes | Places) and self.wants is not None
+        if is_of_numbers and self.wants.targets in ("fractions", "masks"):  # type: ignore[union-attr]
             low, high = targets.min().item(), targets.max().item()
             if low < 0 or high > 1:
                 raise UserError(

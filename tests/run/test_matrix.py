@@ -36,7 +36,7 @@ SHORT = random.Random(int(os.environ.get("TRAIN_TEST_SEED", "0"))).sample(DEEP, 
 
 
 # They have no class of their own, or one of another library's; or a loss that needs a model of its own kind.
-LEFT_OUT = {"own", "frozen", "timm", "torchvision", "hf", "of_model"}
+LEFT_OUT = {"own", "frozen", "timm", "torchvision", "hf", "of_model", "focal", "dice"}
 
 
 def test_the_matrix_is_whole() -> None:

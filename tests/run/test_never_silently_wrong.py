@@ -334,7 +334,7 @@ class TestSamplesThatAModelWritesInto:
     @pytest.mark.parametrize("net", ["Shifts", "Scales", "Leaks"])
     def test_are_handed_out_as_they_are(self, net: str, fast: str, batch_size: str, train: Train) -> None:
         words = (f"model._target_=mine.{net}", *DATA, f"batch_size={batch_size}", "max_steps=12", "eval_every=3")
-        found = train(*QUIET, *words, f"fast={fast}", "optimizer=sgd", "name=a")
+        found = train(*QUIET, *words, f"fast={fast}", "optimizer=sgd", "name=a", "test=last")
         expected = by_hand(*words, "optimizer=sgd")
         assert_close(weights(), expected, rtol=1e-5, atol=1e-6)
         parts = parts_of(*words)
@@ -472,7 +472,7 @@ class TestWeightsOfClasses:
     def test_count_as_in_one_batch(self, loss: str, train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
         model = "model=sequential" if loss == "nll" else "model=two_layer"
         numbers = ",".join(str(0.1 + i) for i in range(10))
-        words = (model, f"loss={loss}", f"+loss.weight=[{numbers}]", "loss.ignore_index=3", "data.limit=100")
+        words = (model, f"loss={loss}", f"loss.weight=[{numbers}]", "loss.ignore_index=3", "data.limit=100")
         words = (*words, "max_steps=6", "optimizer=sgd", "dtype=float64")
         if loss == "nll":
             words = (
@@ -489,9 +489,9 @@ class TestWeightsOfClasses:
 
     def test_of_another_length_are_refused(self, train: Train) -> None:
         with pytest.raises(UserError, match=r"^loss.weight: has 3 numbers; 10 are needed"):
-            train(*QUIET, "model=two_layer", "+loss.weight=[1,2,3]")
+            train(*QUIET, "model=two_layer", "loss.weight=[1,2,3]")
         with pytest.raises(UserError, match=r"^loss.pos_weight: has 2 numbers; 10 are needed"):
-            train(*QUIET, "model=two_layer", "loss=bce_with_logits", "+loss.pos_weight=[1,2]")
+            train(*QUIET, "model=two_layer", "loss=bce_with_logits", "loss.pos_weight=[1,2]")
 
 
 class TestKindsOfNumbers:

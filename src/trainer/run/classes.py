@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from trainer.config.schema import shown
 from trainer.config.settings import Settings
+from trainer.criteria import Focal
 from trainer.data.batches import Batches
 from trainer.data.prepare import targets_of
 from trainer.data.source import Data
@@ -14,7 +15,7 @@ from trainer.meaning import Classes, Places
 from trainer.run.instantiate import ours
 
 # torch's criteria with a weight for each class.
-WEIGHTED = (nn.CrossEntropyLoss, nn.NLLLoss)
+WEIGHTED = (nn.CrossEntropyLoss, nn.NLLLoss, Focal)
 MOST_DRAWN = 2**24  # samples that torch.multinomial takes
 
 

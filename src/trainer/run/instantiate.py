@@ -59,9 +59,9 @@ def ours(settings: Settings, group: str) -> Config:
     """
     names, kind = schema.READ_HERE.get(group, ()), found(settings, group)
     taken = set() if kind is None else set(trust.parameters(kind))
-    if group == "model" and settings.group(group).get("weights") is not None:
-        is_open = trust.takes_any(kind) and not trust.is_ours(kind)
-        taken |= {"weights"} & set(trust.parameters(kind)) | ({"weights"} if is_open else set())
+    has_weights = group == "model" and settings.group(group).get("weights") is not None
+    if has_weights and trust.takes_any(kind) and not trust.is_ours(kind):
+        taken.add("weights")
     read = {key: value for key, value in settings.group(group).items() if key in names and key not in taken}
     for key, value in read.items():
         schema.refuse_value(f"{group}.{key}", value)
@@ -109,7 +109,7 @@ def for_loss(settings: Settings, config: Any) -> Any:
     if not isinstance(config, Mapping):
         return config
     target = str(config.get("_target_"))
-    is_torchs = target.startswith("torch.nn.")
+    is_torchs = target.startswith(("torch.nn.", "trainer.criteria."))
     made = {
         key: {"_target_": "torch.tensor", "data": [float(number) for number in value]}
         if is_torchs and key in WEIGHTS and isinstance(value, list)

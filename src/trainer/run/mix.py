@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from trainer.config.settings import Settings
+from trainer.criteria import Focal
 from trainer.data.mix import Mix
 from trainer.data.prepare import targets_of
 from trainer.data.source import Data
@@ -33,7 +34,7 @@ def build_mix(settings: Settings, data: Data, loss_fn: LossFunction, world: Worl
     if is_classes and bool((targets < 0).any()):
         raise UserError(f"{key}: some samples have no class to mix. Leave it out.")
     for term in loss_fn.terms if is_classes else []:
-        if term.wants is None or isinstance(term.criterion, nn.NLLLoss):
+        if term.wants is None or isinstance(term.criterion, nn.NLLLoss | Focal):
             raise UserError(f"{key}: loss={settings.names['loss']} takes no shares of classes. Try loss=cross_entropy.")
         if term.kind == "weighted mean":
             raise UserError(f"{key}: shares of classes have no weights. Leave loss.class_weights out.")
