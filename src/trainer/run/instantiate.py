@@ -59,7 +59,8 @@ def ours(settings: Settings, group: str) -> Config:
     """
     names, kind = schema.READ_HERE.get(group, ()), found(settings, group)
     taken = set() if kind is None else set(trust.parameters(kind))
-    if group == "model" and trust.takes_any(kind) and not trust.is_ours(kind) and settings.group(group).get("weights"):
+    has_weights = group == "model" and settings.group(group).get("weights") is not None
+    if has_weights and trust.takes_any(kind) and not trust.is_ours(kind):
         taken.add("weights")
     read = {key: value for key, value in settings.group(group).items() if key in names and key not in taken}
     for key, value in read.items():
