@@ -43,7 +43,7 @@ def written(folder: Path) -> dict[str, list[int]]:
 
 CURVES = {f"test/pr/{i}": [6] for i in range(10)}
 BEGUN = {"about/command": [0], "about/config": [0], "about/environment": [0], "about/model": [0]}
-TEXTS = {**BEGUN, "about/diagnosis": [6], "about/computation": [6], "about/classes": [6]}
+TEXTS = {**BEGUN, "about/diagnosis": [6], "about/computation": [6], "about/per_class": [6]}
 LAYOUT = {"custom_scalars__config__": [0]}
 FIRST_BATCH, FILTERS, WRONG, CONFUSION = (
     f"watch_images/{name}" for name in ("first_batch", "filters", "wrong", "confusion")
@@ -72,8 +72,9 @@ def test_presets(train: Train) -> None:
     assert written(Path("runs/scalars")) == {**LAYOUT, **TEXTS}
     train("name=off", *FAST, "monitor=off")
     assert {path.name for path in Path("runs/off").iterdir()} == {
-        "checkpoints", "config.yaml", "metrics.jsonl", "overrides.yaml", "result.json"
-    }  # fmt: skip
+        *("checkpoints", "config.yaml", "metrics.jsonl", "model.json", "overrides.yaml", "predictions.npz"),
+        "result.json",
+    }
 
 
 KINDS = {
@@ -279,7 +280,8 @@ def test_losses_and_metrics_come_first(board: tuple[Get, Path]) -> None:
     groups = list(dict.fromkeys(tag.partition("/")[0] for tag in sorted(tags)))
     assert groups[:3] == ["test", "train", "val"]
     assert all(group.startswith("watch") for group in groups[3:])
-    assert sorted(tags)[:5] == ["test/accuracy", "test/loss", "train/loss", "val/accuracy", "val/loss"]
+    first = [tag for tag in sorted(tags) if "/last/" not in tag]
+    assert first[:5] == ["test/accuracy", "test/loss", "train/loss", "val/accuracy", "val/loss"]
     assert {"watch/lr", "watch/grad_norm", "watch_time/step_ms", "watch_gradients/fc1.bias", CONFUSION} <= tags
 
 
@@ -333,7 +335,7 @@ def test_served_projector(board: tuple[Get, Path]) -> None:
 def test_served_texts(board: tuple[Get, Path]) -> None:
     get, _ = board
     assert {run: set(tags) for run, tags in get("plugin/text/tags").items()} == {
-        "lenet": set(TEXTS), "regression": set(TEXTS) - {"about/classes"}
+        "lenet": set(TEXTS), "regression": set(TEXTS) - {"about/per_class"}
     }  # fmt: skip
 
     def text(tag: str) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 from tensorboard import default
 from tensorboard.plugins.hparams import api_pb2, backend_context, hparams_plugin
 
-METRICS = ("val/", "test/")  # in this order
+METRICS = ("val/", "test/")  # in this order; then those of the last weights, which stand behind those of the best
+LAST = "test/last/"
 
 
 class Context(backend_context.Context):
@@ -21,6 +22,7 @@ class Context(backend_context.Context):
         found = super().experiment_from_metadata(*args, **kwargs)
         differing = [info for info in found.hparam_infos if info.differs]
         metrics = [info for split in METRICS for info in found.metric_infos if info.name.tag.startswith(split)]
+        metrics.sort(key=lambda info: info.name.tag.startswith(LAST))  # five are ticked
         return api_pb2.Experiment(hparam_infos=differing or found.hparam_infos, metric_infos=metrics)
 
 

@@ -37,7 +37,7 @@ from trainer.monitor.tags import IMAGES
 MAX_WAITING = 1000  # records that may wait for the disk; one more, and the caller waits with them
 HPARAMS_PREFIX = "_hparams_/"  # the tags of the HPARAMS tab: a run that goes on writes them anew
 # What the end of a run writes, after its last step and its last checkpoint.
-END_PREFIXES = ("test/", IMAGES, "about/diagnosis", "about/computation", "about/classes")
+END_PREFIXES = ("test/", IMAGES, "about/diagnosis", "about/computation", "about/per_class")
 
 _CASTAGNOLI = 0x82F63B78  # the polynomial of CRC-32C, bits reversed (RFC 3720, appendix B.4)
 _CHUNK = 1024  # bytes that are looked up at once

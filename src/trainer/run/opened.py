@@ -188,7 +188,7 @@ def end_events(training: Training, run: Opened) -> None:
             events.text("about/profile", state.step, f"~~~~\n{lines}\n~~~~\n")
         if "per_class" in run.facts:
             head, *rows = cells(run.facts["per_class"])
-            events.text("about/classes", state.step, table(head, rows))
+            events.text("about/per_class", state.step, table(head, rows))
     if monitor.graph and is_finished:
         from trainer.monitor.graph import model_graph
 
