@@ -18,7 +18,7 @@ from trainer.trials import undisturbed
 
 # Numbers of a split that are looked at: a few milliseconds.
 MOST_NUMBERS, FEWEST_ROWS = 1 << 17, 64
-SAMPLES = 16  # that go through the model: outputs of fewer may lie between 0 and 1 by chance
+SAMPLES = 16  # that go through the model where outputs of two lie between 0 and 1
 _SHIPPED = ("trainer.models.lenet", "trainer.models.two_layer", "trainer.models.resnet", "trainer.models.finetune")
 
 
@@ -62,13 +62,20 @@ def of_outputs(model: nn.Module, loss_fn: LossFunction, split: Batches) -> dict[
     """
     if type(model).__module__ in _SHIPPED:
         return {}
-    activations, outputs = Activations(model), None
+    activations, outputs, said = Activations(model), None, ""
     with contextlib.suppress(Exception), undisturbed(model, next(model.parameters()).device):
         activations.watch()
-        outputs = called(model, mapped(Tensor.clone, first_samples(split, min(SAMPLES, len(split))).inputs))
+        outputs = _given(model, split, 2)
+        if outputs_are(loss_fn, outputs):  # of so few perhaps by chance
+            said = outputs_are(loss_fn, _given(model, split, SAMPLES))
     shares = {tag.partition("/"): share for tag, share in activations.numbers().items()}
     dead = [layer for (kind, _, layer), share in shares.items() if kind == "dead_units" and share == 1]
-    return {"dead_layers": dead, "outputs_are": outputs_are(loss_fn, outputs)}
+    return {"dead_layers": dead, "outputs_are": said}
+
+
+def _given(model: nn.Module, split: Batches, count: int) -> Any:
+    """What the model gives for copies of the first samples of a split."""
+    return called(model, mapped(Tensor.clone, first_samples(split, min(count, len(split))).inputs))
 
 
 def outputs_are(loss_fn: LossFunction, outputs: Any) -> str:
@@ -77,7 +84,7 @@ def outputs_are(loss_fn: LossFunction, outputs: Any) -> str:
     if not isinstance(meaning, Classes) or meaning.gives != "logits" or meaning.compared_with == "values":
         return ""
     scores = None if outputs is None else meaning.scores_of(outputs)
-    if scores is None or scores.numel() < 2 * SAMPLES or not bool(((scores > 0) & (scores < 1)).all()):
+    if scores is None or scores.shape[1] < 2 or not bool(((scores > 0) & (scores < 1)).all()):
         return ""
     sums = scores.float().sum(1)
     return "probabilities" if torch.allclose(sums, torch.ones_like(sums), atol=1e-3) else "between 0 and 1"
