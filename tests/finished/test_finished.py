@@ -668,7 +668,7 @@ def test_show_lists_a_file_with_several_names_once(
     monkeypatch.chdir(made)  # a copy of it has no links
     assert run_verb(["show", "adam"]) == 0
     files = {line.split()[0]: line.split()[1:] for line in section(capsys.readouterr().out, "files")}
-    assert files["result.json"] == [str(Path("runs/adam/result.json").stat().st_size), "B"]
+    assert files["result.json"] == [f"{Path('runs/adam/result.json').stat().st_size / 1000:.1f}", "kB"]
     checkpoints = [name for name in files if name.startswith("checkpoints/")]
     assert sorted(checkpoints) == sorted(
         f"checkpoints/{path.name}" for path in Path("runs/adam/checkpoints").glob("step_*")

@@ -116,6 +116,7 @@ def test_a_shipped_schedule_goes_on_from_any_step_as_if_never_stopped(path):
     def build() -> tuple[SGD, Schedule]:
         config = OmegaConf.to_container(OmegaConf.load(path))
         interval = config.pop("interval")
+        config.pop("metric", None)
         name = config.pop("_target_").rpartition(".")[2]
         missing = {"T_max": num_steps, "total_steps": num_steps, "max_lr": 10 * LR}
         short = {"step_size": 2, "milestones": [1, 3], "patience": 0, "warmup_steps": 4}

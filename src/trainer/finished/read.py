@@ -156,14 +156,20 @@ def read_run(folder: Path, name: str) -> Run:
         result |= {f"best/{tag}": value for tag, (value, _) in course.best.items()}
     findings = diagnosis if isinstance(diagnosis, list) else []
     findings = [finding for finding in findings if _depth_is_at_most(2, finding)]
-    rows = [row for row in classes if _is_class(row)] if isinstance(classes, list) else []
+    rows = [{key: row[key] for key in _CLASS} for row in classes if _is_class(row)] if isinstance(classes, list) else []
     return Run(folder, name, config, result, findings, rows)
+
+
+_CLASS = ("name", "precision", "recall", "F1", "support")
 
 
 def _is_class(row: Any) -> bool:
     """Whether it is a row of `trainer.monitor.classes.PerClass.rows`."""
-    keys = ("precision", "recall", "F1", "support")
-    return isinstance(row, dict) and isinstance(row.get("name"), str) and all(is_finite(row.get(key)) for key in keys)
+    return (
+        isinstance(row, dict)
+        and isinstance(row.get("name"), str)
+        and all(is_finite(row.get(key)) for key in _CLASS[1:])
+    )
 
 
 class _Loader(foreign.SafeLoader):

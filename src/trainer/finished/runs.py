@@ -156,6 +156,7 @@ def spent(run: Run) -> str:
 def as_json(run: Run) -> dict[str, Any]:
     """One flat object; what JSON has no number for is null."""
     everything = {"run": run.name, "folder": str(run.folder), **run.values, "diagnosis": run.diagnosis}
+    everything |= {"per_class": run.per_class} if run.per_class else {}
     return {key: None if isinstance(v, float) and not is_finite(v) else v for key, v in everything.items()}
 
 
