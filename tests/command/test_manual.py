@@ -131,7 +131,7 @@ class Shell:
             ["bash", "-c", f'train() {{ "{sys.executable}" -m trainer "$@"; }}\n{line}\ncomplete -p train'],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=600,
         )
         assert (done.returncode, done.stderr) == (0, ""), line
 
@@ -161,7 +161,7 @@ class Shell:
         assert not is_run
 
     def _python(self, words: list[str], line: str, is_run: bool) -> None:
-        done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=60)
+        done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr
 
     def _served(self, command: list[str]) -> None:

@@ -163,8 +163,10 @@ class TestChanges:
         refuse_changes(Path("runs/x"), CONFIG, changed("optimizer.nesterov", None))
 
     def test_what_is_free_are_keys_that_exist(self):
-        assert set(FREE) <= {key.split(".")[0] for key in RULES}
-        assert not any(is_free(key) for key in RULES if key.split(".")[0] in ("model", "data", "loss", "optimizer"))
+        assert set(FREE) <= {key.split(".")[0] for key in RULES} | {"data.num_workers"}
+        free = [key for key in RULES if key.split(".")[0] in ("model", "data", "loss", "optimizer") and is_free(key)]
+        assert free in ([], ["data.num_workers"])
+        assert is_free("data.num_workers")  # a line says to type another number of them, and to go on
         assert {section for section in SECTIONS if not is_free(section)} == {"gradient"}
 
 

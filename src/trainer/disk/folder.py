@@ -42,12 +42,13 @@ FREE = (
     "console",
     "sweep",
     "dry_run",
+    "data.num_workers",  # the order and the draws of samples are the same with any number
 )
 
 
 def is_free(key: str) -> bool:
     """Whether a key may change when a run goes on."""
-    return key.split(".")[0] in FREE
+    return key in FREE or key.split(".")[0] in FREE
 
 
 def locate(config: Mapping[str, Any], label: str) -> Path:
