@@ -74,7 +74,7 @@ def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
             env=env,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
             **options,
         )
 

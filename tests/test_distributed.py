@@ -90,7 +90,7 @@ def test_a_signal_to_one_rank_stops_both_at_the_same_step_and_they_go_on_exactly
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
     )
     assert alone.returncode == 2
     assert "it was trained by 2 processes, not 1" in alone.stderr

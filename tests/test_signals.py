@@ -141,7 +141,7 @@ def status(folder: Path, name: str) -> str:
 def test_a_run_whose_connection_is_lost_is_saved(tmp_path: Path) -> None:
     with started(tmp_path, "name=it", "monitor.every=10", runs=("it",)) as run:
         os.killpg(run.pid, signal.SIGHUP)
-        _, errors = run.communicate(timeout=60)
+        _, errors = run.communicate(timeout=600)
     assert run.returncode == 129
     assert errors.endswith("and saved. To continue: train resume=runs/it\n")
     assert status(tmp_path, "it") == "interrupted"
@@ -199,7 +199,7 @@ def test_under_nohup_it_trains_on(tmp_path: Path) -> None:
         time.sleep(1)
         assert run.poll() is None
         os.killpg(run.pid, signal.SIGTERM)
-        run.communicate(timeout=60)
+        run.communicate(timeout=600)
     assert run.returncode == 143
 
 
@@ -208,7 +208,7 @@ def test_a_sweep_whose_connection_is_lost_is_saved_and_goes_on(tmp_path: Path) -
     words = ("--multirun", "seed=0,1", "sweep.jobs=2", "sweep.stack=never", "monitor.every=10", "name=s")
     with started(tmp_path, *words, runs=("s/seed=0", "s/seed=1")) as run:
         os.killpg(run.pid, signal.SIGHUP)
-        out, errors = run.communicate(timeout=60)
+        out, errors = run.communicate(timeout=600)
     assert run.returncode == 129, errors
     assert (
         errors == "stopped with 2 of 2 jobs to go; those that ran are saved. To continue, type the same with name=s\n"

@@ -28,6 +28,6 @@ def python(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         preexec_fn=_drop if os.getuid() == 0 else None,
     )

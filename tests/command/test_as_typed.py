@@ -262,7 +262,7 @@ def test_the_line_ends_of_windows(tmp_path: Path) -> None:
     (tmp_path / "go.sh").write_bytes(
         f"{sys.executable} -m trainer {' '.join(QUICK)} name=one\r\n{sys.executable} -m trainer show one\r\n".encode()
     )
-    done = subprocess.run(["bash", "go.sh"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(["bash", "go.sh"], cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["one"]
     assert "runs/one: finished" in done.stdout

@@ -137,6 +137,6 @@ def test_in_bash(runs: None, tmp_path: Path, words: str, expected: list[str]) ->
         "_train_complete; printf '%s|' \"${COMPREPLY[@]}\"; complete -p train >&2\n"
     )
     env = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
-    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600)
     assert [answer for answer in done.stdout.split("|") if answer] == expected
     assert done.stderr == "complete -o default -o nospace -F _train_complete train\n"

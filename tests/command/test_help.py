@@ -97,7 +97,7 @@ def test_what_needs_no_torch_imports_none(words: list[str], tmp_path: Path) -> N
         "try: main()\nexcept SystemExit: print('torch' in sys.modules, 'hydra' in sys.modules)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True, timeout=600
     )
     assert done.stdout.splitlines()[-1] == "False False", done.stderr
 
@@ -109,6 +109,6 @@ def test_data_and_samples_have_a_short_name() -> None:
         "from trainer import Data, Samples\n"
         "from trainer.data import source; assert Data is source.Data and Samples is source.Samples\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=600)
     with pytest.raises(AttributeError, match="has no attribute 'Nope'"):
         trainer.__getattr__("Nope")

@@ -44,7 +44,7 @@ def typed(tmp_path: Path, theirs: Path) -> Typed:
     def run(*words: str, start: tuple[str, ...] = (str(script),), **more: str) -> subprocess.CompletedProcess[str]:
         env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", **more}
         command = [sys.executable, *start, *words]
-        return subprocess.run(command, cwd=theirs, env=env, capture_output=True, text=True, timeout=120)
+        return subprocess.run(command, cwd=theirs, env=env, capture_output=True, text=True, timeout=600)
 
     return run
 

@@ -135,7 +135,7 @@ class Shell:
             ["bash", "-c", f'train() {{ "{sys.executable}" -m trainer "$@"; }}\n{line}\ncomplete -p train'],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=600,
         )
         assert (done.returncode, done.stderr) == (0, ""), line
 
@@ -175,7 +175,7 @@ class Shell:
 
     def _python(self, words: list[str], line: str, is_run: bool) -> None:
         where = Path.cwd() if Path(words[0]).is_file() else ROOT
-        done = subprocess.run([sys.executable, *words], cwd=where, capture_output=True, text=True, timeout=60)
+        done = subprocess.run([sys.executable, *words], cwd=where, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr
 
     def _served(self, command: list[str]) -> None:

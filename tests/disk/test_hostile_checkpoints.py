@@ -522,7 +522,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[st
     for make in BOMBS:
         make(folder / f"{make.__name__}.pt")
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(folder), *GROWING], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", MEASURE, str(folder), *GROWING], capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
     found: dict[str, list[dict[str, Any]]] = json.loads(done.stdout)

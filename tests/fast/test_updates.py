@@ -388,7 +388,7 @@ from trainer.command import main as cli
 cli.run_command(["model={model}", "max_steps=2", "data.limit=40", "scheduler=one_cycle", "name=it"])
 print(*(name for name in ("torch._dynamo", "torch._inductor", "sympy") if name in sys.modules))
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=600, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == ""
     assert (tmp_path / "runs/it/result.json").exists()
@@ -425,5 +425,5 @@ for name, kind in updates.CLASSES.items():
     assert update.values.any() and repr(update)
 print(*(name for name in ("torch._dynamo", "torch._inductor", "sympy") if name in sys.modules))
 """
-    done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, timeout=600)
     assert (done.stdout, done.stderr) == ("\n", "")

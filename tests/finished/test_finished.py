@@ -346,7 +346,7 @@ def test_a_run_whose_process_is_gone_was_killed(said: Said) -> None:
     for path in Path("runs/adam").glob("events.*"):
         path.unlink()
     code = "import os, pathlib, trainer.monitor.events as e; e.EventFile(pathlib.Path('runs/adam'), None); os._exit(0)"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=600)
     assert [row["run"] for row in rows_of(said, "where=status=killed")] == ["adam"]
     assert section(said("show", "adam"), "to go on") == ["train resume=runs/adam"]
 
@@ -501,7 +501,7 @@ def test_where_stdout_lacks_a_sign(here: Path) -> None:
     code = "import sys; from trainer.command.verbs import run_verb; run_verb(sys.argv[1:])"
     for words in (["runs"], ["compare", "größe", "sgd/fast"], ["show", "größe"]):
         done = subprocess.run(
-            [sys.executable, "-c", code, *words], env=env, capture_output=True, encoding="ascii", timeout=60
+            [sys.executable, "-c", code, *words], env=env, capture_output=True, encoding="ascii", timeout=600
         )
         assert (done.returncode, done.stderr) == (0, "")
         assert "gr??e" in done.stdout
@@ -517,7 +517,7 @@ def test_a_verb_imports_no_torch(here: Path, words: str) -> None:
         "heavy -= {'numpy'} if sys.argv[1] == 'compare' else set()  # two runs are compared sample by sample\n"
         "assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()"
     )
-    done = subprocess.run([sys.executable, "-c", code, *words.split()], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code, *words.split()], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert "adam" in done.stdout
 

@@ -129,7 +129,7 @@ def test_a_killed_run_leaves_no_worker_and_goes_on_to_the_same_end(system: str, 
         assert len(workers) >= 2
         run.kill()
         run.communicate()
-    assert psutil.wait_procs(workers, timeout=60)[1] == []
+    assert psutil.wait_procs(workers, timeout=600)[1] == []
     with started(system, tmp_path, *PICTURES, "name=killed") as again:
         _, errors = again.communicate()
     assert again.returncode == 0, errors

@@ -101,7 +101,7 @@ def test_a_run_that_is_going_on_is_not_written_by_another(
         assert f"error: runs/it: process {process.pid} on " in refused.stderr
         assert " is training here." in refused.stderr
     process.terminate()
-    process.communicate(timeout=60)
+    process.communicate(timeout=600)
     assert process.returncode == 143
 
 
@@ -141,7 +141,7 @@ def test_a_signal_breaks_a_long_validation_off(
             break
     process.send_signal(signal.SIGTERM)
     began = time.monotonic()
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 143
     assert "stopped after step 3 and saved" in errors
     assert time.monotonic() - began < 10
@@ -202,7 +202,7 @@ def test_a_signal_stops_after_the_step_and_saves(
         if line.startswith("step=5 "):
             break
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == code
     assert "train resume=runs/it" in errors
     assert "Traceback" not in errors

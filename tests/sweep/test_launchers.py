@@ -178,7 +178,7 @@ def run_stopped(folder: Path, *words: str, **environment: str) -> None:
             assert time.monotonic() < deadline
             time.sleep(0.1)
         process.send_signal(number)
-        assert process.wait(timeout=60) == (143 if number == signal.SIGTERM else -signal.SIGKILL)
+        assert process.wait(timeout=600) == (143 if number == signal.SIGTERM else -signal.SIGKILL)
     assert start(*words, "name=s").wait(timeout=200) == 0
     assert start("name=whole").wait(timeout=200) == 0
     losses = [
@@ -210,7 +210,7 @@ def test_submitit_s_debug_executor(tmp_path: Path) -> None:
         "loss=mse",
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, *words, "name=s"], cwd=tmp_path, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code, *words, "name=s"], cwd=tmp_path, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 1, done.stderr
     assert {row["status"] for row in results(tmp_path / "runs/s").values()} == {"finished", "stopped"}
@@ -277,7 +277,7 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
         yield {"RAY_ADDRESS": address.read_text().strip(), "RAY_AUTH_MODE": "disabled"}
     finally:
         server.terminate()
-        server.wait(timeout=60)
+        server.wait(timeout=600)
         log.close()
         shutil.rmtree(folder, ignore_errors=True)
 

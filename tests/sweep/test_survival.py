@@ -26,7 +26,7 @@ CLOSED = {
 def shell(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
     command = ["bash", "-c", f"{line}; exit ${{PIPESTATUS[0]}}"]
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=600)
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
@@ -88,7 +88,7 @@ class Sweep:
         return found
 
     def end(self) -> tuple[str, str]:
-        return self.process.communicate(timeout=60)
+        return self.process.communicate(timeout=600)
 
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are looked up in /proc")
@@ -164,7 +164,7 @@ def test_what_a_job_leaves_running_is_not_waited_for(tmp_path: Path) -> None:
     )
     sweep = Sweep(tmp_path, *SLOWLY, "seed=0,1", "max_steps=3")
     try:
-        sweep.process.wait(timeout=60)
+        sweep.process.wait(timeout=600)
     finally:
         for pid in (tmp_path / "left").read_text().split():
             os.kill(int(pid), signal.SIGKILL)

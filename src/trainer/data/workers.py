@@ -33,6 +33,8 @@ from trainer.signals import ENDING, blocked
 AHEAD = 2
 # Seconds in which a worker must have read one more image, and from one look at whether it has to the next.
 PATIENCE, LOOK_EVERY = 60.0, 1.0
+# Seconds in which it must have begun: started afresh it imports torch, on a busy machine for more than a minute.
+TO_BEGIN = 600.0
 # Ctrl-C, most schedulers and a terminal that is closed signal every process of a run; the main one still needs a batch
 # to finish its step.
 NOT_FOR_WORKERS = frozenset(ENDING)
@@ -94,7 +96,7 @@ class _Worker:
         self.name = name
         slots = torch.empty((AHEAD, batch_size, *_shape(files)), dtype=torch.uint8).share_memory_()
         self.slots = cycle(slots)
-        self.num_read = torch.zeros((), dtype=torch.int64).share_memory_()
+        self.num_read = torch.full((), -1).share_memory_()  # below 0 until it has begun
         self.pipe, self.its_pipe = CONTEXT.Pipe()
         self.process = CONTEXT.Process(
             target=_serve, args=(os.getpid(), files, self.its_pipe, slots, self.num_read), daemon=True
@@ -116,7 +118,7 @@ class _Worker:
         while not wait([self.pipe, self.process.sentinel], LOOK_EVERY):
             if int(self.num_read) > num_read:
                 num_read, since = int(self.num_read), time.monotonic()
-            elif time.monotonic() - since >= PATIENCE:
+            elif time.monotonic() - since >= (PATIENCE if num_read >= 0 else TO_BEGIN):
                 raise UserError(
                     f"{self.name} (process {self.process.pid}) hangs: not one image in {PATIENCE:g} s. See to the disk "
                     f"of data.root, or type data.num_workers=0, which waits as long as it takes."
@@ -161,6 +163,7 @@ def _serve(main: int, files: ImageFiles, pipe: Connection, slots: Tensor, num_re
     for number in NOT_FOR_WORKERS:
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
+    num_read += 1
     for slot in cycle(slots):
         try:
             rows = pipe.recv()

@@ -48,6 +48,7 @@ FREE = (
     "dry_run",
     "profile",
     "gradient.checkpoint",
+    "data.num_workers",  # the order and the draws of samples are the same with any number
 )
 
 
@@ -57,8 +58,7 @@ PLACES = ("data.path", "data.root")
 
 def is_free(key: str) -> bool:
     """Whether a key may change when a run goes on."""
-    # Whoever reads the samples, they are the same.
-    return key in FREE or key.split(".")[0] in FREE or key == "data.num_workers"
+    return key in FREE or key.split(".")[0] in FREE
 
 
 def locate(config: Mapping[str, Any], label: str) -> Path:
