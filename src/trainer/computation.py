@@ -11,7 +11,7 @@ from trainer.data.mix import Mix
 from trainer.loop import Autograd, ForwardBackward, InParts, Precision
 from trainer.losses import LossFunction
 from trainer.state import TrainingState
-from trainer.trees import called
+from trainer.trees import called, differentiable
 from trainer.trials import undisturbed
 
 
@@ -98,7 +98,8 @@ def has_unused_parameters(work: Work) -> bool:
     """Whether a trainable parameter has no part in the loss: other processes would wait for its gradient."""
     state, sample = work.state, work.sample()
     with undisturbed(state.model, work.device, loss=work.loss_fn), torch.enable_grad(), work.precision():
-        outputs = called(state.model, work.loss_fn.given(sample.inputs, sample.targets))
-        total = work.loss_fn(outputs, sample.targets, sample.inputs).total
+        inputs = differentiable(sample.inputs) if work.loss_fn.differentiates_inputs else sample.inputs
+        outputs = called(state.model, work.loss_fn.given(inputs, sample.targets))
+        total = work.loss_fn(outputs, sample.targets, inputs).total
         gradients = torch.autograd.grad(total, state.store.parameters, allow_unused=True)
     return any(gradient is None for gradient in gradients)
