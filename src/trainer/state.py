@@ -245,13 +245,22 @@ class TrainingState:
             "data": {split: tuple(found) for split, found in self.data.items()},
         }
 
-    def refuse_other_data(self, state: dict[str, Any]) -> None:
-        """Raises ValueError: the state is of a training with other data."""
+    def refuse_other_data(self, state: dict[str, Any]) -> list[str]:
+        """Raises ValueError: the state is of a training with other data.
+
+        Returns:
+            the splits beside the training split some of whose files have other content, as that of a picture that was
+            broken and has been replaced: nothing was learnt from them.
+        """
+        replaced = []
         for split, found in self.data.items():
             begun = state.get("data", self.data).get(split, "nothing")
             begun = Fingerprint(begun) if isinstance(begun, str) else Fingerprint(*begun)
-            if (difference := found.difference(begun)) is not None:
+            if split != "train" and found.has_other_files(begun):
+                replaced.append(split)
+            elif (difference := found.difference(begun)) is not None:
                 raise ValueError(f"the {split} split has {difference}")
+        return replaced
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Raises ValueError: the state is of a training with other data, or in another number of processes."""

@@ -77,7 +77,7 @@ model.hidden=64                     -> model=two_layer model.hidden_features=64
 hidden_size=64                      -> model=two_layer model.hidden_features=64
 optimizer.momentum=0.9              -> optimizer=sgd optimizer.momentum=0.9
 momentum=0.9                        -> optimizer=sgd optimizer.momentum=0.9
-patience=3                          -> scheduler=plateau scheduler.patience=3
+patience=3                          -> early_stopping.patience=3
 pretrained=true                     -> model=resnet18 model.weights=imagenet
 data.path=iris.csv                  -> data=arrays data.path=iris.csv data.targets=[species] model=two_layer
 data.root=photos                    -> data=image_folder data.root=photos
@@ -278,7 +278,7 @@ def test_a_class_that_has_changed_since_is_told_with_what_does_not_fit(train: Tr
     line = refusal([*words, "max_steps=2"])
     assert "runs/x: the checkpoint does not fit: " in line
     assert "1.weight" in line
-    assert line.endswith("If a class of yours has changed since, type another name= for a new run.")
+    assert line.endswith("If a class of yours or the data has changed since, type another name= for a new run.")
 
 
 def test_model_own_takes_the_keys_of_the_class(train: Train, folder: Path) -> None:

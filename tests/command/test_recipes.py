@@ -104,7 +104,7 @@ FAULTS: dict[str, tuple[str | bytes, str]] = {
     "itself": ("defaults: [mine]\n", "a config file: its defaults lead back to itself."),
     "an anchor of itself": ("x: &x [*x]\n", "mine.yaml: no YAML: "),
     "nested without an end": ("x: " + "[" * 2000, "mine.yaml: no YAML: "),
-    "too large": ("# x\n" * (1 << 23), "mine.yaml: can't be read: it has more than 16,777,216 bytes."),
+    "too large": ("# x\n" * (1 << 23), "mine.yaml: can't be read: it has more than 1,048,576 bytes."),
 }
 
 

@@ -22,7 +22,7 @@ from trainer.errors import UserError
 
 def state(step: int, **more: Any) -> dict[str, Any]:
     model = {"weight": torch.arange(4.0) + step}
-    return {"model": model, "optimizer": {"lr": 0.1}, "step": step, "best": None, "last": {"train/loss": 0.5}} | more
+    return {"model": model, "optimizer": {"lr": 0.1}, "step": step, "best": {}, "last": {"train/loss": 0.5}} | more
 
 
 def is_state(found: dict[str, Any], step: int) -> bool:
@@ -121,10 +121,10 @@ class TestRetention:
 
     def test_the_same_step_may_be_saved_again(self, tmp_path):
         checkpoints = Checkpoints(tmp_path, keep=1)
-        for best in (0.5, 0.25):
-            checkpoints.save(state(7, best=best), is_best=True)
+        for seconds in (0.5, 0.25):
+            checkpoints.save(state(7, seconds=seconds), is_best=True)
         assert names(tmp_path) == ["best.pt", "last.pt", "step_00000007.pt"]
-        assert {checkpoint.read(path)["best"] for path in tmp_path.iterdir()} == {0.25}
+        assert {checkpoint.read(path)["seconds"] for path in tmp_path.iterdir()} == {0.25}
 
     def test_newest_goes_by_the_number_and_not_by_its_digits(self, tmp_path):
         checkpoints = Checkpoints(tmp_path, keep=1)

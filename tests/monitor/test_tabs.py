@@ -72,7 +72,8 @@ def test_presets(train: Train) -> None:
     assert written(Path("runs/scalars")) == {**LAYOUT, **TEXTS}
     train("name=off", *FAST, "monitor=off")
     assert {path.name for path in Path("runs/off").iterdir()} == {
-        *("checkpoints", "config.yaml", "metrics.jsonl", "model.json", "overrides.yaml", "predictions.npz"),
+        *("checkpoints", "config.yaml", "metrics.jsonl", "model.json", "origin.json", "overrides.yaml"),
+        *("predictions.npz",),
         "result.json",
     }
 

@@ -119,7 +119,7 @@ def test_it_is_gone_on_with_extended_and_not_changed(command: Command, tmp_path:
     [
         (("optimizer.lr=0.1,-1",), r"job 1 (lr=-1): optimizer.lr=-1: must be a number > 0"),
         (("model=lenet,lent",), "model=lent: there is no such model. Did you mean lenet?"),
-        (("loss=cross_entropy,nll",), "job loss=nll: loss=nll: takes log_probabilities or probabilities"),
+        (("loss=cross_entropy,nll",), "job nll: loss=nll: takes log_probabilities or probabilities"),
         (("optimizer.lr=0.1,0.10", "seed=1,1"), "is the same as another"),
         (("name=../x", "seed=0,1"), "name=../x: must be"),
         (
@@ -346,6 +346,7 @@ def test_what_cannot_be_stacked_is_trained_one_by_one(command: Command, tmp_path
 )
 def test_what_only_a_run_alone_has_keeps_it_alone(changes: dict[str, Any], size: int) -> None:
     base = {"precision": "float32", "compile": False, "fast": True, "monitor": {"activations": False}}
+    base |= {"profile": False, "gradient": {"checkpoint": False}}
     jobs = []
     for seed in range(4):
         config = {**base, "seed": seed, "model": {"_target_": "x"}, **changes}

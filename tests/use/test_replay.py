@@ -57,7 +57,8 @@ def test_a_step_with_the_same_bits(train: Train, capsys: pytest.CaptureFixture[s
     gradient = np.hypot.reduce([of["gradient"][0] for of in step["layers"].values() if "gradient" in of])
     assert gradient == pytest.approx(records[45]["grad_norm"], rel=1e-5)
     assert json.loads(Path("runs/a/replay/step-46/step.json").read_text())["loss"] == records[46]["train/loss"]
-    assert Image.open("runs/a/replay/step-45/step.png").size[0] > 200
+    with Image.open("runs/a/replay/step-45/step.png") as image:
+        assert image.size[0] > 200
     assert "largest part from" in capsys.readouterr().out
 
 

@@ -96,6 +96,8 @@ def _splits_of(made: Any, name: str) -> dict[str, Any]:
                 f"data={name}: gives a tuple of {len(made)}; accepted are (train, val) and (train, val, test)."
             )
         found = dict(zip(SPLITS, made, strict=False))
+    elif made is None:
+        raise UserError(f"data={name}: made a NoneType; a data set, or a tuple or dict of splits, is needed.")
     else:
         found = {"train": made}
     if found.get("train") is None:

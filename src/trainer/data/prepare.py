@@ -41,6 +41,12 @@ class Fingerprint(NamedTuple):
     told: str
     sums: tuple[float, ...] = ()
 
+    def has_other_files(self, other: "Fingerprint") -> bool:
+        """Whether it differs in the content of files alone, not in their number or targets."""
+        mine, _, files = self.told.partition(", files ")
+        same, _, others = other.told.partition(", files ")
+        return mine == same and bool(files) and files != others
+
     def difference(self, other: "Fingerprint") -> str | None:
         """How another one differs, in words; None where it is the same."""
         if self.told != other.told:

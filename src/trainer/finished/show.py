@@ -1,6 +1,7 @@
 """`train show`: one run, what was asked, what came of it, what lies in its folder and what can be done with it."""
 
 import contextlib
+import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -74,7 +75,7 @@ def show(word: str) -> int:
 
     lines += _section("files", table(_files(run.folder), console, _INDENT)[0])
     lines += _section("to go on", [text for line in _going_on(run, status) for text in _with_warning(line)])
-    if (run.folder / "model.json").is_file() and (run.folder / "checkpoints/last.pt").is_file():
+    if all(map(os.path.isfile, (run.folder / "model.json", run.folder / "checkpoints/last.pt"))):
         lines += _section("to use it", [text for line in _using(run) for text in _with_warning(line)])
     lines += _section("to look at it", [Text(f"train board {shell.quote(str(run.folder))}")])
     print_lines(lines, console)

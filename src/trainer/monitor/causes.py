@@ -113,7 +113,7 @@ def labels_without_a_pattern(seen: Seen) -> Sighting | None:
         return None
     if {*seen.reported} - {"loss not falling"}:
         return None  # that may be why
-    guess = seen.chance or seen.facts.guess.get("train/loss")
+    guess = seen.chance or seen.facts.near.get("train/loss")
     update = seen.moved[1] if seen.moved is not None else 1e-3
     if guess is None or seen.early is None or seen.early < 0.75 * guess or not SMALLEST_UPDATE < update < 0.1:
         return None

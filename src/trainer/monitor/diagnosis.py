@@ -55,6 +55,7 @@ class Facts:
         squashed: layers in front of a module with flat ends, see `squashed_layers`.
         chance: tag to the loss of one who knows nothing, see `chance_loss`.
         guess: tag to the loss of one who says the same of every sample, see `trainer.monitor.facts.guess`.
+        is_sum: the loss adds up over samples, and so begins far above any guess.
         gives: what the model's outputs are: logits, probabilities or log_probabilities.
         is_pretrained: whether some of the weights were trained before.
         is_scaled: whether a gradient scaler looks for its scale by letting gradients overflow.
@@ -88,6 +89,7 @@ class Facts:
     squashed: Sequence[str] = ()
     chance: Mapping[str, float] = field(default_factory=dict)
     guess: Mapping[str, float] = field(default_factory=dict)
+    is_sum: bool = False
     gives: str = "logits"
     is_pretrained: bool = False
     is_scaled: bool = False
@@ -110,6 +112,11 @@ class Facts:
     num_val: int = 0
     target_mean: float = math.nan
     target_deviation: float = math.nan
+
+    @property
+    def near(self) -> Mapping[str, float]:
+        """The guesses of numbers that a loss comes near to early in a run that learns; classes have `chance`."""
+        return {} if self.is_sum or self.chance else self.guess
 
     @property
     def weights(self) -> list[str]:
@@ -324,8 +331,8 @@ class Seen:
     def is_guess(self, numbers: Mapping[str, float]) -> bool:
         """Whether a validation is no better than always saying the same."""
         facts, loss = self.facts, numbers["val/loss"]
-        if "val/loss" in facts.guess:
-            return loss > 0.98 * facts.guess["val/loss"]
+        if "val/loss" in facts.near:
+            return loss > 0.98 * facts.near["val/loss"]
         if self.chance is None or self.accuracy is None or math.isnan(facts.largest_share):
             return False
         return self.accuracy <= facts.largest_share + 2 * self.accuracy_error
@@ -339,8 +346,8 @@ class Seen:
     @property
     def has_signal(self) -> bool:
         """Whether some validation was better than a guess, though the loss may hardly show it."""
-        if "val/loss" in self.facts.guess:
-            return self.best is not None and self.best < 0.99 * self.facts.guess["val/loss"]
+        if "val/loss" in self.facts.near:
+            return self.best is not None and self.best < 0.99 * self.facts.near["val/loss"]
         if not self.num_vals or self.chance is None or math.isnan(self.accuracy_error):
             return False
         return self.best_accuracy > self.facts.largest_share + 3 * self.accuracy_error
@@ -367,7 +374,7 @@ class Seen:
     @property
     def has_learnt(self) -> bool:
         """Whether the loss is well below a guess, or where that is not known, where it began; True if neither is."""
-        guess = self.chance or self.facts.guess.get("train/loss") or self.first_loss
+        guess = self.chance or self.facts.near.get("train/loss") or self.first_loss
         return guess is None or min(self.loss, self.now) < LEARNT * guess
 
     @property
@@ -683,7 +690,7 @@ def overfitting(seen: Seen) -> Sighting | None:
         return None
     if val <= seen.best + GENERALISATION_LOSS * abs(seen.best) or seen.train >= seen.best_train or not seen.has_learnt:
         return None
-    guess = seen.chance or seen.facts.guess.get("train/loss") or seen.start
+    guess = seen.chance or seen.facts.near.get("train/loss") or seen.start
     if guess is not None and val <= seen.best + LOST * (guess - seen.best):
         return None
     if seen.step - seen.best_step < LONG_SHARE * seen.facts.max_steps or seen.is_guessing:

@@ -57,6 +57,7 @@ def facts_of(
         squashed=squashed_layers(model),
         chance=chance,
         guess=guess(loss_fn, *targets, samples_per_step),
+        is_sum=any(part.kind == "sum" for part in loss_fn.terms),
         gives=getattr(model, "gives", "logits"),
         is_pretrained=any(getattr(module, "is_pretrained", False) for module in model.modules()),
         is_scaled=is_scaled,

@@ -64,6 +64,11 @@ def build_splits(settings: Settings, data: Data, device: torch.device, dtype: to
             f"model={names['model']}: takes one tensor, but data={names['data']} gives {given}. Type "
             "data.inputs=[<one of them>], or give a model of your own."
         )
+    if is_sized and isinstance(inputs, Tensor) and inputs.dim() == 1:
+        raise UserError(
+            f"model={names['model']}: an item of data={names['data']} is a single number. Give tensors, such as "
+            "torch.tensor([number])."
+        )
     asked = {k: value for k, value in (config.get("augment") or {}).items() if k not in ("mixup", "cutmix")}
     trust.check_keys("data.augment", asked, Augmentation)
     augment = Augmentation(**asked)

@@ -31,7 +31,7 @@ def as_stored(request: Request) -> Request:
         UserError: there is no run, or its config can't be read.
     """
     resume = request.config["resume"]
-    if not isinstance(resume, str) or resume == "auto":
+    if not isinstance(resume, str) or resume in ("", "auto"):
         return request
     if resume.endswith(".zip") and Path(resume).expanduser().is_file():
         resume = str(of_pack(Path(resume).expanduser()))
@@ -51,7 +51,7 @@ def refuse_left_behind(folder: Path, config: Config, typed: list[str]) -> None:
     """Raises UserError where data is not found from here, but from a folder around the run's: it was started there."""
     for key in folders.PLACES:
         path = dict(schema.leaves(config)).get(key)
-        if not isinstance(path, str) or key in typed or os.path.isabs(path) or Path(path).expanduser().exists():
+        if not isinstance(path, str) or key in typed or os.path.isabs(path) or os.path.exists(os.path.expanduser(path)):
             continue
         for around in folder.resolve().parents:
             if (around / path).exists():
@@ -120,7 +120,7 @@ def refuse_another(settings: Settings, folder: Path, may_move: bool = True) -> N
     stored = stored_config(folder, settings.request)
     if stored is not None:
         stored.pop("choices", None)
-        is_saved = (folder / "checkpoints/last.pt").exists()
+        is_saved = os.path.exists(folder / "checkpoints/last.pt")  # False, too, where it may not be looked at
         folders.refuse_changes(folder, resolved(stored), settings.config, may_move and is_saved)
 
 
@@ -231,6 +231,11 @@ def take_up(training: Training, state: Config) -> None:
             take_form(state["optimizer"])
         for part in ("optimizer", "schedule", "scaler"):
             refuse_other_kinds(state[part], getattr(parts.state, part).state_dict(), part)
+        for split in parts.state.refuse_other_data(state):
+            training.warnings.append(
+                f"warning: files of the {split} split are others than the run began with; its numbers before and after "
+                "are of different samples"
+            )
         parts.state.load_state_dict(state)
         if "diagnosis" in state:
             training.diagnosis.load_state_dict(state["diagnosis"])
