@@ -6,11 +6,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from trainer import shell
 from trainer.command.folders import chosen_options, config_folders, known_values, missing_keys, options, owners
 from trainer.config import synonyms
 from trainer.config.schema import GROUPS, RULES, ListOf, beside, key_meant
 from trainer.errors import nearest
+from trainer.system import shell
 
 _TABLES = (".csv", ".npz", ".npy")
 _USUAL = ("sgd", "two_layer", "lenet", "resnet18")  # options that are proposed before others which would do as well

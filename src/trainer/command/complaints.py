@@ -4,12 +4,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer import shell
 from trainer.command.advice import Advice
 from trainer.command.folders import CONFIGS, config_folders
 from trainer.command.folders import options as options_in
 from trainer.config.schema import RULES, ListOf, typed, yaml_problem
 from trainer.errors import UserError
+from trainer.system import shell
 
 
 def one_line(error: Exception, argv: list[str], as_typed: dict[str, str]) -> UserError:

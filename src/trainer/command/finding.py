@@ -3,11 +3,11 @@
 from datetime import datetime
 from pathlib import Path
 
-from trainer import shell
 from trainer.command.composing import composer
 from trainer.command.words import Words, sorted_words
 from trainer.errors import UserError
 from trainer.signals import Signals
+from trainer.system import shell
 
 _DECIDED = ("optimizer.lr", "resume", "run_dir", "dry_run", "profile")
 

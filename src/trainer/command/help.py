@@ -11,7 +11,7 @@ from trainer.command.using import OPTIONS
 from trainer.command.verbs import ASKING, HELP, USES, VERBS
 from trainer.config.schema import GROUPS
 from trainer.errors import UserError, nearest
-from trainer.terminal import is_terminal
+from trainer.system.terminal import is_terminal
 
 MANUAL = Path(__file__).parents[1] / "manual"
 

@@ -3,13 +3,13 @@
 from datetime import datetime
 from pathlib import Path
 
-from trainer import shell
 from trainer.command.composing import composer
 from trainer.command.words import Words
 from trainer.config.request import Request
 from trainer.config.schema import RULES
 from trainer.errors import UserError
 from trainer.signals import Signals
+from trainer.system import shell
 
 
 def run_sweep(argv: list[str], words: Words, signals: Signals) -> int:

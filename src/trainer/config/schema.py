@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer import shell
 from trainer.config import synonyms
 from trainer.config.grammar import written
 from trainer.errors import UserError, nearest, one_of
+from trainer.system import shell
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from trainer.data.images import Augmentation
 from trainer.data.source import ImageFiles
 from trainer.data.workers import read
 from trainer.draws import seed_from
-from trainer.private import version_of
+from trainer.system.private import version_of
 from trainer.trees import Tree, joined, leaves, mapped, num_samples, parts
 
 # Training batches that are gathered at once: one index over many samples costs little more than over few, and

@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from trainer.disk.files import cache_folder, replace
 from trainer.errors import UserError, one_of
-from trainer.terminal import is_terminal
+from trainer.system.terminal import is_terminal
 
 CHUNK_BYTES = 1 << 16
 MIN_BYTES_PER_SECOND = 1_000  # a mirror that stays below this is given up: a trickle never runs into a timeout

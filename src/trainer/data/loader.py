@@ -25,8 +25,8 @@ from trainer.data.items import Items, Key
 from trainer.data.workers import LOOK_EVERY, NOT_FOR_WORKERS, PATIENCE
 from trainer.distributed import die_with_parent
 from trainer.errors import UserError
-from trainer.interpreters import forget, safe_path
 from trainer.signals import blocked
+from trainer.system.interpreters import forget, safe_path
 
 # Batches that each worker reads ahead.
 AHEAD = 2

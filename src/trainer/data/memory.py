@@ -1,7 +1,7 @@
 """What can't fit into memory is refused before any work."""
 
 from trainer.errors import UserError
-from trainer.limits import free_bytes
+from trainer.system.limits import free_bytes
 
 
 def refuse_more(where: str, num_bytes: float, what_to_do: str) -> None:

@@ -17,8 +17,8 @@ from trainer.data.precision import lost
 from trainer.data.source import Data, ImageFiles, Samples
 from trainer.disk.checkpoint import checksum
 from trainer.errors import UserError
-from trainer.limits import num_cores
 from trainer.meaning import Numbers
+from trainer.system.limits import num_cores
 from trainer.trees import Tree, leaves, mapped
 
 # A split of fitted images that takes more than this stays uint8 in its own size; its batches are fitted one by one.

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 
-from trainer import shell
+from trainer.system import shell
 
 MOST_LETTERS = 40
 _PLAIN = re.compile(r"(?!(?:null|true|false|inf|nan)$)[A-Za-z_][A-Za-z0-9_.-]*", re.IGNORECASE)

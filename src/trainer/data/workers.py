@@ -26,8 +26,8 @@ from torch import Tensor
 from trainer.data.source import ImageFiles
 from trainer.distributed import die_with_parent
 from trainer.errors import UserError
-from trainer.interpreters import forget, safe_path
 from trainer.signals import ENDING, blocked
+from trainer.system.interpreters import forget, safe_path
 
 # Batches that each worker reads ahead.
 AHEAD = 2

@@ -14,8 +14,8 @@ from trainer.data.batches import Batch
 from trainer.fast.hooks import Hooks
 from trainer.fast.windows import for_compiler
 from trainer.losses import Losses, LossFunction, Whole
-from trainer.private import Gone, compiler
 from trainer.state import Store
+from trainer.system.private import Gone, compiler
 from trainer.trials import undisturbed
 
 # How far a compiled loss or gradient may be from the uncompiled one, as a share of its norm: many times what rounding

@@ -10,7 +10,7 @@ from torch import nn
 from trainer.data.batches import Batches, LoadedBatches, ResidentBatches
 from trainer.data.images import ImageTransform
 from trainer.disk.checkpoint import checksum
-from trainer.private import hooks_of
+from trainer.system.private import hooks_of
 
 CHECKED_ROWS = 4096  # of a split, under one checksum
 # Packages whose code is told by their version. What others compute may change without a sign.

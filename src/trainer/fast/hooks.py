@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from trainer.private import hooks_of
+from trainer.system.private import hooks_of
 
 
 def is_watched(*modules: nn.Module) -> bool:

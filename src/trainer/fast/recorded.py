@@ -14,8 +14,8 @@ from trainer.data.batches import Batch
 from trainer.fast.hooks import Hooks, is_watched
 from trainer.loop import ForwardBackward
 from trainer.losses import Losses, LossFunction
-from trainer.private import TorchDispatchMode, tensor_hooks
 from trainer.state import Store
+from trainer.system.private import TorchDispatchMode, tensor_hooks
 from trainer.trials import undisturbed
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from trainer.private import fused_adam
+from trainer.system.private import fused_adam
 
 Number = float | Tensor  # one for all runs, or [num_runs, 1]
 Group = dict[str, Any]

@@ -10,13 +10,13 @@ from typing import Any
 from rich.text import Text
 from yaml import YAMLError
 
-from trainer import shell
 from trainer.config.schema import GROUPS, resume_word, shown
 from trainer.config.trust import is_nobodys
 from trainer.disk import foreign
 from trainer.finished.read import Run, number, run_named
 from trainer.finished.runs import STATUS, cell, spent
 from trainer.finished.table import Column, open_console, print_lines, table
+from trainer.system import shell
 
 _OF_ALL = (
     "status",

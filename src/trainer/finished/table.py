@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from trainer.errors import printable
-from trainer.terminal import is_in_notebook
+from trainer.system.terminal import is_in_notebook
 
 GAP = 2  # columns between two columns
 _MOST = 24  # characters of a cell on a terminal, but for the first column

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from trainer.disk.tensors import load_tensors
 from trainer.errors import UserError, nearest, one_of
-from trainer.terminal import is_terminal
+from trainer.system.terminal import is_terminal
 
 State = dict[str, Tensor]
 # Under which names a file may hold a state dict, and what stands before each name where a wrapper was saved:

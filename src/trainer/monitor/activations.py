@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from trainer.private import TorchDispatchMode, has_dispatch_mode
+from trainer.system.private import TorchDispatchMode, has_dispatch_mode
 from trainer.trees import leaves
 
 _aten: Any = torch.ops.aten

@@ -17,10 +17,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, TextIO
 
-from trainer import shell
 from trainer.errors import printable
 from trainer.monitor.tags import spread
-from trainer.terminal import is_terminal
+from trainer.system import shell
+from trainer.system.terminal import is_terminal
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleRenderable

@@ -17,7 +17,7 @@ from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.versions_pb2 import VersionDef
 from torch import Tensor, nn
 
-from trainer.private import TorchDispatchMode
+from trainer.system.private import TorchDispatchMode
 from trainer.trees import Tree, called, leaves
 from trainer.trials import undisturbed
 

@@ -5,13 +5,13 @@ import os
 import signal
 from collections.abc import Iterator
 
-from trainer import shell
 from trainer.config.request import resolved
 from trainer.config.schema import leaves, resume_word, shown, typed
 from trainer.disk import folder as folders
 from trainer.distributed import World
 from trainer.errors import Interrupted
 from trainer.run.training import Training
+from trainer.system import shell
 
 _SAID_BY_THE_FOLDER = ("name", "run_dir", "resume", "trust")
 

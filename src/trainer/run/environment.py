@@ -11,8 +11,8 @@ from trainer.config.settings import Settings
 from trainer.disk.programs import keep_programs_private
 from trainer.distributed import ALONE, World
 from trainer.errors import UserError
-from trainer.limits import num_cores
 from trainer.loop import Precision
+from trainer.system.limits import num_cores
 
 
 def set_up_torch(settings: Settings) -> None:

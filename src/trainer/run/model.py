@@ -15,10 +15,10 @@ from trainer.draws import random_state, set_random_state
 from trainer.errors import UserError
 from trainer.models.initialise import initialise
 from trainer.models.weights import fit_in, read_weights
-from trainer.private import applied
 from trainer.run.freeze import freeze
 from trainer.run.instantiate import built, complaint, found, ours
 from trainer.run.memory import recompute_as_asked
+from trainer.system.private import applied
 from trainer.trees import called, mapped
 
 

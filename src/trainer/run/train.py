@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
 
-from trainer import __version__, shell
+from trainer import __version__
 from trainer.computation import Computation, ordinary
 from trainer.config.request import Config
 from trainer.config.schema import GROUPS
@@ -36,6 +36,7 @@ from trainer.run.overfit import BEFORE
 from trainer.run.remembered import Kept, write_predictions
 from trainer.run.testing import tested
 from trainer.run.training import Training
+from trainer.system import shell
 from trainer.trials import set_mode
 
 if TYPE_CHECKING:

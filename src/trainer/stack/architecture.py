@@ -7,13 +7,13 @@ from torch import Tensor, nn
 
 from trainer.models.finetune import Finetune
 from trainer.models.lenet import LeNet
-from trainer.private import hooks_of, tensor_hooks
 from trainer.stack.batches import of_each
 from trainer.stack.lenet import stacked_lenet
 from trainer.stack.networks import Differentiated, Layered, Network
 from trainer.stack.refusal import CannotStack
 from trainer.stack.store import StackedStore
 from trainer.stack.translate import translated
+from trainer.system.private import hooks_of, tensor_hooks
 from trainer.trials import STILL, evaluating
 
 # What may differ between the models beside their parameters: the share that a dropout leaves out.

@@ -9,9 +9,9 @@ from torch import nn
 
 from trainer.models.sequential import Sequential
 from trainer.models.two_layer import TwoLayer
-from trainer.private import hooks_of
 from trainer.stack.layers import Affine, Differentiated, Dropout, Layer, ReLU
 from trainer.stack.store import StackedStore
+from trainer.system.private import hooks_of
 
 # What looks at each number alone and draws nothing.
 ELEMENTWISE = (

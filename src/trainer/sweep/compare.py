@@ -6,7 +6,6 @@ from pathlib import Path
 from rich.text import Text
 from yaml import YAMLError
 
-from trainer import shell
 from trainer.config.request import Request
 from trainer.disk import foreign
 from trainer.errors import UserError
@@ -15,6 +14,7 @@ from trainer.sweep.picture import draw, is_drawable
 from trainer.sweep.plan import Job
 from trainer.sweep.processes import LOG
 from trainer.sweep.results import Row, metric_of, print_table
+from trainer.system import shell
 
 _OTHERS = ("name", "status", "reason")  # texts of a row that are no swept key
 

@@ -8,7 +8,7 @@ it, unblocks SIGTERM and SIGHUP as soon as it listens: none is lost in between.
 import signal
 import sys
 
-from trainer import interpreters
+from trainer.system import interpreters
 
 assert sys.platform != "win32"  # which has no such server
 interpreters.forget()  # the jobs are told by sys.path, which is that of the sweep

@@ -9,12 +9,12 @@ from typing import Any
 
 from yaml import YAMLError
 
-from trainer import shell
 from trainer.config import schema
 from trainer.config.request import Config, Request, resolved
 from trainer.disk import folder as folders
 from trainer.disk import foreign
 from trainer.errors import UserError
+from trainer.system import shell
 
 # Models whose runs are faster together on a CPU; a convolution is slower so (tests/benchmarks/table.py).
 FASTER_TOGETHER = ("two_layer", "sequential", "frozen_resnet")

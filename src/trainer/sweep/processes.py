@@ -24,10 +24,10 @@ from trainer.disk import foreign
 from trainer.disk.files import open_to_append
 from trainer.disk.folder import read_result
 from trainer.errors import RunStopped, UserError
-from trainer.interpreters import safe_path
-from trainer.limits import num_cores
 from trainer.signals import ENDING, Signals, end_at_once, unblock
 from trainer.sweep.plan import Job
+from trainer.system.interpreters import safe_path
+from trainer.system.limits import num_cores
 
 LOG = "log.txt"
 UNKNOWN = 255  # what multiprocessing says of a process whose server was killed

@@ -14,7 +14,7 @@ from trainer.finished.table import printable
 from trainer.monitor.console import duration, short
 from trainer.sweep.plan import Job
 from trainer.sweep.processes import LOG, SIGNALLED, Outcome
-from trainer.terminal import is_terminal
+from trainer.system.terminal import is_terminal
 
 TAGS = ("val/accuracy", "val/loss", "test/accuracy", "test/loss")
 

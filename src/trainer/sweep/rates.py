@@ -7,7 +7,6 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer import shell
 from trainer.config.request import Request
 from trainer.disk import foreign
 from trainer.errors import Interrupted, RunStopped, UserError
@@ -15,6 +14,7 @@ from trainer.monitor.events import EventFile
 from trainer.run.run import run
 from trainer.signals import Signals
 from trainer.sweep.together import train_together
+from trainer.system import shell
 
 # Three to a power of ten.
 RATES = tuple(float(f"{10 ** (-5 + i / 3):.2g}") for i in range(16))

@@ -10,7 +10,6 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from trainer import shell
 from trainer.config import schema
 from trainer.config.request import Request
 from trainer.disk.files import cannot_write, write_text
@@ -25,6 +24,7 @@ from trainer.sweep.processes import SIGNALLED, UNKNOWN, Outcome, Pool, reason
 from trainer.sweep.progress import Progress
 from trainer.sweep.results import Row, metric_of, print_table, read_failures, row, write_results
 from trainer.sweep.verify import verify
+from trainer.system import shell
 
 # Exit codes of jobs that train together: all is said; a signal.
 ENDS_OF_A_STACK = (0, *SIGNALLED)

@@ -14,7 +14,6 @@ from trainer.config.settings import settings_of
 from trainer.disk import folder as folders
 from trainer.draws import random_state
 from trainer.errors import Interrupted, RunStopped, UserError
-from trainer.limits import free_bytes
 from trainer.loop import Wish
 from trainer.run.folder import as_stored, load, refuse_another, take_folder
 from trainer.run.opened import Opened, opened
@@ -26,6 +25,7 @@ from trainer.stack.fit import fit_stack, refuse_plan
 from trainer.stack.member import Member
 from trainer.stack.refusal import CannotStack
 from trainer.stack.stack import Stack
+from trainer.system.limits import free_bytes
 from trainer.trees import called
 from trainer.trials import undisturbed
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from trainer import limits
 from trainer.errors import UserError
 from trainer.run import environment
+from trainer.system import limits
 
 STAT = "anon 5\ninactive_file {}\ntotal_inactive_file {}\n"
 

@@ -5,8 +5,8 @@ import types
 
 import pytest
 
-from trainer import shell
 from trainer.command import main as cli
+from trainer.system import shell
 
 
 @pytest.mark.parametrize(

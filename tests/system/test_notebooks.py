@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.terminal import is_in_notebook
+from trainer.system.terminal import is_in_notebook
 
 QUICK = ("model=two_layer", "data.limit=60", "max_steps=3", "console.every=1", "threads=1", "monitor=off", "name=a")
 

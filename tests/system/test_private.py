@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 import trainer
-from trainer import private
 from trainer.fast import compiled, recorded, updates
 from trainer.fast.hooks import Hooks, is_watched
 from trainer.monitor.graph import model_graph
 from trainer.stack.architecture import refuse_hooks
 from trainer.stack.refusal import CannotStack
+from trainer.system import private
 
 WORDS = ["model=lenet", "data.limit=60", "max_steps=3", "threads=1", "monitor=full", "monitor.activations=true"]
 WITHOUT = """
@@ -25,7 +25,7 @@ import torch
 import torch.utils._python_dispatch as dispatch
 kept = dispatch.TorchDispatchMode
 del dispatch.TorchDispatchMode, torch._fused_adam_, torch._fused_adamw_
-from trainer import private
+from trainer.system import private
 dispatch.TorchDispatchMode = kept  # torch's own modules want it
 assert not private.has_dispatch_mode()
 from trainer.command.main import main
