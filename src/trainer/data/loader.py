@@ -31,6 +31,9 @@ from trainer.system.interpreters import forget, safe_path
 # Batches that each worker reads ahead.
 AHEAD = 2
 
+# That a child has ended. None on Windows, where whoever waits for a batch looks by himself.
+_ENDED: signal.Signals | None = getattr(signal, "SIGCHLD", None)
+
 
 def read(load: Callable[[Key], Any], keys: Iterable[Key], num_workers: int) -> Iterator[Any]:
     """What `load` makes of each key, in order. Closing it ends the workers.
@@ -47,7 +50,7 @@ def read(load: Callable[[Key], Any], keys: Iterable[Key], num_workers: int) -> I
         yield from map(load, keys)
         return
     source = _Source(load, os.getpid())
-    before: Any = signal.getsignal(signal.SIGCHLD)
+    before: Any = None if _ENDED is None else signal.getsignal(_ENDED)
     if getattr(before, "__module__", "").startswith("torch.utils.data"):  # of a loader in the user's own code
         before = signal.SIG_DFL
     try:
@@ -72,8 +75,8 @@ def read(load: Callable[[Key], Any], keys: Iterable[Key], num_workers: int) -> I
             "data.num_workers=0, or fewer."
         ) from error
     finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGCHLD, before)
+        if _ENDED is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(_ENDED, before)
     workers = batches._workers
     kill = Finalize(None, _kill, args=(workers,), exitpriority=0)
     try:
@@ -118,28 +121,28 @@ def _next(batches: Any, source: "_Source", workers: list[Any], num_workers: int)
 @contextlib.contextmanager
 def _deaths_heard(workers: list[Any], num_workers: int) -> Iterator[None]:
     """A worker that dies meanwhile, or has died, ends the wait."""
-    if threading.current_thread() is not threading.main_thread():
+    if _ENDED is None or threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGCHLD, lambda *_: _refuse_dead(workers, num_workers, is_ended_too=False))
+    before = signal.signal(_ENDED, lambda *_: _refuse_dead(workers, num_workers, is_ended_too=False))
     try:
         _refuse_dead(workers, num_workers, is_ended_too=False)
         yield
     finally:
-        signal.signal(signal.SIGCHLD, before)
+        signal.signal(_ENDED, before)
 
 
 @contextlib.contextmanager
 def _deaths_ignored() -> Iterator[None]:
     """Workers that are killed within are meant to be: nobody's handler complains."""
-    if threading.current_thread() is not threading.main_thread():
+    if _ENDED is None or threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    before = signal.signal(_ENDED, signal.SIG_DFL)
     try:
         yield
     finally:
-        signal.signal(signal.SIGCHLD, before)
+        signal.signal(_ENDED, before)
 
 
 def _refuse_dead(workers: list[Any], num_workers: int, is_ended_too: bool = True) -> None:
