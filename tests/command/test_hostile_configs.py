@@ -629,7 +629,7 @@ def test_a_word_without_end_is_refused_at_once(train, value):
 
 
 def test_a_weight_for_each_of_a_thousand_classes_can_be_typed(train):
-    refusal(train, f"loss.weight=[{','.join(['0.125'] * 1000)}]", says="has 1,000 numbers")
+    refusal(train, f"loss.weight=[{','.join(['0.125'] * 1000)}]", says="loss.weight: has 1000 numbers")
 
 
 @pytest.fixture(autouse=True)

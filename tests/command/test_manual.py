@@ -197,7 +197,12 @@ def composed(words: list[str]) -> None:
             assert cli.run_command([*words, "dry_run=true"]) == 0
 
 
-@pytest.mark.parametrize("page", PAGES)
+LONG = ("after", "choices", "why")
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=pytest.mark.long) if page in LONG else page for page in PAGES]
+)
 def test_every_command_of_a_page_works(page: str, here: Path, tensorboard: Serve) -> None:
     found = list(blocks(PAGES[page]))
     for block in found:

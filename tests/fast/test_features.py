@@ -318,7 +318,9 @@ class TestOnDisk:
         train(*words)
         assert len(set(kept.glob("*.pt")) - before) == 3
 
-    @pytest.mark.parametrize(("split", "normalize"), [("train", "false"), ("test", "true")])
+    @pytest.mark.parametrize(
+        ("split", "normalize"), [("train", "false"), pytest.param("test", "true", marks=pytest.mark.long)]
+    )
     def test_a_picture_that_was_replaced_by_one_of_its_size_and_time_is_another(
         self,
         split: str,
@@ -490,6 +492,7 @@ class TestSweep:
         for a, b in zip(metrics("alone"), metrics("s/lr=0.05"), strict=True):
             assert a == pytest.approx(b, rel=1e-12)
 
+    @pytest.mark.long
     def test_a_stack_of_different_backbones_has_each_compute_its_own(
         self, tmp_path: Path, command: Callable[..., subprocess.CompletedProcess[str]], train: Train, kept: Path
     ) -> None:

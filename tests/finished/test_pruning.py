@@ -114,6 +114,7 @@ def test_a_pruned_job_is_no_failure_and_goes_on_when_asked(command: Command, tmp
     assert without_times[0][-1]["step"] == 40
 
 
+@pytest.mark.long
 def test_a_search_prunes(command: Command, tmp_path: Path) -> None:
     """Pruned trials count for the search, with what they had come to, and the best is none of them."""
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")

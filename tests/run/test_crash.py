@@ -213,7 +213,9 @@ def check(recipe: str, ways: list[str], seed: int, folder: Path, sources: dict[s
     assert list((folder / "runs/it").rglob(".*")) == []
 
 
-@pytest.mark.parametrize("recipe", ["adam and dropout", "workers and augmentation"])
+@pytest.mark.parametrize(
+    "recipe", [pytest.param("adam and dropout", marks=pytest.mark.long), "workers and augmentation"]
+)
 def test_a_run_that_was_killed_again_and_again(
     recipe: str, tmp_path: Path, sources: dict[str, tuple[str, ...]]
 ) -> None:

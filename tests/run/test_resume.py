@@ -105,6 +105,7 @@ def test_a_run_that_is_going_on_is_not_written_by_another(
     assert process.returncode == 143
 
 
+@pytest.mark.long
 def test_a_signal_breaks_a_long_validation_off(
     tmp_path: Path, command: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:

@@ -85,6 +85,7 @@ def test_a_search_finds_the_best_and_the_same_command_goes_on(command: Command, 
 
 
 @needs_optuna
+@pytest.mark.long
 def test_a_loss_is_made_small_and_a_failed_trial_ends_nothing(command: Command, tmp_path: Path) -> None:
     words = ("optimizer=sgd", "loss=mse", "optimizer.lr=0.1,1e30,0.001", "hydra.sweeper.n_trials=8", "name=s")
     done = command("--multirun", "hydra/sweeper=optuna", *SMALL, *words, "sweep.metric=val/loss")

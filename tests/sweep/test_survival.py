@@ -137,6 +137,7 @@ def test_jobs_outlive_the_server_that_they_were_forked_from(tmp_path: Path) -> N
 
 
 @needs_proc
+@pytest.mark.long
 def test_a_job_that_dies_with_its_server_is_not_given_a_reason_by_chance(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(SLOW)
     sweep = Sweep(tmp_path, *SLOWLY, "seed=0,1")
@@ -153,6 +154,7 @@ def test_a_job_that_dies_with_its_server_is_not_given_a_reason_by_chance(tmp_pat
     assert [(row["status"], row["reason"]) for row in rows(tmp_path)] == [("failed", reason), ("finished", "")]
 
 
+@pytest.mark.long
 def test_what_a_job_leaves_running_is_not_waited_for(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(
         f"{SLOW}\nimport os\n"

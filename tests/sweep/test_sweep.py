@@ -39,6 +39,7 @@ def results(folder: Path) -> dict[str, dict[str, Any]]:
     return {row["name"]: row for row in json.loads((folder / "results.json").read_text())}
 
 
+@pytest.mark.long
 def test_bad_jobs_harm_no_other_and_are_tried_again_when_asked(command: Command, tmp_path: Path) -> None:
     (tmp_path / "moody.py").write_text(MOODS)
     moods = "fine,raises,well,exits,glad,is_killed,calm,diverges"
@@ -87,6 +88,7 @@ def test_the_first_failure_ends_it_where_that_is_wanted(command: Command, tmp_pa
     assert [row["status"] for row in results(tmp_path / "runs/s").values()] == ["stopped", "waiting"]
 
 
+@pytest.mark.long
 def test_it_is_gone_on_with_extended_and_not_changed(command: Command, tmp_path: Path) -> None:
     words = ("--multirun", *SMALL, "optimizer.lr=0.1,0.01", "name=s")
     first = command(*words, "seed=0,1")
@@ -138,6 +140,7 @@ def test_what_is_wrong_with_any_job_is_said_before_the_first(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_batches_are_shared_where_that_is_wanted(command: Command, tmp_path: Path) -> None:
     words = ("--multirun", *SMALL, "seed=3,4", "batch_size=20")
     for name, more in (("shared", ("sweep.share_batches=true",)), ("own", ())):
@@ -346,7 +349,7 @@ def test_what_cannot_be_stacked_is_trained_one_by_one(command: Command, tmp_path
 )
 def test_what_only_a_run_alone_has_keeps_it_alone(changes: dict[str, Any], size: int) -> None:
     base = {"precision": "float32", "compile": False, "fast": True, "monitor": {"activations": False}}
-    base |= {"profile": False, "gradient": {"checkpoint": False}}
+    base |= {"profile": False, "max_time": None, "gradient": {"checkpoint": False}}
     jobs = []
     for seed in range(4):
         config = {**base, "seed": seed, "model": {"_target_": "x"}, **changes}

@@ -113,7 +113,7 @@ def test_a_day_on_another_system(system: str, tmp_path: Path, train: Any) -> Non
     os.symlink(there / "pictures", tmp_path / "pictures")
     train(*PICTURES, "name=pictures", "data.num_workers=0")
     train(*QUICK, "max_steps=5", "optimizer.lr=0.01", "seed=1", "name=job")
-    for one, other in (("a", "a"), ("pictures", "pictures"), ("s/optimizer.lr=0.01,seed=1", "job")):
+    for one, other in (("a", "a"), ("pictures", "pictures"), ("s/lr=0.01,seed=1", "job")):
         newest = [max(path.glob("checkpoints/step_*.pt")) for path in (there / "runs" / one, tmp_path / "runs" / other)]
         assert newest[0].name == newest[1].name
         assert_same(*(checkpoint.read(path)["model"] for path in newest))

@@ -15,7 +15,7 @@ from trainer.data.image_files import BACKGROUNDS, FolderImages
 from trainer.data.images import ImageTransform
 from trainer.data.prepare import Splits, on_device
 from trainer.data.quoting import cut
-from trainer.data.source import Data, ImageFiles, Samples
+from trainer.data.source import Data, Samples
 from trainer.data.spread import Scaling
 from trainer.data.tables.recipe import Recipe
 from trainer.trees import Tree, mapped
@@ -154,7 +154,7 @@ Preparation = Pictures | Scaled | Rows | AsTheyAre | Theirs
 def preparation_of(data: Data, splits: Splits) -> Preparation:
     """What was done to the samples of a source to become the splits of a run."""
     if (fitted := splits.transform) is not None:
-        stored = None if isinstance(data.train, ImageFiles) else tuple(data.train.inputs.shape[1:])
+        stored = tuple(data.train.inputs.shape[1:]) if isinstance(data.train, Samples) else None
         background = data.train.background if isinstance(data.train, FolderImages) else "white"
         assert stored is None or len(stored) == 3
         return Pictures(
