@@ -10,6 +10,7 @@ import json
 import logging.config
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -618,6 +619,17 @@ def test_hydra_would_call_it(call, marker, monkeypatch):
     for handler in logging.root.handlers:
         handler.close()
     assert marker.exists()
+
+
+def test_what_can_not_be_chosen_is_no_option(train):
+    """An editor's lock, a link to nothing, a folder: as an option it is not there, and harms no other."""
+    Path("conf/model/folder.yaml").mkdir(parents=True)
+    for name in (".#my.yaml", "gone.yaml"):
+        os.symlink("nowhere", f"conf/model/{name}")
+    for name in ("gone", "folder"):
+        said = refusal(train, "--config-dir", "conf", f"model={name}", says=f"model={name}: there is no such model.")
+        assert not re.search(r"There is .*(gone|folder|#my)", said)
+    train("--config-dir", "conf", "model=two_layer", "max_steps=1", "monitor=off")
 
 
 @pytest.mark.parametrize("value", ["a" * 100_000, f"[{'1,' * 40_000}1]", "[" * 10_001, "name=" * 5000])

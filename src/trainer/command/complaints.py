@@ -48,7 +48,7 @@ def no_config(name: str, options: Sequence[str] | None, argv: list[str]) -> User
     group, _, option = name.partition("/")
     if group not in advice.options:  # hydra/launcher
         group, _, option = name.rpartition("/")
-    known = list(options or ()) or list(advice.options.get(group, {}))
+    known = list(advice.options.get(group, {})) or list(options or ())
     if known:
         if (misplaced := _misplaced(advice.folders, group, option)) is not None:
             return misplaced

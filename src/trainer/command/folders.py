@@ -40,7 +40,9 @@ def options(folders: list[Path]) -> dict[str, dict[str, str]]:
     """Group to option to what its file's first line says."""
     found: dict[str, dict[str, str]] = {}
     for path in (path for folder in folders for ending in ENDINGS for path in sorted(folder.glob(f"*/*{ending}"))):
-        found.setdefault(path.parent.name, {})[path.stem] = _about(path)
+        # An editor's lock `.#my.yaml`, a folder, a link to nothing: none of them can be chosen.
+        if not path.name.startswith(".") and os.path.exists(path) and not path.is_dir():
+            found.setdefault(path.parent.name, {})[path.stem] = _about(path)
     return found
 
 
