@@ -170,8 +170,31 @@ class Classes:
         return math.log(self.num_classes)
 
 
+class _NothingCounted:
+    """What has no right and wrong: outputs are compared as the numbers that they are."""
+
+    def judged(self, outputs: Tree, targets: Tensor) -> dict[str, Tensor]:
+        return {}
+
+    @property
+    def facts(self) -> dict[str, int]:
+        return {}
+
+    def measured(self, outputs: Tree, targets: Tensor) -> tuple[Tensor, Tensor] | None:
+        return (outputs.float() if outputs.dtype in HALF else outputs, targets) if isinstance(outputs, Tensor) else None
+
+    def concluded(self, sums: dict[str, float], num_samples: int) -> dict[str, float]:
+        return sums
+
+    def fitted(self, outputs: Tree, targets: Tree) -> Self:
+        return self
+
+    def caption(self, target: Tensor) -> str:
+        return f"{target.item():.3g}" if target.numel() == 1 else ""
+
+
 @dataclass(frozen=True)
-class Numbers:
+class Numbers(_NothingCounted):
     """A sample has numbers, which the outputs come near to.
 
     Args:
@@ -213,25 +236,6 @@ class Numbers:
     def scores_of(self, outputs: Tree) -> Tensor | None:
         """The tensor among outputs that has as many numbers as a target: what is called `logits`, or the first."""
         return prediction(outputs, lambda x: x.dim() > 1 and x.shape[1:].numel() == self.num_outputs)
-
-    def judged(self, outputs: Tree, targets: Tensor) -> dict[str, Tensor]:
-        return {}
-
-    @property
-    def facts(self) -> dict[str, int]:
-        return {}
-
-    def measured(self, outputs: Tree, targets: Tensor) -> tuple[Tensor, Tensor] | None:
-        return (outputs.float() if outputs.dtype in HALF else outputs, targets) if isinstance(outputs, Tensor) else None
-
-    def concluded(self, sums: dict[str, float], num_samples: int) -> dict[str, float]:
-        return sums
-
-    def fitted(self, outputs: Tree, targets: Tree) -> Self:
-        return self
-
-    def caption(self, target: Tensor) -> str:
-        return f"{target.item():.3g}" if target.numel() == 1 else ""
 
 
 @dataclass(frozen=True)
@@ -425,7 +429,7 @@ class Labels:
 
 
 @dataclass(frozen=True)
-class Unread:
+class Unread(_NothingCounted):
     """Outputs that nobody but the user's own loss can read: there is no metric but the loss.
 
     Args:
@@ -453,25 +457,6 @@ class Unread:
 
     def scores_of(self, outputs: Tree) -> Tensor | None:
         return None
-
-    def judged(self, outputs: Tree, targets: Tensor) -> dict[str, Tensor]:
-        return {}
-
-    @property
-    def facts(self) -> dict[str, int]:
-        return {}
-
-    def measured(self, outputs: Tree, targets: Tensor) -> tuple[Tensor, Tensor] | None:
-        return (outputs.float() if outputs.dtype in HALF else outputs, targets) if isinstance(outputs, Tensor) else None
-
-    def concluded(self, sums: dict[str, float], num_samples: int) -> dict[str, float]:
-        return sums
-
-    def fitted(self, outputs: Tree, targets: Tree) -> Self:
-        return self
-
-    def caption(self, target: Tensor) -> str:
-        return f"{target.item():.3g}" if target.numel() == 1 else ""
 
 
 Meaning = Classes | Places | Labels | Numbers | Unread
