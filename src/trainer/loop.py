@@ -4,12 +4,13 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from trainer.cadence import is_due, is_recorded
+from trainer.cadence import is_due
 from trainer.data.batches import Batch, batch_length
 from trainer.distributed import ALONE, World, held_back
 from trainer.errors import NonFinite
@@ -52,6 +53,9 @@ class Wish(NamedTuple):
     over: bool = False
 
 
+NOTHING = Wish()
+
+
 @dataclass(frozen=True)
 class Plan:
     """How long, and every how many steps something is due; None is never.
@@ -77,6 +81,17 @@ class Plan:
     clip_value: float | None = None
     skips_non_finite: bool = False
     is_time_over: bool = False
+
+    @cached_property
+    def _periods(self) -> frozenset[int]:
+        return frozenset(every for every in (self.log_every, self.show_every, self.draw_every) if every is not None)
+
+    def is_recorded(self, step: int) -> bool:
+        """Whether anybody wants to see this step, see `trainer.cadence.is_recorded`; asked at every step."""
+        for every in self._periods:  # noqa: SIM110 - a generator costs twice as much
+            if step % every == 0 or step == 1 or step == self.max_steps:
+                return True
+        return False
 
 
 # Within it the forward pass and the loss are computed in the run's precision.
@@ -111,8 +126,7 @@ def fit(
         return True
     steps = range(state.step + 1, last + 1)
     for step, batch in zip(steps, batches, strict=False):  # steps first: draw no batch too many
-        is_logged = is_recorded(step, plan.log_every, last) or is_recorded(step, plan.show_every, last)
-        is_logged = is_logged or is_recorded(step, plan.draw_every, last)
+        is_logged = plan.is_recorded(step)
         if is_logged:
             observer.before_forward(step)
         losses = forward_backward(batch, batch_length(plan.num_samples, plan.samples_per_step, step))

@@ -22,7 +22,7 @@ from trainer.draws import random_state
 from trainer.fast.choose import choose
 from trainer.loop import Plan, Wish, fit
 from trainer.run.parts import build
-from trainer.run.train import surroundings
+from trainer.run.prepare import surroundings
 from trainer.run.training import Training
 from trainer.signals import Signals
 from trainer.stack.fit import fit_stack

@@ -72,7 +72,9 @@ def choose(
         forward_backward, how = compiled(work, ordinary, plain, train, note)
     elif is_fast and is_alone and not is_compiled:
         forward_backward, how = recorded(work, ordinary, network, train)
-    return Computation(forward_backward, network, plain, train, val, test, [*lines, how])
+    return Computation(
+        forward_backward, network, plain, train, val, test, [*lines, how], isinstance(forward_backward, RecordedStep)
+    )
 
 
 def as_it_is(model: nn.Module) -> nn.Module:

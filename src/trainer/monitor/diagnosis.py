@@ -820,7 +820,7 @@ class Diagnosis:
     def _judged(self, step: int, is_last: bool = False) -> list[Finding]:
         new = []
         for rule in self._rules:
-            if rule.name in self._seen.reported or (rule.tag not in self._seen.numbers and not is_last):
+            if (rule.tag not in self._seen.numbers and not is_last) or rule.name in self._seen.reported:
                 continue
             if is_last and rule.rank == 100:  # of symptoms all has been seen
                 continue

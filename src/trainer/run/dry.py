@@ -14,7 +14,7 @@ from trainer.data.batches import Batch, batch_length
 from trainer.monitor.console import summary_table
 from trainer.monitor.texts import model_rows
 from trainer.run.optimizer import reevaluated
-from trainer.run.train import surroundings
+from trainer.run.prepare import surroundings
 from trainer.run.training import Training
 from trainer.trees import called, leaves
 from trainer.trials import set_mode, undisturbed

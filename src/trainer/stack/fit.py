@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from trainer.averaged import average_in_place
-from trainer.cadence import is_due, is_recorded
+from trainer.cadence import is_due
 from trainer.data.batches import Batches
 from trainer.errors import NonFinite
 from trainer.finite import is_finite, refuse_non_finite_weights
@@ -58,8 +58,7 @@ def fit_stack(
             losses = rows_of(losses, stack.let_go())
         if not stack.members:
             break
-        is_logged = is_recorded(step, plan.log_every, last) or is_recorded(step, plan.show_every, last)
-        is_logged = is_logged or is_recorded(step, plan.draw_every, last)
+        is_logged = plan.is_recorded(step)
         if is_logged:
             stack.each(before_update, step, losses)
         stack.store.clip(plan.clip_norm, plan.clip_value)

@@ -18,7 +18,8 @@ from trainer.loop import Wish
 from trainer.run.folder import as_stored, load, refuse_another, take_folder
 from trainer.run.opened import Opened, opened
 from trainer.run.parts import Parts, build, sample_of
-from trainer.run.train import find_features, finish, prepare, surroundings
+from trainer.run.prepare import find_features, prepare, surroundings
+from trainer.run.train import finish
 from trainer.run.training import Training
 from trainer.signals import Signals
 from trainer.stack.fit import fit_stack, refuse_plan

@@ -15,7 +15,7 @@ from trainer.losses import Losses
 from trainer.run.folder import take_up
 from trainer.run.origin import read_origin
 from trainer.run.parts import build
-from trainer.run.train import chosen, features_for, surroundings
+from trainer.run.prepare import chosen, features_for, surroundings
 from trainer.run.training import Training
 from trainer.signals import Signals
 from trainer.use.again import Numbers, again, folder_of
