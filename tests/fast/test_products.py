@@ -112,16 +112,18 @@ def test_an_error_puts_it_back() -> None:
 
 
 @pytest.mark.parametrize(
-    ("vendor", "flags", "expected"),
+    ("vendor", "family", "flags", "expected"),
     [
-        ("AuthenticAMD", "fpu avx2 avx512f avx512_bf16", True),
-        ("AuthenticAMD", "fpu avx2", False),
-        ("AuthenticAMD", "fpu avx2 avx512f amx_bf16 amx_tile", False),  # would compute with less
-        ("GenuineIntel", "fpu avx2 avx512f", False),  # which MKL serves well
+        ("AuthenticAMD", 26, "fpu avx2 avx512f avx512_bf16", True),
+        ("AuthenticAMD", 25, "fpu avx2 avx512f avx512_bf16", False),  # Zen 4 has 256 bits at once
+        ("AuthenticAMD", 26, "fpu avx2", False),
+        ("AuthenticAMD", 26, "fpu avx2 avx512f amx_bf16 amx_tile", False),  # would compute with less
+        ("GenuineIntel", 6, "fpu avx2 avx512f", False),  # which MKL serves well
     ],
 )
-def test_which_cpus_gain_by_it(vendor: str, flags: str, expected: bool) -> None:
-    assert is_half_unused(f"processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: {flags}\n") is expected
+def test_which_cpus_gain_by_it(vendor: str, family: int, flags: str, expected: bool) -> None:
+    facts = f"processor\t: 0\nvendor_id\t: {vendor}\ncpu family\t: {family}\nflags\t\t: {flags}\n"
+    assert is_half_unused(facts) is expected
 
 
 @pytest.fixture

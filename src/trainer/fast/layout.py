@@ -3,7 +3,7 @@
 torch's own pool makes little use of them, and maps that leave the blocks after a convolution must go back into them for
 the next one. The numbers are the same bits, but for batches of one sample.
 
-Gain, a LeNet step against the same model in plain layout: see README, `manual/speed.md`.
+Gain: a LeNet step without it takes 1.20 (1.17 to 1.31) of one with it (2026-11-26, AMD EPYC Zen 4, one thread).
 """
 
 import copy
