@@ -2,7 +2,15 @@
 
 import pytest
 
-from trainer.cadence import drawing_period, evaluation_period, is_due, is_recorded, num_steps
+from trainer.cadence import (
+    drawing_period,
+    evaluation_period,
+    history_period,
+    is_due,
+    is_for_history,
+    is_recorded,
+    num_steps,
+)
 
 
 @pytest.mark.parametrize(
@@ -23,6 +31,23 @@ def test_every_so_many_steps_and_the_last_one_are_due(every, last, due):
 def test_the_first_step_is_recorded_too(every):
     recorded = [step for step in range(1, 8) if is_recorded(step, every, 7)]
     assert recorded == sorted({*(step for step in range(1, 8) if is_due(step, every, 7)), *([1] if every else [])})
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 10, 64])
+@pytest.mark.parametrize("last", [1, 7, 100, 1000])
+def test_a_history_is_evenly_spaced_and_bounded_wherever_the_run_ends(last, count):
+    kept, writes = [], 0
+    for step in range(1, last + 1):
+        if is_for_history(step, count, last):
+            kept.append(step)
+            writes += 1
+        kept = [other for other in kept if other % history_period(step, count) == 0]
+        assert len(kept) <= count
+        period = kept[0] if kept else None
+        assert kept == [period * i for i in range(1, len(kept) + 1)]
+        if step >= last / 4:  # half of what was asked for at the least, as periods double
+            assert len(kept) >= min(step, count) // 2
+    assert writes <= 2.5 * count
 
 
 @pytest.mark.parametrize("steps_per_epoch", [1, 7])

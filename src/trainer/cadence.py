@@ -11,6 +11,21 @@ def is_recorded(step: int, every: int | None, last: int) -> bool:
     return is_due(step, every, last) or (every is not None and step == 1)
 
 
+def history_period(step: int, count: int) -> int:
+    """Steps from one of at most `count` kept checkpoints to the next, after a step: a power of two, so that those of a
+    longer period are among those of a shorter one, and none is missing when every second goes.
+    """
+    return 1 << (-(-step // count) - 1).bit_length() if step > count else 1
+
+
+def is_for_history(step: int, count: int, last: int) -> bool:
+    """Whether a checkpoint of this step is kept for a while.
+
+    Early steps have up to four times as many as are left of them at the end: a run may end long before `last`.
+    """
+    return step % max(history_period(step, count), history_period(last, count) // 4) == 0
+
+
 def drawing_period(every: int | str | None, log_every: int | None, last: int, count: int = 20) -> int | None:
     """Steps from one histogram to the next: what was typed, or for "auto" so many that a run has about `count` of them.
 

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from trainer.cadence import is_due
+from trainer.cadence import is_due, is_for_history
 from trainer.data.batches import Batch, batch_length
 from trainer.distributed import ALONE, World, held_back
 from trainer.errors import NonFinite
@@ -61,6 +61,7 @@ class Plan:
     """How long, and every how many steps something is due; None is never.
 
     Args:
+        history: checkpoints over the whole run that are kept.
         num_samples: in the training split.
         samples_per_step: in a whole batch, all ranks' shares together.
         check_every: steps from one look at the losses to the next: 1 where a look is free (CPU).
@@ -81,6 +82,12 @@ class Plan:
     clip_value: float | None = None
     skips_non_finite: bool = False
     is_time_over: bool = False
+    history: int | None = None
+
+    def is_saved(self, step: int) -> bool:
+        """Whether a checkpoint is due after this step."""
+        is_kept = self.history is not None and is_for_history(step, self.history, self.max_steps)
+        return is_kept or is_due(step, self.save_every, self.max_steps)
 
     @cached_property
     def _periods(self) -> frozenset[int]:
@@ -135,7 +142,7 @@ def fit(
         is_skipped = plan.skips_non_finite and is_to_be_skipped(state, losses)
         if not plan.skips_non_finite:
             unchecked.append(losses.total)
-            is_looked_at = is_logged or is_due(step, plan.eval_every, last) or is_due(step, plan.save_every, last)
+            is_looked_at = is_logged or is_due(step, plan.eval_every, last) or plan.is_saved(step)
             if is_looked_at or step % plan.check_every == 0:
                 refuse_non_finite(step, state.world, unchecked)
                 unchecked.clear()
@@ -177,7 +184,7 @@ def validate_and_save(state: TrainingState, plan: Plan, observer: Observer, aske
     if is_best is None:  # the next process begins with it
         state.is_over = False
         return False
-    if is_due(step, plan.save_every, last) or is_best or wish.save:
+    if plan.is_saved(step) or is_best or wish.save:
         refuse_non_finite_weights(state)
         observer.save(step, is_best)
     observer.tick(step)

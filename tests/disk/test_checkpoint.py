@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from trainer.disk import checkpoint
-from trainer.disk.checkpoint import Checkpoints, Saver
+from trainer.disk.checkpoint import Checkpoints, Saver, step_of
 from trainer.disk.files import write_atomically, write_text
 from trainer.errors import UserError
 
@@ -114,6 +114,17 @@ class TestRetention:
         assert is_state(checkpoint.read(checkpoints.folder / "best.pt"), 20)
         assert is_state(checkpoint.read(checkpoints.folder / "last.pt"), 40)
         assert newest_step(checkpoints) == 40
+
+    def test_of_a_history_every_second_goes_as_it_grows(self, tmp_path):
+        checkpoints = Checkpoints(tmp_path, keep=2, history=4)
+        left = {}
+        for step in range(1, 20):
+            checkpoints.save(state(step))
+            left[step] = sorted(map(step_of, checkpoints.files()))
+        assert left[4] == [1, 2, 3, 4]
+        assert left[5] == [2, 4, 5]  # 5 is one of the newest two
+        assert left[11] == [4, 8, 10, 11]
+        assert left[19] == [8, 16, 18, 19]
 
     def test_a_name_for_the_same_bytes_takes_no_second_copy(self, tmp_path):
         Checkpoints(tmp_path, keep=1).save(state(7), is_best=True)

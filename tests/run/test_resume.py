@@ -54,6 +54,36 @@ def test_going_on_from_the_middle_of_an_epoch_is_exact(recipe: str, train: Calla
     assert_same(*([json.loads(line) for line in lines] for lines in metrics))
 
 
+def kept(name: str) -> list[int]:
+    return sorted(int(path.stem[5:]) for path in Path("runs", name, "checkpoints").glob("step_*.pt"))
+
+
+def test_a_history_is_the_same_where_the_run_was_stopped_and_changes_no_number(
+    train: Callable[..., dict[str, Any]],
+) -> None:
+    words = ("monitor=off", "model=two_layer", "batch_size=100", "max_steps=45", "eval_every=50", "checkpoint.keep=1")
+    plain = train(*words, "name=plain")
+    history = (*words, "checkpoint.history=4")
+    assert_same(plain, train(*history, "name=unbroken"))
+    assert kept("unbroken") == [16, 32, 45]
+    train(*history, "max_steps=20", "name=broken")
+    assert kept("broken") == [8, 16, 20]
+    assert_same(plain, train(*history, "name=broken"))
+    assert kept("broken") == kept("unbroken")
+    assert_same(states("runs/unbroken", 32)["model"], states("runs/broken", 32)["model"])
+
+
+def test_epochs_say_when_as_steps_do(train: Callable[..., dict[str, Any]]) -> None:
+    words = ("monitor=off", "model=two_layer", "batch_size=100", "max_steps=45", "eval_every=50", "checkpoint.keep=9")
+    train(*words, "checkpoint.every_epochs=1", "name=it")
+    assert kept("it") == [13, 26, 39, 45]
+    with pytest.raises(UserError, match=r"checkpoint.every=5 checkpoint.every_epochs=1: both say how often") as said:
+        train("resume=runs/it", "checkpoint.every=5", "max_steps=50")
+    assert "Type checkpoint.every_epochs=null" in str(said.value)
+    train("resume=runs/it", "checkpoint.every=5", "max_steps=52", "checkpoint.every_epochs=null")
+    assert kept("it") == [13, 26, 39, 45, 50, 52]
+
+
 def test_resume_takes_all_from_the_folder_and_may_go_further(train: Callable[..., dict[str, Any]]) -> None:
     words = ("monitor=off", "model=two_layer", "optimizer=sgd", "optimizer.momentum=0.5", "batch_size=100")
     long = train(*words, "max_steps=20", "name=long")

@@ -384,6 +384,11 @@ class TestARow:
             assert member.observer.losses == pytest.approx(expected.losses[6:], rel=1e-10)
             assert member.generator.get_state().equal(expected.next_draw)
 
+    def test_is_saved_for_a_history_as_when_alone(self):
+        runs, plan = [Run(seed=seed) for seed in range(2)], replace(PLAN, max_steps=20, eval_every=None, history=4)
+        for watcher in [*together(runs, plan), alone(runs[0], plan)]:
+            assert [state["step"] for state in watcher.saved] == [2, 4, 6, 8, 12, 16]
+
     def test_leaves_torch_s_own_generators_as_they_were(self):
         members = members_of([Run(sequential, loss=nn.NLLLoss, seed=seed) for seed in range(2)])
         before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()

@@ -42,7 +42,10 @@ def test_a_step_with_the_same_bits(train: Train, capsys: pytest.CaptureFixture[s
     """Of a network whose samples share a batch norm, with dropout; from the checkpoint in the middle."""
     Path("normed17.py").write_text(NORMED)
     words = ("model._target_=normed17.Net", "trust=[normed17]", "monitor=scalars", "monitor.every=1", "max_steps=60")
-    train("name=a", *words, "checkpoint.every=20", "checkpoint.keep=3")
+    train("name=a", *words, "checkpoint.history=8", "checkpoint.keep=1")
+    kept = sorted(int(path.stem[5:]) for path in Path("runs/a/checkpoints").glob("step_*.pt"))
+    assert kept == [8, 16, 24, 32, 40, 48, 56, 60]
+    assert cli.run_command(["evaluate", "a", "checkpoint=40", "trust=[normed17]"]) == 0
     before = {path: path.read_bytes() for path in Path("runs/a").rglob("*") if path.is_file()}
     step = replayed("a", "step=45", "until=46", "trust=[normed17]")
     assert step["from"] == "the checkpoint of step 40"

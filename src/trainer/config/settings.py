@@ -21,8 +21,10 @@ class Gradient:
 @dataclass(frozen=True)
 class Checkpoint:
     every: int | None
+    every_epochs: int | None
     every_minutes: float | None
     keep: int
+    history: int | None
     metric: str
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainer.cadence import history_period
 from trainer.disk import lock
 from trainer.disk.files import cannot_write, write_atomically
 from trainer.disk.tensors import load_tensors, refuse_hostile, save_tensors
@@ -188,16 +189,22 @@ def checksum(tensor: Tensor) -> int:
     return zlib.crc32(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
 
 
+def step_of(path: Path) -> int:
+    """Of a file that `Checkpoints.files` gives."""
+    return int(path.stem.removeprefix("step_"))
+
+
 class Checkpoints:
     """The folder `checkpoints/` of a run: `step_<n>.pt`, the newest `keep` of them; `last.pt` and `best.pt` are links.
 
     Args:
         folder: made when the first checkpoint is written.
-        keep: how many `step_<n>.pt` stay.
+        keep: how many of the newest `step_<n>.pt` stay.
+        history: how many may stay beside them, evenly spaced over the run; None for none.
     """
 
-    def __init__(self, folder: Path, keep: int) -> None:
-        self.folder, self.keep = folder, keep
+    def __init__(self, folder: Path, keep: int, history: int | None = None) -> None:
+        self.folder, self.keep, self.history = folder, keep, history
 
     def save(self, state: dict[str, Any], is_best: bool = False) -> None:
         """Writes the state; the old files go only after the new one is there.
@@ -222,7 +229,11 @@ class Checkpoints:
             raise cannot_write(path, error, num_bytes(state)) from error
         files = self.files()
         # A run goes on from the newest whole file: what bears a later step than the one just written is damaged.
-        kept = files[files.index(path) :][: self.keep]
+        earlier = files[files.index(path) :]
+        kept = earlier[: self.keep]
+        if self.history is not None:
+            period = history_period(state["step"], self.history)
+            kept += [other for other in earlier if step_of(other) % period == 0]
         for other in files:
             if other not in kept:
                 other.unlink()
@@ -256,9 +267,8 @@ class Checkpoints:
             return []
         except OSError as error:  # a run that found none would begin once more
             raise UserError(f"{self.folder}: can't be read: {error.strerror}. Make it readable.") from error
-        found = {path: re.fullmatch(r"step_(\d+)\.pt", path.name) for path in paths}
-        steps = {path: int(match[1]) for path, match in found.items() if match}
-        return sorted(steps, key=lambda path: steps[path], reverse=True)
+        found = [path for path in paths if re.fullmatch(r"step_\d+\.pt", path.name)]
+        return sorted(found, key=step_of, reverse=True)
 
     def newest(self, warn: Callable[[str], None]) -> dict[str, Any] | None:
         """The newest whole state, or None where there is no file.

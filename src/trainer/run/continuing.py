@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from trainer.config.request import resolved
 from trainer.config.schema import leaves, resume_word, shown, typed
 from trainer.disk import folder as folders
+from trainer.disk.checkpoint import step_of
 from trainer.distributed import World
 from trainer.errors import Interrupted
 from trainer.run.training import Training
@@ -48,6 +49,6 @@ def said_when_stopped_at_once(training: Training) -> Iterator[None]:
         saved, how = training.checkpoints.files(), how_to_continue(training)
         if not saved:
             raise Interrupted(f"stopped at once; nothing was saved. To begin again: {how}", signal.SIGINT) from None
-        step = int(saved[0].stem.removeprefix("step_"))
+        step = step_of(saved[0])
         what = f"stopped at once; step {step} is the last that was saved. To continue from there: {how}"
         raise Interrupted(what, signal.SIGINT) from None

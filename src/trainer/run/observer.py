@@ -44,6 +44,7 @@ class RunObserver:
         self.activations = Activations(parts.model) if monitor.activations and is_main else None
         every_minutes = settings.checkpoint.every_minutes
         self._save_every_seconds = math.inf if every_minutes is None else 60 * every_minutes
+        self.save_every = training.save_every
         self._max_seconds = settings.max_seconds
         self.rule = median_rule(training)
         self.pruned_for: str | None = None
@@ -206,7 +207,7 @@ class RunObserver:
                     self.journal.events.flush()  # what was logged up to a checkpoint is not lost with the process
                 self.journal.refuse_lost()
                 self.saver.save(state, is_best)
-                if is_due(step, self.parts.settings.checkpoint.every, self.max_steps):
+                if is_due(step, self.save_every, self.max_steps):
                     self.saver.wait()
         self._saved_at = time.perf_counter()
 

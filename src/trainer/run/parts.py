@@ -94,6 +94,7 @@ def build(settings: Settings, world: World = ALONE, like: Parts | None = None, i
         loss_fn = build_loss(settings, data, splits, model, sample_of(splits.val), precision)
         metrics = build_metrics(settings, loss_fn, model, sample_of(splits.val), world)
     averaged = settings.average != Averages(None, None)
+    refuse_two_periods(settings)
     refuse_other_metric(settings, tags_of(loss_fn, metrics, "val", averaged))
     length = length_of(settings, len(splits.train))
     refuse_empty_shares(settings, splits, length, world)
@@ -155,6 +156,16 @@ def refuse_other_metric(settings: Settings, tags: list[str]) -> None:
         metric = settings.config[section].get(name)
         if metric is not None and metric not in tags:
             raise UserError(f"{key}={metric}: is not measured here; there is {', '.join(tags)}.{nearest(metric, tags)}")
+
+
+def refuse_two_periods(settings: Settings) -> None:
+    """Raises UserError where checkpoints are asked for every so many steps and every so many epochs."""
+    steps, epochs = settings.checkpoint.every, settings.checkpoint.every_epochs
+    if steps is not None and epochs is not None:
+        raise UserError(
+            f"checkpoint.every={steps} checkpoint.every_epochs={epochs}: both say how often. "
+            "Type checkpoint.every_epochs=null, or checkpoint.every=null."
+        )
 
 
 def average_of(settings: Settings, store: Store, length: Length) -> Average | None:

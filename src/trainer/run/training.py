@@ -42,7 +42,8 @@ class Training:
 
     def __post_init__(self) -> None:
         parts, settings, length = self.parts, self.parts.settings, self.parts.length
-        self.checkpoints = Checkpoints(self.folder / "checkpoints", settings.checkpoint.keep)
+        kept = settings.checkpoint
+        self.checkpoints = Checkpoints(self.folder / "checkpoints", kept.keep, kept.history)
         self.warnings = [*parts.warnings]
         store = parts.state.store
         facts = facts_of(
@@ -103,7 +104,8 @@ class Training:
             show_every=settings.console.every,
             draw_every=self.draw_every,
             eval_every=evaluation_period(settings.eval_every, length.steps_per_epoch),
-            save_every=settings.checkpoint.every,
+            save_every=self.save_every,
+            history=settings.checkpoint.history,
             # On the CPU a look at the loss is free; elsewhere it waits for the device, so the losses are kept until a
             # step that is logged, evaluated or saved, or until there are many.
             check_every=1 if parts.device.type == "cpu" else 1000,
@@ -111,6 +113,12 @@ class Training:
             clip_value=settings.gradient.clip_value,
             skips_non_finite=settings.on_nan == "skip",
         )
+
+    @property
+    def save_every(self) -> int | None:
+        """Steps, after which the training waits for a checkpoint."""
+        asked = self.parts.settings.checkpoint
+        return asked.every if asked.every_epochs is None else asked.every_epochs * self.parts.length.steps_per_epoch
 
     @property
     def draw_every(self) -> int | None:

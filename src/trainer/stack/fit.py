@@ -85,7 +85,7 @@ def validate_and_save(
             return False
         stack.each(evaluated, step, plan, numbers, is_best)
     wish = asked()
-    is_everyone = is_due(step, plan.save_every, last) or wish.save
+    is_everyone = plan.is_saved(step) or wish.save
     if is_everyone or any(is_best):
         stack.each(save, step, is_everyone, is_best)
     for member in stack.members:

@@ -51,7 +51,7 @@ def opened(request: Request, signals: Signals, step: int) -> tuple[Training, str
 def newest_before(checkpoints: checkpoint.Checkpoints, step: int) -> dict[str, object] | None:
     """The state of the newest whole checkpoint that is not later; None where there is none."""
     found: dict[str, object] | None = None
-    for path in [path for path in checkpoints.files() if int(path.stem[5:]) <= step]:
+    for path in [path for path in checkpoints.files() if checkpoint.step_of(path) <= step]:
         try:
             found = checkpoint.read(path)
             break
@@ -115,7 +115,14 @@ def follow(training: Training, until: int, observer: Follower) -> NonFinite | No
     waits = state.schedule.scheduler is not None and state.schedule.every is None  # for validations
     eval_every = plan.eval_every if waits else None  # it changes nothing else
     plan = replace(
-        plan, max_steps=until, log_every=1, show_every=None, save_every=None, eval_every=eval_every, check_every=1
+        plan,
+        max_steps=until,
+        log_every=1,
+        show_every=None,
+        save_every=None,
+        history=None,
+        eval_every=eval_every,
+        check_every=1,
     )
 
     def announced(batches: Iterator[Batch]) -> Iterator[Batch]:

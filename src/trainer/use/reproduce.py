@@ -141,7 +141,7 @@ def _notes(
 
 
 def _weights(folder: Path) -> dict[int, Path]:
-    return {int(path.stem[5:]): path for path in checkpoint.Checkpoints(folder / "checkpoints", 1).files()}
+    return {checkpoint.step_of(path): path for path in checkpoint.Checkpoints(folder / "checkpoints", 1).files()}
 
 
 def compare_weights(old: Path, new: Path) -> str | None:
