@@ -17,6 +17,11 @@ from trainer.data.source import ImageFiles, Samples
 DRAW = torch.Generator().manual_seed(0)
 
 
+def said(train: Any, val: Any, test: Any) -> str | None:
+    leak = leaks(train, val, test)
+    return None if leak is None else leak.said
+
+
 def samples(inputs: Any) -> Samples:
     return Samples(inputs, torch.zeros(len(inputs), dtype=torch.int64))
 
@@ -37,10 +42,10 @@ KINDS = {
 @pytest.mark.parametrize("inputs", KINDS.values(), ids=KINDS.keys())
 def test_equal_rows_are_counted_and_two_are_named(inputs: Tensor) -> None:
     train, val, test = inputs[:30], inputs[30:40], inputs[40:]
-    assert leaks(samples(train), samples(val), samples(test)) is None
+    assert said(samples(train), samples(val), samples(test)) is None
     val = torch.cat([val, train[3:5]])
     test = torch.cat([train[:1], test])
-    message = leaks(samples(train), samples(val), samples(test))
+    message = said(samples(train), samples(val), samples(test))
     assert message is not None
     assert message.startswith(
         "2 of 12 validation inputs are in the train split, too; 1 of 21 test inputs are in the train split, too "
@@ -53,12 +58,12 @@ def test_what_differs_in_a_single_bit_is_no_leak() -> None:
     train = torch.zeros(64, 16, dtype=torch.float64)
     val = train.clone()
     val.view(torch.int64)[torch.arange(64), torch.arange(64) % 16] ^= 1 << torch.arange(64).clamp_max(62)
-    assert leaks(samples(train), samples(val), samples(torch.ones(1, 16, dtype=torch.float64))) is None
+    assert said(samples(train), samples(val), samples(torch.ones(1, 16, dtype=torch.float64))) is None
 
 
 def test_validation_and_test_are_compared_too() -> None:
     x = torch.randn(30, 4, generator=DRAW)
-    message = leaks(samples(x[:10]), samples(x[10:20]), samples(torch.cat([x[20:], x[15:16]])))
+    message = said(samples(x[:10]), samples(x[10:20]), samples(torch.cat([x[20:], x[15:16]])))
     assert message is not None
     assert message.startswith("1 of 11 test inputs are in the val split, too (row 10 of test = row 5 of val).")
 
@@ -69,15 +74,15 @@ def test_inputs_of_several_parts_are_equal_if_all_parts_are() -> None:
     def part(rows: slice, shift: int = 0) -> Any:
         return Samples({"numbers": numbers[rows], "levels": levels[rows] + shift}, torch.zeros(len(numbers[rows])))  # type: ignore[arg-type]
 
-    assert leaks(part(slice(0, 10)), part(slice(0, 5), shift=100), part(slice(10, 20))) is None
-    found = leaks(part(slice(0, 10)), part(slice(5, 12)), part(slice(15, 20)))
+    assert said(part(slice(0, 10)), part(slice(0, 5), shift=100), part(slice(10, 20))) is None
+    found = said(part(slice(0, 10)), part(slice(5, 12)), part(slice(15, 20)))
     assert found is not None
     assert "5 of" in found
 
 
 def test_the_shipped_digits_do_not_leak() -> None:
     data = digits.load()
-    assert leaks(data.train, data.val, data.test) is None
+    assert said(data.train, data.val, data.test) is None
 
 
 # --- files ---------------------------------------------------------------------------------------------------------
@@ -100,13 +105,13 @@ def test_equal_files_are_named_by_their_paths(tmp_path: Path) -> None:
     train = folder(tmp_path, "train", {f"{i}.png": photo(i) for i in range(12)})
     val = folder(tmp_path, "val", {f"v{i}.png": photo(i + 10) for i in range(4)})  # 10 and 11 again
     test = folder(tmp_path, "test", {f"t{i}.png": photo(i + 100) for i in range(4)})
-    message = leaks(train, val, test)
+    message = said(train, val, test)
     assert message is not None
     assert message.startswith("2 of 4 validation inputs are in the train split, too (")
     assert (
         f"{tmp_path}/val/v0.png = {tmp_path}/train/10.png; {tmp_path}/val/v1.png = {tmp_path}/train/11.png" in message
     )
-    assert leaks(train, folder(tmp_path, "test", {"x.png": photo(200)}), test) is None
+    assert said(train, folder(tmp_path, "test", {"x.png": photo(200)}), test) is None
 
 
 @pytest.mark.parametrize("way", ["another format", "another quality", "another size", "as tensors"])
@@ -129,7 +134,7 @@ def test_pictures_that_were_saved_again_look_alike(tmp_path: Path, way: str) -> 
             stacked[1] = np.clip(stacked[1].astype(int) + DRAW_NOISE, 0, 255).astype(np.uint8)
             train, test = (samples(torch.from_numpy(x).permute(0, 3, 1, 2)) for x in stacked)
     val = train.take(torch.arange(1)) if isinstance(train, FolderImages) else samples(train.inputs[:1] // 2)
-    message = leaks(train, val, test)
+    message = said(train, val, test)
     assert message is not None
     assert "5 test pictures look like one of the train split" in message
 
@@ -144,8 +149,8 @@ def test_flat_pictures_and_noise_do_not_look_alike(tmp_path: Path) -> None:
         folder(tmp_path, "train", dict(list(flat.items())[::2])),
         folder(tmp_path, "test", dict(list(flat.items())[1::2])),
     )
-    assert leaks(train, folder(tmp_path, "val", {"x.png": photo(3)}), test) is None
-    assert leaks(samples(noise[:200]), samples(noise[200:250]), samples(noise[250:])) is None
+    assert said(train, folder(tmp_path, "val", {"x.png": photo(3)}), test) is None
+    assert said(samples(noise[:200]), samples(noise[200:250]), samples(noise[250:])) is None
 
 
 def test_other_kinds_of_splits_are_not_looked_at() -> None:
@@ -155,7 +160,7 @@ def test_other_kinds_of_splits_are_not_looked_at() -> None:
         def __len__(self) -> int:
             return 3
 
-    assert leaks(Files(), Files(), Files()) is None
+    assert said(Files(), Files(), Files()) is None
 
 
 def test_a_linked_picture_in_two_splits_is_found(tmp_path: Path) -> None:
@@ -165,6 +170,6 @@ def test_a_linked_picture_in_two_splits_is_found(tmp_path: Path) -> None:
             photo(10 * place + i).save(tmp_path / name / f"{i}.png")
     (tmp_path / "test" / "cat" / "again.png").symlink_to(tmp_path / "train" / "cat" / "1.png")
     data = image_folder.load(str(tmp_path), val_fraction=0.2)
-    message = leaks(data.train, data.val, data.test)
+    message = said(data.train, data.val, data.test)
     assert message is not None
     assert "1 of 7 test inputs" in message

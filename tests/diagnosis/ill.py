@@ -122,6 +122,49 @@ def line(
     return _splits(inputs * inputs_scale, targets, None, "line", (num_samples // 6, num_samples // 6))
 
 
+def spoilt(
+    of: str, leak: float = 0.0, order: bool = False, empty: int = 0, mislabelled: float = 0.0, rare: float = 0.0
+) -> Data:
+    """One of the above, and what may be wrong with its samples.
+
+    Args:
+        leak: this share of validation and of test is in training, too.
+        order: sorted by label before the splits are cut.
+        empty: of the columns, the last ones are constant, and those before them copies of the first.
+        mislabelled: the share of class 1 that training calls class 0.
+        rare: the share of class 1 that training lacks.
+    """
+    made = {"blobs": blobs, "rings": rings, "waves": waves, "stripes": stripes}[of]()
+    splits = [made.val, made.test, made.train]
+    inputs, labels = (torch.cat([getattr(split, name) for split in splits]) for name in ("inputs", "targets"))
+    if empty:
+        half = inputs.shape[1] - empty // 2
+        inputs[:, half:] = 1.0
+        inputs[:, inputs.shape[1] - empty : half] = inputs[:, :1]
+    if order:
+        rows = labels.sort(stable=True).indices
+        inputs, labels = inputs[rows], labels[rows]
+    num = len(made.val)
+    for start in (0, num) if leak else ():
+        count = int(leak * num)
+        inputs[start : start + count], labels[start : start + count] = inputs[-count:], labels[-count:]
+    train = torch.arange(len(labels)) >= 2 * num
+    draws = torch.rand(len(labels), generator=torch.Generator().manual_seed(0))
+    labels[train & (labels == 1) & (draws < mislabelled)] = 0
+    kept = ~(train & (labels == 1) & (draws < rare))
+    return _splits(inputs[kept], labels[kept], made.num_classes, of, (num, num))
+
+
+def in_order() -> Data:
+    """Each split sorted by label, with the same shares."""
+    data = blobs()
+    splits = []
+    for split in (data.train, data.val, data.test):
+        rows = split.targets.sort(stable=True).indices
+        splits.append(Samples(split.inputs[rows], split.targets[rows]))
+    return Data(*splits, description="blobs in order", num_classes=5)
+
+
 class Net(nn.Module):
     """Linear layers with a function between them, and what one may do wrong in them.
 

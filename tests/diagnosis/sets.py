@@ -41,6 +41,8 @@ TWICE, INPUTS, TARGETS = ("probabilities into a loss of logits",), ("inputs not 
 CONSTANT, LABELS = ("targets are constant",), ("labels without a pattern",)
 OTHER, RARE, FEW = ("labels differ between the splits",), ("one class nearly alone",), ("overfitting",)
 SHIFT, NORM = ("splits differ",), ("batch norm of small batches",)
+LEAK, ORDER = ("splits share samples",), ("data given in order",)
+EMPTY, WORSE = ("columns without content",), ("one class far worse",)
 
 LONG = ("max_steps=400",)
 FIRST = [
@@ -131,7 +133,14 @@ FIRST = [
         NORM,
         _own("Conv(depth=4)", "stripes(spread=4)", "batch_size=2", "max_steps=600", "optimizer.lr=0.01"),
     ),
+    Case("blobs leak", LEAK, _own("Net", "spoilt(of=blobs,leak=0.5)", *LONG)),
+    Case("blobs in order", ORDER, _own("Net", "spoilt(of=blobs,order=true)", *LONG)),
+    Case("blobs of one column", EMPTY, _own("Net", "spoilt(of=blobs,empty=11)", *LONG)),
+    Case("blobs mislabelled", WORSE, _own("Net", "spoilt(of=blobs,mislabelled=0.8)", *LONG)),
     # healthy
+    Case("blobs leak of three", (), _own("Net", "spoilt(of=blobs,leak=0.015)", *LONG)),
+    Case("blobs, three columns empty", (), _own("Net", "spoilt(of=blobs,empty=3)", *LONG)),
+    Case("blobs, a class is rare", (), _own("Net", "spoilt(of=blobs,rare=0.7)", *LONG)),
     Case("lenet", (), ()),
     Case("digits two_layer", (), ("model=two_layer",)),
     Case("digits sgd 0.1", (), ("model=two_layer", *SGD, "optimizer.lr=0.1", "max_epochs=40")),
@@ -295,7 +304,26 @@ SECOND = [
         NORM,
         _own("Conv(depth=5)", "stripes(spread=2.5,seed=9)", "batch_size=2", "max_steps=500", "optimizer.lr=0.02"),
     ),
+    Case("waves leak", LEAK, _own("Recurrent", "spoilt(of=waves,leak=0.2)", "max_steps=400", "optimizer.lr=0.01")),
+    Case("stripes leak", LEAK, _own("Conv", "spoilt(of=stripes,leak=0.9)", "max_steps=300", "optimizer.lr=0.01")),
+    Case("rings in order", ORDER, _own("Net(width=64)", "spoilt(of=rings,order=true)", "max_steps=400")),
+    Case("stripes in order", ORDER, _own("Conv", "spoilt(of=stripes,order=true)", "max_steps=300")),
+    Case("rings of one column", EMPTY, _own("Net(width=64)", "spoilt(of=rings,empty=3)", "max_steps=400")),
+    Case(
+        "stripes mislabelled",
+        WORSE,
+        _own("Conv", "spoilt(of=stripes,mislabelled=0.9)", "max_steps=400", "optimizer.lr=0.01"),
+    ),
+    Case(
+        "rings, a class nearly missing",
+        WORSE,
+        _own("Net(width=64)", "spoilt(of=rings,rare=0.98)", "max_steps=400", "optimizer.lr=0.01"),
+    ),
     # healthy
+    Case("rings, half of it empty", (), _own("Net(width=64)", "spoilt(of=rings,empty=2)", "max_steps=400")),
+    Case("rings leak of five", (), _own("Net(width=64)", "spoilt(of=rings,leak=0.02)", "max_steps=400")),
+    Case("rings, a class is rarer", (), _own("Net(width=64)", "spoilt(of=rings,rare=0.4)", "max_steps=400")),
+    Case("stripes, a class is rare", (), _own("Conv", "spoilt(of=stripes,rare=0.6)", "max_steps=400")),
     Case("digits own net", (), _own("Net(width=64)", "", *LONG)),
     Case("digits own deep net", (), _own("Net(width=64,depth=5)", "", *LONG)),
     Case("digits tanh", (), _own("Net(function=Tanh,width=64)", "", *LONG)),

@@ -32,8 +32,23 @@ MOST_IN_A_BUCKET = 50  # pictures without structure share a hash
 NAMES = {"val": "validation", "test": "test"}
 
 
-def leaks(train: Split, val: Split, test: Split) -> str | None:
-    """One line that says how many samples two splits have in common, with two examples; None where there are none.
+@dataclass(frozen=True)
+class Leak:
+    """What splits have in common.
+
+    Args:
+        said: how many samples, with two examples; one line.
+        share: of the validation or the test samples, whichever is more, that training has, too.
+        repeated: the share of training samples that are there more than once: so it is where there are few values.
+    """
+
+    said: str
+    share: float
+    repeated: float
+
+
+def leaks(train: Split, val: Split, test: Split) -> Leak | None:
+    """How many samples two splits have in common; None where there are none.
 
     What is neither tensors nor files of images is not looked at.
     """
@@ -44,6 +59,7 @@ def leaks(train: Split, val: Split, test: Split) -> str | None:
     found: list[str] = []
     examples: list[str] = []
     look_alike: list[str] = []
+    shares = [0.0]
     for first, second in (("val", "train"), ("test", "train"), ("test", "val")):
         same = _same(rows[first], rows[second])
         if same:
@@ -54,15 +70,26 @@ def leaks(train: Split, val: Split, test: Split) -> str | None:
         ours, theirs = pictures[first], pictures[second]
         alike = _alike(ours, theirs) if ours and theirs else {}
         alike = {row: other for row, other in alike.items() if row not in same}
+        if second == "train":
+            shares.append((len(same) + len(alike)) / len(splits[first]))
         if alike:
             look_alike.append(f"{len(alike):,} {NAMES[first]} pictures look like one of the {second} split")
             examples += [_example(splits, first, second, pair) for pair in list(alike.items())[:2]]
     if not found and not look_alike:
         return None
-    return (
+    said = (
         f"{'; '.join([*found, *look_alike])} ({'; '.join(examples[:2])}). What is measured on them says little of new "
         "samples: take them out of one of the two."
     )
+    return Leak(said, max(shares), _repeated(rows["train"]))
+
+
+def _repeated(rows: "Split | _Rows") -> float:
+    """The share of rows that are there more than once; 0 of files."""
+    if not isinstance(rows, _Rows):
+        return 0.0
+    counts = np.unique(rows.hashes, return_counts=True)[1]
+    return float(counts[counts > 1].sum() / len(rows.hashes))
 
 
 def _paths(split: object) -> Sequence[str] | None:

@@ -12,7 +12,7 @@ from trainer.data.batches import Batches, LoadedBatches, ResidentBatches, lies_o
 from trainer.data.images import Augmentation, ImageTransform, channel_statistics, resized_masks
 from trainer.data.item_batches import ItemBatches, OwnTargets
 from trainer.data.items import Items
-from trainer.data.leaks import leaks
+from trainer.data.leaks import Leak
 from trainer.data.precision import lost
 from trainer.data.source import Data, ImageFiles, Samples
 from trainer.disk.checkpoint import checksum
@@ -177,12 +177,12 @@ def _check_items(data: Data, items: Items, where: str) -> None:
         _refuse_wrong(data, targets if items.known is None else items.known, where)
 
 
-def doubts(data: Data, name: str, dtype: torch.dtype, is_divided: bool = True) -> list[str]:
+def doubts(data: Data, name: str, dtype: torch.dtype, leak: Leak | None = None) -> list[str]:
     """What was decided in reading the data, and what may be meant but seldom is (a warning each).
 
     Args:
         dtype: of float inputs and targets in the run.
-        is_divided: false where the splits have the same samples on purpose.
+        leak: what the splits have in common.
 
     Raises:
         UserError: numbers would become infinite in this type.
@@ -195,8 +195,8 @@ def doubts(data: Data, name: str, dtype: torch.dtype, is_divided: bool = True) -
             f"warning: data.num_workers={data.num_workers}: there are {cores} cores for them, for which more "
             f"workers wait. Try data.num_workers={cores}."
         )
-    if is_divided and (leak := leaks(data.train, data.val, data.test)) is not None:
-        found.append(f"warning: data={name}: {leak}")
+    if leak is not None:
+        found.append(f"warning: data={name}: {leak.said}")
     targets = {split: targets_of(getattr(data, split)) for split in ("train", "val", "test")}
     if data.are_own_targets or not all(isinstance(part, Tensor) for part in targets.values()):
         return [*said, *found]

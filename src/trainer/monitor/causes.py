@@ -6,6 +6,7 @@ thresholds were chosen on the first set of `tests/diagnosis/sets.py`; the second
 """
 
 import math
+from statistics import median
 
 from trainer.monitor.diagnosis import (
     ENDED,
@@ -29,6 +30,13 @@ FAR_TARGETS, SMALL_TARGETS = 10.0, 0.01
 SHIFTED, OTHER_SHARES = 1.0, 0.35
 NEARLY_ALONE = 0.9
 SMALL_BATCH = 4
+
+
+LEAKED, OFTENER = 0.1, 2.0  # the share of shared samples, and how often it must be that of repeated ones
+MISSING = 0.5  # of the classes
+FAR_WORSE, WELL_KNOWN = 0.5, 0.6  # of the others' median recall; that median
+FEWEST_OF_CLASS = 10  # test samples
+OUTNUMBERS = 0.6  # the share of a class beside which it may be right to miss a rare one
 
 
 def is_settled(seen: Seen) -> bool:
@@ -88,6 +96,74 @@ def splits_differ(seen: Seen) -> Sighting | None:
     numbers = {"shift": seen.facts.shift, "label_shift": seen.facts.label_shift, "val/loss": seen.numbers["val/loss"]}
     meaning = "validation samples are of another kind than training samples (mean inputs or shares of classes)"
     return Sighting(None, numbers, meaning, "Look at how the splits are made: shuffle before, scale all alike.")
+
+
+def data_given_in_order(seen: Seen) -> Sighting | None:
+    """Samples come class by class, and were cut into splits so: training has other classes than validation, or few.
+
+    Source: L. Bottou, "Stochastic Gradient Descent Tricks" (2012), "Preparing the data".
+    """
+    facts = seen.facts
+    missing = sum(share == 0 for share in facts.shares) / max(1, len(facts.shares))
+    if not facts.is_ordered or not (facts.label_shift > OTHER_SHARES or missing >= MISSING):
+        return None
+    numbers = {"label_shift": facts.label_shift, "missing_classes": missing}
+    meaning = "training labels come in their order, and the splits were cut without shuffling: each has other classes"
+    how = "Shuffle before the splits are cut; or give all samples as one split, and the others are drawn from it."
+    if facts.settings.get("data.limit") is not None:
+        meaning = "training labels come in their order, and the first samples are of few classes"
+        how = attempt(["data.limit=null", "samples that are shuffled"])
+    return Sighting(None, numbers, meaning, how)
+
+
+def splits_share_samples(seen: Seen) -> Sighting | None:
+    """Validation or test samples are in training, too, and far more of them than chance repeats.
+
+    Source: S. Kapoor, A. Narayanan, "Leakage and the reproducibility crisis in machine-learning-based science" (2023).
+    """
+    facts = seen.facts
+    if not seen.is_over or facts.leaked < LEAKED or facts.leaked < OFTENER * facts.repeated:
+        return None
+    numbers = {"shared": facts.leaked, "repeated": facts.repeated}
+    meaning = f"{facts.leaked:.0%} of the samples that it is measured on were trained on, so that numbers are too good"
+    words = ["data.group=<the column of whom a row is of>"] if "data.group" in facts.settings else []
+    return Sighting(None, numbers, meaning, attempt(["splits without the same samples", *words]))
+
+
+def columns_without_content(seen: Seen) -> Sighting | None:
+    """At least half of the columns are constant or copies of others, and the network has not learnt from the rest.
+
+    Source: Karpathy, "A Recipe for Training Neural Networks" (2019), step 1, "become one with the data".
+    """
+    empty = seen.facts.empty_columns
+    if not empty or not (seen.is_ill or _is_poor(seen)):
+        return None
+    which = ", ".join(map(str, empty[:5])) + (", ..." if len(empty) > 5 else "")
+    meaning = f"columns {which} of the inputs are constant, or copies of others: there is little to learn from"
+    return Sighting(None, {"columns": len(empty)} | _losses(seen), meaning, "Look at how the columns are read.")
+
+
+def one_class_far_worse(seen: Seen) -> Sighting | None:
+    """Of the samples of one class most are taken for others, while the others are known.
+
+    Source: H. He, E. Garcia, "Learning from Imbalanced Data" (2009), section 2.
+    """
+    rows = [row for row in seen.classes if row["support"] >= FEWEST_OF_CLASS]
+    if len(rows) < 2 or seen.facts.largest_share > OUTNUMBERS or not seen.has_learnt or not is_settled(seen):
+        return None
+    worst = min(rows, key=lambda row: row["recall"])
+    usual = median(row["recall"] for row in rows if row is not worst)
+    if usual < WELL_KNOWN or worst["recall"] > FAR_WORSE * usual:
+        return None
+    place = seen.classes.index(worst)
+    share = seen.facts.shares[place] if place < len(seen.facts.shares) else math.nan
+    numbers = {"recall": worst["recall"], "median_recall": usual}
+    meaning = f"most samples of class {worst['name']} are taken for others, which are known"
+    if share < FAR_WORSE / len(seen.classes):
+        how = attempt(["loss.class_weights=balanced", "data.balance=true", "more samples of this class"])
+    else:
+        how = "Look at the labels of its samples: train replay RUN worst=20 shows those that cost most."
+    return Sighting(None, numbers, meaning, how)
 
 
 def one_class_nearly_alone(seen: Seen) -> Sighting | None:
@@ -406,10 +482,12 @@ CAUSES = (
     Rule(targets_are_constant, rank=1),
     Rule(probabilities_into_a_loss_of_logits, rank=2),
     Rule(labels_differ_between_the_splits, rank=3, tag="val/loss"),
+    Rule(data_given_in_order, rank=3, tag="val/loss"),
     Rule(splits_differ, rank=4, tag="val/loss"),
     Rule(one_class_nearly_alone, rank=5, tag="val/loss"),
     Rule(inputs_not_scaled, rank=6),
     Rule(targets_not_scaled, rank=7),
+    Rule(columns_without_content, rank=9),
     Rule(units_start_equal, rank=8),
     Rule(dead_units_from_the_start, rank=19),
     Rule(initialisation_too_large, rank=31),
@@ -423,6 +501,8 @@ CAUSES = (
     Rule(learning_rate_too_large, rank=52),
     Rule(labels_without_a_pattern, rank=80, tag="val/loss"),
     Rule(too_few_samples, rank=81, tag="val/loss"),
+    Rule(splits_share_samples, rank=82),
+    Rule(one_class_far_worse, rank=83),
 )
 AT_THE_END = (Rule(learning_rate_too_small, rank=70),)
 RULES = (*SYMPTOMS, *CAUSES, *AT_THE_END)

@@ -37,7 +37,9 @@ EARLY_EPOCHS = 5  # in which little can be learnt by heart
 ENDED = 0.02  # of the largest learning rate: a schedule has come to its end
 # What may come of something else that is wrong.
 SYMPTOMS = {"dead ReLUs", "saturated outputs", "exploding gradient", "first update too large", "loss not falling"}
-FOLLOWING = SYMPTOMS | {"learning rate too large", "learning rate too small", "vanishing gradient", "overfitting"}
+FOLLOWING = SYMPTOMS | {
+    *("learning rate too large", "learning rate too small", "vanishing gradient", "overfitting", "one class far worse"),
+}
 OVERFLOWN = "the numbers have left the range of floating point"
 
 
@@ -75,7 +77,11 @@ class Facts:
         shift: how far validation inputs lie from training ones, in standard deviations.
         label_shift: 0 for the same shares of classes in training and validation, up to 1.
         largest_share: of the class that is most common in training, in validation.
+        shares: of the classes in training.
+        is_ordered: the labels of training stand in their order.
         num_val: samples.
+        leaked, repeated: see `trainer.data.leaks.Leak`.
+        empty_columns: of the inputs, where at least half say nothing.
         target_mean, target_deviation: of numbers.
     """
 
@@ -109,7 +115,12 @@ class Facts:
     shift: float = 0.0
     label_shift: float = 0.0
     largest_share: float = math.nan
+    shares: Sequence[float] = ()
+    is_ordered: bool = False
     num_val: int = 0
+    leaked: float = 0.0
+    repeated: float = 0.0
+    empty_columns: Sequence[int] = ()
     target_mean: float = math.nan
     target_deviation: float = math.nan
 
@@ -229,7 +240,7 @@ class Finding:
 
 @dataclass
 class Seen:
-    """What has been observed so far; all but `facts` and `numbers` goes into a checkpoint.
+    """What has been observed so far; all but `facts`, `numbers` and what is known at the end goes into a checkpoint.
 
     Args:
         step, numbers: of this record.
@@ -251,6 +262,7 @@ class Seen:
         num_vals, num_bad: validations, and those of the last ones in a row that were no better than a guess.
         best_accuracy, accuracy: of validation.
         is_over: the run has come to its end.
+        classes: rows of the test split, once it is over, see `trainer.monitor.classes.PerClass`.
     """
 
     facts: Facts
@@ -280,6 +292,7 @@ class Seen:
     best_accuracy: float = 0.0
     accuracy: float | None = None
     is_over: bool = False
+    classes: Sequence[Mapping[str, Any]] = ()
 
     def add(self, step: int, numbers: Mapping[str, float]) -> None:
         self.step, self.numbers = step, numbers
@@ -812,9 +825,13 @@ class Diagnosis:
         self._seen.add(step, numbers)
         return self._judged(step)
 
-    def concluded(self, step: int) -> list[Finding]:
-        """What is to be said when the run has come to its end and nothing more will be seen."""
-        self._seen.is_over = True
+    def concluded(self, step: int, classes: Sequence[Mapping[str, Any]] = ()) -> list[Finding]:
+        """What is to be said when the run has come to its end and nothing more will be seen.
+
+        Args:
+            classes: rows of the test split, see `trainer.monitor.classes.PerClass`.
+        """
+        self._seen.is_over, self._seen.classes = True, classes
         return self._judged(step, is_last=True)
 
     def _judged(self, step: int, is_last: bool = False) -> list[Finding]:
@@ -855,9 +872,8 @@ class Diagnosis:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers, words, lists and dicts."""
-        seen = {
-            x.name: getattr(self._seen, x.name) for x in fields(Seen) if x.name not in ("facts", "numbers", "is_over")
-        }
+        known = ("facts", "numbers", "is_over", "classes")
+        seen = {x.name: getattr(self._seen, x.name) for x in fields(Seen) if x.name not in known}
         findings = [finding.as_dict() for finding in self.told]
         return copy.deepcopy({"seen": seen, "streaks": self._streaks, "findings": findings})
 

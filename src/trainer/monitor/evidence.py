@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.data.batches import Batches, first_samples
+from trainer.data.leaks import Leak
 from trainer.data.prepare import Splits
 from trainer.losses import LossFunction
 from trainer.meaning import Classes, Numbers
@@ -22,7 +23,7 @@ SAMPLES = 16  # that go through the model where outputs of two lie between 0 and
 _SHIPPED = ("trainer.models.lenet", "trainer.models.two_layer", "trainer.models.resnet", "trainer.models.finetune")
 
 
-def evidence(model: nn.Module, loss_fn: LossFunction, splits: Splits) -> dict[str, Any]:
+def evidence(model: nn.Module, loss_fn: LossFunction, splits: Splits, leak: Leak | None = None) -> dict[str, Any]:
     """The fields of `trainer.monitor.diagnosis.Facts` of the same names. Leaves model and draws as they are."""
     return {
         **of_model(model),
@@ -30,6 +31,7 @@ def evidence(model: nn.Module, loss_fn: LossFunction, splits: Splits) -> dict[st
         **of_targets(loss_fn, splits),
         **of_outputs(model, loss_fn, splits.val),
         "has_images": len(splits.input_shape) == 3,
+        **({} if leak is None else {"leaked": leak.share, "repeated": leak.repeated}),
     }
 
 
@@ -108,9 +110,11 @@ def of_inputs(splits: Splits) -> dict[str, Any]:
         return {}
     sizes = train.square().mean(0).sqrt()
     used = sizes[sizes > 0]
+    empty = {"empty_columns": empty_columns(getattr(splits.train, "inputs", train), train)}
     if not len(used):
-        return {}
-    found = {
+        return empty
+    found: dict[str, Any] = {
+        **empty,
         "input_size": float(train.square().mean().sqrt()),
         "largest_column": int(sizes.argmax()),
         "column_ratio": float(sizes.max() / used.median()) if len(splits.input_shape) == 1 else 1.0,
@@ -124,6 +128,26 @@ def of_inputs(splits: Splits) -> dict[str, Any]:
     return found
 
 
+def empty_columns(inputs: Tensor, rows: Tensor) -> list[int]:
+    """Columns that say nothing: those with one number in all samples, and those that are as another one before them.
+
+    Empty where that is less than half of them: a few are usual. Of inputs of several dimensions, all that there are.
+
+    Args:
+        inputs: `[N, ...]`, of the training split.
+        rows: `[n, D]`, some of them.
+    """
+    constant = (rows == rows[0]).all(0)
+    found = constant.nonzero().flatten().tolist()
+    if inputs.dim() == 2:
+        kinds = torch.unique(rows, dim=1, return_inverse=True)[1].tolist()
+        first = {kind: column for column, kind in reversed([*enumerate(kinds)])}
+        found = [column for column, kind in enumerate(kinds) if constant[column] or column != first[kind]]
+    if not found or len(found) < (len(constant) / 2 if inputs.dim() == 2 else len(constant)):
+        return []
+    return found if len(rows) == len(inputs) else empty_columns(inputs, inputs.flatten(1).cpu())
+
+
 def of_targets(loss_fn: LossFunction, splits: Splits) -> dict[str, Any]:
     """Shares of classes; mean and deviation of numbers."""
     train, val = splits.train.targets, splits.val.targets
@@ -133,6 +157,8 @@ def of_targets(loss_fn: LossFunction, splits: Splits) -> dict[str, Any]:
         counts, others = (torch.bincount(t, minlength=loss_fn.meaning.num_classes).double().cpu() for t in (train, val))
         shares, of_val = counts / counts.sum(), others / others.sum()
         return {
+            "shares": shares.tolist(),
+            "is_ordered": bool((train[1:] >= train[:-1]).all()),
             "largest_share": float(of_val[int(shares.argmax())]),
             "num_val": len(val),
             "label_shift": float((shares - of_val).abs().sum() / 2),

@@ -10,6 +10,7 @@ from trainer.average import Average
 from trainer.config.schema import is_larger_better
 from trainer.config.settings import Averages, Settings
 from trainer.data.batches import Batch, Batches, ResidentBatches, derived_seed, first_samples
+from trainer.data.leaks import Leak, leaks
 from trainer.data.mix import Mix
 from trainer.data.prepare import Splits, doubts, fingerprint
 from trainer.data.source import Data
@@ -41,6 +42,7 @@ class Parts:
         metrics: beside what the loss and the meaning of the outputs give.
         mix: of training batches, None where they are left as they are.
         warnings: what may be meant but seldom is, a line each.
+        leak: what the splits have in common, None where that is nothing.
     """
 
     settings: Settings
@@ -56,6 +58,7 @@ class Parts:
     metrics: Metrics
     mix: Mix | None = None
     warnings: list[str] = field(default_factory=list)
+    leak: Leak | None = None
 
     @property
     def sample(self) -> Batch:
@@ -120,11 +123,14 @@ def build(settings: Settings, world: World = ALONE, like: Parts | None = None, i
     state.patience, state.average = patience_of(settings), average_of(settings, store, length)
     if world.rank > 0:  # each its own dropout
         seed_all(derived_seed(settings.seed, "rank", world.rank))
-    warnings = doubts(data, settings.names["data"], dtype, settings.overfit is None) if like is None else []
+    leak = None if like is None else like.leak
+    if like is None and settings.overfit is None:  # there the splits have the same samples on purpose
+        leak = leaks(data.train, data.val, data.test)
+    warnings = doubts(data, settings.names["data"], dtype, leak) if like is None else []
     warnings += loaded + doubts_of_loss(settings, loss_fn, model, sample_of(splits.val))
     mix = build_mix(settings, data, loss_fn, world)
     return Parts(
-        settings, world, device, precision, data, splits, model, loss_fn, length, state, metrics, mix, warnings
+        settings, world, device, precision, data, splits, model, loss_fn, length, state, metrics, mix, warnings, leak
     )
 
 

@@ -82,7 +82,7 @@ def finish(training: Training, run: Opened, computation: Computation, is_over: b
         )
     run.journal.write(state.step, found.numbers)
     run.facts |= found.facts
-    run.observer.report(state.step, training.diagnosis.concluded(state.step))
+    run.observer.report(state.step, training.diagnosis.concluded(state.step, run.facts.get("per_class", ())))
     for tag, loss in found.losses.items():
         if not math.isfinite(loss):
             raise NonFinite(f"{tag}={loss}: the loss on the test split is not finite")

@@ -57,7 +57,7 @@ class Training:
             parts.state.scaler.is_enabled(),
             (parts.splits.train.targets, parts.splits.val.targets),
             length.batch_size,
-            evidence(parts.model, parts.loss_fn, parts.splits),
+            evidence(parts.model, parts.loss_fn, parts.splits, parts.leak),
         )
         self.diagnosis = Diagnosis(facts, RULES)
 

@@ -29,7 +29,9 @@ TAG = "best/val/loss"
 OF_DATA = (
     "targets are constant",
     "labels differ between the splits",
+    "data given in order",
     "splits differ",
+    "columns without content",
     "one class nearly alone",
     "labels without a pattern",
     "targets not scaled",
