@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from trainer import load
 from trainer.command import main as cli
 from trainer.disk import pack as packs
 from trainer.disk.checkpoint import read
@@ -17,7 +18,7 @@ from trainer.use.evaluate import evaluation
 from trainer.use.find import find
 from trainer.use.trained import open_run
 
-pytest.importorskip("safetensors")
+torch_tensors = pytest.importorskip("safetensors.torch")
 Train = Callable[..., dict[str, Any]]
 QUIET = ("monitor=off", "model=two_layer")
 
@@ -49,6 +50,18 @@ def test_a_pack_is_the_run(train: Train, tmp_path: Path, capsys: pytest.CaptureF
     out = capsys.readouterr().out
     for verb in ("evaluate", "predict", "export", "pack"):
         assert f"  train {verb} runs/x" in out
+
+
+def test_the_average_is_what_a_pack_gives(train: Train, tmp_path: Path) -> None:
+    result = train("name=x", "max_steps=30", "average.decay=0.9", *QUIET)
+    assert cli.run_command(["pack", "x", "out=y.zip", "checkpoint=average"]) == 0
+    with zipfile.ZipFile("y.zip") as archive:
+        weights = torch_tensors.load(archive.read("model.safetensors"))
+        assert 'load("y.zip", checkpoint="average")' in archive.read("README.md").decode()
+    model = load("y.zip", "average")
+    assert all(torch.equal(weights[name], tensor) for name, tensor in model.network.state_dict().items())
+    assert model.evaluate() == {n: result[f"test/average/{n}"] for n in ("loss", "accuracy")}
+    assert not torch.equal(weights["w1"], load("x").network.state_dict()["w1"])
 
 
 def test_a_state_comes_back() -> None:

@@ -204,3 +204,31 @@ def test_the_runs_own_metrics_and_a_model_that_computes_its_own_loss(train: Trai
     result = train(*words)
     found = evaluation(open_run(find("y"), {"trust": ["own_loss"]}))
     assert found.numbers == {n: result[f"test/{n}"] for n in ("loss", "accuracy")}
+
+
+@pytest.mark.parametrize("kept", ["average.decay=0.9", "average.last=0.25"])
+def test_the_average_of_the_weights(kept: str, train: Train, tmp_path: Path) -> None:
+    (tmp_path / "mynet.py").write_text(OWN)
+    words = (kept, "max_steps=40", "eval_every=10", "optimizer.lr=0.03", "name=x", "monitor=off", "trust=[mynet]")
+    result = train(*words, "model._target_=mynet.Net", "loss._target_=mynet.Loss")
+    trained = open_run(find("x", "average"), {"trust": ["mynet"]})
+    # The best may be of a step before the last part: no average was tested with it.
+    prefix = "test" if "test/average/loss" in result else "test/last"
+    found = evaluation(trained)
+    assert found.numbers == found.expected == {n: result[f"{prefix}/average/{n}"] for n in found.numbers}
+    of_last = open_run(find("runs/x/checkpoints/last.pt", "average"), {"trust": ["mynet"]})
+    found = evaluation(of_last, "val")
+    assert found.numbers == found.expected == {n: result[f"val/average/{n}"] for n in found.numbers}
+    assert found.numbers != evaluation(open_run(find("x", "last"), {"trust": ["mynet"]}), "val").numbers
+
+
+def test_an_average_that_is_not_there_is_a_line(train: Train, tmp_path: Path) -> None:
+    train(*TINY, "model=two_layer")
+    with pytest.raises(UserError, match=r"checkpoint=average: .*last.pt has no average .* Leave checkpoint= out\.$"):
+        open_run(find("x", "average"))
+    every = ("checkpoint.every=2", "checkpoint.keep=9")
+    train("max_steps=8", *every, "average.last=0.5", "name=y", "model=two_layer", "monitor=off")
+    with pytest.raises(UserError, match=r"average begins after step 4, and .*02.pt is of step 2. Leave"):
+        open_run(find("runs/y/checkpoints/step_00000002.pt", "average"))
+    with pytest.raises(UserError, match=r"checkpoint=averag: is not there; .*, average\. Did you mean average\?"):
+        find("y", "averag")

@@ -19,7 +19,7 @@ def load(
 
     Args:
         place: the folder of a run, or of a sweep, whose best run is taken; or a checkpoint.
-        checkpoint: `last` (None), `best`, or a step.
+        checkpoint: `best`, `last`, a step, or `average`: of the weights. None: the weights that `test/*` is of.
         device: None: as `device=auto` finds it, or as the run says.
         trust: packages whose classes the run may name: they run as they are imported. Nothing else of a folder runs.
         keys: `precision`, `threads`.

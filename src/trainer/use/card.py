@@ -30,6 +30,9 @@ def card(trained: Trained, file: str) -> str:
         file: the name of the pack.
     """
     folder, names = trained.found.folder, trained.settings.names
+    average, word, argument = "", "", ""
+    if trained.found.is_average:
+        average, word, argument = "average of the ", " checkpoint=average", ', checkpoint="average"'
     run = run_named(str(folder))
     size = sum(p.numel() for p in trained.model.parameters())
     parts = [
@@ -46,14 +49,16 @@ def card(trained: Trained, file: str) -> str:
         + (" ".join(_line(sentence(found)) for found in run.diagnosis) or "nothing amiss."),
         "Versions: " + ", ".join(f"{_line(name)} {_line(v)}" for name, v in trained.about.versions.items()) + ".",
         "## How to use it",
-        f"```sh\npip install 'train-cli[export]'\ntrain evaluate {file}\ntrain predict {file} FILE\n```",
-        f'In Python: `from trainer import load; load("{file}").predict(...)`. Nothing in the pack runs when it is read'
+        f"```sh\npip install 'train-cli[export]'\ntrain evaluate {file}{word}\ntrain predict {file} FILE{word}\n```",
+        f'In Python: `from trainer import load; load("{file}"{argument}).predict(...)`. '
+        "Nothing in the pack runs when it is read"
         + (
             f"; `trust=[{','.join(trained.settings.own)}]` must be typed, and the package be there."
             if trained.settings.own
             else "."
         ),
-        "`model.safetensors` has the weights, `model.json` what is done to inputs, `config.yaml` the whole config.",
+        f"`model.safetensors` has the {average}weights, `model.json` what is done to inputs, "
+        "`config.yaml` the whole config.",
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -124,17 +124,18 @@ def measured(trained: Trained, split: str, numbers: Mapping[str, float]) -> dict
     """What `result.json` has of a split for these weights; see `trainer.run.testing.Tested`."""
     result, step = trained.result, trained.step
     is_best, is_last = step == result.get("best_step"), step == result.get("steps")
+    average = "average/" if trained.found.is_average else ""
     tags: dict[str, str] = {}
     if split == "test" and (is_best or is_last):
         chosen = result.get("tested", "last")
         is_chosen = is_best if chosen == "best" else is_last
         prefix = "test" if is_chosen else "test/last" if chosen == "best" else "test/best"
-        tags = {name: f"{prefix}/{name}" for name in numbers}
+        tags = {name: f"{prefix}/{average}{name}" for name in numbers}
     elif is_last:
-        tags = {name: f"{split}/{name}" for name in numbers}
+        tags = {name: f"{split}/{average}{name}" for name in numbers}
     elif is_best and split == "val":  # of the others the best may be of another step
         metric = trained.settings.checkpoint.metric
-        tags = {name: f"best/{metric}" for name in numbers if metric == f"val/{name}"}
+        tags = {name: f"best/{metric}" for name in numbers if metric == f"val/{average}{name}"}
     found = {name: result.get(tag) for name, tag in tags.items()}
     return {name: n for name, n in found.items() if isinstance(n, float)}
 

@@ -114,6 +114,7 @@ def about(trained: Trained, net: nn.Module, form: str) -> dict[str, Any]:
         "format": form,
         "run": trained.found.folder.name,
         "step": trained.step,
+        "weights": "average" if trained.found.is_average else "as trained",
         "data": trained.about.data,
         "classes": [outputs.name(i) for i in range(outputs.num_classes)] if isinstance(outputs, Classes) else [],
         "outputs": meanings.as_dict(outputs),

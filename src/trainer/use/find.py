@@ -10,6 +10,7 @@ from trainer.errors import UserError, nearest
 from trainer.finished.read import run_folders
 
 WORDS = ("best", "last")
+AVERAGE = "average"
 
 
 class Found(NamedTuple):
@@ -18,25 +19,29 @@ class Found(NamedTuple):
         folder: of the run.
         checkpoint: a file in its `checkpoints/`.
         note: how it was chosen, where that is not what was typed.
+        is_average: the average of the weights is meant, which the checkpoint holds beside them.
     """
 
     folder: Path
     checkpoint: Path
     note: str = ""
+    is_average: bool = False
 
 
 def find(word: str, wanted: str | None = None) -> Found:
     """
     Args:
         word: a folder, seen from here or from `runs/`, a checkpoint, or a pack.
-        wanted: best, last, or a step; None for the checkpoint whose test `result.json` has.
+        wanted: best, last, a step, or average: in the checkpoint whose average `test/average/*` is of, or in the one
+            that is typed. None for the checkpoint whose test `result.json` has.
 
     Raises:
         UserError: there is no run, or it has no such checkpoint.
     """
+    is_average = wanted == AVERAGE
     path = Path(word).expanduser()
     if path.is_file() and path.suffix == ".pt":
-        if wanted is not None:
+        if wanted is not None and not is_average:
             raise UserError(f"checkpoint={wanted}: {word} is a checkpoint itself. Type the folder of its run instead.")
         folder = path.absolute().parent.parent
         if path.absolute().parent.name != "checkpoints" or not (folder / "config.yaml").is_file():
@@ -44,22 +49,22 @@ def find(word: str, wanted: str | None = None) -> Found:
                 f"{word}: lies in no run's folder, whose config.yaml says which model it is of. Type the folder of a "
                 "run; or model.weights=<this file> to train from it."
             )
-        return Found(_as_typed(path.parent.parent), path)
+        return Found(_as_typed(path.parent.parent), path, is_average=is_average)
     if path.is_file() and path.suffix == ".zip":
         from trainer.disk.pack import unpacked
 
         folder = unpacked(path)
-        return Found(folder, checkpoint_of(folder, wanted))
+        return Found(folder, checkpoint_of(folder, wanted), is_average=is_average)
     for folder in (path, Path("runs", word)):
         if (folder / "config.yaml").is_file():
-            return Found(folder, checkpoint_of(folder, wanted))
+            return Found(folder, checkpoint_of(folder, wanted), is_average=is_average)
     from trainer.sweep.compare import sweep_folder  # its imports are seldom needed
 
     sweep = sweep_folder(word)
     if sweep is None:
         raise no_run(word)
     folder = best_of_sweep(sweep)
-    return Found(folder, checkpoint_of(folder, wanted), f"{sweep}: its best run is {folder.name}")
+    return Found(folder, checkpoint_of(folder, wanted), f"{sweep}: its best run is {folder.name}", is_average)
 
 
 def no_run(word: str) -> UserError:
@@ -86,7 +91,11 @@ def checkpoint_of(folder: Path, wanted: str | None) -> Path:
         UserError: there is none of that name.
     """
     place = folder / "checkpoints"
-    names = [wanted] if wanted else [str((read_result(folder) or {}).get("tested", "last")), "last", "best"]
+    result = read_result(folder) or {}
+    if wanted == AVERAGE:  # of the last part there may be none yet in the best
+        names = ["last"] if "test/average/loss" not in result else [str(result.get("tested", "last"))]
+    else:
+        names = [wanted] if wanted else [str(result.get("tested", "last")), "last", "best"]
     for name in names:
         file = place / (f"step_{int(name):08d}.pt" if re.fullmatch(r"\d{1,12}", name) else f"{name}.pt")
         if (name in WORDS or name.isdigit()) and file.is_file():
@@ -95,7 +104,9 @@ def checkpoint_of(folder: Path, wanted: str | None) -> Path:
     there = [*(word for word in WORDS if (place / f"{word}.pt").is_file()), *map(str, steps)]
     if not there:
         raise UserError(f"{folder}: has no checkpoint yet; nothing can be made of it. train show {folder} says more.")
-    raise UserError(f"checkpoint={wanted}: is not there; {folder} has {', '.join(there)}. Type checkpoint={there[0]}.")
+    there += [AVERAGE] if any("/average/" in tag for tag in result) else []
+    hint = nearest(str(wanted), there) or f" Type checkpoint={there[0]}."
+    raise UserError(f"checkpoint={wanted}: is not there; {folder} has {', '.join(there)}.{hint}")
 
 
 def best_of_sweep(folder: Path) -> Path:

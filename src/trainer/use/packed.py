@@ -50,5 +50,7 @@ def pack(word: str, checkpoint: str | None, keys: Mapping[str, Any], out: str | 
             packs.pack(files, path)
     except OSError as error:
         raise cannot_write(path, error) from error
-    print(f"{path}: {path.stat().st_size:,} bytes. train evaluate {path}, predict, export and resume= take it as a run")
+    word = " checkpoint=average" if found.is_average else ""
+    size = f"{path.stat().st_size:,} bytes"
+    print(f"{path}: {size}. train evaluate {path}{word}, predict, export and resume= take it as a run")
     return 0

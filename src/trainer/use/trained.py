@@ -69,7 +69,7 @@ class Trained:
         settings: of the run, with what was typed.
         model: with the weights of the checkpoint, in eval mode, on `device`.
         precision: what it is called under.
-        state: the whole checkpoint, on the CPU.
+        state: the whole checkpoint, on the CPU; of an average with its weights as the model's and the loss's.
         result: what `result.json` holds; empty of a run that has not ended.
     """
 
@@ -108,7 +108,8 @@ class Trained:
 
     @property
     def name(self) -> str:
-        return f"{self.found.folder} at step {self.step:,}"
+        average = ", the average of the weights" if self.found.is_average else ""
+        return f"{self.found.folder} at step {self.step:,}{average}"
 
 
 def open_run(found: Found, typed: Mapping[str, Any] | None = None) -> Trained:
@@ -125,6 +126,8 @@ def open_run(found: Found, typed: Mapping[str, Any] | None = None) -> Trained:
     dtype = torch.float64 if settings.dtype == "float64" else torch.float32
     about = read_about(found.folder)
     state = read_checkpoint(found.checkpoint)
+    if found.is_average:
+        state |= average_of(state, found)
     model = build_model(settings, about.sizes, device, dtype)
     try:
         model.load_state_dict(state["model"])
@@ -133,6 +136,22 @@ def open_run(found: Found, typed: Mapping[str, Any] | None = None) -> Trained:
     model.eval()
     result = folders.read_result(found.folder) or {}
     return Trained(found, settings, about, model, device, dtype, autocast(settings, device), state, result)
+
+
+def average_of(state: Config, found: Found) -> Config:
+    """The average in a checkpoint, as a state has the weights. Raises UserError: there is none."""
+    average = state.get("average", {})
+    if not average:
+        raise UserError(
+            f"checkpoint=average: {found.checkpoint} has no average of the weights; a run that trains with "
+            "average.decay=0.999 or average.last=0.25 keeps one. Leave checkpoint= out."
+        )
+    if not average["updates"]:
+        raise UserError(
+            f"checkpoint=average: the average begins after step {average['begins']:,}, and {found.checkpoint} "
+            f"is of step {state['step']:,}. Leave checkpoint= out."
+        )
+    return {"model": average["model"], "loss": average["loss"]}
 
 
 def _reason(error: Exception) -> str:
