@@ -33,7 +33,7 @@ INF, NAN = float("inf"), float("nan")
 TABLE: dict[str, tuple[list[Any], list[Any]]] = {
     "max_steps": ([1, 500, None], [0, -1, 1.5, "many", True, [1]]),
     "max_epochs": ([1, None], [0, 0.5, "all"]),
-    "batch_size": ([1, 64, "full"], [0, -64, None, "Full", 64.0, True]),
+    "batch_size": ([1, 64, "full", "auto"], [0, -64, None, "Full", 64.0, True]),
     "eval_every": ([1, None], [0, "epoch"]),
     "seed": ([0, 2**32 - 1], [-1, 2**32, None, 0.0, 10**400]),
     "device": (["auto", "cpu", "cuda", "cuda:1", "mps"], ["gpu", "cuda:", "cuda1", "CPU", "", 0, None]),

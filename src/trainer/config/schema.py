@@ -183,7 +183,7 @@ _WEIGHTS = Text(
 RULES: dict[str, Rule] = {
     "max_steps": Number(at_least=1, whole=True, optional=True, example="500"),
     "max_epochs": Number(at_least=1, whole=True, optional=True, example="20"),
-    "batch_size": Number(at_least=1, whole=True, words=("full",), example="64"),
+    "batch_size": Number(at_least=1, whole=True, words=("full", "auto"), example="64"),
     "eval_every": _COUNT_OR_NULL,
     "seed": Number(at_least=0, at_most=2**32 - 1, whole=True, example="0"),
     "order_seed": Number(at_least=0, at_most=2**32 - 1, whole=True, optional=True, example="0"),

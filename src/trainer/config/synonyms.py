@@ -154,7 +154,7 @@ _VALUES = {
         "float32": "fp32 32 32_true full single f32 float none null false",
     },
     "dtype": {"float32": "fp32 32 f32 float single", "float64": "fp64 64 double f64"},
-    "batch_size": {"full": "all whole max entire dataset"},
+    "batch_size": {"full": "all whole max entire dataset", "auto": "automatic largest power binsearch fit -1"},
     "on_nan": {"skip": "ignore continue", "stop": "raise error halt none null"},
     "model.init": {"kaiming": "he kaiming_normal", "xavier": "glorot xavier_uniform", "default": "none null"},
     "model.gradient": {"autograd": "auto torch backward", "numpy": "np", "tensors": "manual by_hand tensor"},

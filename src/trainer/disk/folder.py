@@ -182,7 +182,10 @@ def refuse_changes(folder: Path, stored: Mapping[str, Any], config: Mapping[str,
     differing = [
         f"{key}={shown(new.get(key))} (was {shown(old.get(key))})"
         for key in {**old, **new}
-        if not is_free(key) and old.get(key) != new.get(key) and not (may_move and key in PLACES)
+        if not is_free(key)
+        and old.get(key) != new.get(key)
+        and not (may_move and key in PLACES)
+        and (key, new.get(key)) != ("batch_size", "auto")  # then it is what the run began with
     ]
     if differing:
         raise UserError(

@@ -18,6 +18,7 @@ from trainer.disk.files import cannot_write, remove_leftovers
 from trainer.disk.lock import holder, locked
 from trainer.errors import UserError, nearest
 from trainer.monitor.journal import cut_metrics
+from trainer.run.batch_size import with_size
 from trainer.run.origin import write_origin
 from trainer.run.parts import Parts
 from trainer.run.remembered import remember
@@ -122,6 +123,16 @@ def refuse_another(settings: Settings, folder: Path, may_move: bool = True) -> N
         stored.pop("choices", None)
         is_saved = os.path.exists(folder / "checkpoints/last.pt")  # False, too, where it may not be looked at
         folders.refuse_changes(folder, resolved(stored), settings.config, may_move and is_saved)
+
+
+def as_begun(settings: Settings, folder: Path) -> Settings:
+    """With `batch_size=auto` the size that the run in the folder began with, and a line that says so."""
+    stored = None if settings.batch_size != "auto" else stored_config(folder, settings.request)
+    if stored is None:
+        return settings
+    size = resolved(stored)["batch_size"]
+    print(f"batch_size=auto: {schema.shown(size)}, with which the run in {folder} began")
+    return with_size(settings, size)
 
 
 def merged(request: Request, stored: Config) -> Config:

@@ -15,6 +15,7 @@ from trainer.losses import Losses
 from trainer.models.recompute import blocks_of, recompute
 from trainer.optim.groups import refuse_unknown_parts
 from trainer.run.environment import is_out_of_memory
+from trainer.system.limits import free_bytes
 
 
 def recompute_as_asked(settings: Settings, model: nn.Module) -> None:
@@ -32,6 +33,13 @@ def recompute_as_asked(settings: Settings, model: nn.Module) -> None:
     else:
         parts = refuse_unknown_parts("gradient.checkpoint", model, list(asked))
     recompute(parts.values())
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes; 0 where nobody says."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return free_bytes() or 0
 
 
 class Halving:

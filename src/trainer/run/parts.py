@@ -20,6 +20,7 @@ from trainer.errors import UserError, nearest
 from trainer.losses import LossFunction
 from trainer.metrics import Metrics
 from trainer.patience import Patience
+from trainer.run.batch_size import sized
 from trainer.run.data import build_data, build_splits
 from trainer.run.environment import Precision, autocast, find_device, fitting, refuse_float64, set_up_torch
 from trainer.run.freeze import hold
@@ -96,6 +97,7 @@ def build(settings: Settings, world: World = ALONE, like: Parts | None = None, i
         loaded = load_weights(settings, model)
         loss_fn = build_loss(settings, data, splits, model, sample_of(splits.val), precision)
         metrics = build_metrics(settings, loss_fn, model, sample_of(splits.val), world)
+    settings, found = sized(settings, model, loss_fn, splits.train, device, precision, world)
     averaged = settings.average != Averages(None, None)
     refuse_two_periods(settings)
     refuse_other_metric(settings, tags_of(loss_fn, metrics, "val", averaged))
@@ -127,7 +129,7 @@ def build(settings: Settings, world: World = ALONE, like: Parts | None = None, i
     if like is None and settings.overfit is None:  # there the splits have the same samples on purpose
         leak = leaks(data.train, data.val, data.test)
     warnings = doubts(data, settings.names["data"], dtype, leak) if like is None else []
-    warnings += loaded + doubts_of_loss(settings, loss_fn, model, sample_of(splits.val))
+    warnings += found + loaded + doubts_of_loss(settings, loss_fn, model, sample_of(splits.val))
     mix = build_mix(settings, data, loss_fn, world)
     return Parts(
         settings, world, device, precision, data, splits, model, loss_fn, length, state, metrics, mix, warnings, leak

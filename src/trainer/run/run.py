@@ -11,7 +11,7 @@ from trainer.distributed import World, find_world, joined
 from trainer.errors import RunStopped, UserError
 from trainer.run.continuing import said_when_stopped_at_once
 from trainer.run.environment import find_device
-from trainer.run.folder import as_stored, find_folder, finished, load, refuse_another, take_folder
+from trainer.run.folder import as_begun, as_stored, find_folder, finished, load, refuse_another, take_folder
 from trainer.run.overfit import refuse_unlearnt
 from trainer.run.parts import build
 from trainer.run.train import train
@@ -41,6 +41,7 @@ def run(
     settings = settings_of(as_stored(request))
     folder = find_folder(settings)
     refuse_another(settings, folder)
+    settings = as_begun(settings, folder)
     with joined(world, find_device(settings.device, world)):
         folder = world.shared(folder)
         tell(folder)

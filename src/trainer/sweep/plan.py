@@ -110,6 +110,11 @@ def refuse(job: Job) -> None:
     metric, prune = (config["sweep"][key] for key in ("metric", "prune"))
     if prune is not None and metric is not None and not metric.startswith("val/"):
         raise UserError(f"sweep.metric={metric}: sweep.prune judges by a validation tag. Type sweep.prune=null.")
+    if config["batch_size"] == "auto":
+        raise UserError(
+            "batch_size=auto: each job would find a size of its own. Type batch_size=64, or the size that "
+            "train batch_size=auto dry_run=true finds."
+        )
     stored = folders.read_config(job.folder)
     if stored is not None:
         stored.pop("choices", None)

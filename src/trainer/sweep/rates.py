@@ -37,6 +37,11 @@ def find_rate(request: Request, folder: Path, words: Sequence[str], signals: Sig
         UserError: the run can't be built, or no rate gives a number.
         Interrupted: a signal.
     """
+    if request.config["batch_size"] == "auto":
+        raise UserError(
+            "batch_size=auto: the best rate depends on the size. Type batch_size=64, or the size that train "
+            "batch_size=auto dry_run=true finds."
+        )
     requests = [with_rate(request, rate, folder / f"lr={rate:g}") for rate in RATES]
     logs = [folder / f"lr={rate:g}.log" for rate in RATES]
     print(f"{len(RATES)} learning rates, {steps_of(requests[0])} steps each, in {folder}", flush=True)

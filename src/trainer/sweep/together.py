@@ -16,6 +16,7 @@ from trainer.draws import random_state
 from trainer.errors import Interrupted, RunStopped, UserError
 from trainer.loop import Wish
 from trainer.run.folder import as_stored, load, refuse_another, take_folder
+from trainer.run.memory import free_memory
 from trainer.run.opened import Opened, opened
 from trainer.run.parts import Parts, build, sample_of
 from trainer.run.prepare import find_features, prepare, surroundings
@@ -26,7 +27,6 @@ from trainer.stack.fit import fit_stack, refuse_plan
 from trainer.stack.member import Member
 from trainer.stack.refusal import CannotStack
 from trainer.stack.stack import Stack
-from trainer.system.limits import free_bytes
 from trainer.trees import called
 from trainer.trials import undisturbed
 
@@ -109,13 +109,6 @@ def groups_of(trainings: Sequence[Training]) -> Iterator[list[int]]:
     for group in by_step.values():
         for start in range(0, len(group), most):
             yield group[start : start + most]
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return free_bytes() or 0
 
 
 def memory_of(training: Training) -> int:

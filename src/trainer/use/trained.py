@@ -93,7 +93,7 @@ class Trained:
     def batch_size(self) -> int:
         """So many samples went through the model at once while it was trained."""
         wanted = self.settings.batch_size
-        return self.about.num_samples if wanted == "full" else min(int(wanted), self.about.num_samples)
+        return self.about.num_samples if isinstance(wanted, str) else min(int(wanted), self.about.num_samples)
 
     @contextlib.contextmanager
     def quick(self) -> Iterator[nn.Module]:
