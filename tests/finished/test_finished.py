@@ -112,6 +112,20 @@ def test_the_table_names_what_differs_and_starts_with_the_best(said: Said) -> No
     assert rest[-1][8:] == [str(result_of("diverged")["steps"]), "0:00", "stopped"]
 
 
+def test_what_runs_were_judged_by_has_a_column(train: Callable[..., Any], capsys: Any) -> None:
+    pytest.importorskip("torchmetrics")
+    result = train(*TINY, "name=a", "metric=[f1]", "checkpoint.metric=val/f1")
+    train(*TINY, "name=b", "seed=1")
+    capsys.readouterr()
+    assert run_verb(["runs"]) == 0
+    head, *rows = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert [tag for tag in head if tag.endswith("f1")] == ["best/val/f1", "test/f1"]
+    cells = {row[0]: dict(zip(head, row, strict=False)) for row in rows}
+    assert float(cells["a"]["best/val/f1"]) == pytest.approx(result["best/val/f1"], abs=1e-4)
+    assert float(cells["a"]["test/f1"]) == pytest.approx(result["test/f1"], abs=1e-4)
+    assert cells["b"]["best/val/f1"] == "-"
+
+
 def test_json_holds_config_result_and_best_by_the_names_that_are_typed(said: Said) -> None:
     rows = {row["run"]: row for row in rows_of(said)}
     assert len(rows) == 5

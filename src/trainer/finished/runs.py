@@ -101,6 +101,14 @@ def main_tag(runs: Sequence[Run]) -> str:
     return accuracy if any(accuracy in run.result for run in runs) else "best/val/loss"
 
 
+def chosen_tags(runs: Sequence[Run]) -> list[str]:
+    """Of what runs were told to judge by, other than the loss: its best, and what the test gave."""
+    told = dict.fromkeys(run.config.get(key) for run in runs for key in ("checkpoint.metric", "sweep.metric"))
+    names = [tag.removeprefix("val/") for tag in told if isinstance(tag, str) and tag.startswith("val/")]
+    found = [tag for name in names if name != "loss" for tag in (f"best/val/{name}", f"test/{name}")]
+    return [tag for tag in found if any(tag in run.result for run in runs)]
+
+
 def cell(value: Any) -> str:
     """A metric, or whatever else a result may hold."""
     if value is None:
@@ -116,7 +124,8 @@ def _setting(value: Any) -> str:
 def _print_table(runs: Sequence[Run], asked: Sequence[str]) -> None:
     main = main_tag(runs)
     metric = main.removeprefix("best/val/")
-    tags = dict.fromkeys([main, f"val/{metric}", f"test/{metric}", "val/loss"])
+    chosen = chosen_tags(runs)
+    tags = dict.fromkeys([main, *chosen, f"val/{metric}", f"test/{metric}", "val/loss"])
     tags |= dict.fromkeys(key for key in asked if key not in ("status", "steps", "seconds"))
     columns = [Column("run", [run.name for run in runs], styles=dict.fromkeys(range(len(runs)), "cyan"))]
     for key in differing(runs, (*PLACE, *WATCHING, *LENGTH)):
@@ -131,7 +140,7 @@ def _print_table(runs: Sequence[Run], asked: Sequence[str]) -> None:
             if len(runs) > 1 and tag.startswith(("best/", "val/", "test/")) and numbers:
                 top = (max if is_larger_better(tag, *(run.config for run in runs)) else min)(numbers.values())
                 styles = {i: "bold green" for i, n in numbers.items() if n == top}
-            is_asked = tag in (main, *asked)
+            is_asked = tag in (main, *chosen[:1], *asked)
             cells = [cell(run.result.get(tag)) for run in runs]
             columns.append(Column(tag, cells, True, styles, 0 if is_asked else 3 + rank))
     columns += [
