@@ -47,7 +47,9 @@ def used(verb: str, words: Sequence[str]) -> Used:
     for word in rest:
         name, sign, value = word.partition("=")
         first = name.split(".")[0]
-        if word in FLAGS and word in OPTIONS[verb]:
+        if name in FLAGS and name in OPTIONS[verb]:
+            if sign:
+                raise UserError(f"{word}: takes no value. Type {name}, or leave it out.")
             found.options[word] = ""
         elif (name in known(verb) and (sign or name.startswith("--"))) or (sign and first == "data" in known(verb)):
             value = value if sign else next(rest, "")
@@ -60,6 +62,8 @@ def used(verb: str, words: Sequence[str]) -> Used:
         elif word.startswith("--") or (sign and name.replace(".", "").isidentifier() and not Path(word).exists()):
             hint = nearest(name, known(verb)) or f" It takes {', '.join(known(verb))}."
             raise UserError(f"{word}: train {verb} has no such word.{hint}")
+        elif word in known(verb) and not Path(word).exists() and not Path("runs", word).exists():
+            raise UserError(f"{word}: has no value. Type {word}=... without spaces.")
         else:
             found.places.append(word)
     return found

@@ -218,7 +218,8 @@ def show_evaluation(
         UserError: see `find`, `open_run`, `evaluation`.
     """
     if split is not None and split not in SPLITS:
-        raise UserError(f"split={split}: must be train, val, test or all.{nearest(split, SPLITS)} Try split=test.")
+        hint = nearest(split, SPLITS, cutoff=0.4) or " Try split=test."  # 0.4: validation is val
+        raise UserError(f"split={split}: must be train, val, test or all.{hint}")
     found = find(run, checkpoint)
     trained = open_run(found, keys)
     folder = None if pictures is None else Path(pictures).expanduser()

@@ -50,9 +50,10 @@ def export(
     """
     refuse_missing(form, quantize)
     found = find(word, checkpoint)
-    path = found.folder / f"model{FORMATS[form]}" if out is None else Path(out).expanduser()
-    if path.suffix != FORMATS[form] or path.is_dir() or not path.absolute().parent.is_dir():
-        raise UserError(f"out={out}: must be a file of a folder that is there. Type out=model{FORMATS[form]}.")
+    suffix = FORMATS[form]
+    path = found.folder / f"model{suffix}" if out is None else Path(out).expanduser()
+    if path.suffix != suffix or path.is_dir() or not path.absolute().parent.is_dir():
+        raise UserError(f"out={out}: must be a file *{suffix} in a folder that is there. Type out=model{suffix}.")
     if found.note:
         print(found.note, file=sys.stderr)
     precision = settings_for(found.folder, keys).precision

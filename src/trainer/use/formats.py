@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.errors import UserError
+from trainer.errors import UserError, nearest
 from trainer.use.portable import Portable
 
 FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "safetensors": ".safetensors"}
@@ -26,8 +26,10 @@ KEY = "train"  # of the metadata in a file
 def refuse_missing(form: str, quantize: str | None = None) -> None:
     """Raises UserError: the format is none, or what writes it is not installed."""
     if form not in FORMATS:
-        more = " torch itself has left torchscript for pt2." if form in ("torchscript", "jit", "pt") else ""
-        raise UserError(f"format={form}: must be onnx, pt2 or safetensors.{more} Try format=onnx.")
+        hint = nearest(form, FORMATS) or " Try format=onnx."
+        if form in ("torchscript", "jit", "pt"):
+            hint = " torch itself has left torchscript for pt2. Try format=pt2."
+        raise UserError(f"format={form}: must be onnx, pt2 or safetensors.{hint}")
     if quantize is not None and (quantize != "int8" or form != "onnx"):
         raise UserError(f"quantize={quantize}: must be int8, with format=onnx. Type format=onnx quantize=int8.")
     if missing := [name for name in NEEDED.get(form, ()) if importlib.util.find_spec(name) is None]:
