@@ -32,8 +32,8 @@ class Metrics:
     """The metrics of a run by name; each is over all samples, whatever batches they come in and whichever process.
 
     Args:
-        metrics: by name. Torchmetrics' own get what `meaning.measured` makes of outputs and targets, the user's get
-            outputs and targets as they are.
+        metrics: by name. Torchmetrics' own, and what stands for them, get what `meaning.measured` makes of outputs and
+            targets, the user's get outputs and targets as they are.
         meaning: of the targets.
 
     Attributes:
@@ -42,7 +42,7 @@ class Metrics:
 
     def __init__(self, metrics: Mapping[str, Metric], meaning: Meaning) -> None:
         self._metrics, self._meaning = dict(metrics), meaning
-        self._are_read = {name: type(m).__module__.startswith("torchmetrics.") for name, m in metrics.items()}
+        self._are_read = {name: takes_scores(metric) for name, metric in metrics.items()}
         self._kept: list[tuple[Tree, Tree]] = []
         self._num_kept = 0
         self.complaints: list[str] = []
@@ -96,6 +96,11 @@ class Metrics:
                 self.complaints.append(text)
         self.reset()
         return numbers
+
+
+def takes_scores(metric: Any) -> bool:
+    """Whether it takes what `meaning.measured` makes of outputs and targets."""
+    return type(metric).__module__.startswith("torchmetrics.") or getattr(metric, "is_scored", False) is True
 
 
 def computed(metric: Any, world: World) -> Any:

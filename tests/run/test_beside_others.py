@@ -11,7 +11,7 @@ from ranks import ended, ranks
 
 # A rate at which the validation gets worse again; float64, so that rounding decides nothing.
 WORDS = ("model=two_layer", "optimizer=sgd", "eval_every=5", "max_steps=60", "dtype=float64")
-WORDS = (*WORDS, "early_stopping.patience=3", "metric=[f1,auroc]", "average.decay=0.9")
+WORDS = (*WORDS, "early_stopping.patience=3", "metric=[f1,auroc,kappa]", "average.decay=0.9")
 
 
 def numbers(result: dict[str, Any]) -> dict[str, float]:

@@ -37,11 +37,23 @@ def build_metrics(settings: Settings, loss_fn: LossFunction, model: nn.Module, s
             if name not in meaning.metrics:
                 raise UserError(f"metric={name}: is of classes; data={settings.names['data']} has none. Leave it out.")
             continue
-        made[name] = built(settings, name, config, dict(meaning.facts), device, world)
+        made[name] = quick(settings, config, meaning, device, world)
+        if made[name] is None:
+            made[name] = built(settings, name, config, dict(meaning.facts), device, world)
     metrics = Metrics(made, meaning)
     if made:
         try_out(settings, made, model, sample, meaning)
     return metrics
+
+
+def quick(settings: Settings, config: Mapping[str, Any], meaning: Meaning, device: torch.device, world: World) -> Any:
+    """What gives the same as a metric of torchmetrics without its import, which takes seconds; None: there is none."""
+    options = {key: value for key, value in config.items() if key not in ("_target_", "larger_is_better")}
+    if not settings.fast or config.get("larger_is_better") is False:
+        return None
+    from trainer.fast.scored import standing_for
+
+    return standing_for(config["_target_"], options, meaning, device, world)
 
 
 def refuse_name(name: str, config: Any) -> None:
