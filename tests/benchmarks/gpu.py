@@ -17,7 +17,14 @@ def contests(is_short: bool) -> Iterator[Contest]:
         return
     graph, stacks = Kept("gpu.py"), Kept("stacks.py")
     lenet = WORKS["lenet"]
-    steps = [Row(f"{lenet.title}, CUDA: logged at defaults / replay of a CUDA graph", "train", "graph", 1.15)]
+    steps = [
+        Row(
+            f"{lenet.title}, CUDA, cuda_graphs=true: logged at defaults / replay of a CUDA graph",
+            "train",
+            "graph",
+            1.15,
+        )
+    ]
     stack = [Row(f"{lenet.title}, CUDA: 32 runs as a stack / one run", "stack", "one", 2.0)]
     if not graph.ask({"is": "there"}):
         yield Contest([*steps, *stack], {})
@@ -26,7 +33,9 @@ def contests(is_short: bool) -> Iterator[Contest]:
         yield Contest(
             steps,
             {
-                "train": partial(seconds_per_step, (*lenet.words, "device=cuda"), NUM_STEPS, 500, 2),
+                "train": partial(
+                    seconds_per_step, (*lenet.words, "device=cuda", "cuda_graphs=true"), NUM_STEPS, 500, 2
+                ),
                 "graph": partial(graph.ask, {"steps": NUM_STEPS}),
             },
         )

@@ -108,7 +108,9 @@ def by_loop(run: Training) -> float:
     wait_for(run)
     start = time.perf_counter()
     with surroundings(run):
-        computation = choose(run.work(), None, is_fast=True, is_compiled=False, is_alone=True, note=print)
+        computation = choose(
+            run.work(), None, is_fast=True, is_compiled=False, is_graphed=False, is_alone=True, note=print
+        )
         fit(run.parts.state, computation.forward_backward, batches, plan_of(run), Nobody(), never)
     wait_for(run)
     return time.perf_counter() - start

@@ -394,6 +394,7 @@ MISTAKES: list[Row] = [
     Row("model=two_layer model.gradient=numpi", "model.gradient=numpi: must be autograd ... Did you mean numpy?"),
     Row("data=arrays data.path=x data.task=regresion", "data.task=regresion: must be ... Did you mean regression?"),
     *values("device", "cudaa 7 null", "must be auto, cpu, cuda, cuda:<number> or mps. Try device=auto."),
+    Row("device=cpu cuda_graphs=true", "cuda_graphs=true: device=cpu has no CUDA graphs. Type cuda_graphs=false."),
     Row("device=cuda:77", "device=cuda:77: is not there; there is cpu ... Type device=auto for the best of them."),
     Row("data.augment=5", "data.augment=5: holds keys of its own, crop_padding, horizontal_flip, rotation"),
     Row("trust=os", "trust=os: must be a list, each item the name of a package. Try trust=[mypackage]."),

@@ -41,6 +41,7 @@ TABLE: dict[str, tuple[list[Any], list[Any]]] = {
     "dtype": (["float32", "float64"], ["float16", "double", None]),
     "compile": ([True, False], ["yes", 1, None]),
     "fast": ([True, False], ["no", 0, None]),
+    "cuda_graphs": ([True, False], ["no", 1, None]),
     "cache_limit": ([0, 1000, 1e9, "500MB", "1.5 GB"], ["4 gigabytes", "-1", -1, None, True, "1e9GB", [1]]),
     "deterministic": ([True, False], [0]),
     "threads": ([1, 8, 1024, None], [0, -1, 1025, "auto"]),

@@ -167,7 +167,7 @@ def compiled_step(model: nn.Module, notes: list[str] | None = None) -> tuple[Com
     batch = Batch(torch.randn(4, 6, dtype=torch.float64), torch.arange(4) % 3)
     scaler = GradScaler("cpu", enabled=False)
     note = [] if notes is None else notes
-    part = CompiledPart(otherwise, model, loss_fn, store, scaler, nullcontext, batch, 4, note.append)
+    part = CompiledPart(otherwise, model, loss_fn, store, scaler, nullcontext, batch, 4, False, note.append)
     return part, store, batch
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from meanings import meaning_of
+from plain import parts_of, request_of
+from trainer.config.settings import settings_of
 from trainer.data.batches import Batch
 from trainer.disk import checkpoint
+from trainer.distributed import ALONE
+from trainer.errors import UserError
 from trainer.fast import choose
 from trainer.fast.recorded import NotRecorded, RecordedStep, is_same, out_overload
 from trainer.loop import ForwardBackward
 from trainer.losses import Losses, LossFunction, SumSquaredError
 from trainer.models.sequential import Sequential
 from trainer.models.two_layer import TwoLayer
+from trainer.run.environment import refuse_graphs
+from trainer.run.training import Training
+from trainer.signals import Signals
 from trainer.state import Store
 
 Train = Callable[..., dict[str, Any]]
@@ -129,6 +137,40 @@ def test_a_recorded_run_goes_on_exactly(train: Train, recorded: list[bool]) -> N
 def test_else_it_goes_the_ordinary_way(words: tuple[str, ...], train: Train, recorded: list[bool]) -> None:
     train(*BASE, *words, "max_steps=2")
     assert recorded == [False]
+
+
+def test_on_a_gpu_a_step_is_recorded_only_where_that_is_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Asked as for a GPU, with tensors that are on the CPU."""
+    monkeypatch.chdir(tmp_path)
+
+    def chosen(is_graphed: bool, *words: str) -> ForwardBackward:
+        work = Training(parts_of(*BASE, *TWO_LAYER, *words), tmp_path, Signals()).work()
+        work = replace(work, device=torch.device("cuda"))
+        return choose.choose(work, None, True, False, is_graphed, True, print).forward_backward
+
+    assert not isinstance(chosen(False), RecordedStep)
+    assert isinstance(chosen(True), RecordedStep)
+    assert capsys.readouterr().out == ""
+    chosen(True, "model.gradient=numpy")
+    assert capsys.readouterr().out.startswith("warning: cuda_graphs=true: no step is a CUDA graph; autograd (")
+
+
+@pytest.mark.parametrize(
+    ("device", "size", "words", "why"),
+    [
+        ("mps", 1, (), "device=mps has no CUDA graphs"),
+        ("cuda", 2, (), "several processes"),
+        ("cuda", 1, ("fast=false",), "fast=false with compile=false"),
+    ],
+)
+def test_a_cuda_graph_that_cannot_be_is_refused(
+    device: str, size: int, words: tuple[str, ...], why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_of(request_of("cuda_graphs=true", *words))
+    with pytest.raises(UserError, match=rf"^cuda_graphs=true: {why}.*\. Type cuda_graphs=false\.$"):
+        refuse_graphs(settings, torch.device(device), replace(ALONE, size=size))
 
 
 def a_batch(num_samples: int = 4) -> Batch:

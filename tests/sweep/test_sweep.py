@@ -28,6 +28,7 @@ from trainer.errors import UserError
 from trainer.sweep.plan import Job, job_name, refuse_another, rounded, told_apart, units
 from trainer.sweep.results import Row, metric_of, settings
 from trainer.sweep.search import job_of
+from trainer.sweep.together import refuse_unmeasured
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -343,19 +344,34 @@ def test_what_cannot_be_stacked_is_trained_one_by_one(command: Command, tmp_path
         ({}, 4),
         ({"precision": "bfloat16"}, 1),
         ({"compile": True}, 1),
+        ({"cuda_graphs": True}, 1),
+        ({"device": "cuda"}, 1),
         ({"fast": False}, 1),
         ({"monitor": {"activations": True}}, 1),
     ],
 )
 def test_what_only_a_run_alone_has_keeps_it_alone(changes: dict[str, Any], size: int) -> None:
     base = {"precision": "float32", "compile": False, "fast": True, "monitor": {"activations": False}}
-    base |= {"profile": False, "max_time": None, "gradient": {"checkpoint": False}}
+    base |= {
+        "device": "auto",
+        "cuda_graphs": False,
+        "profile": False,
+        "max_time": None,
+        "gradient": {"checkpoint": False},
+    }
     jobs = []
     for seed in range(4):
         config = {**base, "seed": seed, "model": {"_target_": "x"}, **changes}
         jobs.append(Job(f"seed={seed}", Path(), {}, Request(config, {"model": "two_layer"}, [])))
     assert [len(unit) for unit in units(jobs, "auto", 1)] == [size] * (4 // size)
     assert [len(unit) for unit in units(jobs, "never", 1)] == [1] * 4
+
+
+def test_on_a_gpu_jobs_train_together_only_where_that_is_typed() -> None:
+    refuse_unmeasured("auto", torch.device("cpu"))
+    refuse_unmeasured("always", torch.device("cuda"))
+    with pytest.raises(UserError, match=r"on cuda that is not measured yet\. .* sweep\.stack=always"):
+        refuse_unmeasured("auto", torch.device("cuda", 0))
 
 
 def test_names_are_what_is_typed_unless_a_file_system_would_not_have_it() -> None:

@@ -197,6 +197,7 @@ RULES: dict[str, Rule] = {
     "dtype": Choice(("float32", "float64")),
     "compile": _FLAG,
     "fast": _FLAG,
+    "cuda_graphs": _FLAG,
     "cache_limit": Text(
         "a number of bytes, or of kB, MB, GB or TB; 0 keeps nothing", r"\d+(\.\d+)? ?([kMGT]B)?", example="4GB"
     ),

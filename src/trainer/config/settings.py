@@ -105,6 +105,7 @@ class Settings:
     dtype: str
     compile: bool
     fast: bool
+    cuda_graphs: bool
     cache_limit: int | str
     deterministic: bool
     on_nan: str

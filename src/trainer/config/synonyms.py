@@ -29,6 +29,7 @@ _KEYS = {
     "threads": "num_threads n_threads cpu_threads torch_threads omp_num_threads intra_op_threads",
     "deterministic": "cudnn_deterministic reproducible",
     "compile": "torch_compile compile_model use_compile",
+    "cuda_graphs": "cuda_graph cudagraphs cudagraph use_cuda_graph use_cuda_graphs",
     "name": "run_name exp_name experiment_name run_id",
     "run_dir": "output_dir output out out_dir save_dir log_dir logdir logging_dir work_dir workdir default_root_dir",
     "resume": "ckpt ckpt_path checkpoint_path load load_from resume_from resume_from_checkpoint resume_path restore",

@@ -32,6 +32,7 @@ FREE = (
     "device",
     "compile",
     "fast",
+    "cuda_graphs",
     "cache_limit",
     "deterministic",
     "threads",

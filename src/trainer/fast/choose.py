@@ -29,7 +29,13 @@ Note = Callable[[str], None]
 
 
 def choose(
-    work: Work, features: Features | None, is_fast: bool, is_compiled: bool, is_alone: bool, note: Note
+    work: Work,
+    features: Features | None,
+    is_fast: bool,
+    is_compiled: bool,
+    is_graphed: bool,
+    is_alone: bool,
+    note: Note,
 ) -> Computation:
     """How a training is computed.
 
@@ -37,6 +43,7 @@ def choose(
         features: of a frozen backbone, see `features_of`.
         is_fast: whether short cuts are wanted that give the same bits.
         is_compiled: whether a compiled step is wanted, the same within rounding.
+        is_graphed: whether the kernels of a recorded or compiled step are to be a CUDA graph; on a GPU only.
         is_alone: false for a run in a stack.
         note: is told what takes its time, and what was wanted and can't be had.
     """
@@ -69,9 +76,11 @@ def choose(
     ordinary = in_parts(work, spread(work, network))
     forward_backward, how = ordinary, "autograd"
     if is_compiled and work.state.world.size == 1:
-        forward_backward, how = compiled(work, ordinary, plain, train, note)
-    elif is_fast and is_alone and not is_compiled:
+        forward_backward, how = compiled(work, ordinary, plain, train, is_graphed, note)
+    elif is_fast and is_alone and not is_compiled and (is_graphed or work.device.type == "cpu"):
         forward_backward, how = recorded(work, ordinary, network, train)
+    if is_graphed and forward_backward is ordinary:
+        note(f"warning: cuda_graphs=true: no step is a CUDA graph; {how}")
     return Computation(
         forward_backward, network, plain, train, val, test, [*lines, how], isinstance(forward_backward, RecordedStep)
     )
@@ -99,7 +108,7 @@ def recorded(work: Work, ordinary: InParts, network: nn.Module, train: Batches) 
 
 
 def compiled(
-    work: Work, ordinary: InParts, network: nn.Module, train: Batches, note: Note
+    work: Work, ordinary: InParts, network: nn.Module, train: Batches, is_graphed: bool, note: Note
 ) -> tuple[ForwardBackward, str]:
     """The step as one compiled function, where that is possible; says how long it took, or why it is not."""
     of, state = work.samples_per_step, work.state
@@ -107,7 +116,16 @@ def compiled(
     started = time.perf_counter()
     try:
         part = CompiledPart(
-            ordinary.part, network, work.loss_fn, state.store, state.scaler, work.precision, example, of, note
+            ordinary.part,
+            network,
+            work.loss_fn,
+            state.store,
+            state.scaler,
+            work.precision,
+            example,
+            of,
+            is_graphed,
+            note,
         )
     except NotCompiled as error:
         note(f"warning: compile=true: {error}; the run goes on uncompiled")

@@ -43,6 +43,7 @@ class CompiledPart:
         precision: what the forward pass and the loss run under.
         example: samples of the training split.
         of: the number of samples of which they are a part, see `LossFunction`.
+        is_graphed: on a GPU, whether the kernels of a step are recorded as a CUDA graph.
         note: is told in a line where a later step can't be computed so, which ends its use.
 
     Raises:
@@ -59,6 +60,7 @@ class CompiledPart:
         precision: Callable[[], AbstractContextManager[object]],
         example: Batch,
         of: int,
+        is_graphed: bool,
         note: Callable[[str], None],
     ) -> None:
         if not isinstance(example.inputs, Tensor) or not isinstance(example.targets, Tensor):
@@ -90,8 +92,8 @@ class CompiledPart:
         self._plain, self._precision, self._loss_fn = step, precision, loss_fn
         # `fallback_random`: the draws of torch's own generator, in the order of the uncompiled step.
         options: dict[str, Any] = {"fallback_random": True}
-        self._is_replayed = self._grads.is_cuda
-        if self._is_replayed:  # the kernels of a step are recorded as a CUDA graph
+        self._is_replayed = is_graphed
+        if is_graphed:
             options["triton.cudagraphs"] = True
             dynamo.mark_static_address(self._grads)  # a graph writes where it has written before
         self._compiled = torch.compile(step, fullgraph=True, dynamic=False, options=options)

@@ -22,8 +22,8 @@ def fast_products(model: nn.Module, num_samples: int, num_runs: int = 1, num_pla
 
     torch does so where it is allowed to compute with less (`torch.set_float32_matmul_precision("medium")`). oneDNN does
     compute with less where the CPU has instructions for it (AMX), and keeps float32 on others, which is what is looked
-    for here, and tried, too. Results differ from MKL's in the last places, so it is the CPU's make that decides: a trial
-    would choose otherwise on a busy machine (ratios of 0.49 to 0.95 for the same product, 2026-11-26).
+    for here, and tried, too. Results differ from MKL's in the last places, so the CPU's make decides: a trial would
+    choose otherwise on a busy machine (ratios of 0.49 to 0.95 for the same product, 2026-11-26).
 
     On a Zen 5 the largest product of a network 64-1000-100-10 takes 0.54 of MKL's time (2026-11-22). On a Zen 4 a step
     of it would take 1.15 of MKL's (2026-11-26, one thread, torch 2.13): MKL is kept.

@@ -56,7 +56,7 @@ def computed(training: Training) -> Computation:
         return ordinary(work)
     from trainer.fast.choose import choose
 
-    return choose(work, None, settings.fast, settings.compile, True, print)
+    return choose(work, None, settings.fast, settings.compile, settings.cuda_graphs, True, print)
 
 
 def activations(training: Training, batch: Batch) -> int:

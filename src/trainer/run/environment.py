@@ -75,6 +75,21 @@ def refuse_float64(settings: Settings, device: torch.device) -> None:
         raise UserError("dtype=float64: device=mps has no float64. Type device=cpu, or dtype=float32.")
 
 
+def refuse_graphs(settings: Settings, device: torch.device, world: World) -> None:
+    """Raises UserError where `cuda_graphs=true` can't be had."""
+    if not settings.cuda_graphs:
+        return
+    why = ""
+    if device.type != "cuda":
+        why = f"device={device.type} has no CUDA graphs"
+    elif world.size > 1:
+        why = "several processes wait for each other within a step"
+    elif not settings.fast and not settings.compile:
+        why = "fast=false with compile=false computes each step in the ordinary way"
+    if why:
+        raise UserError(f"cuda_graphs=true: {why}. Type cuda_graphs=false.")
+
+
 def autocast(settings: Settings, device: torch.device) -> Precision:
     """What the forward pass and the loss run under: nothing, or autocast to the precision."""
     precision = settings.precision

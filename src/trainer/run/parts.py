@@ -22,7 +22,15 @@ from trainer.metrics import Metrics
 from trainer.patience import Patience
 from trainer.run.batch_size import sized
 from trainer.run.data import build_data, build_splits
-from trainer.run.environment import Precision, autocast, find_device, fitting, refuse_float64, set_up_torch
+from trainer.run.environment import (
+    Precision,
+    autocast,
+    find_device,
+    fitting,
+    refuse_float64,
+    refuse_graphs,
+    set_up_torch,
+)
 from trainer.run.freeze import hold
 from trainer.run.length import Length, length_of, refuse_empty_shares, refuse_lonely_sample
 from trainer.run.loss import build_loss, doubts_of_loss
@@ -87,6 +95,7 @@ def build(settings: Settings, world: World = ALONE, like: Parts | None = None, i
     set_up_torch(settings)
     device = find_device(settings.device, world)
     refuse_float64(settings, device)
+    refuse_graphs(settings, device, world)
     dtype = torch.float64 if settings.dtype == "float64" else torch.float32
     precision = autocast(settings, device)
     with fitting(device):

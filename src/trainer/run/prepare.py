@@ -114,7 +114,7 @@ def chosen(training: Training, features: "Features | None", is_alone: bool, note
         return ordinary(work)
     from trainer.fast.choose import choose
 
-    return choose(work, features, settings.fast, settings.compile, is_alone, note)
+    return choose(work, features, settings.fast, settings.compile, settings.cuda_graphs, is_alone, note)
 
 
 def begin_board(training: Training, board: Board) -> None:

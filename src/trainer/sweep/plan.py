@@ -186,7 +186,9 @@ def units(jobs: Sequence[Job], stack: str, at_once: int) -> list[list[Job]]:
     """
     kinds: dict[str, list[Job]] = {}
     for job in jobs:
-        is_wanted = stack == "always" or (stack == "auto" and job.request.name("model") in FASTER_TOGETHER)
+        # What `auto` comes to, the first process of a stack sees: see `trainer.sweep.together`.
+        is_near = job.request.config["device"] in ("auto", "cpu") and job.request.name("model") in FASTER_TOGETHER
+        is_wanted = stack == "always" or (stack == "auto" and is_near)
         is_wanted = is_wanted and not _has_what_a_stack_lacks(job.request.config)
         leaves = [leaf for leaf in sorted(schema.leaves(job.request.config)) if not _may_differ(*leaf)]
         kinds.setdefault(str(leaves) if is_wanted else job.name, []).append(job)
@@ -202,7 +204,7 @@ def units(jobs: Sequence[Job], stack: str, at_once: int) -> list[list[Job]]:
 
 def _has_what_a_stack_lacks(config: Config) -> bool:
     """Whether something is asked for that only a run alone has; what the models lack is seen when they are stacked."""
-    is_plain = config["precision"] == "float32" and config["fast"] and not config["compile"]
+    is_plain = config["precision"] == "float32" and config["fast"] and not (config["compile"] or config["cuda_graphs"])
     is_watched = config["monitor"]["activations"] or config["profile"] or config["gradient"]["checkpoint"]
     return not is_plain or is_watched or config["max_time"] is not None
 

@@ -81,6 +81,7 @@ def member(training: Training, random: dict[str, object], network: nn.Module, ob
 def refuse_unstackable(trainings: Sequence[Training]) -> None:
     """Raises UserError where the runs can't be trained together; they are as they were."""
     parts = trainings[0].parts
+    refuse_unmeasured(parts.settings.sweep.stack, parts.device)
     if parts.settings.profile:
         raise UserError("they can't be trained together: profile=true is for a run alone")
     if parts.settings.gradient.checkpoint:
@@ -98,6 +99,15 @@ def refuse_unstackable(trainings: Sequence[Training]) -> None:
             one.leave()
     except CannotStack as error:
         raise UserError(f"they can't be trained together: {error}") from error
+
+
+def refuse_unmeasured(stack: str, device: torch.device) -> None:
+    """Raises UserError on a GPU, where stacks were never measured, unless `sweep.stack=always` asks for them."""
+    if device.type != "cpu" and stack != "always":
+        raise UserError(
+            f"they can't be trained together: on {device.type} that is not measured yet. To do so all the same: "
+            "sweep.stack=always"
+        )
 
 
 def groups_of(trainings: Sequence[Training]) -> Iterator[list[int]]:
