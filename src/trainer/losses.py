@@ -270,7 +270,7 @@ class Term(nn.Module):
         """A number, or a dict of named ones; or what a model says of itself."""
         if not self.takes_targets:
             return self.criterion(outputs, **asked_for)
-        return self.criterion(*self._formed(outputs, targets), **asked_for)
+        return loss_of(self.criterion, *self._formed(outputs, targets), **asked_for)
 
     def weighed(self, outputs: Tensor, targets: Tensor, whole: Tensor) -> Tensor:
         """The share of a weighted mean that some samples have, where the targets of all weigh `whole`."""
@@ -289,7 +289,7 @@ class Term(nn.Module):
             return (formed[0] - formed[1]).square().flatten(1).sum(1)
         single = copy.copy(self.criterion)  # its weights are the same
         single.reduction = "none"  # type: ignore[assignment]
-        losses: Tensor = single(*formed)
+        losses: Tensor = loss_of(single, *formed)
         if losses.dim() < 2:
             return losses
         return losses.flatten(1).sum(1) if self.kind == "sum" else losses.flatten(1).mean(1)
@@ -317,6 +317,17 @@ class Term(nn.Module):
         if self.is_log_needed:
             outputs = outputs.clamp_min(torch.finfo(outputs.dtype).tiny).log()
         return outputs, self.targets(outputs, targets)
+
+
+def loss_of(criterion: nn.Module, outputs: Any, targets: Any, **asked_for: Any) -> Any:
+    """What a criterion gives; of outputs that are not numbers, a loss that is none.
+
+    `nn.BCELoss` refuses such an output with an error; on a GPU that ends all that the process does there.
+    """
+    if not isinstance(criterion, nn.BCELoss):
+        return criterion(outputs, targets, **asked_for)
+    loss, none = criterion(outputs.masked_fill(outputs.isnan(), 0.5), targets), 0 * outputs.detach()
+    return loss + (none if criterion.reduction == "none" else none.sum())
 
 
 def refuse_other_length(key: str, weights: Any, length: int) -> None:

@@ -404,9 +404,10 @@ class Broken(Exception):
 class TestLeaving:
     """What ends one run is nothing to the others."""
 
-    def test_a_loss_that_is_not_finite(self):
-        good = [Run(options={"lr": 0.01 + seed / 100}, seed=seed, order=seed) for seed in range(3)]
-        bad = Run(options={"lr": 1e200}, seed=1, order=1)
+    @pytest.mark.parametrize(("make", "loss"), [(two_layer, nn.CrossEntropyLoss), (sequential, nn.BCELoss)])
+    def test_a_loss_that_is_not_finite(self, make, loss):
+        good = [Run(make, options={"lr": 0.01 + seed / 100}, seed=seed, order=seed, loss=loss) for seed in range(3)]
+        bad = Run(make, options={"lr": 1e200}, seed=1, order=1, loss=loss)
         expected = together(good, SHORT)
         members = members_of([good[0], bad, *good[1:]])
         assert stacked(members, SHORT)

@@ -43,8 +43,8 @@ class RecordedStep:
 
     In small networks those take longer than the arithmetic. The operations are those of the ordinary way, in their
     order, on the same memory every time, so the numbers are the same bits, and draws and buffers change as they would.
-    On a GPU (`cuda_graphs=true`) the kernels of these calls are captured as a CUDA graph. Before a recording is used, it is compared with
-    the ordinary way on other samples than those that it was made with; of that nothing is left.
+    With `cuda_graphs=true` the kernels of these calls are captured as a CUDA graph. Before a recording is used, it is
+    compared with the ordinary way on other samples than those that it was made with; of that nothing is left.
 
     Args:
         otherwise: the ordinary way, for whatever was not recorded.

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from trainer.losses import L1Penalty, L2Penalty, Losses, LossFunction, SumSquaredError, Term, Whole
+from trainer.losses import L1Penalty, L2Penalty, Losses, LossFunction, SumSquaredError, Term, Whole, loss_of
 from trainer.meaning import Labels, Places
 from trainer.stack.batches import of_each
 from trainer.stack.refusal import CannotStack
@@ -191,7 +191,7 @@ def criterion(terms: Sequence[Term]) -> Criterion:
         else:
             formed = term.targets(outputs[0], targets.flatten(0, 1)).unflatten(0, targets.shape[:2])
             formed = of_each(formed, len(outputs))
-            numbers = (outputs - formed).square() if kind is SumSquaredError else plain(outputs, formed)
+            numbers = (outputs - formed).square() if kind is SumSquaredError else loss_of(plain, outputs, formed)
         numbers = numbers.flatten(1)
         return numbers.sum(1) if is_sum else numbers.mean(1)
 
