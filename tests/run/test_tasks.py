@@ -55,6 +55,23 @@ def tokens(are_items=False):
     return TensorDataset(ids, y) if are_items else (ids, y)
 
 
+def padded(are_items=False):
+    ids = tokens()[0] + 1
+    y = ids % 7 + 1
+    for i in range(30):
+        y[i, 3 + i % 9 :] = 0
+    return TensorDataset(ids, y) if are_items else (ids, y)
+
+
+def from_one():
+    return inputs(60, 6), torch.arange(60) % 2 + 1
+
+
+def below_zero():
+    ids = tokens()[0]
+    return ids, ids - 3
+
+
 def alone(are_items=False):
     x = inputs(30, 5)
     return [*x] if are_items else trainer.Samples(x)
@@ -128,6 +145,12 @@ def tokens_by_hand(x: Tensor, y: Tensor, model: Any) -> tuple[Tensor, Tensor]:
     return F.cross_entropy(outputs, y.flatten()), (outputs.argmax(1) == y.flatten())[is_counted].float().mean()
 
 
+def padded_by_hand(x: Tensor, y: Tensor, model: Any) -> tuple[Tensor, Tensor]:
+    outputs, y = model(x).flatten(0, 1), y.flatten()
+    right = (outputs.argmax(1) == y)[y != 0]
+    return F.cross_entropy(outputs, y, ignore_index=0), right.float().mean()
+
+
 def auto_by_hand(x: Tensor, y: Tensor, model: Any) -> tuple[Tensor, Tensor]:
     return F.mse_loss(model(x.clone()), x), torch.tensor(-1.0)
 
@@ -136,6 +159,7 @@ CASES = {
     "several": (("model._target_=tasks.Linear", "data.task=multilabel", "loss=bce_with_logits"), several_by_hand),
     "pixels": (("model._target_=tasks.PerPixel", "loss.ignore_index=255", "data.normalize=false"), pixels_by_hand),
     "tokens": (("model._target_=tasks.PerToken",), tokens_by_hand),
+    "padded": (("model._target_=tasks.PerToken", "loss.ignore_index=0"), padded_by_hand),  # its labels start at 1
     "alone": (("model._target_=tasks.Auto", "loss=mse", "data.targets=inputs"), auto_by_hand),
 }
 
@@ -158,7 +182,8 @@ def test_a_task_has_the_numbers_of_plain_torch(name: str, tasks: Any, train: Tra
     for tag in ("train/loss", "val/loss", "test/loss"):
         assert in_parts[tag] == pytest.approx(whole[tag], rel=1e-4)
         assert by_items[tag] == pytest.approx(whole[tag], rel=1e-4)
-    asked = Asked(task="multilabel" if name == "several" else "auto", ignored=255 if name == "pixels" else -100)
+    ignored = {"pixels": 255, "padded": 0}.get(name, -100)
+    asked = Asked(task="multilabel" if name == "several" else "auto", ignored=ignored)
     data = as_data(getattr(tasks, name)(), name, asked)
     rows = as_data(getattr(tasks, name)(are_items=True), name, asked).test.dataset.indices
     made = getattr(tasks, name)()
@@ -173,7 +198,7 @@ def test_a_task_has_the_numbers_of_plain_torch(name: str, tasks: Any, train: Tra
 
 
 def sizes(name: str) -> tuple[int, ...]:
-    return {"several": (6, 4), "pixels": (1, 2), "tokens": (7,), "alone": (5,)}[name]
+    return {"several": (6, 4), "pixels": (1, 2), "tokens": (7,), "padded": (8,), "alone": (5,)}[name]
 
 
 @pytest.mark.parametrize("are_items", ["true", "false"])
@@ -208,6 +233,8 @@ def test_whole_numbers_that_are_floats_are_classes_where_it_is_said(tasks: Any, 
         ("alone model=two_layer model.out_features=2", "has no targets that it could read. Type loss="),
         ("several model=two_layer", "Type data.task=multilabel for 0 and 1 of several labels"),
         ("tokens model._target_=tasks.PerToken data.num_classes=3", "with 3 classes they go from 0 to 2"),
+        ("from_one model=two_layer loss.ignore_index=1", "has the labels 1, 2, which are numbered from 0. Type loss."),
+        ("below_zero model._target_=tasks.PerToken loss.ignore_index=0", "has labels from -3, which are numbered from"),
         ("several model=two_layer data.task=regression data.num_classes=3", "data.num_classes=3: "),
     ],
 )

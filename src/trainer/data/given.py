@@ -240,7 +240,13 @@ def _labels_of(given: Mapping[str, Tensor], name: str, asked: Asked) -> tuple[La
     more = {"num_classes": meant.num_classes, "class_names": meant.class_names, "notes": tuple(meant.notes)}
     if all(torch.equal(meant.splits[split], torch.from_numpy(found[split])) for split in found):
         return None, more
-    return Labels(tuple(np.unique(np.concatenate(list(found.values()))).tolist())), more
+    labels = Labels(tuple(np.unique(np.concatenate(list(found.values()))).tolist()))
+    if asked.ignored in (*labels.found, *range(len(labels.found))):  # which of the two is meant?
+        raise UserError(
+            f"loss.ignore_index={asked.ignored}: data={name} has the labels {listed(labels.found)}, which are numbered "
+            f"from 0. Type loss.ignore_index={IGNORED}, and take out the samples that have no class."
+        )
+    return labels, more
 
 
 def _labels_of_places(given: Mapping[str, Tensor], name: str, asked: Asked) -> tuple[Labels | None, dict[str, Any]]:
@@ -250,6 +256,14 @@ def _labels_of_places(given: Mapping[str, Tensor], name: str, asked: Asked) -> t
         raise UserError(f"data={name}: all places have the label {asked.ignored}, which is left out. Give classes.")
     if found == list(range(len(found))):
         return None, {"num_classes": len(found), "class_names": (), "notes": ()}
+    if 0 <= asked.ignored < len(found):  # as padding 0 beside words 1, 2 ...: numbered anew, a class would be left out
+        if found[0] < 0:
+            raise UserError(
+                f"loss.ignore_index={asked.ignored}: data={name} has labels from {found[0]}, which are numbered "
+                "from 0, and so one of them would be left out. Give labels from 0 on, or another number to what has "
+                "no class."
+            )
+        return None, {"num_classes": found[-1] + 1, "class_names": (), "notes": ()}
     note = (
         f"the labels {listed(found)} are {len(found)} classes, numbered from 0 in this order. If one of them means "
         "that a place has no class, type loss.ignore_index=<that label>."
