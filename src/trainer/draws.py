@@ -2,12 +2,13 @@
 
 import hashlib
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+
+T = TypeVar("T")
 
 
 def seed_from(text: str) -> int:
@@ -22,40 +23,74 @@ def seed_all(seed: int) -> None:
     random.seed(seed)
 
 
-def seed_draws(seed: int) -> None:
-    """As `seed_all`, but leaves the generators of GPUs alone: for what items draw, thousands of times a second."""
-    torch.default_generator.manual_seed(seed)
-    np.random.seed(seed % 2**32)
-    random.seed(seed)
+class ForeignDraws:
+    """Lets the user's code draw as a function of what it is asked for, and leaves the run's own draws alone.
 
-
-class Watch:
-    """Tells whether somebody has drawn from Python's or NumPy's generator, by twins of theirs that draw along.
-
-    To ask costs a tenth of seeding them anew. That it does not notice is as likely as two equal draws, 2**-53.
+    Torch's generator is seeded for every item. To seed Python's and NumPy's takes longer than many an item does: each
+    is seeded from the first time on that somebody has drawn from it. Those of GPUs are not touched.
     """
 
     def __init__(self) -> None:
-        random.seed(0)
-        np.random.seed(0)
-        self._python, self._numpy = random.Random(0), np.random.RandomState(0)
+        self._of_python = self._of_numpy = False  # somebody has drawn from it
+        self._is_apart = False
 
-    def has_drawn(self) -> bool:
-        """Whether somebody has, since the watch began; once somebody has, it tells no more."""
-        is_same = random.random() == self._python.random()
-        return not (np.random.random_sample() == self._numpy.random_sample() and is_same)
+    def seed(self, text: str) -> None:
+        """What is drawn from here on is a function of `text`."""
+        seed = seed_from(text)
+        torch.default_generator.manual_seed(seed)
+        if self._of_numpy:
+            np.random.seed(seed % 2**32)
+        if self._of_python:
+            random.seed(seed)
+
+    def apart(self, work: Callable[[], T]) -> T:
+        """What `work` gives, which seeds before all that may draw; called again where it draws from more generators."""
+        if self._is_apart:
+            return work()
+        mine, others = torch.get_rng_state(), _Others.now()
+        self._is_apart = True
+        try:
+            return self._watched(work, others)
+        finally:
+            self._is_apart = False
+            torch.set_rng_state(mine)
+            if self._of_python or self._of_numpy:
+                others.put_back()
+
+    def _watched(self, work: Callable[[], T], others: "_Others") -> T:
+        if self._of_python and self._of_numpy:
+            return work()
+        found: list[T] = []
+        problem = None
+        try:
+            found.append(work())
+        except Exception as error:  # maybe one that only some draws bring about
+            problem = error
+        before, after = (self._of_python, self._of_numpy), _Others.now()
+        self._of_python |= others.python != after.python
+        self._of_numpy |= others.numpy != after.numpy
+        if before != (self._of_python, self._of_numpy):
+            return self._watched(work, others)
+        if problem is not None:
+            raise problem
+        return found[0]
 
 
-@contextmanager
-def draws_apart() -> Iterator[None]:
-    """What is drawn within, or seeded, changes nothing of what is drawn after it; GPUs are left alone."""
-    states = torch.get_rng_state(), np.random.get_state(legacy=False), random.getstate()
-    try:
-        yield
-    finally:
-        torch.set_rng_state(states[0])
-        np.random.set_state(states[1])
-        random.setstate(states[2])
+class _Others(NamedTuple):
+    """The states of Python's and NumPy's generator, which can be compared."""
+
+    python: Any
+    numpy: tuple[Any, ...]
+
+    @classmethod
+    def now(cls) -> "_Others":
+        kind, keys, *rest = np.random.get_state()
+        return cls(random.getstate(), (kind, np.asarray(keys).tobytes(), *rest))
+
+    def put_back(self) -> None:
+        kind, keys, *rest = self.numpy
+        random.setstate(self.python)
+        np.random.set_state((kind, np.frombuffer(keys, np.uint32), *rest))
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

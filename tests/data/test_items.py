@@ -99,6 +99,27 @@ def test_what_items_draw_leaves_the_draws_of_the_run_alone(num_workers: int) -> 
     assert a[:, 0].tolist() == list(range(14))
 
 
+class Seldom(Drawing):
+    """One item draws from NumPy's generator alone, and uses what it keeps of two normal numbers."""
+
+    def __getitem__(self, i: int) -> Any:
+        return torch.tensor([i, np.random.randn() if i == 9 else 0.0]), i % 3
+
+
+def test_it_makes_no_difference_when_somebody_is_first_seen_to_draw() -> None:
+    np.random.seed(0)
+    np.random.randn()  # the second of two is kept, and drawing it moves nothing but that
+    expected = inputs_of(batches(Seldom()), 1, 12)
+    for first_step in range(2, 12):
+        assert inputs_of(batches(Seldom()), first_step, 1)[0].equal(expected[first_step - 1])
+    drawn = torch.cat(expected)
+    drawn = drawn[drawn[:, 0] == 9][:, 1]
+    assert len(drawn.unique()) == 3
+    ours = np.random.randn()
+    np.random.seed(0)
+    assert ours == np.random.randn(2)[1]
+
+
 # --- workers ---------------------------------------------------------------------------------------------------------
 
 
@@ -170,6 +191,15 @@ def test_what_an_item_complains_of_is_a_line_with_its_place(num_workers: int) ->
     split = batches(Failing(), num_workers)
     message = refused(lambda: inputs_of(split, 1, 4))
     assert message.startswith("data: item 9 of the train split: KeyError: 'colour' (test_items.py, line ")
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_all_that_is_trained_before_a_bad_item_is(num_workers: int) -> None:
+    split = batches(Failing(num_items=400), num_workers)
+    place = permutation(7, 0, 400).tolist().index(9) // 4
+    found = split.training(4, 7, 1)
+    assert len(list(islice(found, place))) == place > 20
+    assert "item 9" in refused(lambda: next(found))
 
 
 # --- forms of items --------------------------------------------------------------------------------------------------

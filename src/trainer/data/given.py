@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
-from trainer.data.items import Items, Labels, is_of_arrow
+from trainer.data.item_targets import Labels, Reading
+from trainer.data.items import Items, is_of_arrow
 from trainer.data.loader import read
 from trainer.data.quoting import listed
 from trainer.data.source import Data, ImageFiles, Samples
@@ -114,7 +115,7 @@ def _is_pair_of_arrays(split: Any) -> bool:
 def _split(split: Any, which: str, data: Data, name: str, asked: Asked) -> Any:
     """One split as Samples, ImageFiles or Items."""
     if isinstance(split, Items):
-        return replace(split, ignored=asked.ignored)
+        return replace(split, reading=Reading(ignored=asked.ignored))
     if split is None or isinstance(split, Samples | ImageFiles):
         return split
     where = f"data={name}: the {which} split"
@@ -143,7 +144,7 @@ def _split(split: Any, which: str, data: Data, name: str, asked: Asked) -> Any:
     if asked.targets is not None and asked.targets != "inputs":
         targets = _names("data.targets", asked.targets)
     collate_fn = data.collate_fn or getattr(split, "collate_fn", None)
-    return Items(split, which, collate_fn, inputs, targets, ignored=asked.ignored)
+    return Items(split, which, collate_fn, inputs, targets, Reading(ignored=asked.ignored))
 
 
 def _names(key: str, names: Any) -> tuple[str, ...] | None:
@@ -321,7 +322,10 @@ def _task(targets: Any, data: Data, asked: Asked, name: str) -> str:
 
 def _told(data: Data, **facts: Any) -> Data:
     """With what all splits of items are told."""
-    parts: dict[str, Any] = {s: replace(getattr(data, s), **facts) for s in SPLITS if getattr(data, s) is not None}
+    splits = {split: getattr(data, split) for split in SPLITS if getattr(data, split) is not None}
+    parts: dict[str, Any] = {
+        split: replace(items, reading=replace(items.reading, **facts)) for split, items in splits.items()
+    }
     return replace(data, **parts)
 
 
@@ -345,11 +349,11 @@ def _counted(data: Data, name: str, asked: Asked, is_scalar: bool) -> Data:
         labels, more = _labels_of(found, name, asked)
         if is_scalar:
             known |= {split: part.long() if labels is None else labels(part) for split, part in found.items()}
-    facts = {"labels": labels, "num_classes": more["num_classes"]}
-    parts = {split: replace(items, known=known[split], **facts) for split, items in splits.items()}
+    data = replace(data, **{split: replace(items, known=known[split]) for split, items in splits.items()})
+    data = _told(data, labels=labels, num_classes=more["num_classes"])
     more["class_names"] = data.class_names or more["class_names"]
     more["notes"] = (*data.notes, *more.get("notes", ()))
-    return replace(data, **parts, **more)
+    return replace(data, **more)
 
 
 def _all_targets(items: Items, num_workers: int) -> list[Any]:

@@ -6,6 +6,8 @@ heard only while a batch is waited for, a worker is asked how many items it has 
 """
 
 import contextlib
+import functools
+import itertools
 import multiprocessing
 import os
 import signal
@@ -31,6 +33,9 @@ from trainer.system.interpreters import forget, safe_path
 # Batches that each worker reads ahead.
 AHEAD = 2
 
+# Batches that are read at once where there are no workers, if they take less than so many seconds.
+MOST_AT_ONCE, QUICK = 16, 0.005
+
 # That a child has ended. None on Windows, where whoever waits for a batch looks by himself.
 _ENDED: signal.Signals | None = getattr(signal, "SIGCHLD", None)
 
@@ -47,7 +52,7 @@ def read(load: Callable[[Key], Any], keys: Iterable[Key], num_workers: int) -> I
         UserError: an item can't be read; a worker has died or hangs, or none can be started.
     """
     if not num_workers:
-        yield from map(load, keys)
+        yield from _read_here(load, keys)
         return
     source = _Source(load, os.getpid())
     before: Any = None if _ENDED is None else signal.getsignal(_ENDED)
@@ -93,6 +98,22 @@ def read(load: Callable[[Key], Any], keys: Iterable[Key], num_workers: int) -> I
             kill()
             with contextlib.suppress(Exception):
                 batches._shutdown_workers()
+
+
+def _read_here(load: Callable[[Key], Any], keys: Iterable[Key]) -> Iterator[Any]:
+    """In this process. Batches that are quickly read come some at once: to keep their draws apart takes as long."""
+    items, keys, at_once = _items_of(load), iter(keys), 1
+    if items.is_still:
+        yield from map(load, keys)
+        return
+    while some := list(itertools.islice(keys, at_once)):
+        since = time.perf_counter()
+        try:
+            found: Iterable[Any] = items.draws.apart(functools.partial(_loaded, load, some))
+        except UserError:
+            found = map(load, some)  # raised again when its turn has come
+        at_once = min(2 * at_once, MOST_AT_ONCE) if time.perf_counter() - since < QUICK else 1
+        yield from found
 
 
 def _next(batches: Any, source: "_Source", workers: list[Any], num_workers: int) -> Any:
@@ -168,6 +189,16 @@ def _kill(workers: list[Any]) -> None:
         worker.join(LOOK_EVERY)  # not for ever: a disk that hangs may hold it
 
 
+def _items_of(load: Callable[[Key], Any]) -> Items:
+    items = load.__self__  # type: ignore[attr-defined]
+    assert isinstance(items, Items)
+    return items
+
+
+def _loaded(load: Callable[[Key], Any], keys: list[Key]) -> list[Any]:
+    return [load(key) for key in keys]
+
+
 def _as_it_is(batch: Any) -> Any:
     return batch
 
@@ -183,9 +214,7 @@ class _Source:
         return 0  # nobody asks: batches come by their keys
 
     def __getitems__(self, key: Key) -> Any:
-        items = self.load.__self__  # type: ignore[attr-defined]
-        assert isinstance(items, Items)
-        items.tell = self._count
+        _items_of(self.load).tell = self._count
         try:
             return (self.load(key),)
         except UserError as error:

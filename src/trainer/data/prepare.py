@@ -11,6 +11,7 @@ from torch import Tensor
 from trainer.data.batches import Batches, LoadedBatches, ResidentBatches, lies_over
 from trainer.data.images import Augmentation, ImageTransform, channel_statistics, resized_masks
 from trainer.data.item_batches import ItemBatches, OwnTargets
+from trainer.data.item_parts import Pictures
 from trainer.data.items import Items
 from trainer.data.leaks import Leak
 from trainer.data.precision import lost
@@ -347,7 +348,7 @@ def _batches(samples: Samples | Items, device: torch.device, dtype: torch.dtype,
 def _fit_pictures(data: Data, channels: int | None, image_size: int | None) -> tuple[int, tuple[int, int]]:
     """Tells items that are pictures what the model wants; what they then are."""
     for items in (data.train, data.val, data.test):
-        items.channels, items.image_size = channels, image_size
+        items.pictures = Pictures(channels, image_size)
         vars(items).pop("sample", None)  # of another size
     stored, *size = data.train.sample[0].shape[1:]
     if channels not in (None, stored) and stored not in (1, 3):

@@ -1,0 +1,160 @@
+"""What an item has: which of its parts are inputs and which targets, and these as tensors."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from trainer.data.quoting import listed
+from trainer.errors import UserError
+
+# What a dict calls its targets, where nobody says it.
+TARGET_NAMES = ("targets", "target", "labels", "label")
+# What is a tensor, or becomes one together with those of other items.
+READY = {Tensor, int, float, bool, np.ndarray}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Which parts of an item are what.
+
+    Args:
+        split: its name.
+        inputs, targets: names of parts of a dict; None: what is called so, and all others are inputs.
+    """
+
+    split: str
+    inputs: tuple[str, ...] | None = None
+    targets: tuple[str, ...] | None = None
+
+    def of(self, items: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
+        """Inputs and targets of each item; targets None where it has none.
+
+        Raises:
+            UserError: it has other parts.
+        """
+        if all(type(item) is tuple and len(item) == 2 for item in items) and self.inputs is None and not self.targets:
+            inputs, targets = zip(*items, strict=True)
+            return inputs, targets
+        found: list[tuple[Any, Any]] = []
+        names: tuple[str, ...] | None = None
+        chosen: list[tuple[str, ...]] = []
+        for item in items:
+            if not isinstance(item, Mapping):
+                found.append(self._of_pair(item))
+                continue
+            if names != tuple(item):  # otherwise its parts are those of the item before
+                names, chosen = tuple(item), self._chosen(item)
+            its = [item[some[0]] if len(some) == 1 else {name: item[name] for name in some} for some in chosen]
+            found.append((its[0], its[1] if chosen[1] else None))
+        return [pair[0] for pair in found], [pair[1] for pair in found]
+
+    def _of_pair(self, item: Any) -> tuple[Any, Any]:
+        if self.inputs is not None or self.targets:
+            raise UserError(
+                f"data: items of the {self.split} split are of {type(item).__name__}, and data.inputs and data.targets "
+                "choose among the parts of a dict. Leave both out."
+            )
+        if not isinstance(item, tuple | list):
+            return item, None
+        if len(item) > 2 or not item:
+            raise UserError(
+                f"data: items of the {self.split} split have {len(item)} parts; accepted are a pair (inputs, targets), "
+                "where inputs may be a tuple, or a dict."
+            )
+        return item[0], item[1] if len(item) == 2 else None
+
+    def _chosen(self, item: Mapping[str, Any]) -> list[tuple[str, ...]]:
+        """The names of its inputs and of its targets."""
+        for key, wanted in (("data.inputs", self.inputs), ("data.targets", self.targets)):
+            if missing := [name for name in wanted or () if name not in item]:
+                has = listed([str(name) for name in item])
+                raise UserError(f"{key}=[{missing[0]}]: items of the {self.split} split have {has}.")
+        targets = self.targets
+        if targets is None:
+            called_so = [name for name in TARGET_NAMES if name in item and name not in (self.inputs or ())]
+            targets = tuple(called_so[:1])
+        return [self.inputs or tuple(name for name in item if name not in targets), targets]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What pictures of Pillow become; None: as they are."""
+
+    channels: int | None = None
+    image_size: int | None = None
+
+    def image(self, picture: Any) -> Tensor:
+        """uint8 `[C, H, W]`, upright; what is transparent on white."""
+        from PIL import Image, ImageOps
+
+        from trainer.data.image_files import upright_8_bit
+
+        upright = upright_8_bit(picture, "white")
+        mode = {1: "L", 3: "RGB", None: "L" if upright.mode in ("1", "L") else "RGB"}[self.channels]
+        pixels = upright.convert(mode)
+        if self.image_size is not None:
+            pixels = ImageOps.fit(pixels, (self.image_size, self.image_size), Image.Resampling.BILINEAR)
+        numbers = torch.from_numpy(np.array(pixels))
+        return numbers.view(pixels.height, pixels.width, -1).permute(2, 0, 1).contiguous()
+
+    def mask(self, target: Any) -> Any:
+        """A picture that is a target as its numbers, `[H, W]`, in the size of the images; anything else as it is."""
+        if type(target) in READY or not is_picture(target):
+            return target
+        if self.image_size is not None:
+            from PIL import Image, ImageOps
+
+            target = ImageOps.fit(target, (self.image_size, self.image_size), Image.Resampling.NEAREST)
+        return np.asarray(target).astype(np.int64)
+
+    def inputs(self, parts: Sequence[Any]) -> Any:
+        """Those of several items as one batch."""
+        first = parts[0]
+        if isinstance(first, Tensor):
+            return torch.stack(tuple(parts))
+        if isinstance(first, Mapping):
+            return {name: self.inputs([part[name] for part in parts]) for name in first}
+        if isinstance(first, tuple):
+            return tuple(map(self.inputs, zip(*parts, strict=True)))
+        return default_collate(list(parts) if type(first) in READY else [self.tensors(part) for part in parts])
+
+    def targets(self, parts: Sequence[Any]) -> Any:
+        """Those of several items as one batch; words stay a list, None stands for none."""
+        if parts[0] is None or is_word(parts[0]):
+            return list(parts) if is_word(parts[0]) else None
+        return self.inputs(parts if type(parts[0]) in READY else [self.mask(part) for part in parts])
+
+    def tensors(self, part: Any) -> Any:
+        """Whatever holds numbers as tensors."""
+        if type(part) in READY:
+            return part
+        if isinstance(part, Mapping):
+            return {name: self.tensors(value) for name, value in part.items()}
+        if isinstance(part, tuple):
+            return tuple(self.tensors(value) for value in part)
+        if isinstance(part, list):
+            return torch.from_numpy(np.asarray(part))
+        return self.image(part) if is_picture(part) else part
+
+
+def is_word(target: Any) -> bool:
+    """Whether it is the label of a class, in letters."""
+    return isinstance(target, str)
+
+
+def is_picture(part: Any) -> bool:
+    """Whether it is one of Pillow's."""
+    return type(part).__module__.startswith("PIL.")
+
+
+def plain(target: Any) -> Any:
+    """A target as a number or a word where it is one; otherwise as an array."""
+    if isinstance(target, Tensor | np.ndarray | np.generic):
+        array = target.numpy() if isinstance(target, Tensor) else np.asarray(target)
+        return array.item() if array.ndim == 0 else array
+    return np.asarray(target) if isinstance(target, list) else target
