@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from exact import assert_same
+from trainer.data.folds import in_folds
+from trainer.data.given import Asked, as_data
 from trainer.disk import checkpoint
 from trainer.errors import UserError
 
@@ -84,8 +86,20 @@ def counted():
     return [(torch.zeros(3), torch.tensor([0, 1])) for _ in range(9)]
 
 
+def visits(gap=False):
+    return [{"x": torch.randn(3), "who": "" if gap and i == 7 else f"w{i // 4}", "y": i % 2} for i in range(80)]
+
+
 def other():
     return {"train": Noisy(), "vall": Noisy()}
+
+
+def thirds():
+    return visits(), visits(), visits()
+
+
+def points():
+    return [(torch.randn(3), i % 2) for i in range(80)]
 
 
 def pairs():
@@ -136,6 +150,13 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bits_with_other_workers(
         ("wordy data.inputs=[y]", "data.inputs=[y]: items of the train split have text, x, label."),
         ("counted", "targets are whole numbers of shape [2]. Type data.task=multilabel for 0 and 1 of several labels"),
         ("other", "data=other: gives a dict with vall; its splits are called train, val and test. Did you mean val?"),
+        ("pairs data.group=who", "data.group: nothing reads this key: data=pairs is in memory as tensors."),
+        ("visits data.group=whom data.targets=[y]", "data.group=whom: items of the train split have x, who, y."),
+        ("visits data.group=x data.inputs=[x] data.targets=[y]", "data.group=x: a group is of ndarray; it is a w"),
+        ("visits data.group=y data.targets=[y]", "data.group=y: it is a target, too."),
+        ("visits data.gap=true data.group=who data.targets=[y]", "data.group=who: a group is ''; it is a word"),
+        ("points data.group=who", "and items of the train split are of tuple. Give dicts with a key who"),
+        ("thirds data.group=who data.targets=[y]", "data.group=who: there is nothing to split: data=thirds has"),
         ("pairs data.num_workers=1", "data.num_workers: nothing reads this key: data=pairs is in memory as tensors."),
         (
             "splits",
@@ -157,3 +178,20 @@ def test_a_pair_of_tensors_is_a_split_that_others_are_taken_from(train: Callable
     result = train("data._target_=ownsets.pairs", "model=two_layer", "max_epochs=40", "optimizer.lr=0.01", *QUIET)
     assert result["test/accuracy"] > 0.7
     assert result["computed"].startswith("a recorded step")
+
+
+@pytest.mark.parametrize("folds", [(None, None), (3, 1)])
+def test_items_of_one_group_are_in_one_split(folds: tuple[int | None, int | None], tmp_path: Path) -> None:
+    import ownsets
+
+    with in_folds(*folds):
+        data = as_data(ownsets.visits(), "visits", Asked(group="who", targets=["y"]))
+    groups = [{item["who"] for item in split.dataset} for split in (data.train, data.val, data.test)]
+    assert sum(map(len, groups)) == len(set.union(*groups)) == 20
+    assert all(groups)
+    assert sum(map(len, (data.train, data.val, data.test))) == 80
+
+
+def test_the_part_that_names_the_group_is_no_input(train: Callable[..., dict[str, Any]]) -> None:
+    words = ("data._target_=ownsets.visits", "data.targets=[y]", "data.group=who", "model=two_layer", "max_steps=3")
+    assert train(*words, "data.num_workers=1", *QUIET)["steps"] == 3

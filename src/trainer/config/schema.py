@@ -417,7 +417,7 @@ READ_HERE: dict[str, tuple[str, ...]] = {
     "data": (
         *("image_size", "normalize", "augment", "limit", "folds", "fold"),
         *("task", "inputs", "targets", "num_classes", "num_workers"),
-        *("val_fraction", "test_fraction", "split_seed", "stratify"),
+        *("val_fraction", "test_fraction", "split_seed", "stratify", "group"),
         *UNLISTED["data"],
     ),
     "loss": UNLISTED["loss"],

@@ -1,5 +1,6 @@
 """What a source of the user's gave, as three splits: a `Data`, a tuple or dict of splits, or one data set."""
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
@@ -38,6 +40,7 @@ class Asked:
         val_fraction, test_fraction: the parts of the training split that become the splits which there are none of.
         split_seed: decides which samples those are.
         stratify: each of them gets its share of every class.
+        group: the part of an item that names its group; those of one group fall into one split.
         ignored: the label of places that have no class.
     """
 
@@ -50,6 +53,7 @@ class Asked:
     test_fraction: float | None = None
     split_seed: int | None = None
     stratify: bool | None = None
+    group: str | None = None
     ignored: int = IGNORED
 
 
@@ -74,7 +78,7 @@ def as_data(made: Any, name: str, asked: Asked) -> Data:
     else:
         _refuse_unused(asked, name, has_all=None not in (data.val, data.test))
         data = _reread(data, name, asked)
-    data = _completed(data, asked)
+    data = _completed(data, name, asked)
     if not data.description:
         sizes = ", ".join(f"{split} {len(getattr(data, split)):,}" for split in SPLITS)
         data = replace(data, description=f"{name}: {sizes}")
@@ -115,7 +119,7 @@ def _is_pair_of_arrays(split: Any) -> bool:
 def _split(split: Any, which: str, data: Data, name: str, asked: Asked) -> Any:
     """One split as Samples, ImageFiles or Items."""
     if isinstance(split, Items):
-        return replace(split, reading=Reading(ignored=asked.ignored))
+        return replace(split, group=asked.group, reading=Reading(ignored=asked.ignored))
     if split is None or isinstance(split, Samples | ImageFiles):
         return split
     where = f"data={name}: the {which} split"
@@ -144,7 +148,7 @@ def _split(split: Any, which: str, data: Data, name: str, asked: Asked) -> Any:
     if asked.targets is not None and asked.targets != "inputs":
         targets = _names("data.targets", asked.targets)
     collate_fn = data.collate_fn or getattr(split, "collate_fn", None)
-    return Items(split, which, collate_fn, inputs, targets, Reading(ignored=asked.ignored))
+    return Items(split, which, collate_fn, inputs, targets, asked.group, Reading(ignored=asked.ignored))
 
 
 def _names(key: str, names: Any) -> tuple[str, ...] | None:
@@ -159,12 +163,11 @@ def _names(key: str, names: Any) -> tuple[str, ...] | None:
 
 def _refuse_unused(asked: Asked, name: str, has_all: bool) -> None:
     """Raises UserError for a key that only data read item by item has a use for."""
-    of_items = ("inputs", "num_workers", *(() if not has_all else ("val_fraction", "test_fraction", "split_seed")))
+    of_parts = ("val_fraction", "test_fraction", "split_seed", "stratify")
+    of_items = ("inputs", "num_workers", "group", *(of_parts if has_all else ()))
     for field in fields(asked):
         if field.name in of_items and getattr(asked, field.name) is not None:
-            why = (
-                "has all its splits" if "fraction" in field.name or "seed" in field.name else "is in memory as tensors"
-            )
+            why = "has all its splits" if field.name in of_parts else "is in memory as tensors"
             raise UserError(f"data.{field.name}: nothing reads this key: data={name} {why}. Leave it out.")
     if asked.targets not in (None, "inputs"):
         raise UserError(
@@ -385,11 +388,13 @@ def _kept_apart(dataset: Any, names: tuple[str, ...] | None) -> list[Any] | None
 # --- splits that there are none of -----------------------------------------------------------------------------------
 
 
-def _completed(data: Data, asked: Asked) -> Data:
+def _completed(data: Data, name: str, asked: Asked) -> Data:
     """With the splits that there are none of taken from the training split."""
     fractions = {"val": asked.val_fraction or 0.1, "test": asked.test_fraction or 0.2}
     fractions = {split: part for split, part in fractions.items() if getattr(data, split) is None}
     if not fractions:
+        if asked.group is not None:
+            raise UserError(f"data.group={asked.group}: there is nothing to split: data={name} has all its splits.")
         return data
     train = data.train
     if isinstance(train, ImageFiles):
@@ -397,9 +402,18 @@ def _completed(data: Data, asked: Asked) -> Data:
     targets = train.known if isinstance(train, Items) else train.targets
     is_of_classes = data.num_classes is not None and isinstance(targets, Tensor) and targets.dim() == 1
     labels = targets if is_of_classes and asked.stratify is not False else None
-    rows = split_rows(len(train), asked.split_seed or 0, fractions, labels)
+    groups = _groups(train, data.num_workers) if isinstance(train, Items) and train.group is not None else None
+    rows = split_rows(len(train), asked.split_seed or 0, fractions, labels, groups)
     parts: dict[str, Any] = {split: _rows(train, index, split) for split, index in rows.items()}
     return replace(data, **parts)
+
+
+def _groups(items: Items, num_workers: int) -> NDArray[np.int64]:
+    """A number for each item's group, by a look through all items."""
+    keys = (("groups", list(range(i, min(i + AT_ONCE, len(items))))) for i in range(0, len(items), AT_ONCE))
+    numbers: dict[str | int | float, int] = {}
+    groups = itertools.chain.from_iterable(read(items.groups, keys, num_workers))
+    return np.array([numbers.setdefault(group, len(numbers)) for group in groups])
 
 
 def _rows(train: Samples | Items, index: Tensor, split: str) -> Samples | Items:

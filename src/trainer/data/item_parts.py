@@ -25,11 +25,13 @@ class Parts:
     Args:
         split: its name.
         inputs, targets: names of parts of a dict; None: what is called so, and all others are inputs.
+        group: the part of a dict that names its group, and is no input unless `inputs` name it.
     """
 
     split: str
     inputs: tuple[str, ...] | None = None
     targets: tuple[str, ...] | None = None
+    group: str | None = None
 
     def of(self, items: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
         """Inputs and targets of each item; targets None where it has none.
@@ -78,7 +80,25 @@ class Parts:
         if targets is None:
             called_so = [name for name in TARGET_NAMES if name in item and name not in (self.inputs or ())]
             targets = tuple(called_so[:1])
-        return [self.inputs or tuple(name for name in item if name not in targets), targets]
+        return [self.inputs or tuple(name for name in item if name not in (*targets, self.group)), targets]
+
+    def group_of(self, item: Any) -> str | int | float:
+        """Which group it belongs to."""
+        if not isinstance(item, Mapping):
+            raise UserError(
+                f"data.group={self.group}: names a part of an item, and items of the {self.split} split are of "
+                f"{type(item).__name__}. Give dicts with a key {self.group}, or give val and test yourself."
+            )
+        if self.group not in item:
+            has = [str(name) for name in item]
+            raise UserError(f"data.group={self.group}: items of the {self.split} split have {listed(has)}.")
+        if self.group in self._chosen(item)[1]:
+            raise UserError(f"data.group={self.group}: it is a target, too.")
+        found = plain(item[self.group])
+        if not isinstance(found, str | int | float) or found in ("", None) or found != found:
+            what = f"of {type(found).__name__}" if isinstance(found, np.ndarray) else repr(found)
+            raise UserError(f"data.group={self.group}: a group is {what}; it is a word or a number.")
+        return found
 
 
 @dataclass(frozen=True)

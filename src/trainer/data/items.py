@@ -32,6 +32,7 @@ class Items:
         name: of the split.
         collate_fn: a list of items to a batch: a pair or a dict of tensors `[N, ...]`. None: torch's.
         inputs, targets: which parts of a dict are what; None: what is called so, and all others are inputs.
+        group: the part of a dict that names its group.
         reading: what a loss gets of its targets.
         pictures: what those of Pillow become.
 
@@ -46,6 +47,7 @@ class Items:
     collate_fn: Callable[[list[Any]], Any] | None = None
     inputs: tuple[str, ...] | None = None
     targets: tuple[str, ...] | None = None
+    group: str | None = None
     reading: Reading = field(default_factory=Reading)
     pictures: Pictures = field(default_factory=Pictures)
     known: Tensor | None = field(default=None, repr=False)
@@ -87,9 +89,14 @@ class Items:
         items = self.draws.apart(lambda: self._items(draws, rows))
         return [plain(self.pictures.mask(target)) for target in self._parts.of(items)[1]]
 
+    def groups(self, key: Key) -> list[str | int | float]:
+        """The groups of some items."""
+        draws, rows = key
+        return [self._parts.group_of(item) for item in self.draws.apart(lambda: self._items(draws, rows))]
+
     @property
     def _parts(self) -> Parts:
-        return Parts(self.name, self.inputs, self.targets)
+        return Parts(self.name, self.inputs, self.targets, self.group)
 
     def _items(self, draws: str, rows: list[int]) -> list[Any]:
         if self.is_still and hasattr(self.dataset, "__getitems__"):  # many at once are quicker
