@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from trainer.data.batches import Batch
 from trainer.evaluate import evaluate
 from trainer.loop import Autograd, InParts
-from trainer.losses import LossFunction
+from trainer.losses.function import LossFunction
 from trainer.meaning import Numbers
 from trainer.optim.schedulers import Schedule
 from trainer.state import Store, TrainingState

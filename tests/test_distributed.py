@@ -43,7 +43,7 @@ RECIPES: Mapping[str, tuple[str, ...]] = {
     ),
     "a plateau, and a penalty": (
         "loss=composite",
-        "+loss.terms.l2={weight:0.001,criterion:{_target_:trainer.losses.L2Penalty}}",
+        "+loss.terms.l2={weight:0.001,criterion:{_target_:trainer.losses.criteria.L2Penalty}}",
         "scheduler=plateau",
         "scheduler.patience=0",
         "eval_every=4",

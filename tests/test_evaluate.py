@@ -11,7 +11,8 @@ from meanings import meaning_of
 from trainer.data import batches
 from trainer.data.batches import ResidentBatches
 from trainer.evaluate import evaluate
-from trainer.losses import Composite, L1Penalty, L2Penalty, LossFunction, SumSquaredError
+from trainer.losses.criteria import Composite, L1Penalty, L2Penalty, SumSquaredError
+from trainer.losses.function import LossFunction
 from trainer.trials import evaluating
 
 NAMES = {"loss": "chosen", "model": "net", "data": "numbers"}

@@ -21,7 +21,8 @@ from trainer.disk.checkpoint import Checkpoints
 from trainer.errors import NonFinite, RunStopped
 from trainer.evaluate import evaluate
 from trainer.loop import Autograd, InParts, Plan, Wish, fit
-from trainer.losses import Composite, L1Penalty, L2Penalty, Losses, LossFunction, SumSquaredError
+from trainer.losses.criteria import Composite, L1Penalty, L2Penalty, SumSquaredError
+from trainer.losses.function import Losses, LossFunction
 from trainer.optim.manual_sgd import ManualSGD
 from trainer.optim.schedulers import Schedule
 from trainer.state import Store, TrainingState

@@ -9,7 +9,7 @@ from torch import nn
 from trainer.data.batches import Batch, Batches
 from trainer.data.mix import Mix
 from trainer.loop import Autograd, ForwardBackward, InParts, Precision
-from trainer.losses import LossFunction
+from trainer.losses.function import LossFunction
 from trainer.state import TrainingState
 from trainer.trees import called, differentiable
 from trainer.trials import undisturbed

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from trainer.data.batches import Batches
 from trainer.distributed import ALONE, World
-from trainer.losses import Losses, LossFunction, Whole
+from trainer.losses.function import Losses, LossFunction
+from trainer.losses.term import Whole
 from trainer.metrics import Metrics
 from trainer.trees import Tree, called, differentiable, is_per_sample, joined, mapped, num_samples
 from trainer.trials import evaluating

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from trainer.distributed import World
 from trainer.errors import NonFinite
-from trainer.losses import Losses
+from trainer.losses.function import Losses
 from trainer.state import TrainingState
 
 # Steps without an update that are borne in a row, with on_nan=skip.

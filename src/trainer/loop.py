@@ -15,7 +15,8 @@ from trainer.data.batches import Batch, batch_length
 from trainer.distributed import ALONE, World, held_back
 from trainer.errors import NonFinite
 from trainer.finite import is_to_be_skipped, refuse_non_finite, refuse_non_finite_weights
-from trainer.losses import Losses, LossFunction, Whole
+from trainer.losses.function import Losses, LossFunction
+from trainer.losses.term import Whole
 from trainer.state import Store, TrainingState
 from trainer.trees import called, differentiable
 

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from trainer.average import Average
 from trainer.data.prepare import Fingerprint
 from trainer.distributed import ALONE, World
 from trainer.draws import random_state, set_random_state
+from trainer.optim.average import Average
+from trainer.optim.patience import Patience
 from trainer.optim.schedulers import Schedule
-from trainer.patience import Patience
 
 
 class Store:

@@ -20,12 +20,13 @@ from trainer.data.batches import Batch, ResidentBatches, first_samples
 from trainer.disk import checkpoint
 from trainer.fast.compiled import CompiledPart, NotCompiled
 from trainer.fast.windows import LeNetInWindows, Windows, convolved_pooled_relu
-from trainer.losses import Losses, LossFunction, Whole
+from trainer.losses.function import Losses, LossFunction
+from trainer.losses.term import Whole
 from trainer.models.lenet import LeNet
 from trainer.state import Store
 
 NAMES = {"loss": "chosen", "model": "net", "data": "numbers"}
-PENALTY = "trainer.losses.L2Penalty"
+PENALTY = "trainer.losses.criteria.L2Penalty"
 LAYERS = (
     "model.layers=[{_target_:torch.nn.Flatten},{_target_:torch.nn.Linear,in_features:64,out_features:20},"
     "{_target_:torch.nn.BatchNorm1d,num_features:20},{_target_:torch.nn.ReLU},{_target_:torch.nn.Dropout,p:0.5},"

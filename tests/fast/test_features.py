@@ -26,7 +26,7 @@ from trainer.disk.cache import Cache, num_bytes
 from trainer.errors import UserError
 from trainer.fast.features import Features
 from trainer.fast.folding import folded, laid_in_blocks
-from trainer.losses import LossFunction
+from trainer.losses.function import LossFunction
 from trainer.meaning import Classes
 from trainer.models.finetune import Finetune
 from trainer.models.resnet import ResNet, resnet18

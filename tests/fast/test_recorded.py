@@ -21,7 +21,8 @@ from trainer.errors import UserError
 from trainer.fast import choose
 from trainer.fast.recorded import NotRecorded, RecordedStep, is_same, out_overload
 from trainer.loop import ForwardBackward
-from trainer.losses import Losses, LossFunction, SumSquaredError
+from trainer.losses.criteria import SumSquaredError
+from trainer.losses.function import Losses, LossFunction
 from trainer.models.sequential import Sequential
 from trainer.models.two_layer import TwoLayer
 from trainer.run.environment import refuse_graphs
@@ -47,7 +48,7 @@ CONVOLUTIONS = (
     "{_target_:torch.nn.MaxPool2d,kernel_size:2},{_target_:torch.nn.Flatten},"
     "{_target_:torch.nn.Linear,in_features:36,out_features:10},{_target_:torch.nn.LogSoftmax,dim:1}]"
 )
-PENALTY = "+loss.terms.l2={weight:0.01,criterion:{_target_:trainer.losses.L2Penalty}}"
+PENALTY = "+loss.terms.l2={weight:0.01,criterion:{_target_:trainer.losses.criteria.L2Penalty}}"
 CASES = {
     "autograd": TWO_LAYER,
     "tensors": (*TWO_LAYER, "model.gradient=tensors"),

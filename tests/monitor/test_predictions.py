@@ -11,7 +11,7 @@ from meanings import meaning_of
 from trainer.data import batches
 from trainer.data.batches import ResidentBatches
 from trainer.evaluate import evaluate
-from trainer.losses import LossFunction
+from trainer.losses.function import LossFunction
 from trainer.meaning import Classes
 from trainer.models.lenet import LeNet
 from trainer.models.two_layer import TwoLayer

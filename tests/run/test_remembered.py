@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from trainer import meaning
-from trainer.losses import Composite, L2Penalty, LossFunction, SumSquaredError
+from trainer.losses.criteria import Composite, L2Penalty, SumSquaredError
+from trainer.losses.function import LossFunction
 from trainer.meaning import Classes, Numbers, Unread
 
 Train = Callable[..., dict[str, Any]]

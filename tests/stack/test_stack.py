@@ -25,7 +25,8 @@ from trainer.errors import NonFinite
 from trainer.evaluate import evaluate
 from trainer.fast import updates
 from trainer.loop import Autograd, InParts, Plan, Wish, fit
-from trainer.losses import Composite, L1Penalty, L2Penalty, Losses, LossFunction, SumSquaredError
+from trainer.losses.criteria import Composite, L1Penalty, L2Penalty, SumSquaredError
+from trainer.losses.function import Losses, LossFunction
 from trainer.models.finetune import Finetune
 from trainer.models.lenet import LeNet
 from trainer.models.sequential import Sequential

@@ -15,7 +15,7 @@ from trainer.command import main as cli
 from trainer.data import digits
 from trainer.data.batches import Batch
 from trainer.errors import RunStopped, UserError
-from trainer.losses import LossFunction
+from trainer.losses.function import LossFunction
 from trainer.meaning import Classes
 from trainer.use import look as looking
 

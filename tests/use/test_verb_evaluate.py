@@ -36,7 +36,7 @@ class Loss(nn.Module):
         loss = nn.functional.cross_entropy(self.scale * outputs["logits"], targets)
         return {"ce": loss, "size": outputs["logits"].square().mean()}
 """
-L2 = "+loss.terms.l2={weight:0.01,criterion:{_target_:trainer.losses.L2Penalty}}"
+L2 = "+loss.terms.l2={weight:0.01,criterion:{_target_:trainer.losses.criteria.L2Penalty}}"
 LONG = ("two_layer", "numbers", "folder", "half", "float64")
 KINDS: dict[str, tuple[str, ...]] = {
     "lenet": ("data=digits",),

@@ -18,7 +18,7 @@ from trainer.errors import UserError, nearest
 # What the shipped configs name, by group. torchvision is an extra; its models are backbones.
 TRUSTED = {
     "model": ("trainer.models", "torch.nn", "torchvision.models"),
-    "loss": ("trainer.losses", "trainer.criteria", "torch.nn"),
+    "loss": ("trainer.losses", "torch.nn"),
     "optimizer": ("trainer.optim", "torch.optim"),
     "scheduler": ("trainer.optim", "torch.optim"),
     "data": ("trainer.data",),

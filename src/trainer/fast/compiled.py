@@ -13,7 +13,8 @@ from torch.amp import GradScaler
 from trainer.data.batches import Batch
 from trainer.fast.hooks import Hooks
 from trainer.fast.windows import for_compiler
-from trainer.losses import Losses, LossFunction, Whole
+from trainer.losses.function import Losses, LossFunction
+from trainer.losses.term import Whole
 from trainer.state import Store
 from trainer.system.private import Gone, compiler
 from trainer.trials import undisturbed

@@ -17,7 +17,7 @@ from trainer.config.trust import TRUSTED, belongs
 from trainer.data.batches import Batch
 from trainer.fast.hooks import Hooks, is_watched
 from trainer.loop import ForwardBackward
-from trainer.losses import Losses, LossFunction
+from trainer.losses.function import Losses, LossFunction
 from trainer.state import Store
 from trainer.system.private import TorchDispatchMode, tensor_hooks
 from trainer.trials import undisturbed

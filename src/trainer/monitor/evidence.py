@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from trainer.data.batches import Batches, first_samples
 from trainer.data.leaks import Leak
 from trainer.data.prepare import Splits
-from trainer.losses import LossFunction
+from trainer.losses.function import LossFunction
 from trainer.meaning import Classes, Numbers
 from trainer.monitor.activations import Activations
 from trainer.trees import called, mapped

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer.losses import WANTS, LossFunction
+from trainer.losses.fits import WANTS
+from trainer.losses.function import LossFunction
 from trainer.meaning import Classes, Numbers
 from trainer.monitor.diagnosis import Facts, chance_loss, layer_of, squashed_layers
 

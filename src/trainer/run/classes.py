@@ -5,12 +5,11 @@ from torch import Tensor, nn
 
 from trainer.config.schema import shown
 from trainer.config.settings import Settings
-from trainer.criteria import Focal
 from trainer.data.batches import Batches
 from trainer.data.prepare import targets_of
 from trainer.data.source import Data
 from trainer.errors import UserError
-from trainer.losses import Composite
+from trainer.losses.criteria import Composite, Focal
 from trainer.meaning import Classes, Places
 from trainer.run.instantiate import ours
 

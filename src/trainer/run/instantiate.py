@@ -109,7 +109,7 @@ def for_loss(settings: Settings, config: Any) -> Any:
     if not isinstance(config, Mapping):
         return config
     target = str(config.get("_target_"))
-    is_torchs = target.startswith(("torch.nn.", "trainer.criteria."))
+    is_torchs = target.startswith(("torch.nn.", "trainer.losses."))
     made = {
         key: {"_target_": "torch.tensor", "data": [float(number) for number in value]}
         if is_torchs and key in WEIGHTS and isinstance(value, list)
@@ -120,7 +120,7 @@ def for_loss(settings: Settings, config: Any) -> Any:
         function = trust.resolve("loss._target_", target, nn.Module, settings.own)
         if trust.is_loss("loss", function):
             keys = {key: value for key, value in made.items() if key != "_target_"}
-            return {"_target_": "trainer.criteria.FromFunction", "function": function, "keys": keys}
+            return {"_target_": "trainer.losses.own.FromFunction", "function": function, "keys": keys}
     return made
 
 

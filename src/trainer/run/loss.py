@@ -16,7 +16,8 @@ from trainer.data.prepare import Splits, targets_of
 from trainer.data.source import Data
 from trainer.errors import UserError, nearest
 from trainer.evaluate import MOST_AT_ONCE
-from trainer.losses import Kind, LossFunction
+from trainer.losses.function import LossFunction
+from trainer.losses.term import Kind
 from trainer.meaning import Classes, Labels, Numbers, Places, Unread
 from trainer.run.classes import weigh_classes
 from trainer.run.environment import Precision, is_out_of_memory

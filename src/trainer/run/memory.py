@@ -11,7 +11,7 @@ from trainer.config.settings import Settings
 from trainer.data.batches import Batch
 from trainer.errors import UserError
 from trainer.loop import ForwardBackward
-from trainer.losses import Losses
+from trainer.losses.function import Losses
 from trainer.models.recompute import blocks_of, recompute
 from trainer.optim.groups import refuse_unknown_parts
 from trainer.run.environment import is_out_of_memory

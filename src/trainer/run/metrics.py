@@ -13,7 +13,7 @@ from trainer.config.settings import Settings
 from trainer.data.batches import Batch
 from trainer.distributed import World
 from trainer.errors import UserError
-from trainer.losses import LossFunction
+from trainer.losses.function import LossFunction
 from trainer.meaning import Meaning
 from trainer.metrics import Metrics, placed
 from trainer.run.environment import first_line

@@ -3,13 +3,13 @@
 from torch import Tensor, nn
 
 from trainer.config.settings import Settings
-from trainer.criteria import Focal
 from trainer.data.mix import Mix
 from trainer.data.prepare import targets_of
 from trainer.data.source import Data
 from trainer.distributed import World
 from trainer.errors import UserError
-from trainer.losses import LossFunction
+from trainer.losses.criteria import Focal
+from trainer.losses.function import LossFunction
 from trainer.meaning import Classes, Numbers
 from trainer.run.instantiate import ours
 

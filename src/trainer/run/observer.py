@@ -13,7 +13,7 @@ from trainer.config.schema import is_larger_better
 from trainer.disk.checkpoint import Saver
 from trainer.evaluate import evaluate
 from trainer.finished.pruning import MedianRule
-from trainer.losses import Losses
+from trainer.losses.function import Losses
 from trainer.monitor.activations import Activations
 from trainer.monitor.diagnosis import Finding
 from trainer.monitor.journal import Journal

@@ -15,7 +15,7 @@ from trainer.data.batches import Batch
 from trainer.distributed import World
 from trainer.errors import UserError
 from trainer.loop import ForwardBackward
-from trainer.losses import Losses
+from trainer.losses.function import Losses
 from trainer.optim.closure import ByClosure
 from trainer.optim.groups import Group, grouped
 from trainer.optim.manual_sgd import ELEMENTWISE

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from trainer.average import Average
 from trainer.config.schema import is_larger_better
 from trainer.config.settings import Averages, Settings
 from trainer.data.batches import Batch, Batches, ResidentBatches, derived_seed, first_samples
@@ -17,9 +16,10 @@ from trainer.data.source import Data
 from trainer.distributed import ALONE, World
 from trainer.draws import seed_all
 from trainer.errors import UserError, nearest
-from trainer.losses import LossFunction
+from trainer.losses.function import LossFunction
 from trainer.metrics import Metrics
-from trainer.patience import Patience
+from trainer.optim.average import Average
+from trainer.optim.patience import Patience
 from trainer.run.batch_size import sized
 from trainer.run.data import build_data, build_splits
 from trainer.run.environment import (

@@ -17,7 +17,7 @@ from trainer.config.request import Config
 from trainer.data.image_files import FolderImages
 from trainer.data.preparation import preparation_of
 from trainer.disk.files import write_atomically, write_text
-from trainer.losses import LossFunction
+from trainer.losses.function import LossFunction
 from trainer.meaning import Classes
 from trainer.run.parts import Parts
 from trainer.trees import Tree, mapped

@@ -13,10 +13,10 @@ from trainer.data.prepare import Fingerprint, Splits
 from trainer.data.source import Data
 from trainer.disk import checkpoint
 from trainer.disk import folder as folders
-from trainer.distillation import Distillation
 from trainer.draws import random_state, set_random_state
 from trainer.errors import UserError
-from trainer.losses import Composite
+from trainer.losses.criteria import Composite
+from trainer.losses.distillation import Distillation
 from trainer.meaning import Classes, Numbers
 from trainer.run.instantiate import ours
 from trainer.run.model import build_model

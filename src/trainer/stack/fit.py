@@ -12,7 +12,7 @@ from trainer.data.batches import Batches
 from trainer.errors import NonFinite
 from trainer.finite import is_finite, refuse_non_finite_weights
 from trainer.loop import Plan, Wish
-from trainer.losses import Losses
+from trainer.losses.function import Losses
 from trainer.stack.evaluate import evaluate
 from trainer.stack.member import Member
 from trainer.stack.refusal import CannotStack

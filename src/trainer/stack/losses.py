@@ -7,7 +7,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from trainer.losses import L1Penalty, L2Penalty, Losses, LossFunction, SumSquaredError, Term, Whole, loss_of
+from trainer.losses.criteria import L1Penalty, L2Penalty, SumSquaredError
+from trainer.losses.function import Losses, LossFunction
+from trainer.losses.term import Term, Whole, loss_of
 from trainer.meaning import Labels, Places
 from trainer.stack.batches import of_each
 from trainer.stack.refusal import CannotStack
@@ -20,7 +22,7 @@ OF_CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss)
 
 
 class StackedLoss:
-    """What `trainer.losses.LossFunction` is for one run: `Losses` with a total and terms of `[num_runs]`.
+    """What `trainer.losses.function.LossFunction` is for one run: `Losses` with a total and terms of `[num_runs]`.
 
     The terms are the same in all runs, their weights may differ. A criterion that is not known here is called for one
     run after the other.

@@ -10,7 +10,7 @@ from torch import nn
 
 from trainer.draws import random_state, set_random_state
 from trainer.loop import Observer
-from trainer.losses import LossFunction
+from trainer.losses.function import LossFunction
 from trainer.metrics import Metrics
 from trainer.stack import optimizers, store
 from trainer.state import TrainingState

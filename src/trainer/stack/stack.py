@@ -7,7 +7,7 @@ from torch import Tensor
 
 from trainer.data.batches import Batch, Batches
 from trainer.data.item_batches import ItemBatches
-from trainer.losses import Losses
+from trainer.losses.function import Losses
 from trainer.stack.architecture import stacked_network
 from trainer.stack.batches import stacked_batches
 from trainer.stack.losses import StackedLoss

@@ -11,7 +11,7 @@ from trainer.disk import checkpoint
 from trainer.errors import Interrupted, NonFinite, UserError
 from trainer.evaluate import evaluate
 from trainer.loop import Wish, fit
-from trainer.losses import Losses
+from trainer.losses.function import Losses
 from trainer.run.folder import take_up
 from trainer.run.origin import read_origin
 from trainer.run.parts import build

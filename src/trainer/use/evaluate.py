@@ -20,7 +20,7 @@ from trainer.distributed import ALONE
 from trainer.errors import UserError, nearest
 from trainer.evaluate import evaluate
 from trainer.finished.table import Column, open_console, print_lines, table
-from trainer.losses import LossFunction
+from trainer.losses.function import LossFunction
 from trainer.meaning import Classes
 from trainer.metrics import Metrics
 from trainer.monitor.classes import PerClass, mean

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from trainer import trees
 from trainer.data.batches import Batch
-from trainer.losses import LossFunction, Whole
+from trainer.losses.function import LossFunction
+from trainer.losses.term import Whole
 from trainer.meaning import Classes
 from trainer.monitor.activations import Activations
 from trainer.run.parts import Parts

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from trainer.data.batches import Batch, samples_of
-from trainer.losses import Losses
+from trainer.losses.function import Losses
 from trainer.meaning import Classes
 from trainer.monitor.console import short
 from trainer.monitor.diagnosis import layer_of

@@ -6,11 +6,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from trainer.criteria import Dice, Focal
 from trainer.data.batches import Batch
 from trainer.errors import UserError
 from trainer.loop import Autograd, InParts
-from trainer.losses import LossFunction
+from trainer.losses.criteria import Dice, Focal
+from trainer.losses.function import LossFunction
 from trainer.meaning import Classes, Meaning, Numbers, Places
 from trainer.state import Store
 

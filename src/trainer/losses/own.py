@@ -1,92 +1,16 @@
-"""Criteria that `torch.nn` lacks: focal, dice, a plain function, and the loss that a model gives itself."""
+"""Losses that come as they are: a plain function, and what a model says of itself."""
 
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, one_hot
 
 from trainer.config.trust import GIVEN
 from trainer.trees import Tree, fields_of
 
 # What a model's parameter may be called that takes the targets: Hugging Face's word first.
 LABELS = ("labels", "targets", "target", "label", "y")
-
-
-class Focal(nn.Module):
-    """Cross-entropy that weighs less where the network is sure: (1 - p)^gamma * -log p of the true class.
-
-    With `gamma = 0` it is `torch.nn.CrossEntropyLoss`, whose mean over weights it takes, too.
-
-    Args:
-        gamma: 0 or more.
-        weight: `[C]`, of each class.
-        ignore_index: the label of what has no class.
-
-    Shapes:
-        logits `[N, C]` or `[N, C, ...]`, classes `[N]` or `[N, ...]`; returns a scalar, or `[N, ...]` unreduced.
-
-    Source: Lin et al. 2017, equation 5; `weight` is their alpha.
-    """
-
-    weight: Tensor | None
-
-    def __init__(
-        self, gamma: float = 2.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: str = "mean"
-    ) -> None:
-        super().__init__()
-        if gamma < 0:
-            raise ValueError(f"gamma={gamma}: must be 0 or more")
-        self.gamma, self.ignore_index, self.reduction = gamma, ignore_index, reduction
-        self.register_buffer("weight", weight)
-
-    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        losses = cross_entropy(outputs, targets, reduction="none", ignore_index=self.ignore_index)
-        losses = (1 - (-losses).exp()) ** self.gamma * losses  # 0 where a target is ignored
-        is_counted = (targets != self.ignore_index).to(losses.dtype)
-        if self.weight is None:
-            weights = is_counted
-        else:
-            weights = is_counted * self.weight[targets.clamp(0, len(self.weight) - 1)]
-            losses = weights * losses
-        if self.reduction == "none":
-            return losses
-        return losses.sum() if self.reduction == "sum" else losses.sum() / weights.sum()
-
-
-class Dice(nn.Module):
-    """1 minus the Dice coefficient of probabilities and targets, of each sample and class, in the mean.
-
-    Args:
-        smooth: is added above and below, so that a mask with nothing in it has a loss.
-        ignore_index: the label of a place that has no class, and is left out.
-
-    Shapes:
-        Logits `[N, C, ...]`. Targets are numbers 0..1 of the same shape, each a mask of its own (their sigmoid is
-        compared); or classes `[N, ...]` (their softmax is compared). Returns a scalar, or `[N]` unreduced.
-
-    Source: Milletari et al. 2016 (V-Net), with sums in the place of squares.
-    """
-
-    def __init__(self, smooth: float = 1.0, ignore_index: int = -100, reduction: str = "mean") -> None:
-        super().__init__()
-        if smooth <= 0:
-            raise ValueError(f"smooth={smooth}: must be above 0")
-        self.smooth, self.ignore_index, self.reduction = smooth, ignore_index, reduction
-
-    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        if targets.is_floating_point():
-            scores = outputs.sigmoid()
-        else:
-            is_counted = (targets != self.ignore_index).unsqueeze(1)
-            scores = outputs.softmax(1) * is_counted
-            targets = one_hot(targets.clamp(0), outputs.shape[1]).movedim(-1, 1).to(scores.dtype) * is_counted
-        both, sums = (x.flatten(2).sum(2) if x.dim() > 2 else x for x in (scores * targets, scores + targets))
-        losses = (1 - (2 * both + self.smooth) / (sums + self.smooth)).mean(1)
-        if self.reduction == "none":
-            return losses
-        return losses.sum() if self.reduction == "sum" else losses.mean()
 
 
 class FromFunction(nn.Module):

@@ -9,9 +9,11 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from meanings import meaning_of
-from trainer.criteria import Dice
 from trainer.errors import UserError
-from trainer.losses import INSTEAD, WANTS, Composite, L1Penalty, L2Penalty, LossFunction, SumSquaredError, Term
+from trainer.losses.criteria import Composite, Dice, L1Penalty, L2Penalty, SumSquaredError
+from trainer.losses.fits import INSTEAD, WANTS
+from trainer.losses.function import LossFunction
+from trainer.losses.term import Term
 
 NAMES = {"loss": "chosen", "model": "net", "data": "numbers"}
 # What the choices that messages name stand for.

@@ -1,0 +1,127 @@
+"""Whether a criterion can take what a model gives and what data has; torch would broadcast without a word."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from trainer.errors import UserError
+from trainer.losses.criteria import Dice, Focal, SumSquaredError
+from trainer.meaning import Classes, Meaning, Places
+
+
+@dataclass(frozen=True)
+class Wants:
+    """What a criterion takes: `outputs` of the model in one of these forms, and targets in this one."""
+
+    outputs: tuple[str, ...]
+    # "index", "values" (class labels become one-hot), "fractions" (values in 0..1), or "masks": a class for each place,
+    # or fractions
+    targets: str
+
+
+_VALUES = Wants(("logits", "probabilities", "log_probabilities"), "values")
+
+
+# Torch's criteria by what their documentation says they take.
+WANTS: dict[type[nn.Module], Wants] = {
+    SumSquaredError: _VALUES,
+    nn.MSELoss: _VALUES,
+    nn.L1Loss: _VALUES,
+    nn.SmoothL1Loss: _VALUES,
+    nn.HuberLoss: _VALUES,
+    nn.BCELoss: Wants(("probabilities",), "fractions"),
+    nn.BCEWithLogitsLoss: Wants(("logits",), "fractions"),
+    # The log-softmax of log-probabilities is themselves: cross-entropy takes both.
+    nn.CrossEntropyLoss: Wants(("logits", "log_probabilities"), "index"),
+    nn.NLLLoss: Wants(("log_probabilities", "probabilities"), "index"),
+    Focal: Wants(("logits",), "index"),
+    Dice: Wants(("logits",), "masks"),
+}
+
+
+# What to type instead where a criterion can't take what the model gives.
+INSTEAD = {
+    ("logits", nn.BCELoss): "loss=bce_with_logits",
+    ("probabilities", nn.BCEWithLogitsLoss): "loss=bce",
+    ("probabilities", nn.CrossEntropyLoss): "loss=nll",
+    ("logits", nn.NLLLoss): "loss=cross_entropy",
+    ("log_probabilities", nn.BCELoss): "loss=nll",
+    ("log_probabilities", nn.BCEWithLogitsLoss): "loss=nll",
+    ("probabilities", Focal): "loss=nll",
+    ("log_probabilities", Focal): "loss=nll",
+    ("probabilities", Dice): "loss=bce",
+    ("log_probabilities", Dice): "loss=nll",
+}
+
+
+def refuse_other_length(key: str, weights: Any, length: int) -> None:
+    """Raises UserError where there are weights, and not one for each class or output."""
+    if weights is not None and (weights.dim() != 1 or len(weights) != length):
+        raise UserError(f"{key}: has {weights.numel()} numbers; {length} are needed, one for each class or output.")
+
+
+def refuse_no_fit(criterion: nn.Module, gives: str, meaning: Meaning, names: Mapping[str, str]) -> None:
+    """Raises UserError where a criterion can't take what the model gives, or what the targets mean."""
+    wants = WANTS[type(criterion)]
+    loss, data = (f"{key}={names[key]}" for key in ("loss", "data"))
+    if gives not in wants.outputs:
+        instead = INSTEAD.get((gives, type(criterion)), "another loss")
+        raise UserError(
+            f"{loss}: takes {' or '.join(wants.outputs)}, but model={names['model']} gives {gives}. Type {instead}."
+        )
+    if wants.targets == "index" and not isinstance(meaning, Classes | Places):
+        raise UserError(f"{loss}: takes class labels, but {data} has {meaning.told}. Type loss={meaning.loss_to_type}.")
+    if wants.targets == "masks" and isinstance(meaning, Classes):
+        raise UserError(f"{loss}: compares masks, but {data} has one class for each sample. Type loss=cross_entropy.")
+    if wants.targets not in ("index", "masks") and isinstance(meaning, Places):
+        raise UserError(
+            f"{loss}: takes a number for each output, but {data} has a class for each place. Type loss=cross_entropy."
+        )
+
+
+def refuse_other_shapes(
+    criterion: nn.Module, meaning: Meaning, names: Mapping[str, str], outputs: Tensor, targets: Tensor
+) -> None:
+    """Raises UserError where shapes do not belong together; torch would broadcast some of them without a word.
+
+    Args:
+        outputs: of a few samples, a tensor.
+        targets: of the same samples, in the form that the criterion wants.
+    """
+    loss, model, data = (f"{key}={names[key]}" for key in ("loss", "model", "data"))
+    gives = f"{model}: gives outputs of shape {list(outputs.shape)}, but {data} has"
+    weight = getattr(criterion, "weight", None)
+    if isinstance(meaning, Places):
+        num_classes = meaning.num_classes
+        if meaning.classes_second(outputs).shape != (targets.shape[0], num_classes, *targets.shape[1:]):
+            raise UserError(
+                f"{gives} {num_classes} classes for targets of shape {list(targets.shape)}. {loss} takes one output "
+                f"per class and place: [N, {num_classes}, ...], or [N, ..., {num_classes}]."
+            )
+        refuse_other_length("loss.weight", weight, num_classes)
+        return
+    if isinstance(meaning, Classes) and WANTS[type(criterion)].targets == "index":
+        num_classes = meaning.num_classes
+        if outputs.dim() != 2 or outputs.shape[1] != num_classes:
+            raise UserError(f"{gives} {num_classes} classes. {loss} takes one output per class: [N, {num_classes}].")
+        refuse_other_length("loss.weight", weight, num_classes)
+        return
+    num_outputs = outputs.shape[-1] if outputs.dim() == 2 else 1  # of a mask one number for all places
+    for name in ("weight", "pos_weight"):
+        refuse_other_length(f"loss.{name}", getattr(criterion, name, None), num_outputs)
+    if targets.shape != outputs.shape:
+        raise UserError(f"{gives} targets of shape {list(targets.shape)}. {loss} takes equal shapes.")
+
+
+def refuse_other_targets(wants: Wants, meaning: Meaning, names: Mapping[str, str], targets: Tensor) -> None:
+    """Raises UserError for numbers outside what a criterion is defined for; `targets`: all of a split."""
+    if isinstance(meaning, Classes | Places) or wants.targets not in ("fractions", "masks"):
+        return
+    low, high = targets.min().item(), targets.max().item()
+    if low < 0 or high > 1:
+        raise UserError(
+            f"loss={names['loss']}: takes targets from 0 to 1, but those of data={names['data']} "
+            f"go from {low:.4g} to {high:.4g}. Type loss=mse."
+        )
