@@ -15,6 +15,7 @@ from trainer.monitor.console import summary_table
 from trainer.monitor.texts import model_rows
 from trainer.run.optimizer import reevaluated
 from trainer.run.prepare import surroundings
+from trainer.run.told import title
 from trainer.run.training import Training
 from trainer.trees import called, leaves
 from trainer.trials import set_mode, undisturbed
@@ -113,7 +114,7 @@ def show(
     training: Training, batch: Batch, computation: Computation, memory: dict[str, int], found: dict[str, float]
 ) -> None:
     parts, length = training.parts, training.parts.length
-    for line in [*training.title()[:2], *training.warnings]:
+    for line in [*title(training)[:2], *training.warnings]:
         print(line)
     if isinstance(parts.sample.inputs, Tensor):
         for name, kind, shape, count, _ in model_rows(parts.model, parts.sample.inputs):

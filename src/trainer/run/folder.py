@@ -190,7 +190,7 @@ def does_not_fit(folder: Path, error: Exception) -> UserError:
 
 
 def ends_of(parts: Parts) -> list[str]:
-    """What may end such a run before its last step, as `Training.ended_by` says it."""
+    """What may end such a run before its last step, as `ended_by` says it."""
     settings, patience = parts.settings, parts.state.patience
     found = [] if patience is None else [patience.told]
     return found + ([] if settings.max_time is None else [f"max_time={settings.max_time}"])

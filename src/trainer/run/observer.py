@@ -7,11 +7,9 @@ from typing import Any
 
 import torch
 
-from trainer.averaged import average_in_place, measure_norms
 from trainer.cadence import is_due, is_recorded
 from trainer.config.schema import is_larger_better
 from trainer.disk.checkpoint import Saver
-from trainer.evaluate import evaluate
 from trainer.finished.pruning import MedianRule
 from trainer.losses.function import Losses
 from trainer.monitor.activations import Activations
@@ -20,6 +18,7 @@ from trainer.monitor.journal import Journal
 from trainer.monitor.statistics import Statistics, histograms
 from trainer.monitor.tags import shown_as
 from trainer.run.training import Training
+from trainer.run.validation import better, validated
 
 
 class RunObserver:
@@ -122,44 +121,15 @@ class RunObserver:
 
     def evaluate(self, step: int) -> tuple[float, bool] | None:
         with self.off_the_clock():
-            state = self.state
-            state.world.share_buffers(state.model)
-            numbers = self._measured()
-            if numbers is not None and state.average is not None and state.average.is_there:
-                numbers = self._with_average(numbers)
+            numbers = validated(self.parts, self.network, self.train, self.val, self.is_stop_requested)
             return None if numbers is None else self.evaluated(step, numbers)
-
-    def _measured(self) -> dict[str, float] | None:
-        """The weights that are there, on the validation split; None where a stop was asked for."""
-        parts = self.parts
-        return evaluate(
-            self.network,
-            parts.loss_fn,
-            self.val,
-            parts.device,
-            parts.precision,
-            is_stop_requested=self.is_stop_requested,
-            world=self.state.world,
-            metrics=parts.metrics if parts.metrics.names else None,
-        )
-
-    def _with_average(self, numbers: dict[str, float]) -> dict[str, float] | None:
-        """What the average comes to beside the weights, as `average/<name>`."""
-        parts, state = self.parts, self.state
-        if state.average is not None and state.average.decay is None:
-            arguments = (state, self.network, self.train, parts.device, parts.precision, self.is_stop_requested)
-            if not all(state.world.gather(measure_norms(*arguments))):
-                return None
-        with average_in_place(state):
-            of_average = self._measured()
-        return None if of_average is None else numbers | {f"average/{n}": x for n, x in of_average.items()}
 
     def evaluated(self, step: int, numbers: dict[str, float]) -> tuple[float, bool]:
         """Is told what a validation gave, by name; returns the loss, and whether it is the best so far."""
         numbers = {f"val/{name}": number for name, number in numbers.items()}
         self.complain()
         metric = self.parts.settings.checkpoint.metric
-        is_best = metric in self._better(numbers)
+        is_best = metric in better(numbers, self.state.last, self.parts.settings.config)
         if is_best:
             self.state.best = {"metric": metric, "step": step, "value": numbers[metric]}
         self.journal.write(step, numbers)
@@ -172,17 +142,6 @@ class RunObserver:
         """Says what the metrics warn of, once."""
         while self.parts.metrics.complaints:
             self.journal.display.note(f"warning: metric: {self.parts.metrics.complaints.pop(0)}")
-
-    def _better(self, numbers: dict[str, float]) -> list[str]:
-        """The tags whose number is better than it ever was; keeps it as `best/<tag>`."""
-        better = []
-        for tag, number in numbers.items():
-            sign = 1 if is_larger_better(tag, self.parts.settings.config) else -1
-            best = self.state.last.get(f"best/{tag}")
-            if math.isfinite(number) and (best is None or sign * number > sign * best):
-                self.state.last[f"best/{tag}"] = number
-                better.append(tag)
-        return better
 
     def seconds(self) -> float:
         """Spent in this run, earlier processes included."""

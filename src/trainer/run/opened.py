@@ -22,6 +22,7 @@ from trainer.monitor.texts import table
 from trainer.run.explain import explained
 from trainer.run.folder import begin_folder
 from trainer.run.observer import RunObserver
+from trainer.run.told import result, title
 from trainer.run.training import Training
 
 
@@ -87,9 +88,9 @@ def opened(training: Training) -> Iterator[Opened]:
         closing.callback(close(lambda: run.board.end(parts.state.step) if run.board and is_finished() else None))
         closing.callback(close(saver.wait))
         closing.callback(
-            lambda: run.result.update(training.result(run.status, run.computed, observer.seconds()) | run.facts)
+            lambda: run.result.update(result(training, run.status, run.computed, observer.seconds()) | run.facts)
         )
-        journal.display.start(training.title())
+        journal.display.start(title(training))
         for warning in training.warnings:
             journal.display.note(warning)
         with named_endings(training, run):

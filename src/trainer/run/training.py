@@ -8,7 +8,6 @@ from typing import TextIO
 
 from trainer.cadence import drawing_period, evaluation_period
 from trainer.computation import Work
-from trainer.config.request import Config
 from trainer.config.schema import leaves
 from trainer.data.batches import Batch, Batches
 from trainer.disk.checkpoint import Checkpoints
@@ -18,7 +17,6 @@ from trainer.monitor.diagnosis import Diagnosis
 from trainer.monitor.evidence import evidence
 from trainer.monitor.facts import facts_of
 from trainer.run.freeze import epochs
-from trainer.run.overfit import verdict
 from trainer.run.parts import Parts
 from trainer.signals import Signals
 
@@ -127,63 +125,3 @@ class Training:
         if not (monitor.events and monitor.histograms):
             return None
         return drawing_period(monitor.histogram_every, monitor.every, self.parts.length.max_steps)
-
-    @property
-    def ended_by(self) -> str | None:
-        """What ended the run before its last step, as it is typed; None at its end."""
-        state, settings = self.parts.state, self.parts.settings
-        if not state.is_over or state.step >= self.parts.length.max_steps:
-            return None
-        patience = state.patience
-        if patience is None or not patience.is_over:
-            return f"max_time={settings.max_time}"
-        return patience.told
-
-    @property
-    def why_ended(self) -> str:
-        """The same in words."""
-        state = self.parts.state
-        patience, best = state.patience, state.best.get("step")
-        if patience is None or not patience.is_over:
-            return f"max_time={self.parts.settings.max_time}: the time is over"
-        limit = "" if not patience.min_delta else f" by more than {patience.min_delta:g}"
-        number = "never a number" if patience.best is None else f"not better than {patience.best:.4g}{limit}"
-        where = f", the best is of step {best}" if best and patience.metric == state.best["metric"] else ""
-        return f"{patience.metric} was {number} in {patience.count} validations{where}"
-
-    def title(self) -> list[str]:
-        """What is about to be trained."""
-        parts, names, world, length = self.parts, self.parts.settings.names, self.parts.world, self.parts.length
-        begins = f", from step {parts.state.step}" if parts.state.step else ""
-        return [
-            parts.data.description,
-            f"{names['model']}: {self.num_parameters:,} parameters, {self.num_trainable:,} train; {names['loss']}, "
-            f"{names['optimizer']}, {parts.device}{f', {world.size} processes' if world.size > 1 else ''}",
-            f"{length.max_steps} steps of {length.samples_per_step} samples{begins}, in {self.folder}",
-        ]
-
-    @property
-    def num_parameters(self) -> int:
-        """Those of the loss among them."""
-        modules = (self.parts.model, self.parts.loss_fn)
-        return sum(parameter.numel() for module in modules for parameter in module.parameters())
-
-    @property
-    def num_trainable(self) -> int:
-        return self.parts.state.store.values.shape[1]
-
-    def result(self, status: str, computed: str, seconds: float) -> Config:
-        """What `result.json` holds."""
-        state = self.parts.state
-        return {
-            **state.last,
-            **({} if self.ended_by is None else {"ended_by": self.ended_by, "ended": self.why_ended}),
-            "status": status,
-            "steps": state.step,
-            "seconds": seconds,
-            "num_parameters": self.num_parameters,
-            "num_trainable": self.num_trainable,
-            "computed": computed,
-            **({} if (said := verdict(self.parts.settings, state.last)) is None else {"overfit": said}),
-            "diagnosis": [finding.as_dict() for finding in self.diagnosis.findings],
-        }
