@@ -15,18 +15,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from trainer.monitor.console import (
-    Lines,
-    Terminal,
-    _bars,
-    _chart,
-    _coloured_table,
-    _layers,
-    duration,
-    open_display,
-    short,
-    summary_table,
-)
+from trainer.monitor.console import Lines, Terminal, open_display
+from trainer.monitor.panel import _bars, _chart, _layers
+from trainer.monitor.readable import duration, short
+from trainer.monitor.summary import coloured_table, summary_table
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
@@ -287,7 +279,7 @@ def test_no_word_of_the_summary_is_broken(width: int) -> None:
     folder = "runs/two_layer-random_regression/2026-11-26_055404-07bf"
     advice = "step 200: Random targets can only be learnt so. Else look whether each input has its own target."
     rows = [("nothing carries over", advice), ("run folder", folder), ("look at it", f"train board {folder}")]
-    lines = _coloured_table(rows, width).plain.split("\n")
+    lines = coloured_table(rows, width).plain.split("\n")
     assert " ".join(" ".join(lines).split()) == " ".join(" ".join(row) for row in rows)
     assert max(map(len, lines)) <= max(width, len(folder) + 22)
     if width >= 70:
@@ -333,8 +325,8 @@ def test_updates_while_the_panel_is_drawn() -> None:
         step += 1
         display.update(step, {"train/loss": 1 / step, f"val/{step % 50}": 1.0})
     display.stop()
-    assert len(display._curves["train/loss"]) <= 4000, "the curve was thinned out"
-    assert [display._curves["train/loss"][i][0] for i in (0, -1)] == [1, step]
+    assert len(display._panel._curves["train/loss"]) <= 4000, "the curve was thinned out"
+    assert [display._panel._curves["train/loss"][i][0] for i in (0, -1)] == [1, step]
 
 
 def test_the_terminal_may_go_away() -> None:

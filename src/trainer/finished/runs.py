@@ -14,7 +14,7 @@ from trainer.errors import UserError, printable
 from trainer.finished.query import conditions, in_order, refuse_unknown
 from trainer.finished.read import Run, existing_folder, is_finite, number, runs_below
 from trainer.finished.table import Column, open_console, print_lines, table
-from trainer.monitor.console import duration, short
+from trainer.monitor.readable import duration, short
 
 PLACE = ("name", "run_dir", "resume")  # where a run lies says nothing about it
 WATCHING = ("trust", "monitor", "console", "checkpoint")  # nor does how it was watched and saved

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from trainer.meaning import Classes
-from trainer.monitor.console import short
+from trainer.monitor.readable import short
 from trainer.trees import Tree
 
 MOST = 50  # classes in a table that is still read

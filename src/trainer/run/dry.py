@@ -11,7 +11,7 @@ from torch import Tensor
 from trainer.computation import Computation, ordinary
 from trainer.config.request import Config
 from trainer.data.batches import Batch, batch_length
-from trainer.monitor.console import summary_table
+from trainer.monitor.summary import summary_table
 from trainer.monitor.texts import model_rows
 from trainer.run.optimizer import reevaluated
 from trainer.run.prepare import surroundings

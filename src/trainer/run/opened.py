@@ -14,10 +14,11 @@ from trainer.errors import Interrupted, NonFinite, Pruned, RunStopped, UserError
 from trainer.finished.read import Course, read_course
 from trainer.monitor.board import Board
 from trainer.monitor.classes import cells
-from trainer.monitor.console import Display, Lines, Silent, open_display, summary_rows
+from trainer.monitor.console import Display, Lines, Silent, open_display
 from trainer.monitor.events import EventFile
 from trainer.monitor.hparams import flat, group_of, session_end, session_start
 from trainer.monitor.journal import Journal
+from trainer.monitor.summary import summary_rows
 from trainer.monitor.texts import table
 from trainer.run.explain import explained
 from trainer.run.folder import begin_folder

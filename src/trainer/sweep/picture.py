@@ -12,7 +12,7 @@ from trainer.config.schema import is_larger_better
 from trainer.errors import UserError
 from trainer.finished.chart import drawable, new_figure, refuse_no_picture, save_figure
 from trainer.finished.read import is_finite
-from trainer.monitor.console import short
+from trainer.monitor.readable import short
 from trainer.sweep.results import Row, Setting, heading_of, settings
 
 _LONGEST = 18  # characters of a value or a part of a key; of a longer one its end is shown, where names differ

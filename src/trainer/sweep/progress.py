@@ -11,7 +11,7 @@ from typing import Any
 from trainer.disk import foreign
 from trainer.disk.folder import read_result
 from trainer.finished.table import printable
-from trainer.monitor.console import duration, short
+from trainer.monitor.readable import duration, short
 from trainer.sweep.plan import Job
 from trainer.sweep.processes import LOG, SIGNALLED, Outcome
 from trainer.system.terminal import is_terminal

@@ -19,7 +19,7 @@ from trainer.disk.folder import read_result
 from trainer.disk.lock import refuse_lost
 from trainer.errors import UserError, nearest
 from trainer.finished.table import Column, open_console, print_lines, table
-from trainer.monitor.console import short
+from trainer.monitor.readable import short
 from trainer.sweep.importance import importance_line
 from trainer.sweep.plan import Job, told_apart
 

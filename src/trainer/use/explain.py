@@ -13,7 +13,7 @@ from trainer.disk.folder import read_result
 from trainer.errors import UserError
 from trainer.finished.chart import drawable, new_figure, save_figure
 from trainer.finished.table import Column, open_console, print_lines, table
-from trainer.monitor.console import duration, short
+from trainer.monitor.readable import duration, short
 from trainer.run.folder import as_stored
 from trainer.signals import Signals
 from trainer.sweep.compare import read_rows, told_metric

@@ -11,7 +11,7 @@ from trainer.config.request import Request
 from trainer.disk.folder import read_result
 from trainer.errors import UserError
 from trainer.finished.table import Column, open_console, print_lines, table
-from trainer.monitor.console import short
+from trainer.monitor.readable import short
 from trainer.run.folder import as_stored
 from trainer.signals import Signals
 from trainer.sweep.plan import plan

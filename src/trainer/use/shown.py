@@ -16,8 +16,8 @@ from trainer.disk import foreign
 from trainer.disk.files import cannot_write, write_atomically, write_text
 from trainer.errors import UserError
 from trainer.finished.table import Column, table
-from trainer.monitor.console import short
 from trainer.monitor.pictures import MAX_TILES, Pixels, of_samples
+from trainer.monitor.readable import short
 from trainer.use.step import Sample, Step
 
 FAR = 5.0  # times the median: a norm stands out

@@ -11,8 +11,8 @@ from torch import Tensor
 from trainer.data.batches import Batch, samples_of
 from trainer.losses.function import Losses
 from trainer.meaning import Classes
-from trainer.monitor.console import short
 from trainer.monitor.diagnosis import layer_of
+from trainer.monitor.readable import short
 from trainer.run.parts import Parts
 from trainer.run.training import Training
 from trainer.use.back import Follower
