@@ -104,6 +104,11 @@ class Store:
         if self._reached is not None:
             self._reached = [False] * len(self.parameters)
 
+    def views(self, row: Tensor) -> dict[Tensor, Tensor]:
+        """Each parameter's part of a row like that of `values`, in its form: the same memory."""
+        rows = zip(self.parameters, pairwise(self.bounds), strict=True)
+        return {p: view(row[start:end], p) for p, (start, end) in rows}
+
     def clip(self, norm: float | None, value: float | None) -> None:
         """Clips the gradients, by value and then by their norm over all parameters; waits for no device."""
         if value is not None:
@@ -190,8 +195,7 @@ class TrainingState:
     def averaged(self) -> dict[str, Any]:
         """The average as a checkpoint has it: `model` and `loss` are state dicts like those of the weights."""
         assert self.average is not None
-        rows = zip(self.store.parameters, pairwise(self.store.bounds), strict=True)
-        views = {id(p): view(self.average.values[0, start:end], p) for p, (start, end) in rows}
+        views = {id(p): place for p, place in self.store.views(self.average.values[0]).items()}
 
         def of(module: nn.Module) -> dict[str, Any]:
             # With the parameters themselves: one that has two names is the same under both.

@@ -200,6 +200,7 @@ TABLE: dict[str, tuple[list[Any], list[Any]]] = {
     "scheduler.total_steps": ([10, None], [0, 0.5]),
     "scheduler.pct_start": ([0, 0.3, 1], [-0.1, 1.1]),
     "scheduler.cycle_momentum": ([True, False], [1, None]),
+    "optimizer.warmup_steps": ([0, 100], [-1, 1.5]),
     "scheduler.warmup_steps": ([0, 100], [-1, 1.5]),
     "scheduler.min_factor": ([0, 1], [-0.1, 1.1]),
     "scheduler.factor": ([0.5], [0, 1]),

@@ -1,5 +1,6 @@
 """Muon, Lion and L-BFGS: from the command line as in a plain PyTorch loop."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ import torch
 from torch import nn
 
 from plain import cut_loose, losses, parts_of, plain_losses, weights
+from trainer import load
+from trainer.disk import checkpoint
 from trainer.errors import UserError
 from trainer.optim.lion import Lion
 
@@ -72,6 +75,45 @@ def test_lbfgs_gets_its_closure(fast: str, train: Train) -> None:
     assert losses("it") == pytest.approx(expected, rel=1e-6)
     for name, value in weights("it").items():
         torch.testing.assert_close(value, model.get_parameter(name).detach(), rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("fast", ["true", "false"])
+def test_schedule_free_is_that_of_its_package_and_its_average_is_used(fast: str, train: Train) -> None:
+    schedulefree = pytest.importorskip("schedulefree")
+    options = {"lr": 0.05, "betas": (0.8, 0.99), "weight_decay": 0.1, "warmup_steps": 4}
+    words = (*WORDS, "optimizer=schedule_free", "optimizer.lr=0.05", "optimizer.betas=[0.8,0.99]", "dtype=float64")
+    words = (*words, "optimizer.weight_decay=0.1", "optimizer.warmup_steps=4", "eval_every=2", "test=last")
+    result = train(*words, f"fast={fast}", "name=it")
+    parts = parts_of(*words)
+    model, split = cut_loose(parts), parts.splits.val
+    optimizer = schedulefree.AdamWScheduleFree(model.parameters(), **options)
+    optimizer.train()
+    assert losses("it") == pytest.approx(plain_losses(parts, optimizer), rel=1e-9)
+    for is_average in (False, True):
+        if is_average:
+            optimizer.eval()
+        state = checkpoint.read(Path("runs/it/checkpoints/last.pt"))
+        for name, value in (state["average"] if is_average else state)["model"].items():
+            torch.testing.assert_close(value, model.get_parameter(name).detach(), rtol=1e-9, atol=1e-12)
+        inputs, targets = next(iter(split.in_order()))
+        with torch.no_grad():
+            expected = nn.functional.cross_entropy(model(inputs), targets).item()
+        assert result["val/average/loss" if is_average else "val/loss"] == pytest.approx(expected, rel=1e-9)
+    model = load("it", "average")
+    assert model.evaluate()["loss"] == result["test/average/loss"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("scheduler=cosine",), "takes the place of a schedule. Type scheduler=constant."),
+        (("average.decay=0.9",), "keeps an average by itself. Type average.decay=null average.last=null."),
+    ],
+)
+def test_schedule_free_keeps_its_average_alone(words: tuple[str, ...], message: str, train: Train) -> None:
+    pytest.importorskip("schedulefree")
+    with pytest.raises(UserError, match=re.escape(message)):
+        train(*WORDS, "optimizer=schedule_free", *words)
 
 
 @pytest.mark.parametrize(

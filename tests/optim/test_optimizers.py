@@ -12,7 +12,7 @@ from trainer.optim.lion import Lion
 from trainer.optim.manual_sgd import ELEMENTWISE, ManualSGD
 from trainer.state import Store
 
-OTHERS = ("own", "muon", "lbfgs")  # look at shapes, or at all parameters at once
+OTHERS = ("own", "muon", "lbfgs", "schedule_free")  # look at shapes, or at all parameters at once
 FOLDER = Path(__file__).parents[2] / "configs" / "optimizer"
 SHIPPED = [path for path in sorted(FOLDER.glob("*.yaml")) if path.stem not in OTHERS]
 # Every knob of the shipped configs away from zero.

@@ -23,6 +23,7 @@ RECIPES = {
     "unfrozen later": ("optimizer=adamw", "model.freeze=[conv1]", "model.unfreeze_at={conv2:1,fc1:3}"),
     "lion": (*SMALL, "optimizer=lion", "optimizer.weight_decay=0.1"),
     "muon": (*SMALL, "optimizer=muon", "scheduler=cosine"),
+    "schedule-free": (*SMALL, "optimizer=schedule_free", "optimizer.warmup_steps=2"),
     "L-BFGS": (*SMALL, "optimizer=lbfgs", "batch_size=full", "optimizer.max_iter=2", "dtype=float64"),
     "augmentation": (
         "optimizer=sgd",

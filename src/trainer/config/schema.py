@@ -370,6 +370,7 @@ RULES: dict[str, Rule] = {
     "optimizer.centered": _FLAG,
     "optimizer.amsgrad": _FLAG,
     "optimizer.ns_steps": Number(at_least=1, whole=True, example="5"),
+    "optimizer.warmup_steps": Number(at_least=0, whole=True, example="100"),
     "optimizer.max_iter": Number(at_least=1, whole=True, example="20"),
     "optimizer.history_size": Number(at_least=1, whole=True, example="10"),
     "optimizer.line_search_fn": Text("strong_wolfe or null", "strong_wolfe", optional=True, example="strong_wolfe"),

@@ -1,5 +1,6 @@
 """Running averages of the weights, kept beside them: one operation on the flat buffer after each update."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -41,3 +42,18 @@ class Average:
     @property
     def is_there(self) -> bool:
         return self.updates > 0
+
+
+@dataclass
+class OfOptimizer(Average):
+    """An average that an optimizer keeps, as a schedule-free one does.
+
+    Args:
+        fill: writes it into a row like `values`.
+    """
+
+    fill: Callable[[Tensor], object] = field(kw_only=True)
+
+    def update(self, step: int, weights: Tensor) -> None:
+        self.fill(self.values[0])
+        self.updates += 1

@@ -133,10 +133,18 @@ def build_groups(settings: Settings, store: Store, groups: list[Group]) -> Optim
     return optimizer
 
 
+def keeps_average(settings: Settings) -> bool:
+    """Whether the optimizer keeps an average of the weights, instead of a schedule."""
+    return hasattr(found(settings, "optimizer"), "average_into")
+
+
 def build_schedule(settings: Settings, optimizer: Optimizer, length: Length) -> Schedule:
     """Raises UserError: its class complains, or it was laid out over another length than the run has."""
     if found(settings, "scheduler") is None:
         return Schedule(None)
+    if keeps_average(settings):
+        name = settings.names["optimizer"]
+        raise UserError(f"optimizer={name}: takes the place of a schedule. Type scheduler=constant.")
     config = settings.group("scheduler")
     interval = config.get("interval", "step")
     every = {

@@ -1,10 +1,12 @@
 """The parts of a run, built one after the other and found to fit together; nothing has been written."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
+from torch.optim import Optimizer
 
 from trainer.config.schema import is_larger_better
 from trainer.config.settings import Averages, Settings
@@ -18,7 +20,7 @@ from trainer.draws import seed_all
 from trainer.errors import UserError, nearest
 from trainer.losses.function import LossFunction
 from trainer.metrics import Metrics
-from trainer.optim.average import Average
+from trainer.optim.average import Average, OfOptimizer
 from trainer.optim.patience import Patience
 from trainer.run.batch_size import sized
 from trainer.run.data import build_data, build_splits
@@ -37,7 +39,7 @@ from trainer.run.loss import build_loss, doubts_of_loss
 from trainer.run.metrics import build_metrics
 from trainer.run.mix import build_mix
 from trainer.run.model import build_model, load_weights
-from trainer.run.optimizer import build_optimizer, build_schedule
+from trainer.run.optimizer import build_optimizer, build_schedule, keeps_average
 from trainer.run.teacher import told_apart
 from trainer.state import Store, TrainingState
 from trainer.trees import mapped
@@ -107,7 +109,7 @@ def build(settings: Settings, world: World = ALONE, like: Parts | None = None, i
         loss_fn = build_loss(settings, data, splits, model, sample_of(splits.val), precision)
         metrics = build_metrics(settings, loss_fn, model, sample_of(splits.val), world)
     settings, found = sized(settings, model, loss_fn, splits.train, device, precision, world)
-    averaged = settings.average != Averages(None, None)
+    averaged = settings.average != Averages(None, None) or keeps_average(settings)
     refuse_two_periods(settings)
     refuse_other_metric(settings, tags_of(loss_fn, metrics, "val", averaged))
     length = length_of(settings, len(splits.train))
@@ -131,7 +133,7 @@ def build(settings: Settings, world: World = ALONE, like: Parts | None = None, i
     scaler = GradScaler(device.type, enabled=settings.precision == "float16")
     told = fingerprint(data) | told_apart(settings)
     state = TrainingState(model, store, optimizer, schedule, scaler, loss=loss_fn, data=told, world=world)
-    state.patience, state.average = patience_of(settings), average_of(settings, store, length)
+    state.patience, state.average = patience_of(settings), average_of(settings, store, length, optimizer)
     if world.rank > 0:  # each its own dropout
         seed_all(derived_seed(settings.seed, "rank", world.rank))
     leak = None if like is None else like.leak
@@ -185,9 +187,15 @@ def refuse_two_periods(settings: Settings) -> None:
         )
 
 
-def average_of(settings: Settings, store: Store, length: Length) -> Average | None:
-    """Raises UserError where both kinds are asked for."""
+def average_of(settings: Settings, store: Store, length: Length, optimizer: Optimizer) -> Average | None:
+    """Raises UserError where two kinds are asked for."""
     decay, last = settings.average.decay, settings.average.last
+    if keeps_average(settings):
+        if decay is not None or last is not None:
+            name = f"optimizer={settings.names['optimizer']}"
+            raise UserError(f"{name}: keeps an average by itself. Type average.decay=null average.last=null.")
+        fill: Any = optimizer
+        return OfOptimizer(store.values.clone(), fill=lambda row: fill.average_into(store.views(row)))
     if decay is None and last is None:
         return None
     if decay is not None and last is not None:
