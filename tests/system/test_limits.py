@@ -1,5 +1,6 @@
 """What a crowded machine leaves to a run: a container's memory and cores, little shared memory, no home folder."""
 
+import json
 import os
 import shlex
 import subprocess
@@ -97,10 +98,11 @@ def small(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("to mount another /dev/shm takes root's rights")
 
-    def train(*words: str) -> subprocess.CompletedProcess[str]:
-        line = f"{mount} && {shlex.join([sys.executable, '-m', 'trainer', *words])}"
-        env = {**os.environ, "HOME": "/proc/nobody", "OMP_NUM_THREADS": "1"}
-        env.pop("XDG_CACHE_HOME", None)
+    def train(*words: str, limit: str = "true") -> subprocess.CompletedProcess[str]:
+        line = f"{mount} && {limit} && {shlex.join([sys.executable, '-m', 'trainer', *words])}"
+        env = {**os.environ, "HOME": "/proc/nobody"}
+        for name in ("XDG_CACHE_HOME", "OMP_NUM_THREADS"):
+            env.pop(name, None)
         return subprocess.run(
             ["unshare", "-m", "sh", "-c", line], cwd=tmp_path, env=env, capture_output=True, text=True
         )
@@ -108,13 +110,33 @@ def small(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     return train
 
 
-@pytest.mark.long
-def test_docker_s_shared_memory_is_enough_or_named(small: Any, tmp_path: Path) -> None:
+def pictures(folder: Path) -> None:
     for name in ("cat", "dog"):
-        (tmp_path / "pictures" / name).mkdir(parents=True)
+        (folder / "pictures" / name).mkdir(parents=True)
         for i in range(300):
             pixels = np.full((8, 8, 3), i % 256, dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "pictures" / name / f"{i}.png")
+            Image.fromarray(pixels).save(folder / "pictures" / name / f"{i}.png")
+
+
+@pytest.mark.long
+def test_one_core_and_a_gigabyte_are_enough(small: Any, tmp_path: Path) -> None:
+    """Of `ulimit -v`: addresses, of which a process asks for more than it uses."""
+    pictures(tmp_path)
+    limit = f"ulimit -v {2**20} && taskset -p -c 0 $$ >/dev/null"
+    first = small("max_epochs=2", "name=first", limit=limit)  # the README's first command, shorter
+    assert (first.returncode, first.stderr) == (0, "")
+    assert json.loads((tmp_path / "runs/first/origin.json").read_text())[0]["threads"] == 1
+    words = ("model=two_layer", "data=image_folder", "data.root=pictures", "data.image_size=32", "data.num_workers=2")
+    images = small(*words, "max_steps=20", "name=images", limit=limit)
+    assert (images.returncode, images.stderr) == (0, "")
+    little = small("max_steps=5", "name=little", limit="ulimit -v 400000")
+    assert (little.returncode, little.stderr.count("\n")) == (2, 1), little.stderr
+    assert "not enough memory" in little.stderr
+
+
+@pytest.mark.long
+def test_docker_s_shared_memory_is_enough_or_named(small: Any, tmp_path: Path) -> None:
+    pictures(tmp_path)
     words = ("model=two_layer", "data=image_folder", "data.root=pictures", "max_steps=1", "monitor=off")
     assert small("max_steps=5").returncode == 0  # the README's first command
     enough = small(*words, "data.image_size=32", "data.num_workers=2", "name=small")
