@@ -1,5 +1,6 @@
 """Samples of one split in another: every equal one is counted, two are named, and nothing else is."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,11 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import Dataset
 
-from trainer.data import digits, image_folder
+from trainer.data import digits, image_folder, item_leaks
 from trainer.data.image_files import FolderImages
+from trainer.data.items import Items
 from trainer.data.leaks import leaks
 from trainer.data.source import ImageFiles, Samples
 
@@ -151,6 +154,61 @@ def test_flat_pictures_and_noise_do_not_look_alike(tmp_path: Path) -> None:
     )
     assert said(train, folder(tmp_path, "val", {"x.png": photo(3)}), test) is None
     assert said(samples(noise[:200]), samples(noise[200:250]), samples(noise[250:])) is None
+
+
+class Own(Dataset[Any]):
+    """Rows as items, each after some seconds, with noise that is drawn anew."""
+
+    def __init__(self, rows: Any, noise: float = 0.0, seconds: float = 0.0) -> None:
+        self.rows, self.noise, self.seconds = rows, noise, seconds
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> Any:
+        time.sleep(self.seconds)
+        if self.rows[i] is None:
+            raise KeyError(i)
+        return (self.rows[i] + self.noise * torch.randn(3)) if self.noise else self.rows[i]
+
+
+def items(**splits: Any) -> list[Items]:
+    return [Items(split, name) for name, split in splits.items()]
+
+
+NUMBERS = torch.arange(900.0).view(300, 3)
+ITEMS = {
+    "tensors": list(NUMBERS),
+    "arrays in a tuple": [((row.numpy(), "word", 1), 0) for row in NUMBERS],
+    "lists in a dict": [{"a": row.tolist(), "b": row[:1], "label": i} for i, row in enumerate(NUMBERS)],
+    "pictures": [(Image.fromarray(np.full((4, 4), i, np.int32)), 0) for i in range(300)],
+}
+
+
+@pytest.mark.parametrize("kind", ITEMS)
+def test_equal_items_are_found_whatever_they_are_made_of(kind: str) -> None:
+    rows = ITEMS[kind]
+    val = Own([*rows[200:250], *rows[3:5]])
+    message = said(*items(train=Own(rows[:200]), val=val, test=Own(rows[250:])))
+    assert message is not None
+    assert message.startswith("2 of 52 validation inputs are in the train split, too (row 50 of val = row 3 of train;")
+    assert message.endswith("take them out of one of the two.")
+    assert said(*items(train=Own(rows[:200]), val=Own(rows[200:250]), test=Own(rows[250:]))) is None
+
+
+def test_what_is_drawn_anew_each_time_is_no_leak() -> None:
+    rows = torch.zeros(40, 3)
+    assert said(*items(train=Own(rows, noise=1.0), val=Own(rows, noise=1.0), test=Own(rows, noise=1.0))) is None
+
+
+def test_slow_items_and_broken_ones_cost_half_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(item_leaks, "LOOK_FOR", 0.2)
+    rows = [*NUMBERS[:100]]
+    begin = time.monotonic()
+    message = said(*items(train=Own(rows, seconds=0.005), val=Own(rows, seconds=0.005), test=Own([None] * 100)))
+    assert time.monotonic() - begin < 1
+    assert message is not None
+    assert " of 300 items were looked at." in message
 
 
 def test_other_kinds_of_splits_are_not_looked_at() -> None:

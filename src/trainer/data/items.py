@@ -94,6 +94,11 @@ class Items:
         draws, rows = key
         return [self._parts.group_of(item) for item in self.draws.apart(lambda: self._items(draws, rows))]
 
+    def raw_inputs(self, key: Key) -> Sequence[Any]:
+        """The inputs of some items as the data set has them."""
+        draws, rows = key
+        return self._parts.of(self.draws.apart(lambda: self._items(draws, rows)))[0]
+
     @property
     def _parts(self) -> Parts:
         return Parts(self.name, self.inputs, self.targets, self.group)

@@ -1,15 +1,16 @@
 """A look for the same samples in two splits: what is measured on them then says nothing about new ones.
 
 Tensors are compared by a hash of each row, and equal hashes byte by byte. Files are compared by their sizes, and equal
-sizes by their content. Pictures that only look alike (saved again, or in another size) are found by the signs of
-differences between neighbouring parts (after N. Krawetz, "Kind of Like That", 2013), and then by these parts
-themselves.
+sizes by their content. Items of a data set are compared by a hash of their inputs as they are read, as many as half a
+second allows: those that draw something at random are not found. Pictures that only look alike (saved again, or in
+another size) are found by the signs of differences between neighbouring parts (after N. Krawetz, "Kind of Like That",
+2013), and then by these parts themselves.
 """
 
 import hashlib
 import os
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,9 +21,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from trainer.data.item_leaks import Looked, looked_at
+from trainer.data.items import Items
 from trainer.data.source import ImageFiles, Samples
 
-Split = Samples | ImageFiles
+Split = Samples | ImageFiles | Items
 CHUNK_BYTES = 1 << 26
 SMALLEST_PICTURE = 32  # pixels a side: smaller ones, such as digits, look alike by nature
 MOST_PICTURES = 2000  # on disk, which are opened to see whether they look alike: a second
@@ -50,10 +53,13 @@ class Leak:
 def leaks(train: Split, val: Split, test: Split) -> Leak | None:
     """How many samples two splits have in common; None where there are none.
 
-    What is neither tensors nor files of images is not looked at.
+    Image files of a class that is not ours are not looked at.
     """
     splits = {"train": train, "val": val, "test": test}
-    rows = {name: _rows(split) for name, split in splits.items()}
+    items = {name: split for name, split in splits.items() if isinstance(split, Items)}
+    looked = looked_at(items)
+    rows: dict[str, Split | _Rows | Looked] = {**looked} or {name: _rows(split) for name, split in splits.items()}
+    num_rows = {name: len(looked[name].digests) if looked else len(split) for name, split in splits.items()}
     num_samples = sum(map(len, splits.values()))
     pictures = {name: _pictures(split, len(split) / num_samples) for name, split in splits.items()}
     found: list[str] = []
@@ -63,15 +69,13 @@ def leaks(train: Split, val: Split, test: Split) -> Leak | None:
     for first, second in (("val", "train"), ("test", "train"), ("test", "val")):
         same = _same(rows[first], rows[second])
         if same:
-            found.append(
-                f"{len(same):,} of {len(splits[first]):,} {NAMES[first]} inputs are in the {second} split, too"
-            )
+            found.append(f"{len(same):,} of {num_rows[first]:,} {NAMES[first]} inputs are in the {second} split, too")
             examples += [_example(splits, first, second, pair) for pair in list(same.items())[:2]]
         ours, theirs = pictures[first], pictures[second]
         alike = _alike(ours, theirs) if ours and theirs else {}
         alike = {row: other for row, other in alike.items() if row not in same}
         if second == "train":
-            shares.append((len(same) + len(alike)) / len(splits[first]))
+            shares.append((len(same) + len(alike)) / max(1, num_rows[first]))
         if alike:
             look_alike.append(f"{len(alike):,} {NAMES[first]} pictures look like one of the {second} split")
             examples += [_example(splits, first, second, pair) for pair in list(alike.items())[:2]]
@@ -81,15 +85,20 @@ def leaks(train: Split, val: Split, test: Split) -> Leak | None:
         f"{'; '.join([*found, *look_alike])} ({'; '.join(examples[:2])}). What is measured on them says little of new "
         "samples: take them out of one of the two."
     )
+    if (num_looked := sum(num_rows.values())) < num_samples:
+        said += f" {num_looked:,} of {num_samples:,} items were looked at."
     return Leak(said, max(shares), _repeated(rows["train"]))
 
 
-def _repeated(rows: "Split | _Rows") -> float:
+def _repeated(rows: "Split | _Rows | Looked") -> float:
     """The share of rows that are there more than once; 0 of files."""
-    if not isinstance(rows, _Rows):
+    if isinstance(rows, _Rows):
+        counts = np.unique(rows.hashes, return_counts=True)[1]
+    elif isinstance(rows, Looked) and rows.digests:
+        counts = np.array([*Counter(rows.digests.values()).values()])
+    else:
         return 0.0
-    counts = np.unique(rows.hashes, return_counts=True)[1]
-    return float(counts[counts > 1].sum() / len(rows.hashes))
+    return float(counts[counts > 1].sum() / counts.sum())
 
 
 def _paths(split: object) -> Sequence[str] | None:
@@ -104,8 +113,10 @@ def _example(splits: dict[str, Split], first: str, second: str, pair: tuple[int,
     )
 
 
-def _same(first: "Split | _Rows", second: "Split | _Rows") -> dict[int, int]:
+def _same(first: "Split | _Rows | Looked", second: "Split | _Rows | Looked") -> dict[int, int]:
     """Row of the first split to an equal one of the second."""
+    if isinstance(first, Looked) and isinstance(second, Looked):
+        return first.same(second)
     ours, theirs = _paths(first), _paths(second)
     if ours is not None and theirs is not None:
         return _same_files(ours, theirs)
