@@ -17,8 +17,9 @@ from PIL import Image
 
 from refusal import says
 from trainer.data import image_folder, image_table
-from trainer.data.image_files import BACKGROUNDS, MAX_PIXELS, FolderImages, look
+from trainer.data.image_files import MAX_PIXELS, FolderImages, look
 from trainer.data.source import Data
+from trainer.data.upright import BACKGROUNDS
 
 RNG = np.random.default_rng(0)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from trainer.command.composing import composer
-from trainer.command.verbs import OF_A_RUN
+from trainer.command.listed import OF_A_RUN
 from trainer.command.words import sorted_words
 from trainer.config.request import Request
 from trainer.config.schema import RULES, Number, resume_word

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from trainer.command.folders import config_folders, known_values, options
 from trainer.command.help import topics
+from trainer.command.listed import ASKING, KEYS, VERBS
 from trainer.command.using import OPTIONS
-from trainer.command.verbs import ASKING, KEYS, VERBS
 from trainer.command.words import CHOICES, FLAGS
 from trainer.config.schema import RULES, Flag, is_as_typed, shown
 from trainer.errors import UserError, nearest

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from trainer import __version__
 from trainer.command.folders import options
+from trainer.command.listed import ASKING, HELP, USES, VERBS
 from trainer.command.using import OPTIONS
-from trainer.command.verbs import ASKING, HELP, USES, VERBS
 from trainer.config.schema import GROUPS
 from trainer.errors import UserError, nearest
 from trainer.system.terminal import is_terminal

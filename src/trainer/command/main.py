@@ -9,7 +9,8 @@ from typing import NoReturn
 
 from trainer.command.folders import config_folders, has_own_folder
 from trainer.command.help import help_text, show_help, version_line
-from trainer.command.verbs import VERBS, run_verb
+from trainer.command.listed import VERBS
+from trainer.command.verbs import run_verb
 from trainer.command.words import Words, sorted_words
 from trainer.config.bounds import refuse_long_words
 from trainer.errors import UserError

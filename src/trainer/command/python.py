@@ -49,8 +49,8 @@ def run(*words: str, **keys: Any) -> "Loaded":
         KeyboardInterrupt: it was interrupted, and is saved.
     """
     from trainer.command.composing import composer
+    from trainer.command.listed import VERBS
     from trainer.command.main import refuse_hydra
-    from trainer.command.verbs import VERBS
     from trainer.command.words import sorted_words
     from trainer.config.schema import typed
     from trainer.errors import Interrupted, UserError

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass, field
 
 from trainer.command.advice import Advice, is_a_key
-from trainer.command.verbs import VERBS
+from trainer.command.listed import VERBS
 from trainer.config.schema import GROUPS, RULES, is_as_typed
 from trainer.errors import UserError, nearest, one_of
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from trainer.data.quoting import cut, listed
 from trainer.data.source import ImageFiles
+from trainer.data.upright import is_transparent, upright_8_bit
 from trainer.disk.foreign import refuse_no_file
 from trainer.errors import UserError
 
@@ -24,7 +25,6 @@ from trainer.errors import UserError
 # starts another program.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
-BACKGROUNDS = {"white": 255, "grey": 128, "black": 0}
 MAX_PIXELS = 1 << 26  # 67 million, as a large camera has: 200 MB in colour, and a second to decode
 # How a whole file ends, if it ends as most do.
 _ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9", "GIF": b";"}
@@ -132,25 +132,6 @@ def read_picture(path: str | Path, channels: int, size: tuple[int, int], backgro
         raise ValueError(_reason(error)) from error
     numbers = torch.from_numpy(np.array(pixels))
     return numbers.view(height, width, channels).permute(2, 0, 1).contiguous()
-
-
-def is_transparent(image: Image.Image) -> bool:
-    """Whether a file says that its pixels may be."""
-    return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
-
-
-def upright_8_bit(image: Image.Image, background: str) -> Image.Image:
-    """As its camera was held, in 8 bits a channel, on a background where it is transparent."""
-    image = ImageOps.exif_transpose(image)
-    if is_transparent(image):
-        shown = image.convert("RGBA")
-        level = BACKGROUNDS[background]
-        image = Image.alpha_composite(Image.new("RGBA", shown.size, (level, level, level, 255)), shown)
-    elif image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255 instead of scaling
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        raise ValueError(f"grey levels of 32 bits, mode {image.mode}; accepted are 8 and 16")
-    return image
 
 
 def _refuse_too_large(image: Image.Image) -> None:

@@ -112,7 +112,7 @@ class Pictures:
         """uint8 `[C, H, W]`, upright; what is transparent on white."""
         from PIL import Image, ImageOps
 
-        from trainer.data.image_files import upright_8_bit
+        from trainer.data.upright import upright_8_bit
 
         upright = upright_8_bit(picture, "white")
         mode = {1: "L", 3: "RGB", None: "L" if upright.mode in ("1", "L") else "RGB"}[self.channels]

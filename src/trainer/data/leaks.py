@@ -297,7 +297,8 @@ def _means(images: Tensor) -> NDArray[np.float32]:
 def _parts_of_file(path: str, background: str) -> NDArray[np.float32] | None:
     from PIL import Image
 
-    from trainer.data.image_files import FORMATS, MAX_PIXELS, upright_8_bit
+    from trainer.data.image_files import FORMATS, MAX_PIXELS
+    from trainer.data.upright import upright_8_bit
 
     try:
         with Image.open(path, formats=FORMATS) as image:

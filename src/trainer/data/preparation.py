@@ -11,13 +11,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from trainer.data.image_files import BACKGROUNDS, FolderImages
+from trainer.data.image_files import FolderImages
 from trainer.data.images import ImageTransform
 from trainer.data.prepare import Splits, on_device
 from trainer.data.quoting import cut
 from trainer.data.source import Data, Samples
 from trainer.data.spread import Scaling
 from trainer.data.tables.recipe import Recipe
+from trainer.data.upright import BACKGROUNDS
 from trainer.trees import Tree, mapped
 
 MAX_CHANNELS, MAX_SIDE = 4096, 1 << 16  # of a picture that a run folder may speak of
