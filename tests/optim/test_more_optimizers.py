@@ -106,6 +106,7 @@ def test_schedule_free_is_that_of_its_package_and_its_average_is_used(fast: str,
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (("optimizer.betas=[0,0.9]",), "the first must be above 0"),
         (("scheduler=cosine",), "takes the place of a schedule. Type scheduler=constant."),
         (("average.decay=0.9",), "keeps an average by itself. Type average.decay=null average.last=null."),
     ],

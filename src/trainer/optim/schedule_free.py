@@ -19,6 +19,9 @@ class ScheduleFree(AdamWScheduleFree):
     Args:
         params: tensors, or groups of them.
         warmup_steps: in which the learning rate rises from 0.
+
+    Raises:
+        ValueError: without beta1, x can't be had of y and z.
     """
 
     def __init__(
@@ -30,6 +33,8 @@ class ScheduleFree(AdamWScheduleFree):
         weight_decay: float = 0.0,
         warmup_steps: int = 0,
     ) -> None:
+        if betas[0] <= 0:
+            raise ValueError(f"betas={list(betas)}: the first must be above 0, or nothing gives the average")
         super().__init__(params, lr, betas, eps, weight_decay, warmup_steps)
         self.train()
 
