@@ -61,6 +61,10 @@ def exit_code(task: Callable[[Signals], object]) -> int:
             fall_silent(sys.stdout)  # it may be what is full
             tell(f"error: {error}. Free what is full, or ask for more of it, and type the same again.")
             return 2
+        if isinstance(error, NotImplementedError) and (lacks := str(error).partition(" for the MPS device"))[1]:
+            how = "Type PYTORCH_ENABLE_MPS_FALLBACK=1 before the command, which computes it on the CPU, or device=cpu."
+            tell(f"error: device=mps: {lacks[0]}. {how}")
+            return 2
         tell(traceback.format_exc().rstrip())
         tell("error: this is a fault of train itself; please report the lines above.")
         return 1

@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ import torch
 from PIL import Image
 
 from trainer.errors import UserError
+from trainer.exits import exit_code
 from trainer.run import environment
 from trainer.system import limits
 
@@ -87,6 +89,49 @@ def test_an_apple_gpu_has_no_float64() -> None:
     with pytest.raises(UserError, match=r"dtype=float64: device=mps has no float64\. Type device=cpu"):
         environment.refuse_float64(settings, torch.device("mps"))
     environment.refuse_float64(settings, torch.device("cpu"))
+
+
+# As torch 2.13 says it, in aten/src/ATen/mps/MPSFallback.mm; by TORCH_WARN, so with where it was triggered.
+FALLBACK = (
+    "The operator 'aten::{}' is not currently supported on the MPS backend and will fall back to run on the CPU. This "
+    "may have performance implications. (Triggered internally at /Users/runner/work/MPSFallback.mm:14.)"
+)
+LACKING = (
+    "The operator 'aten::svd' is not currently implemented for the MPS device. If you want this op to be considered "
+    "for addition please comment on https://github.com/pytorch/pytorch/issues/141287. As a temporary fix, you can set "
+    "the environment variable `PYTORCH_ENABLE_MPS_FALLBACK=1` to use the CPU as a fallback for this op."
+)
+
+
+def test_what_apple_s_gpu_lacks_is_named_once(capsys: pytest.CaptureFixture[str]) -> None:
+    before, names = torch.is_warn_always_enabled(), ["svd", "nonzero"]
+    with warnings.catch_warnings():
+        try:
+            environment.name_fallbacks(torch.device("cpu"))
+            assert torch.is_warn_always_enabled() == before
+            environment.name_fallbacks(torch.device("mps"))
+            assert torch.is_warn_always_enabled()
+            for name in (*names, *names, *names):
+                warnings.warn(FALLBACK.format(name), UserWarning, stacklevel=1)
+            with pytest.raises(UserWarning, match="another"):
+                warnings.warn("another", UserWarning, stacklevel=1)  # the tests' filter is as it was
+        finally:
+            torch.set_warn_always(before)
+    lines = [
+        f"warning: device=mps: aten::{name} is computed on the CPU, which is slower" for name in ("svd", "nonzero")
+    ]
+    assert capsys.readouterr().err.splitlines() == lines
+
+
+def test_what_apple_s_gpu_lacks_without_a_fallback_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def task(signals: object) -> None:
+        raise NotImplementedError(LACKING)
+
+    assert exit_code(task) == 2
+    assert capsys.readouterr().err == (
+        "error: device=mps: The operator 'aten::svd' is not currently implemented. Type PYTORCH_ENABLE_MPS_FALLBACK=1 "
+        "before the command, which computes it on the CPU, or device=cpu.\n"
+    )
 
 
 @pytest.fixture

@@ -3,7 +3,10 @@
 import contextlib
 import os
 import re
+import sys
+import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -73,6 +76,32 @@ def refuse_float64(settings: Settings, device: torch.device) -> None:
     """Raises UserError where a device has no float64: Apple's GPUs have none."""
     if device.type == "mps" and settings.dtype == "float64":
         raise UserError("dtype=float64: device=mps has no float64. Type device=cpu, or dtype=float32.")
+
+
+# What torch says of an operation that Apple's GPU lacks, where PYTORCH_ENABLE_MPS_FALLBACK=1 has it run on the CPU.
+_ON_THE_CPU = re.compile(r"The operator '(\S+)' is not currently supported on the MPS backend and will fall back")
+
+
+def name_fallbacks(device: torch.device) -> None:
+    """On Apple's GPU: has what torch warns of operations that run on the CPU be a line for each, once.
+
+    By itself torch names the first of them alone.
+    """
+    if device.type != "mps":
+        return
+    torch.set_warn_always(True)
+    warnings.filterwarnings("always", message=_ON_THE_CPU.pattern, category=UserWarning)
+    show, named = warnings.showwarning, set()
+
+    def shown(message: Warning | str, *rest: Any, **others: Any) -> None:
+        found = _ON_THE_CPU.match(str(message))
+        if found is None:
+            show(message, *rest, **others)
+        elif found[1] not in named:
+            named.add(found[1])
+            print(f"warning: device=mps: {found[1]} is computed on the CPU, which is slower", file=sys.stderr)
+
+    warnings.showwarning = shown
 
 
 def refuse_graphs(settings: Settings, device: torch.device, world: World) -> None:

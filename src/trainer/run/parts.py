@@ -29,6 +29,7 @@ from trainer.run.environment import (
     autocast,
     find_device,
     fitting,
+    name_fallbacks,
     refuse_float64,
     refuse_graphs,
     set_up_torch,
@@ -97,6 +98,7 @@ def build(settings: Settings, world: World = ALONE, like: Parts | None = None, i
     set_up_torch(settings)
     device = find_device(settings.device, world)
     refuse_float64(settings, device)
+    name_fallbacks(device)
     refuse_graphs(settings, device, world)
     dtype = torch.float64 if settings.dtype == "float64" else torch.float32
     precision = autocast(settings, device)
