@@ -18,7 +18,10 @@ from trainer.command.folders import CONFIGS
 from trainer.data.batches import ResidentBatches
 from trainer.errors import RunStopped
 from trainer.monitor import causes
-from trainer.monitor.diagnosis import RULES, Diagnosis, Facts, Finding, chance_loss, squashed_layers
+from trainer.monitor.diagnosis import Diagnosis
+from trainer.monitor.facts import Facts, chance_loss, squashed_layers
+from trainer.monitor.finding import Finding
+from trainer.monitor.symptoms import RULES
 
 Train = Callable[..., dict[str, Any]]
 SHORT = ("monitor.every=10", "monitor.histograms=false", "monitor.graph=false", "checkpoint.every=null")
@@ -356,11 +359,11 @@ def test_the_state_is_plain_and_whole() -> None:
         dead = {"grad_zeros/a.bias": 0.8} if i > 5 else {}
         records.append((step, record(2.3, **dead, **updates(1e-5))))
         records.append((step, {"val/loss": 1.0 + 0.1 * i}))
-    whole, broken = Diagnosis(facts()), Diagnosis(facts())
+    whole, broken = Diagnosis(facts(), RULES), Diagnosis(facts(), RULES)
     for step, numbers in records:
         at_once = whole.observe(step, numbers)
         state = json.loads(json.dumps(broken.state_dict(), allow_nan=False))
-        broken = Diagnosis(facts())
+        broken = Diagnosis(facts(), RULES)
         broken.load_state_dict(state)
         assert broken.observe(step, numbers) == at_once
     assert broken.findings == whole.findings
@@ -368,7 +371,7 @@ def test_the_state_is_plain_and_whole() -> None:
 
 
 def test_what_is_reported_once_is_not_reported_again() -> None:
-    diagnosis = Diagnosis(facts())
+    diagnosis = Diagnosis(facts(), RULES)
     found = [diagnosis.observe(step, record(2.3, **{"grad_zeros/a.bias": 0.9})) for step in range(1, 60)]
     assert [len(x) for x in found].count(1) == 1
     assert found[1][0].rule == "dead ReLUs"  # at the second record, not the first
@@ -376,7 +379,7 @@ def test_what_is_reported_once_is_not_reported_again() -> None:
 
 
 def test_what_comes_and_goes_is_not_reported() -> None:
-    diagnosis = Diagnosis(facts())
+    diagnosis = Diagnosis(facts(), RULES)
     for step in range(1, 60):
         diagnosis.observe(step, record(2.3 / step, **{"grad_zeros/a.bias": 0.9 * (step % 2)}))
     assert diagnosis.findings == []
@@ -385,7 +388,7 @@ def test_what_comes_and_goes_is_not_reported() -> None:
 def test_of_dead_layers_the_last_is_named() -> None:
     """Nothing in front of it gets a gradient, dead or not."""
     parameters = {"a.weight": 2, "a.bias": 1, "b.weight": 2, "b.bias": 1, "c.weight": 2, "c.bias": 1}
-    diagnosis = Diagnosis(facts(parameters=parameters))
+    diagnosis = Diagnosis(facts(parameters=parameters), RULES)
     for step in (1, 2, 3):
         dead = {"grad_zeros/a.bias": 1.0, "grad_zeros/b.bias": 1.0} if step > 1 else {}
         diagnosis.observe(step, record(2.3) | {"grad_norm/c.weight": 1.0} | dead)
@@ -397,7 +400,7 @@ def test_of_dead_layers_the_last_is_named() -> None:
 def test_what_is_not_known_is_not_judged(missing: str) -> None:
     """No rule fails over a number, a key or a fact that is not there."""
     settings: dict[str, Any] = {} if missing == "optimizer" else {"optimizer.lr": 0.1}
-    diagnosis = Diagnosis(facts(settings=settings, chance={} if missing == "chance" else facts().chance))
+    diagnosis = Diagnosis(facts(settings=settings, chance={} if missing == "chance" else facts().chance), RULES)
     for step in range(2 if missing == "first step" else 1, 400, 7):
         numbers = {"train/loss": 1e9} if missing == "statistics" else record(1e9)
         numbers = {k: v for k, v in numbers.items() if missing != "optimizer" or k != "lr"}
@@ -406,7 +409,7 @@ def test_what_is_not_known_is_not_judged(missing: str) -> None:
     diagnosis.stopped(400)
     names = {finding.rule for finding in diagnosis.findings}
     assert names <= {"loss far from chance", "loss not falling", "exploding gradient"}
-    assert Diagnosis(facts()).markdown() == "Nothing is amiss."
+    assert Diagnosis(facts(), RULES).markdown() == "Nothing is amiss."
 
 
 def updates(ratio: float) -> dict[str, float]:
@@ -493,7 +496,7 @@ def test_what_is_amiss_and_what_only_looks_like_it(
     ],
 )
 def test_small_updates_are_a_fault_where_there_is_far_to_go(changes: dict[str, float], is_found: bool) -> None:
-    diagnosis = Diagnosis(facts())
+    diagnosis = Diagnosis(facts(), RULES)
     for step in range(1, 300, 10):
         diagnosis.observe(step, record(2.2, **updates(1e-5)) | (changes if step > 1 else {}))
     assert ("learning rate too small" in {finding.rule for finding in diagnosis.findings}) == is_found
@@ -516,7 +519,7 @@ def test_overfitting_is_a_loss_of_what_was_gained(
     max_steps: int, val: list[float], train_loss: list[float], is_found: bool
 ) -> None:
     is_found = is_found and max_steps == 400  # in 4000 steps, 200 after the best are no time
-    diagnosis = Diagnosis(facts(max_steps=max_steps))
+    diagnosis = Diagnosis(facts(max_steps=max_steps), RULES)
     diagnosis.observe(1, record(2.3))
     for i, (of_val, of_train) in enumerate(zip(val, train_loss, strict=True)):
         for step in range(50 * i + 10, 50 * i + 60, 10):

@@ -1,24 +1,19 @@
 """What makes a run ill: rules that read the config, the data and the weights beside the curves.
 
 None of them speaks of a run that has learnt: something unusual that does no harm is no illness. They come behind the
-symptoms (`trainer.monitor.diagnosis`), so that a symptom has them asked at once; in what is told they come first. Their
+symptoms (`trainer.monitor.symptoms`), so that a symptom has them asked at once; in what is told they come first. Their
 thresholds were chosen on the first set of `tests/diagnosis/sets.py`; the second shows what they are worth.
 """
 
 import math
 from statistics import median
 
-from trainer.monitor.diagnosis import (
-    ENDED,
-    LARGEST_UPDATE,
-    LONG_STEPS,
-    SMALLEST_UPDATE,
-    Rule,
-    Seen,
-    Sighting,
-    attempt,
-)
-from trainer.monitor.diagnosis import RULES as SYMPTOMS
+from trainer.monitor.diagnosis import Rule
+from trainer.monitor.facts import LONG_STEPS
+from trainer.monitor.finding import Sighting, attempt
+from trainer.monitor.seen import ENDED, Seen
+from trainer.monitor.symptoms import LARGEST_UPDATE, SMALLEST_UPDATE
+from trainer.monitor.symptoms import RULES as SYMPTOMS
 
 THROTTLED = 30.0  # the gradient over the norm that it is clipped to; healthy runs have up to 3
 SHRUNK, GROWN = 0.3, 10.0  # the weights' norm over that at the start

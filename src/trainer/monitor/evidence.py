@@ -24,7 +24,7 @@ _SHIPPED = ("trainer.models.lenet", "trainer.models.two_layer", "trainer.models.
 
 
 def evidence(model: nn.Module, loss_fn: LossFunction, splits: Splits, leak: Leak | None = None) -> dict[str, Any]:
-    """The fields of `trainer.monitor.diagnosis.Facts` of the same names. Leaves model and draws as they are."""
+    """The fields of `trainer.monitor.facts.Facts` of the same names. Leaves model and draws as they are."""
     return {
         **of_model(model),
         **of_inputs(splits),

@@ -14,7 +14,7 @@ from trainer.system.terminal import is_terminal
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from trainer.monitor.diagnosis import Finding
+    from trainer.monitor.finding import Finding
 
 Rows = Sequence[Sequence[str]]
 

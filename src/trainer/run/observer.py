@@ -13,7 +13,7 @@ from trainer.disk.checkpoint import Saver
 from trainer.finished.pruning import MedianRule
 from trainer.losses.function import Losses
 from trainer.monitor.activations import Activations
-from trainer.monitor.diagnosis import Finding
+from trainer.monitor.finding import Finding
 from trainer.monitor.journal import Journal
 from trainer.monitor.statistics import Statistics, histograms
 from trainer.monitor.tags import shown_as

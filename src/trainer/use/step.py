@@ -11,7 +11,7 @@ from torch import Tensor
 from trainer.data.batches import Batch, samples_of
 from trainer.losses.function import Losses
 from trainer.meaning import Classes
-from trainer.monitor.diagnosis import layer_of
+from trainer.monitor.facts import layer_of
 from trainer.monitor.readable import short
 from trainer.run.parts import Parts
 from trainer.run.training import Training
