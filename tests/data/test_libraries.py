@@ -126,6 +126,8 @@ class TestTorchvision:
         splits = prepare(data, CPU, torch.float32, image_size=16)
         assert next(splits.train.training(4, 0, 1)).inputs.shape == (4, 3, 16, 16)
 
+    # A mask that torchvision has opened is closed when somebody looks at it; where none does, by the garbage collector.
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
     def test_masks_have_the_size_of_their_images(self, pets: Path) -> None:
         made = torchvision_sets.load("OxfordIIITPet", str(pets), options={"target_types": "segmentation"})
         data = as_data(made, "torchvision", Asked())
