@@ -1,6 +1,8 @@
 """`train remedy`: of planted causes the right key is first; what nothing mends is said to be the data's."""
 
+import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -69,8 +71,33 @@ def test_ties_and_what_nothing_mends(capsys: pytest.CaptureFixture[str]) -> None
     assert remedy.near_ties({"": 2.0, "a=1": 0.5, "b=2": 1.5}) == []
     assert remedy.near_ties({"": 2.0, "a=1": 1.99, "b=2": 1.99}) == []
     result = {"diagnosis": [{"rule": "labels without a pattern"}, {"rule": "loss not falling"}]}
-    assert remedy.tell(Path("runs/x"), {"": 2.0, "a=1": 1.99}, 200, result) == 0
+    assert remedy.tell(Path("runs/x"), {"": 2.0, "a=1": 1.99}, "200 steps", result) == 0
     assert "nothing of this helps. The data may be the cause: labels without a pattern" in capsys.readouterr().out
+    assert remedy.tell(Path("runs/x"), {"": 2.0, "a=1": 1.99}, "200 steps", result, unseen=900) == 0
+    assert "so early: the run fell ill at step 900. Train it with checkpoint.history=10" in capsys.readouterr().out
+
+
+@pytest.mark.long
+def test_a_run_that_fell_ill_late_is_tried_from_before_that(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    words = (*DIGITS[:-2], "checkpoint.every_minutes=null", "max_steps=1500", "data.limit=40", "eval_every=50")
+    train(*words, "optimizer.lr=0.01", "name=late", "checkpoint.history=8")  # known by heart after a while
+    ill = remedy.fell_ill(json.loads(Path("runs/late/result.json").read_text()))
+    assert ill > 400
+    capsys.readouterr()
+    assert cli.run_command(["remedy", "late"]) == 0
+    said = capsys.readouterr().out.replace(",", "")
+    (step,) = set(map(int, re.findall(r"200 steps from step (\d+)", said)))
+    assert ill - 256 <= step < ill
+    assert "model.init" not in said
+    assert remedy.kept_before(Path("runs/late"), {"model": {"_target_": "mine.Net"}}, ill) is None
+
+
+def test_when_a_run_fell_ill() -> None:
+    found = [{"rule": "a", "step": 900}, {"rule": "b", "step": 500}, {"rule": "c", "step": 1000}]
+    assert remedy.fell_ill({"diagnosis": found, "steps": 1000, "status": "finished"}) == 500
+    assert remedy.fell_ill({"diagnosis": found[2:], "steps": 1000, "status": "finished"}) == 0
+    assert remedy.fell_ill({"diagnosis": found[2:], "steps": 1000, "status": "stopped"}) == 1000
+    assert remedy.fell_ill({"diagnosis": ["?", {"step": "x"}], "steps": 10}) == remedy.fell_ill({}) == 0
 
 
 def test_steps_and_budget() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from trainer.config import schema
 from trainer.config.request import Request
+from trainer.disk.checkpoint import Checkpoints, step_of
 from trainer.disk.folder import read_result
 from trainer.errors import UserError
 from trainer.finished.table import Column, open_console, print_lines, table
@@ -24,6 +25,7 @@ SHARE, FEWEST_STEPS = 0.1, 200  # of the run's steps; a symptom takes as long to
 HELPS = 0.05  # of the loss: less is nothing
 TIE = 0.2  # of what the best has gained
 MORE_SEEDS = 2
+LATE = 2  # times as many steps as are tried
 TAG = "best/val/loss"
 # Findings that no key of a training mends.
 OF_DATA = (
@@ -96,10 +98,29 @@ def length(result: Mapping[str, Any], num_runs: int, budget: float) -> int:
     return min(wanted, fitting)
 
 
+def fell_ill(result: Mapping[str, Any]) -> int:
+    """The step of the first finding; 0 where there is none, or only what was said when the run was over. Foreign."""
+    found, last = result.get("diagnosis"), int(result.get("steps") or 0)
+    steps = [one.get("step") for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+    is_stopped = result.get("status") == "stopped"
+    return min((step for step in steps if type(step) is int and (step < last or is_stopped)), default=0)
+
+
+def kept_before(run: Path, config: Mapping[str, Any], step: int) -> Path | None:
+    """The newest kept checkpoint before a step, of a model that takes weights by `model.weights`; None for none."""
+    model = config["model"]
+    if not str(model.get("_target_")).startswith("trainer.") or "weights" in model:
+        return None
+    return next((path for path in Checkpoints(run / "checkpoints", 1).files() if step_of(path) < step), None)
+
+
 def remedy(
     request: Request, varied: Mapping[str, Request], signals: Signals, command: Sequence[str], budget: float
 ) -> int:
     """Trains the run and the remedies as one sweep, in a folder beside it, and says by how much each helps. Returns 0.
+
+    From the start; or from the weights of a kept checkpoint, where the run fell ill so late that nothing of that would
+    be seen.
 
     Args:
         request: of the run, as it would continue.
@@ -113,9 +134,17 @@ def remedy(
     keys = list(dict.fromkeys(word.partition("=")[0] for words in varied for word in words.split()))
     folder = Path("runs", f"remedy-{run.name}")
     seed = int(requests[""].config["seed"])
+    ill = fell_ill(result)
+    start = kept_before(run, requests[""].config, ill) if ill > LATE * steps else None
+    if start is not None:  # weights that were trained need no other start
+        requests = {words: one for words, one in requests.items() if not words.startswith("model.init=")}
     for one in requests.values():
         one.config.update(max_steps=steps, max_epochs=None)
-    print(f"{run}: {len(varied)} remedies, each for {steps:,} steps, beside the run as it is", flush=True)
+        if start is not None:
+            one.config["model"] = {**one.config["model"], "init": "default", "weights": str(start.resolve())}
+    where = f", from step {step_of(start):,}" if start is not None else ""
+    count = len(requests) - 1
+    print(f"{run}: {count} remedies, each for {steps:,} steps{where}, beside the run as it is", flush=True)
     numbers = trained(requests, keys, [seed], folder, command, signals)
     tied = near_ties(numbers)
     if tied:
@@ -123,7 +152,8 @@ def remedy(
         print(f"{' and '.join(tied)} are near each other: {MORE_SEEDS} more seeds decide", flush=True)
         seeds = [seed, *range(seed + 1, seed + 1 + MORE_SEEDS)]
         numbers |= trained(again, keys, seeds, Path(f"{folder}-seeds"), command, signals)
-    return tell(run, numbers, steps, result)
+    unseen = ill if start is None and ill > LATE * steps else 0
+    return tell(run, numbers, f"{steps:,} steps{where}", result, unseen)
 
 
 def as_chosen(request: Request, words: str) -> Request:
@@ -163,14 +193,19 @@ def near_ties(numbers: Mapping[str, float]) -> list[str]:
     return tied if len(tied) > 1 else []
 
 
-def tell(run: Path, numbers: Mapping[str, float], steps: int, result: Mapping[str, Any]) -> int:
-    """Prints the table, and what to type."""
+def tell(run: Path, numbers: Mapping[str, float], steps: str, result: Mapping[str, Any], unseen: int = 0) -> int:
+    """Prints the table, and what to type.
+
+    Args:
+        steps: how many, and from where.
+        unseen: the step at which the run fell ill, where nobody came there.
+    """
     plain = numbers[""]
     ranked = sorted(numbers, key=lambda words: numbers[words])
     gains = [_gain(plain, numbers[words]) if words else "" for words in ranked]
     columns = [
         Column("remedy", [words or "none: as it is" for words in ranked]),
-        Column(f"val/loss in {steps:,} steps", [short(numbers[words]) for words in ranked], is_number=True),
+        Column(f"val/loss in {steps}", [short(numbers[words]) for words in ranked], is_number=True),
         Column("better by", gains, is_number=True),
     ]
     console = open_console()
@@ -179,6 +214,12 @@ def tell(run: Path, numbers: Mapping[str, float], steps: int, result: Mapping[st
     best = ranked[0]
     if best and (plain == math.inf or plain - numbers[best] > HELPS * abs(plain)):
         print(f"\ntype the same command with {shlex.join(best.split())}, in a run with another name=")
+        return 0
+    if unseen:
+        print(
+            f"\nnothing of this helps so early: the run fell ill at step {unseen:,}. Train it with "
+            "checkpoint.history=10, and a remedy begins shortly before that."
+        )
         return 0
     of_data = [rule for rule in diagnosed(result) if rule in OF_DATA]
     print("\nnothing of this helps. The data may be the cause" + (f": {', '.join(of_data)}" if of_data else "."))
