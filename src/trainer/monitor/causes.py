@@ -30,6 +30,7 @@ SMALL_BATCH = 4
 LEAKED, OFTENER = 0.1, 2.0  # the share of shared samples, and how often it must be that of repeated ones
 MISSING = 0.5  # of the classes
 FAR_WORSE, WELL_KNOWN = 0.5, 0.6  # of the others' median recall; that median
+KNOWN = 0.2  # the training loss over that of a guess: what is not learnt yet is no fault of a class
 FEWEST_OF_CLASS = 10  # test samples
 OUTNUMBERS = 0.6  # the share of a class beside which it may be right to miss a rare one
 
@@ -139,12 +140,13 @@ def columns_without_content(seen: Seen) -> Sighting | None:
 
 
 def one_class_far_worse(seen: Seen) -> Sighting | None:
-    """Of the samples of one class most are taken for others, while the others are known.
+    """Training samples are known, and of one class most others are taken for another: few samples, or wrong labels.
 
     Source: H. He, E. Garcia, "Learning from Imbalanced Data" (2009), section 2.
     """
     rows = [row for row in seen.classes if row["support"] >= FEWEST_OF_CLASS]
-    if len(rows) < 2 or seen.facts.largest_share > OUTNUMBERS or not seen.has_learnt or not is_settled(seen):
+    is_known = seen.chance is not None and seen.now < KNOWN * seen.chance
+    if len(rows) < 2 or seen.facts.largest_share > OUTNUMBERS or not is_known or not is_settled(seen):
         return None
     worst = min(rows, key=lambda row: row["recall"])
     usual = median(row["recall"] for row in rows if row is not worst)
