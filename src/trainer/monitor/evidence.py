@@ -140,9 +140,9 @@ def empty_columns(inputs: Tensor, rows: Tensor) -> list[int]:
     constant = (rows == rows[0]).all(0)
     found = constant.nonzero().flatten().tolist()
     if inputs.dim() == 2:
-        kinds = torch.unique(rows, dim=1, return_inverse=True)[1].tolist()
-        first = {kind: column for column, kind in reversed([*enumerate(kinds)])}
-        found = [column for column, kind in enumerate(kinds) if constant[column] or column != first[kind]]
+        is_empty, first = constant.tolist(), dict[bytes, int]()
+        columns = enumerate(rows.T.contiguous().numpy())
+        found = [i for i, column in columns if is_empty[i] or first.setdefault(column.tobytes(), i) != i]
     if not found or len(found) < (len(constant) / 2 if inputs.dim() == 2 else len(constant)):
         return []
     return found if len(rows) == len(inputs) else empty_columns(inputs, inputs.flatten(1).cpu())
