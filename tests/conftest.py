@@ -14,8 +14,10 @@ import sys
 import tarfile
 import threading
 import urllib.request
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,24 @@ torch.set_num_threads(1)  # two pytest workers share two cores
 # The same examples each time, whatever else keeps the machine busy; nothing is written beside the tests.
 hypothesis.settings.register_profile("here", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("here")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--sample", type=int, default=1, metavar="N", help="one in N of the tests, others every day")
+
+
+def pytest_configure() -> None:
+    os.environ.setdefault("TRAIN_TEST_DAY", date.today().isoformat())  # once for all workers, at midnight, too
+
+
+@pytest.hookimpl(trylast=True)  # after -m and -k
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    share = config.getoption("--sample")
+    if share > 1:
+        day = os.environ["TRAIN_TEST_DAY"]
+        taken = [item for item in items if zlib.crc32(f"{day} {item.nodeid}".encode()) % share == 0]
+        config.hook.pytest_deselected(items=[item for item in items if item not in taken])
+        items[:] = taken
 
 
 @pytest.fixture(autouse=True, scope="session")

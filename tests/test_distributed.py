@@ -68,6 +68,7 @@ def test_two_ranks_are_one_on_the_same_batches(recipe: str, tmp_path: Path, trai
     torch.testing.assert_close(model(tmp_path / "runs/two"), model(tmp_path / "runs/one"), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_rank_stops_both_at_the_same_step_and_they_go_on_exactly(tmp_path: Path) -> None:
     """Dropout draws differ from rank to rank; each goes on with its own."""
     words = ("model=sequential", "loss=nll", "checkpoint.every=10", "monitor=off")
@@ -108,6 +109,7 @@ def test_where_one_dies_the_other_ends(rank: int, tmp_path: Path) -> None:
     assert other[2] == f"error: rank {1 - rank}: another process of this training has ended.\n"
 
 
+@pytest.mark.slow
 def test_workers_die_with_their_agent(tmp_path: Path) -> None:
     """By `kill -9` of torchrun, which can end nobody any more; and the run goes on from its last checkpoint."""
     words = ["monitor=off", "console.every=1", "checkpoint.every=5", "max_steps=100000", "name=two", "device=cpu"]

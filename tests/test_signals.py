@@ -148,6 +148,7 @@ def test_a_run_whose_connection_is_lost_is_saved(tmp_path: Path) -> None:
     assert (tmp_path / "runs/it/checkpoints/last.pt").exists()
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_says_what_is_saved_and_how_to_continue(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(
         "import time, torch\n"

@@ -79,6 +79,7 @@ def test_flags_and_overrides_in_any_order(command: Command) -> None:
     assert "TwoLayer" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_users_own_classes(command: Command, tmp_path: Path) -> None:
     """A model, a loss, an optimizer and data of their own: nothing of ours is touched."""
     (tmp_path / "mine.py").write_text(

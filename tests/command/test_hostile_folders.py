@@ -77,6 +77,7 @@ def in_a_bare_one(folder: Path, weapon: Path) -> Path:
     return folder / "below"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 @pytest.mark.parametrize("arm", [with_a_monitor, with_a_filter, in_a_bare_one])
 def test_a_repository_names_no_program_that_runs(
@@ -151,6 +152,7 @@ def test_a_sweep_of_ones_own_classes_finds_them_here(theirs: Path, typed: Typed)
 # --- settings of a library ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_picture_is_drawn_with_no_settings_of_the_folder(theirs: Path, marker: Path, typed: Typed) -> None:
     """matplotlib reads them from where it is, and starts LaTeX where they say so."""
     pytest.importorskip("matplotlib")

@@ -108,6 +108,7 @@ def test_a_run_that_somebody_sent_fetches_nothing_until_that_is_typed(
     assert list(Path("elsewhere, of mine").iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["mnist", "cifar10"])
 def test_nor_does_a_folder_of_configs(
     source: str,

@@ -169,6 +169,7 @@ def test_what_the_lock_leaves_is_in_its_own_folder(tmp_path: Path) -> None:
     assert list((tmp_path / "moved").iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("then", ["pass", "os.kill(os.getpid(), signal.SIGTERM)"], ids=["it trains on", "SIGTERM"])
 def test_a_folder_that_becomes_read_only(then: str, tmp_path: Path) -> None:
     code = f"for name in ('runs/it/checkpoints', 'runs/it'): os.chmod(name, 0o555)\n    {then}"

@@ -72,6 +72,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return results
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="root's rights are dropped as Linux does it")
 @pytest.mark.parametrize("name", CASES)
 def test_what_may_not_be_read_or_written_is_named(name: str, found: dict[str, Any]) -> None:

@@ -73,6 +73,7 @@ def assert_compiled_is_uncompiled(words: tuple[str, ...], train: Callable[..., A
     assert_close(state("compiled")["model"], state("plain")["model"], rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_compiled_run_has_the_numbers_of_an_uncompiled_one(train: Callable[..., Any], capsys: Any) -> None:
     assert_compiled_is_uncompiled(TWO_LAYER, train, capsys)
 

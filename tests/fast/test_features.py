@@ -160,6 +160,7 @@ class TestSameAsRecomputed:
             losses = [tag for tag in a if tag.endswith("/loss")]
             assert [a[tag] for tag in losses] == pytest.approx([b[tag] for tag in losses], rel=0.02)
 
+    @pytest.mark.slow
     def test_of_two_processes_each_computes_its_share(self, tmp_path: Path, train: Train, kept: Path) -> None:
         words = (*WORDS, "dtype=float64", "monitor=off")
         two = ended(ranks(tmp_path, *words, "name=two"))
@@ -256,6 +257,7 @@ def features_of(
 
 
 class TestOnDisk:
+    @pytest.mark.slow
     def test_a_second_process_computes_nothing(
         self, command: Callable[..., subprocess.CompletedProcess[str]], train: Train, sizes: list[int], kept: Path
     ) -> None:
@@ -471,6 +473,7 @@ class TestSweep:
     def logs(self, folder: Path) -> list[str]:
         return [path.read_text() for path in sorted((folder / "runs/s").glob("*/log.txt"))]
 
+    @pytest.mark.slow
     def test_of_processes(
         self, tmp_path: Path, command: Callable[..., subprocess.CompletedProcess[str]], train: Train
     ) -> None:
@@ -481,6 +484,7 @@ class TestSweep:
         train(*WORDS, "monitor=off", "optimizer.lr=0.05", "fast=false", "name=alone")
         assert_same_runs("alone", "s/lr=0.05")
 
+    @pytest.mark.slow
     def test_of_runs_in_a_stack(
         self, tmp_path: Path, command: Callable[..., subprocess.CompletedProcess[str]], train: Train
     ) -> None:
@@ -565,6 +569,7 @@ def test_in_blocks_it_is_the_same_network(make: Callable[[], nn.Module]) -> None
     assert not any(parameter.is_mkldnn for parameter in network.parameters())
 
 
+@pytest.mark.slow
 def test_no_compiler_is_imported(command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
     code = "import sys; from trainer.command.main import run_command; run_command(sys.argv[1:]); "
     code += "print('torch._dynamo' in sys.modules)"

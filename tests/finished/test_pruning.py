@@ -49,6 +49,7 @@ def test_worse_than_the_median_of_the_finished(tmp_path: Path) -> None:
     assert MedianRule(tmp_path / "b", "val/accuracy", 3, 0).verdict(20, {best: 0.64}) is not None, "of a and c: 0.65"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tag", ["val/accuracy", "val/loss"])
 def test_the_verdicts_are_those_of_optuna(tag: str, tmp_path: Path) -> None:
     with warnings.catch_warnings(action="ignore"):  # it speaks to SQLAlchemy as one did before version 2
@@ -81,6 +82,7 @@ def test_the_verdicts_are_those_of_optuna(tag: str, tmp_path: Path) -> None:
     assert 5 < num_pruned < 35
 
 
+@pytest.mark.slow
 def test_a_pruned_job_is_no_failure_and_goes_on_when_asked(command: Command, tmp_path: Path) -> None:
     """Four good learning rates, then one that learns nothing."""
     words = ("model=two_layer", "model.hidden_features=8", "data.limit=200", "max_steps=40", "eval_every=10")
@@ -134,6 +136,7 @@ def test_a_search_prunes(command: Command, tmp_path: Path) -> None:
     assert (row["status"], row["best/val/accuracy"]) == ("finished", best.best_value)
 
 
+@pytest.mark.slow
 def test_a_run_of_no_sweep_is_never_pruned_and_a_test_tag_is_refused(command: Command, tmp_path: Path) -> None:
     words = ("model=two_layer", "data.limit=40", "max_steps=3", "eval_every=1", "monitor=off", "sweep.prune=median")
     assert command(*words, "sweep.prune_first=1", "name=a").returncode == 0

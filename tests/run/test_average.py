@@ -98,6 +98,7 @@ def test_of_the_last_part_with_its_batch_norms_measured(train: Train) -> None:
         train(*EACH, *words, "max_steps=40", "name=run")
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_exactly(train: Train, command: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     """With an average, a patience, metrics, and a best checkpoint that is not the last."""
     Path("moody.py").write_text(MOODS)

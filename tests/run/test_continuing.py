@@ -68,6 +68,7 @@ def test_from_another_folder_the_line_names_where_the_data_lies(
     assert train("resume=../runs/it", "max_steps=20", *shlex.split(word))["steps"] == 20
 
 
+@pytest.mark.slow
 def test_the_line_repeats_what_was_typed_since(moved: Path, tmp_path: Path) -> None:
     """The stored config has ten steps and the old path, which would refuse to continue."""
     words = ["resume=runs/it", "data.path=else/b.csv", "max_steps=100000000", "console.every=1000"]

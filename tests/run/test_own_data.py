@@ -120,6 +120,7 @@ def final(folder: Path) -> dict[str, Any]:
     return checkpoint.read(folder / "checkpoints" / "last.pt")
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_goes_on_to_the_same_bits_with_other_workers(
     train: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:

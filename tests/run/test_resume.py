@@ -116,6 +116,7 @@ def test_a_run_that_was_killed_before_it_had_a_config_begins_again(
     assert list(Path("runs/young").glob(".*")) == []
 
 
+@pytest.mark.slow
 def test_a_run_that_is_going_on_is_not_written_by_another(
     tmp_path: Path, command: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
@@ -215,6 +216,7 @@ def test_a_config_in_a_run_folder_is_not_trusted(train: Callable[..., dict[str, 
     assert not marker.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_stops_after_the_step_and_saves(
     number: int, code: int, tmp_path: Path, command: Callable[..., subprocess.CompletedProcess[str]]

@@ -57,6 +57,7 @@ def only_below(folder: Path, name: str) -> bool:
     ] and [path.name for path in (folder / "runs").iterdir()] == [name]
 
 
+@pytest.mark.slow
 @needs_optuna
 def test_a_search_finds_the_best_and_the_same_command_goes_on(command: Command, tmp_path: Path) -> None:
     words = ("--multirun", "hydra/sweeper=optuna", *SMALL, LR, "name=search", "sweep.jobs=2")
@@ -103,6 +104,7 @@ def test_a_loss_is_made_small_and_a_failed_trial_ends_nothing(command: Command, 
     assert best.best_value == min(losses.values()) < max(losses.values())
 
 
+@pytest.mark.slow
 @needs_optuna
 @pytest.mark.parametrize(
     ("words", "line"),
@@ -229,6 +231,7 @@ def test_a_sweep_of_submitit_is_stopped_killed_and_goes_on(tmp_path: Path) -> No
     run_stopped(tmp_path, "hydra/launcher=submitit_local")
 
 
+@pytest.mark.slow
 @needs_submitit
 def test_slurm_is_asked_for_what_it_knows_and_named_where_it_is_missing(command: Command, tmp_path: Path) -> None:
     from submitit.slurm.slurm import SlurmExecutor

@@ -108,6 +108,7 @@ class Net(TwoLayer):
 SLOWLY = ("model._target_=slow.Net", "trust=[slow]", "max_steps=80", "monitor.every=10")
 
 
+@pytest.mark.slow
 @needs_proc
 def test_jobs_outlive_the_server_that_they_were_forked_from(tmp_path: Path) -> None:
     """They run to their end beside nobody else, and those that wait are forked from another server."""

@@ -249,6 +249,7 @@ def close(a: dict[str, Any], b: dict[str, Any]) -> None:
             assert {k: record[k] for k in numbers} == pytest.approx(numbers, rel=1e-4, abs=1e-6), name
 
 
+@pytest.mark.slow
 def test_jobs_that_differ_in_numbers_are_trained_together_and_nobody_can_tell(command: Command, tmp_path: Path) -> None:
     words = (*STACK, "optimizer=sgd", "optimizer.momentum=0.9", "optimizer.lr=0.1,0.01,1e30", "seed=0,1", "loss=mse")
     done = command(*words, "name=stack", "sweep.verify=2")
