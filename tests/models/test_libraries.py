@@ -1,11 +1,14 @@
 """Models of other libraries by their names. Each test needs its library, and is left out where that is missing."""
 
 import importlib.util
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from exact import assert_same, states
 from trainer.errors import UserError
 
 Train = Callable[..., dict[str, Any]]
@@ -66,6 +69,36 @@ def test_a_model_of_torchvision_is_told_of_the_data(train: Train) -> None:
     assert train(*QUIET, *words)["num_parameters"] == 1_528_106
     with pytest.raises(UserError, match=r"^model.name=mobilenet: there is no such model. Did you mean mobilenet"):
         train(*QUIET, *words, "model.name=mobilenet")
+
+
+DAY = [
+    pytest.param(VIT, marks=with_hf, id="transformers"),
+    pytest.param(("model=timm", "model.name=resnet18", "model.drop_rate=0.2"), marks=with_timm, id="timm"),
+    pytest.param(
+        ("model=torchvision", "model.name=mobilenet_v3_small", "model.image_size=32", "model.dropout=0.3"),
+        marks=with_vision,
+        id="torchvision",
+    ),
+]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("words", DAY)
+def test_what_is_typed_in_a_day_beside_a_library(
+    words: tuple[str, ...], command: Callable[..., Any], train: Train, tmp_path: Path
+) -> None:
+    """Trained, continued to the same bits, evaluated, trained with two parts a step."""
+    quick = (*QUIET, *words, "monitor.every=1", "checkpoint.every=2", "eval_every=2", "max_steps=6", "name=whole")
+    env = {"PYTHONWARNINGS": "default"}  # a library's own
+    assert command(*quick, env=env).returncode == 0
+    train(*quick[:-2], "max_steps=4", "name=parted")
+    train(*quick[:-2], "max_steps=6", "name=parted")
+    assert_same(states("runs/parted", 6), states("runs/whole", 6))
+    evaluated = command("evaluate", "whole", "--json", env=env)
+    result = json.loads((tmp_path / "runs/whole/result.json").read_text())
+    assert json.loads(evaluated.stdout)["metrics"]["loss"] == pytest.approx(result["test/loss"], rel=1e-5)
+    parts = train(*quick[:-2], "max_steps=1", "batch_size=8", "gradient.accumulate=2", "name=parts")
+    assert parts["status"] == "finished"
 
 
 @pytest.mark.parametrize(("model", "extra"), [("timm", "timm"), ("torchvision", "vision"), ("hf", "hf")])
