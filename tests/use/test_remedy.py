@@ -30,7 +30,7 @@ PLANTED: list[tuple[str, tuple[str, ...]]] = [
     ("optimizer.weight_decay", (*DIGITS, "optimizer=adamw", "optimizer.weight_decay=100")),
     ("scheduler", (*SGD, "scheduler=exponential", "scheduler.interval=step", "scheduler.gamma=0.5")),
     ("model.dropout", ("model.dropout=0.97", *LONG)),
-    ("model.init", (*DIGITS, "optimizer=sgd", "optimizer.lr=0.001", "model.init=normal")),
+    ("model.init", (*SGD, "model.init=normal")),  # with a rate of 0.001 the rate mends more
     ("optimizer.lr", (*BLOBS, "optimizer.lr=1e-6")),
 ]
 
