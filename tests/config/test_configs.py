@@ -60,6 +60,8 @@ def test_experiment(experiment: str, train: Callable[..., dict[str, Any]], sourc
     for data, where in sources.items():
         if f"override /data: {data}\n" in text:
             words += where
+    if "override /model: hf\n" in text:
+        pytest.importorskip("transformers")
     if "frozen_resnet" in text:
         words.append("model.backbone.weights=null")
     result = train(*words)

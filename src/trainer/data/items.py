@@ -97,7 +97,10 @@ class Items:
     def raw_inputs(self, key: Key) -> Sequence[Any]:
         """The inputs of some items as the data set has them."""
         draws, rows = key
-        return self._parts.of(self.draws.apart(lambda: self._items(draws, rows)))[0]
+        inputs, targets = self._parts.of(self.draws.apart(lambda: self._items(draws, rows)))
+        for target in filter(is_picture, targets):
+            target.load()  # Pillow closes its file then
+        return inputs
 
     @property
     def _parts(self) -> Parts:

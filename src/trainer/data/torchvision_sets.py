@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.data.download import data_folder, refuse_unasked
+from trainer.data.item_parts import is_picture
 from trainer.data.source import Data, existing_path
 from trainer.errors import UserError, nearest
 
@@ -110,4 +111,7 @@ def _explained(name: str, options: dict[str, Any]) -> Iterator[None]:
 
 def _target(dataset: Any) -> Any:
     item = dataset[0]
-    return item[1] if isinstance(item, tuple) and len(item) == 2 else None
+    target = item[1] if isinstance(item, tuple) and len(item) == 2 else None
+    if target is not None and is_picture(target):
+        target.load()  # Pillow closes its file then
+    return target
