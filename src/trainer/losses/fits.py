@@ -65,20 +65,24 @@ def refuse_other_length(key: str, weights: Any, length: int) -> None:
 def refuse_no_fit(criterion: nn.Module, gives: str, meaning: Meaning, names: Mapping[str, str]) -> None:
     """Raises UserError where a criterion can't take what the model gives, or what the targets mean."""
     wants = WANTS[type(criterion)]
-    loss, data = (f"{key}={names[key]}" for key in ("loss", "data"))
+
+    def typed(key: str) -> str:
+        return f"{key}={names[key]}"
+
     if gives not in wants.outputs:
         instead = INSTEAD.get((gives, type(criterion)), "another loss")
         raise UserError(
-            f"{loss}: takes {' or '.join(wants.outputs)}, but model={names['model']} gives {gives}. Type {instead}."
+            f"{typed('loss')}: takes {' or '.join(wants.outputs)}, but {typed('model')} gives {gives}. Type {instead}."
         )
     if wants.targets == "index" and not isinstance(meaning, Classes | Places):
-        raise UserError(f"{loss}: takes class labels, but {data} has {meaning.told}. Type loss={meaning.loss_to_type}.")
-    if wants.targets == "masks" and isinstance(meaning, Classes):
-        raise UserError(f"{loss}: compares masks, but {data} has one class for each sample. Type loss=cross_entropy.")
-    if wants.targets not in ("index", "masks") and isinstance(meaning, Places):
-        raise UserError(
-            f"{loss}: takes a number for each output, but {data} has a class for each place. Type loss=cross_entropy."
-        )
+        has = f"takes class labels, but {typed('data')} has {meaning.told}. Type loss={meaning.loss_to_type}"
+    elif wants.targets == "masks" and isinstance(meaning, Classes):
+        has = f"compares masks, but {typed('data')} has one class for each sample. Type loss=cross_entropy"
+    elif wants.targets not in ("index", "masks") and isinstance(meaning, Places):
+        has = f"takes a number for each output, but {typed('data')} has a class for each place. Type loss=cross_entropy"
+    else:
+        return
+    raise UserError(f"{typed('loss')}: {has}.")
 
 
 def refuse_other_shapes(
