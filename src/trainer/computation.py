@@ -61,7 +61,6 @@ class Computation:
         train, val: what goes through it.
         test: the same for the test split, when it is time for it.
         lines: what was chosen and why, for the user.
-        is_recorded: a step is made of calls that have the memory that they need.
     """
 
     forward_backward: ForwardBackward
@@ -71,7 +70,6 @@ class Computation:
     val: Batches
     test: Callable[[], tuple[nn.Module, Batches]]
     lines: Sequence[str] = ()
-    is_recorded: bool = False
 
 
 def ordinary(work: Work) -> Computation:

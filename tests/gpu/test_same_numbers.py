@@ -14,6 +14,7 @@ import pytest
 
 from exact import assert_same, states
 from plain import losses
+from too_large import HUNGRY
 
 Train = Callable[..., dict[str, Any]]
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -178,24 +179,6 @@ def test_a_run_is_used_on_another_device(device: str, train: Train, capsys: pyte
     found = json.loads(capsys.readouterr().out)["metrics"]
     assert found["loss"] == pytest.approx(result["test/loss"], rel=1e-5)
     assert train(*words, "device=cpu", "max_steps=12")["steps"] == 12
-
-
-# More bytes than any device has, as soon as there are more than 12 samples.
-HUNGRY = """
-import torch
-from torch import nn
-
-
-class Net(nn.Module):
-    def __init__(self, in_features, num_classes, most=12):
-        super().__init__()
-        self.layer, self.most = nn.Linear(in_features, num_classes), most
-
-    def forward(self, images):
-        if self.training and len(images) > self.most:
-            torch.empty(2**46, device=images.device)
-        return self.layer(images.flatten(1))
-"""
 
 
 def test_a_step_that_does_not_fit_is_made_in_halves(

@@ -9,6 +9,7 @@ import torch
 
 from exact import assert_same
 from plain import losses, parts_of, request_of, weights
+from too_large import HUNGRY
 from trainer.disk import checkpoint
 from trainer.errors import UserError
 from trainer.run.run import run
@@ -22,22 +23,6 @@ LAYERS = (
     "{_target_:torch.nn.BatchNorm1d,num_features:20},{_target_:torch.nn.Dropout,p:0.5},"
     "{_target_:torch.nn.Linear,in_features:20,out_features:10}]",
 )
-# More bytes than any machine has, as soon as there are more than 12 samples.
-HUNGRY = """
-import torch
-from torch import nn
-
-
-class Net(nn.Module):
-    def __init__(self, in_features, num_classes, most=12):
-        super().__init__()
-        self.layer, self.most = nn.Linear(in_features, num_classes), most
-
-    def forward(self, images):
-        if self.training and len(images) > self.most:
-            torch.empty(2**50)
-        return self.layer(images.flatten(1))
-"""
 
 
 def test_blocks_computed_again_give_the_same_bits(train: Train) -> None:

@@ -81,8 +81,7 @@ def choose(
         forward_backward, how = recorded(work, ordinary, network, train)
     if is_graphed and forward_backward is ordinary:
         note(f"warning: cuda_graphs=true: no step is a CUDA graph; {how}")
-    is_recorded = forward_backward is not ordinary and not is_compiled
-    return Computation(forward_backward, network, plain, train, val, test, [*lines, how], is_recorded)
+    return Computation(forward_backward, network, plain, train, val, test, [*lines, how])
 
 
 def as_it_is(model: nn.Module) -> nn.Module:

@@ -17,7 +17,7 @@ def keep_freed_memory() -> None:
     Otherwise it goes back to the system after every step, and each page of it costs an interrupt when it is touched
     again. Does nothing where the C library is not glibc.
 
-    Gain: not the same everywhere. A step without it takes 1.2 (1.0 to 1.9) of one with it in a network 64-32-10, 1.02
+    Gain: not the same everywhere. A step without it takes 1.2 (1.0 to 1.9) of one with it in a network 64-32-10, 1.01
     in one of 64-2000-10 with a batch of 1,258, 0.91 in LeNet (2026-11-26, AMD EPYC Zen 4, one thread, a quiet machine);
     beside other programs that of 64-2000-10 took 1.7.
     """

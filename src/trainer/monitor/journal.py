@@ -4,7 +4,6 @@ import contextlib
 import json
 import math
 import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,9 +14,6 @@ from trainer.errors import UserError
 from trainer.monitor.console import Display
 from trainer.monitor.events import EventFile
 from trainer.monitor.tags import shown_as
-
-# Seconds from one look at the files to the next: a look at every record costs 2 % of a step of a small network.
-LOOK_EVERY = 0.2
 
 
 def cut_metrics(path: Path, step: int) -> None:
@@ -53,7 +49,6 @@ class Journal:
         # Readers go by names. A file whose name is gone, or another's, is written for nobody.
         written = [] if folder is None else [self._path, *([] if events is None else [events.path])]
         self._written = {path: path.lstat() for path in written}
-        self._looked_at = time.monotonic()
 
     def write(self, step: int, numbers: dict[str, float], per_parameter: Mapping[str, float] | None = None) -> None:
         """One record of a step.
@@ -65,8 +60,7 @@ class Journal:
         Raises:
             UserError: it can't be written, or nobody would find it.
         """
-        if time.monotonic() - self._looked_at > LOOK_EVERY:
-            self.refuse_lost()
+        self._refuse_lost()
         self.last.update(numbers)
         finite = {tag: number if math.isfinite(number) else None for tag, number in numbers.items()}  # JSON has no NaN
         try:
@@ -78,9 +72,7 @@ class Journal:
             self.events.scalars(step, {shown_as(tag): number for tag, number in everything.items()})
         self.display.update(step, everything)
 
-    def refuse_lost(self) -> None:
-        """Raises UserError: a file or the folder is gone, or another's; nobody would find what is written."""
-        self._looked_at = time.monotonic()
+    def _refuse_lost(self) -> None:
         if self._folder is not None:
             lock.refuse_lost(self._folder)
         for path, about in self._written.items():

@@ -85,7 +85,7 @@ def told(model: nn.Module, tried: int, size: int) -> str:
 
 
 def halving(work: Work, computation: Computation, note: Callable[[str], None]) -> ForwardBackward:
-    """Of one process; several would have to agree in the midst of a step. A recorded step has its memory for good."""
-    if work.state.world.size > 1 or (computation.is_recorded and work.state.part_size is None):
+    """Of one process; several would have to agree in the midst of a step."""
+    if work.state.world.size > 1:
         return computation.forward_backward
     return Halving(computation.forward_backward, work, computation.network, note)

@@ -164,7 +164,6 @@ class RunObserver:
             if self.state.world.is_main:
                 if self.journal.events is not None:
                     self.journal.events.flush()  # what was logged up to a checkpoint is not lost with the process
-                self.journal.refuse_lost()
                 self.saver.save(state, is_best)
                 if is_due(step, self.save_every, self.max_steps):
                     self.saver.wait()

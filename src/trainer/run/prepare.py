@@ -85,7 +85,7 @@ def prepare(
         state.last[BEFORE] = before["loss"] if before is not None else math.nan
     run.observer.start_clock()
     with run.observer.off_the_clock():
-        computation = computed(training, run, features, is_alone)
+        computation = chosen(training, features, is_alone, run.journal.display.note)
     run.computed = "; ".join(computation.lines)
     run.observer.network = computation.network
     run.observer.train, run.observer.val = computation.train, computation.val
@@ -102,13 +102,8 @@ def prepare(
     return batches, computation
 
 
-def computed(training: Training, run: Opened, features: "Features | None", is_alone: bool) -> Computation:
-    """How the training is computed."""
-    return chosen(training, features, is_alone, run.journal.display.note)
-
-
 def chosen(training: Training, features: "Features | None", is_alone: bool, note: Callable[[str], None]) -> Computation:
-    """The same for a training that is written nowhere; `note` is told what takes its time."""
+    """How the training is computed; `note` is told what takes its time."""
     settings, work = training.parts.settings, training.work()
     if not settings.fast and not settings.compile:
         return ordinary(work)
