@@ -270,6 +270,8 @@ def words_of(experiment: str | None, sources: dict[str, tuple[str, ...]]) -> lis
         return []
     text = (CONFIGS / "experiment" / f"{experiment}.yaml").read_text()
     words = [f"experiment={experiment}"]
+    if "override /model: hf\n" in text:
+        pytest.importorskip("transformers")
     fetched = {data: where for data, where in sources.items() if data != "digits"}
     words += [word for data, where in fetched.items() if f"override /data: {data}\n" in text for word in where]
     return words + (["model.backbone.weights=null"] if "frozen_resnet" in text else [])
