@@ -32,7 +32,7 @@ from trainer.models.two_layer import TwoLayer
 from trainer.monitor import events, hparams
 from trainer.monitor.events import EventFile, cut, event_files, records
 from trainer.monitor.graph import model_graph
-from trainer.monitor.statistics import histogram
+from trainer.monitor.histograms import histogram
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
 

@@ -1,4 +1,4 @@
-"""Statistics from flat buffers equal plain torch in float64, tensor by tensor; histograms count what is there."""
+"""Statistics from flat buffers equal plain torch in float64, tensor by tensor."""
 
 import math
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.monitor import statistics
-from trainer.monitor.statistics import MOMENTS, Statistics, histogram, histograms, weight_statistics
+from trainer.monitor.statistics import MOMENTS, Statistics, weight_statistics
 
 SIZES = (1, 7, 5000, 8192, 100_003)
 
@@ -137,7 +137,6 @@ def test_buffers_are_only_read() -> None:
     data = buffers()
     before = [x.clone() for x in data]
     numbers_of(Statistics(names(), bounds()), *data)
-    histograms(data[0][0], bounds())
     for x, y in zip(data, before, strict=True):
         assert torch.equal(x, y)
 
@@ -157,38 +156,3 @@ def test_weight_statistics_equal_those_of_the_buffer() -> None:
     alone = weight_statistics(parameters)
     assert len(alone) == len(MOMENTS) * len(SIZES)
     assert alone == {tag: from_buffer[tag] for tag in alone}
-
-
-@pytest.mark.parametrize("scale", [1.0, 1e-30, 1e30])
-def test_histogram_counts_as_numpy_does(scale: float) -> None:
-    weights, gradients, _ = buffers(scale)
-    for buffer in (weights, gradients):
-        for found, a, b in zip(histograms(buffer[0], bounds()), bounds()[:-1], bounds()[1:], strict=True):
-            x = buffer[0, a:b].double().numpy()
-            assert found.num == len(x)
-            assert (found.min, found.max) == (x.min(), x.max())
-            assert found.sum == pytest.approx(x.sum(), rel=1e-6, abs=1e-6 * np.abs(x).sum())
-            assert found.sum_of_squares == pytest.approx((x * x).sum(), rel=1e-6)
-            assert (np.diff(found.limits) > 0).all()
-            assert found.limits[-1] > found.max
-            counts, _ = np.histogram(x, [-math.inf, *found.limits])
-            assert counts.tolist() == found.counts.tolist()
-
-
-def test_histogram_edges() -> None:
-    """Half octaves, the same on both sides of zero; an edge belongs to the bucket further from zero."""
-    found = histogram(torch.tensor([-3.0, -2.9, -0.0, 0.0, 0.75, 1.0, 1.49, 1.5]))
-    full = [(limit, count) for limit, count in zip(found.limits.tolist(), found.counts.tolist(), strict=True) if count]
-    smallest = 2.0**-127
-    assert full == [(-3.0, 1), (-2.0, 1), (smallest, 2), (1.0, 1), (1.5, 2), (2.0, 1)]
-
-
-def test_histogram_of_what_is_not_finite() -> None:
-    x = torch.tensor([1.0, math.nan, -math.inf, 2.0, math.inf, -1.0])
-    found = histogram(x)
-    assert (found.num, found.num_nonfinite) == (3, 3)
-    assert (found.min, found.max, found.sum) == (-1, 2, 2)
-    assert found.sum_of_squares == pytest.approx(6)
-    nothing = histogram(torch.full((4,), math.nan))
-    assert (nothing.num, nothing.num_nonfinite, nothing.min, nothing.max) == (0, 4, 0, 0)
-    assert histogram(torch.empty(0)).num == 0

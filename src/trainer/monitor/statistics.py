@@ -1,4 +1,4 @@
-"""From flat buffers to numbers: norms, means, spreads and histograms of every parameter, its gradient and its update.
+"""From flat buffers to numbers: norms, means and spreads of every parameter, its gradient and its update.
 
 A buffer holds all parameters end to end, a row per run; `bounds` says where each begins and the last ends. On the CPU
 the numbers are taken from numpy views, large segments one by one and small ones together. On a CUDA device each number
@@ -11,16 +11,12 @@ in float64, for finite values of any size that float32 holds, float16 and bfloat
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import cache
 from itertools import pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-
-from trainer.monitor.events import Histogram
 
 MOMENTS = ("norm", "mean", "std", "max", "zeros")
 
@@ -65,7 +61,7 @@ class Statistics:
         # Neither is there any more after it, and the ratio of the update needs both ends of it.
         self._keep("weights", weights)
         if _is_early(weights):
-            g, w = _readable(gradients).numpy(), _readable(weights).numpy()
+            g, w = as_read(gradients).numpy(), as_read(weights).numpy()
             self._moments = self._segments.moments(g), self._segments.moments(w)
             norms = self._moments[0][:, 0]  # which are finite where the numbers are
             self._num_nonfinite = [
@@ -83,14 +79,14 @@ class Statistics:
 
     def after(self, updated: Tensor) -> NDArray[np.float64]:
         """The numbers, now that the weights are these."""
-        weights = _readable(self._kept["weights"])
+        weights = as_read(self._kept["weights"])
         if _is_early(updated):
             of_gradients, of_weights = self._moments
-            update = _readable(updated).numpy() - weights.numpy()
+            update = as_read(updated).numpy() - weights.numpy()
             update_norms, num_nonfinite = self._segments.norms(update), np.array(self._num_nonfinite)
         else:
             of_gradients, of_weights, update_norms, num_nonfinite = _on_cuda(
-                weights, _readable(self._kept["gradients"]), _readable(updated), self.bounds
+                weights, as_read(self._kept["gradients"]), as_read(updated), self.bounds
             )
         weight_norms = of_weights[:, 0]
         with np.errstate(all="ignore"):
@@ -114,7 +110,7 @@ def _is_early(x: Tensor) -> bool:
     return not x.is_cuda
 
 
-def _readable(x: Tensor) -> Tensor:
+def as_read(x: Tensor) -> Tensor:
     """As and where it can be read: half precision as float32, and no device that lacks float64 (as MPS does)."""
     x = x.detach() if x.is_cuda else x.detach().cpu()
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
@@ -235,58 +231,6 @@ def weight_statistics(parameters: Mapping[str, Tensor]) -> dict[str, float]:
     """The `weight_<x>/<parameter>` numbers of parameters outside the buffers; of frozen ones, once is enough."""
     moments = {}
     for name, x in parameters.items():
-        row = _readable(x).cpu().reshape(1, -1).numpy()
+        row = as_read(x).cpu().reshape(1, -1).numpy()
         moments[name] = _Segments((0, row.size)).moments(row)[0, :, 0].tolist()
     return {f"weight_{moment}/{name}": moments[name][i] for i, moment in enumerate(MOMENTS) for name in parameters}
-
-
-def histograms(x: Tensor, bounds: Sequence[int]) -> list[Histogram]:
-    """A histogram of each segment of a flat buffer `[num_parameters]`, counted where the buffer lives.
-
-    Buckets are half octaves, as wide near a number as the number is large: their edges are 0 and, on both sides of it,
-    2**k and 1.5 * 2**k for all k that float32 has. The bucket of a number is then the top ten bits of its float32 form
-    (sign, exponent, first bit of the fraction), and counting is one `bincount`. What float32 cannot hold counts as
-    not finite.
-    """
-    x = _readable(x).float()
-    bits = (x + 0.0).view(torch.int32)  # -0 + 0 is 0: there is one bucket of zeros
-    bins = (bits >> _DROPPED_BITS) + _NUM_BINS // 2  # the shift keeps the sign: negative numbers first
-    rows = []
-    for a, b in pairwise(bounds):
-        segment = x[a:b]
-        low, high = torch.aminmax(segment) if b > a else (x.new_zeros(()), x.new_zeros(()))
-        norm = torch.linalg.vector_norm(segment, dtype=torch.float64)
-        numbers = torch.stack([low.double(), high.double(), segment.sum(dtype=torch.float64), norm.square()])
-        rows.append(torch.cat([torch.bincount(bins[a:b], minlength=_NUM_BINS).double(), numbers]))
-    table = torch.stack(rows).cpu().numpy()
-    return [_histogram(x[a:b], row) for (a, b), row in zip(pairwise(bounds), table, strict=True)]
-
-
-def histogram(x: Tensor) -> Histogram:
-    """A histogram of a tensor of any shape, as `histograms` makes them."""
-    return histograms(x.reshape(-1), (0, x.numel()))[0]
-
-
-_DROPPED_BITS = 22
-_NUM_BINS = 1 << (32 - _DROPPED_BITS)
-_NUM_FINITE = 510  # bins on each side of zero; the two after them hold infinities and NaNs
-
-
-@cache
-def _right_edges() -> NDArray[np.float64]:
-    """`[2 * _NUM_FINITE]`, ascending, of the buckets of negative numbers and of the others."""
-    edges = (np.arange(_NUM_FINITE + 1, dtype=np.uint32) << _DROPPED_BITS).view(np.float32).astype(np.float64)
-    edges[-1] = 2.0**128
-    return np.concatenate([-edges[-2::-1], edges[1:]])
-
-
-def _histogram(x: Tensor, row: NDArray[np.float64]) -> Histogram:
-    negative, positive = row[: _NUM_BINS // 2], row[_NUM_BINS // 2 : _NUM_BINS]
-    num_nonfinite = int(negative[_NUM_FINITE:].sum() + positive[_NUM_FINITE:].sum())
-    if num_nonfinite:  # rare, so that it may cost a second pass
-        return replace(histogram(x[x.isfinite()]), num_nonfinite=num_nonfinite)
-    counts = np.concatenate([negative[_NUM_FINITE - 1 :: -1], positive[:_NUM_FINITE]])
-    is_kept = counts > 0
-    is_kept[:-1] |= is_kept[1:]  # an empty bucket in front says where a full one begins
-    low, high, total, squares = (float(number) for number in row[_NUM_BINS:])
-    return Histogram(_right_edges()[is_kept], counts[is_kept], low, high, total, squares)

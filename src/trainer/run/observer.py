@@ -14,8 +14,9 @@ from trainer.finished.pruning import MedianRule
 from trainer.losses.function import Losses
 from trainer.monitor.activations import Activations
 from trainer.monitor.finding import Finding
+from trainer.monitor.histograms import histograms
 from trainer.monitor.journal import Journal
-from trainer.monitor.statistics import Statistics, histograms
+from trainer.monitor.statistics import Statistics
 from trainer.monitor.tags import shown_as
 from trainer.run.training import Training
 from trainer.run.validation import better, validated
