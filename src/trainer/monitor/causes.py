@@ -8,9 +8,10 @@ thresholds were chosen on the first set of `tests/diagnosis/sets.py`; the second
 import math
 from statistics import median
 
+from trainer.monitor.cures import attempt, better_start, calmer, lr_times
 from trainer.monitor.diagnosis import Rule
 from trainer.monitor.facts import LONG_STEPS
-from trainer.monitor.finding import Sighting, attempt
+from trainer.monitor.finding import Sighting
 from trainer.monitor.seen import ENDED, Seen
 from trainer.monitor.symptoms import LARGEST_UPDATE, SMALLEST_UPDATE
 from trainer.monitor.symptoms import RULES as SYMPTOMS
@@ -240,7 +241,7 @@ def units_start_equal(seen: Seen) -> Sighting | None:
         return None
     layers = seen.facts.equal_units
     meaning = "all units of the layer start with the same weights, and so stay alike for ever"
-    words = seen.better_start or ["weights that are drawn"]
+    words = better_start(seen.facts) or ["weights that are drawn"]
     return Sighting(", ".join(layers[:5]), {"layers": len(layers)} | _losses(seen), meaning, attempt(words))
 
 
@@ -253,7 +254,7 @@ def dead_units_from_the_start(seen: Seen) -> Sighting | None:
     if not dead or seen.num_records < 3:
         return None
     meaning = "no sample gets through its ReLUs from the first step on, so that nothing before it learns"
-    words = seen.better_start or ["biases of 0, and weights around 0"]
+    words = better_start(seen.facts) or ["biases of 0, and weights around 0"]
     return Sighting(", ".join(dead[:5]), {"layers": len(dead)} | _losses(seen), meaning, attempt(words))
 
 
@@ -281,7 +282,7 @@ def momentum_too_high(seen: Seen) -> Sighting | None:
         return None
     numbers = {"momentum": momentum, "first_update": first} | _sizes(seen)
     meaning = f"each step goes on for {1 / (1 - momentum):.0f} others, and they have thrown the weights about"
-    return Sighting(None, numbers, meaning, attempt(["optimizer.momentum=0.9", seen.lr_times(0.1)]))
+    return Sighting(None, numbers, meaning, attempt(["optimizer.momentum=0.9", lr_times(seen.facts, 0.1)]))
 
 
 def warm_up_missing(seen: Seen) -> Sighting | None:
@@ -295,7 +296,7 @@ def warm_up_missing(seen: Seen) -> Sighting | None:
         return None
     meaning = "a network with attention was given large steps at once, which it does not get over"
     return Sighting(
-        None, _sizes(seen) | _losses(seen), meaning, attempt(["scheduler=warmup_cosine", seen.lr_times(0.1)])
+        None, _sizes(seen) | _losses(seen), meaning, attempt(["scheduler=warmup_cosine", lr_times(seen.facts, 0.1)])
     )
 
 
@@ -382,7 +383,9 @@ def learning_rate_too_large(seen: Seen) -> Sighting | None:
         return None
     layer = seen.moved[0] if seen.moved is not None else None
     meaning = "steps are too large for the weights, and the loss stays high"
-    return Sighting(layer, _sizes(seen) | _losses(seen), meaning, attempt([seen.lr_times(0.1), *seen.calmer[1:]]))
+    return Sighting(
+        layer, _sizes(seen) | _losses(seen), meaning, attempt([lr_times(seen.facts, 0.1), *calmer(seen.facts)[1:]])
+    )
 
 
 def learning_rate_too_small(seen: Seen) -> Sighting | None:
@@ -396,7 +399,7 @@ def learning_rate_too_small(seen: Seen) -> Sighting | None:
     assert seen.moved is not None
     meaning = "a step changes the weights by less than 1e-4 of themselves, and the loss is still high"
     numbers = {f"update_ratio/{seen.moved[0]}": seen.moved[1], "train/loss": seen.loss}
-    return Sighting(seen.moved[0], numbers, meaning, attempt([seen.lr_times(10)]))
+    return Sighting(seen.moved[0], numbers, meaning, attempt([lr_times(seen.facts, 10)]))
 
 
 def too_few_samples(seen: Seen) -> Sighting | None:
@@ -434,7 +437,7 @@ def _sizes(seen: Seen) -> dict[str, float]:
 
 def _starts(seen: Seen) -> list[str]:
     """Smaller first weights."""
-    words = seen.better_start
+    words = better_start(seen.facts)
     if seen.facts.settings.get("model.init") == "normal":
         words.append(f"model.init_std={0.1 * seen.facts.number('model.init_std'):.2g}")
     return words or ["smaller first weights"]

@@ -11,8 +11,9 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
+from trainer.monitor.cures import attempt, calmer
 from trainer.monitor.facts import Facts
-from trainer.monitor.finding import Finding, Sighting, attempt
+from trainer.monitor.finding import Finding, Sighting
 from trainer.monitor.seen import SYMPTOMS, Seen
 
 # What may follow from something else that is wrong.
@@ -111,7 +112,7 @@ class Diagnosis:
             return []
         self._seen.reported.append(name)
         numbers = {"train/loss": self._seen.losses[-1]} if self._seen.losses else {}
-        self.told.append(Finding(name, step, None, numbers, OVERFLOWN, attempt(self._seen.calmer)))
+        self.told.append(Finding(name, step, None, numbers, OVERFLOWN, attempt(calmer(self._seen.facts))))
         causes = self.concluded(step)
         return [*causes, *(finding for finding in self.told if finding.rule == name)]
 
@@ -121,7 +122,7 @@ class Diagnosis:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers, words, lists and dicts."""
-        known = ("facts", "numbers", "is_over", "classes")
+        known = ("facts", "is_over", "classes")
         seen = {x.name: getattr(self._seen, x.name) for x in fields(Seen) if x.name not in known}
         findings = [finding.as_dict() for finding in self.told]
         return copy.deepcopy({"seen": seen, "streaks": self._streaks, "findings": findings})

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -102,12 +103,17 @@ class Facts:
         """The guesses of numbers that a loss comes near to early in a run that learns; classes have `chance`."""
         return {} if self.is_sum or self.chance else self.guess
 
-    @property
+    @cached_property
     def weights(self) -> list[str]:
         """The parameters of two dimensions or more: neither biases nor norms."""
         return [name for name, dims in self.parameters.items() if dims > 1]
 
-    @property
+    @cached_property
+    def gradient_tags(self) -> list[tuple[str, str]]:
+        """Of every parameter its layer, and the tag of its gradient's norm."""
+        return [(layer_of(name), f"grad_norm/{name}") for name in self.parameters]
+
+    @cached_property
     def biases(self) -> list[str]:
         """The parameters with a number per unit, but for those of the outputs: they go through no ReLU."""
         names = list(self.parameters)[:-1]

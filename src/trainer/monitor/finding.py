@@ -1,7 +1,6 @@
 """What the diagnosis says: which layer, which numbers, what that means, what to type."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -61,9 +60,3 @@ class Finding:
         """Plain values; what is not finite as a word, which JSON has no number for."""
         numbers = {name: x if math.isfinite(x) else str(x) for name, x in self.numbers.items()}
         return {**asdict(self), "numbers": numbers}
-
-
-def attempt(words: Sequence[str]) -> str:
-    """`Try a, b or c.`"""
-    *rest, last = words
-    return f"Try {', '.join(rest)} or {last}." if rest else f"Try {last}."

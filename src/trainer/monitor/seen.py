@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from trainer.monitor.facts import Facts, layer_of
+from trainer.monitor.facts import Facts
+from trainer.monitor.record import Record
 
-# A unit that works for one sample in ten is silent in a batch of 32 once in 30 times; smaller batches say too little.
-FEWEST_SAMPLES = 32
 FALLEN = 0.02  # by this share of where it began, or nobody can tell it from noise
 LEARNT = 0.5  # less than this share of where it began
 RECENT = 5  # records over which the training loss is averaged, as that of a single batch is noisy
@@ -20,10 +19,10 @@ SYMPTOMS = {"dead ReLUs", "saturated outputs", "exploding gradient", "first upda
 
 @dataclass
 class Seen:
-    """What has been observed so far; all but `facts`, `numbers` and what is known at the end goes into a checkpoint.
+    """What has been observed so far; all but `facts`, `record` and what is known at the end goes into a checkpoint.
 
     Args:
-        step, numbers: of this record.
+        step, record: the present one.
         num_records: those that had gradients.
         losses: the last training losses.
         first_loss: before the first update.
@@ -33,7 +32,7 @@ class Seen:
         train: the mean training loss before the last validation.
         best, best_step, best_train: the best validation loss, its step, and `train` there.
         reported: the rules that have been.
-        first_update: the ratio of the first update, see `update`.
+        first_update: that of the first update, see `Record.update`.
         moved: the layer and the ratio of the last update that was seen.
         first_weights, growth: the norm of all weights in the first record, and how often that it is now.
         largest_norm: of the last gradients, as the median of `norms`.
@@ -46,7 +45,6 @@ class Seen:
     """
 
     facts: Facts
-    numbers: Mapping[str, float] = field(default_factory=dict)
     step: int = 0
     num_records: int = 0
     losses: list[float] = field(default_factory=list)
@@ -74,8 +72,15 @@ class Seen:
     is_over: bool = False
     classes: Sequence[Mapping[str, Any]] = ()
 
+    def __post_init__(self) -> None:
+        self.record = Record(self.facts, self.step)
+
+    @property
+    def numbers(self) -> Mapping[str, float]:
+        return self.record.numbers
+
     def add(self, step: int, numbers: Mapping[str, float]) -> None:
-        self.step, self.numbers = step, numbers
+        self.step, self.record = step, Record(self.facts, step, numbers)
         if "train/loss" in numbers:
             loss = numbers["train/loss"]
             self.losses = [*self.losses, loss][-RECENT:]
@@ -83,7 +88,7 @@ class Seen:
             if step == 1:
                 self.first_loss = loss
         if "grad_norm" in numbers:
-            norms = self.gradients
+            norms = self.record.gradients
             candidates = self.silent if self.num_records else list(norms)
             self.silent = [layer for layer in candidates if norms.get(layer) == 0]
             self.num_records += 1
@@ -103,10 +108,10 @@ class Seen:
         weights = math.hypot(*(numbers.get(f"weight_norm/{name}", 0.0) for name in self.facts.weights))
         if self.first_weights is None:
             self.first_weights = weights
-            self.first_update = self.update[1] if self.update is not None else None
-        self.moved = self.update
+            self.first_update = None if self.record.update is None else self.record.update[1]
+        self.moved = self.record.update
         self.growth = weights / self.first_weights if self.first_weights else None
-        rate = max((x for tag, x in numbers.items() if tag.partition("/")[0] == "lr"), default=0.0)
+        rate = self.record.lr or 0.0
         self.top_rate = max(self.top_rate, rate)
         if rate >= ENDED * self.top_rate:
             self.ended = 0
@@ -189,56 +194,6 @@ class Seen:
         return guess is not None and self.best is not None and self.best > guess * (1 - FALLEN)
 
     @property
-    def gradients(self) -> dict[str, float]:
-        """The norm of every layer's gradient, in the model's order."""
-        parts: dict[str, list[float]] = {}
-        for name in self.facts.parameters:
-            if f"grad_norm/{name}" in self.numbers:
-                parts.setdefault(layer_of(name), []).append(self.numbers[f"grad_norm/{name}"])
-        return {layer: math.hypot(*norms) for layer, norms in parts.items()}
-
-    @property
-    def update(self) -> tuple[str, float] | None:
-        """The median of |update| / |weights| and its layer; without biases, which start near zero."""
-        ratios = [(self.numbers.get(f"update_ratio/{name}", math.nan), name) for name in self.facts.weights]
-        ratios = sorted((ratio, name) for ratio, name in ratios if math.isfinite(ratio))
-        if not ratios:
-            return None
-        ratio, name = ratios[len(ratios) // 2]
-        return layer_of(name), ratio
-
-    @property
     def silent_units(self) -> dict[str, float]:
-        """By layer the share of biases whose gradient is exactly zero, of those that ever had one.
-
-        Such a bias belongs to a unit that no sample's gradient passed.
-        """
-        if self.facts.samples(self.step) < FEWEST_SAMPLES:
-            return {}
-        shares = {layer_of(name): self.numbers.get(f"grad_zeros/{name}", 0.0) for name in self.facts.biases}
-        return {layer: share for layer, share in shares.items() if layer not in self.silent}
-
-    @property
-    def largest_lr(self) -> tuple[str, float] | None:
-        """The key that sets it, and the largest learning rate that there will be; None for an optimizer without."""
-        rates = {key: self.facts.number(key) for key in ("scheduler.max_lr", "optimizer.lr")}
-        return next(((key, lr) for key, lr in rates.items() if lr > 0), None)
-
-    def lr_times(self, factor: float) -> str:
-        """`optimizer.lr=0.01`: the present one times a factor."""
-        if self.largest_lr is None:
-            return f"a {'smaller' if factor < 1 else 'larger'} learning rate"
-        key, lr = self.largest_lr
-        return f"{key}={lr * factor:.2g}"
-
-    @property
-    def calmer(self) -> list[str]:
-        """Smaller updates."""
-        is_clipped = self.facts.settings.get("gradient.clip_norm", 1) is not None
-        return [self.lr_times(0.1), *([] if is_clipped else ["gradient.clip_norm=1"])]
-
-    @property
-    def better_start(self) -> list[str]:
-        """Another way for the weights to start, unless they were trained before."""
-        scheme = self.facts.settings.get("model.init", "kaiming")
-        return [] if self.facts.is_pretrained or scheme == "kaiming" else ["model.init=kaiming"]
+        """By layer the share of biases without a gradient in this record, of layers that ever had one."""
+        return {layer: share for layer, share in self.record.silent_units.items() if layer not in self.silent}

@@ -6,10 +6,12 @@ with room to spare, and runs that were made ill do not (`tests/monitor/test_diag
 
 import math
 
+from trainer.monitor.cures import attempt, better_start, calmer, largest_lr, lr_times
 from trainer.monitor.diagnosis import OVERFLOWN, Rule
 from trainer.monitor.facts import LONG_SHARE, layer_of
-from trainer.monitor.finding import Sighting, attempt
-from trainer.monitor.seen import FALLEN, FEWEST_SAMPLES, LEARNT, RECENT, Seen
+from trainer.monitor.finding import Sighting
+from trainer.monitor.record import FEWEST_SAMPLES
+from trainer.monitor.seen import FALLEN, LEARNT, RECENT, Seen
 
 VANISHED = 1e-4  # the first layers' gradient over the last one's
 EXPLODED, STILL_PULLS = 100.0, 0.1  # the gradient over the first one
@@ -34,7 +36,7 @@ def loss_far_from_chance(seen: Seen) -> Sighting | None:
         loss = seen.numbers.get(tag, chance)
         numbers = {tag: loss, "chance": chance}
         if loss > VERY_FAR_FROM_CHANCE * chance:
-            words = seen.better_start
+            words = better_start(seen.facts)
             if seen.facts.settings.get("model.init") == "normal":
                 words.append(f"model.init_std={0.1 * seen.facts.number('model.init_std'):.2g}")
             if seen.facts.settings.get("data.normalize") is False:
@@ -79,7 +81,7 @@ def vanishing_gradient(seen: Seen) -> Sighting | None:
     "Understanding the difficulty of training deep feedforward neural networks" (AISTATS 2010), section 4.
     """
     weighted = {layer_of(name) for name in seen.facts.weights}
-    norms = [(layer, norm) for layer, norm in seen.gradients.items() if layer in weighted]
+    norms = [(layer, norm) for layer, norm in seen.record.gradients.items() if layer in weighted]
     if len(norms) < 2:
         return None
     first, norm = max(norms[: max(1, len(norms) // 4)], key=lambda x: x[1])
@@ -88,7 +90,11 @@ def vanishing_gradient(seen: Seen) -> Sighting | None:
         return None
     numbers = {f"grad_norm/{first}": norm, f"grad_norm/{last}": last_norm}
     meaning = "next to nothing arrives at the first layers, they do not learn"
-    words = [*seen.better_start, "norm layers between", *([] if seen.facts.has_relus else ["ReLUs for sigmoids"])]
+    words = [
+        *better_start(seen.facts),
+        "norm layers between",
+        *([] if seen.facts.has_relus else ["ReLUs for sigmoids"]),
+    ]
     return Sighting(first, numbers, meaning, attempt(words))
 
 
@@ -101,15 +107,15 @@ def exploding_gradient(seen: Seen) -> Sighting | None:
     loss, norm = seen.numbers["train/loss"], seen.numbers.get("grad_norm", 0.0)
     numbers = {"train/loss": loss, "grad_norm": norm}
     if seen.numbers.get("nonfinite_gradients", 0) and not seen.facts.is_scaled:
-        return Sighting(None, numbers, OVERFLOWN, attempt(seen.calmer))
+        return Sighting(None, numbers, OVERFLOWN, attempt(calmer(seen.facts)))
     if seen.first_grad_norm is None or seen.first_loss is None:
         return None
     if loss <= seen.first_loss + abs(seen.first_loss) or norm <= EXPLODED * seen.first_grad_norm:
         return None
     numbers |= {"first_loss": seen.first_loss, "first_grad_norm": seen.first_grad_norm}
-    worst = max(seen.gradients.items(), key=lambda x: x[1], default=(None, norm))[0]
+    worst = max(seen.record.gradients.items(), key=lambda x: x[1], default=(None, norm))[0]
     meaning = "every update overshoots, and the next gradient is larger for it"
-    return Sighting(worst, numbers, meaning, attempt(seen.calmer))
+    return Sighting(worst, numbers, meaning, attempt(calmer(seen.facts)))
 
 
 def learning_rate_too_small(seen: Seen) -> Sighting | None:
@@ -120,10 +126,10 @@ def learning_rate_too_small(seen: Seen) -> Sighting | None:
 
     Source: A. Karpathy, CS231n, "Neural Networks Part 3", "Ratio of weights:updates" (should be about 1e-3).
     """
-    if seen.has_learnt or (update := seen.update) is None or not 0 < update[1] < SMALLEST_UPDATE:
+    if seen.has_learnt or (update := seen.record.update) is None or not 0 < update[1] < SMALLEST_UPDATE:
         return None
-    lr = max((x for tag, x in seen.numbers.items() if tag.partition("/")[0] == "lr"), default=math.inf)
-    if seen.largest_lr is not None and lr < seen.largest_lr[1] / 2:  # held down
+    largest, lr = largest_lr(seen.facts), seen.record.lr
+    if largest is not None and lr is not None and lr < largest[1] / 2:  # held down
         return None
     if seen.numbers.get("grad_norm", 0.0) < STILL_PULLS * (seen.first_grad_norm or 0.0):
         return None
@@ -131,7 +137,7 @@ def learning_rate_too_small(seen: Seen) -> Sighting | None:
         return None  # then the gradient is what is too small
     numbers = {f"update_ratio/{update[0]}": update[1], "train/loss": seen.loss}
     meaning = "a step changes the weights by less than 1e-4 of themselves, and the loss is still high"
-    return Sighting(update[0], numbers, meaning, attempt([seen.lr_times(10)]))
+    return Sighting(update[0], numbers, meaning, attempt([lr_times(seen.facts, 10)]))
 
 
 def first_update_too_large(seen: Seen) -> Sighting | None:
@@ -141,11 +147,11 @@ def first_update_too_large(seen: Seen) -> Sighting | None:
 
     Source: as for `learning_rate_too_large`; D. Kingma, J. Ba, "Adam" (ICLR 2015), section 2.1 (the size of a step).
     """
-    if seen.step != 1 or seen.update is None or seen.update[1] <= 1:
+    if seen.step != 1 or seen.record.update is None or seen.record.update[1] <= 1:
         return None
-    layer, ratio = seen.update
+    layer, ratio = seen.record.update
     meaning = "the first step was larger than the weights themselves, so that their initialisation is lost"
-    return Sighting(layer, {f"update_ratio/{layer}": ratio}, meaning, attempt([seen.lr_times(0.1)]))
+    return Sighting(layer, {f"update_ratio/{layer}": ratio}, meaning, attempt([lr_times(seen.facts, 0.1)]))
 
 
 def dead_relus(seen: Seen) -> Sighting | None:
@@ -174,7 +180,9 @@ def dead_relus(seen: Seen) -> Sighting | None:
     worst = max(reversed(dead.items()), key=lambda x: x[1])[0]
     numbers = {f"dead_units/{layer}": share for layer, share in list(dead.items())[-5:]}
     meaning = "most of its units get no gradient from any sample and learn nothing any more"
-    return Sighting(worst, numbers, meaning, attempt([seen.lr_times(0.1), *seen.better_start, "torch.nn.LeakyReLU"]))
+    return Sighting(
+        worst, numbers, meaning, attempt([lr_times(seen.facts, 0.1), *better_start(seen.facts), "torch.nn.LeakyReLU"])
+    )
 
 
 def saturated_outputs(seen: Seen) -> Sighting | None:
@@ -189,7 +197,7 @@ def saturated_outputs(seen: Seen) -> Sighting | None:
     if seen.has_learnt or "grad_norm" not in seen.numbers:
         return None
     meaning = "its outputs are at the flat ends of their function, where no gradient passes"
-    words = [seen.lr_times(0.1), *seen.better_start]
+    words = [lr_times(seen.facts, 0.1), *better_start(seen.facts)]
     if seen.facts.gives == "probabilities":
         words.append("logits in place of probabilities, with the loss that takes them")
     shares = {tag.partition("/")[2]: share for tag, share in seen.numbers.items() if tag.startswith("saturated_units/")}
@@ -206,7 +214,7 @@ def saturated_outputs(seen: Seen) -> Sighting | None:
         return None
     weight, loss = seen.facts.weights[-1], seen.numbers["train/loss"]
     last = layer_of(weight)
-    norm = seen.gradients.get(last, math.nan)
+    norm = seen.record.gradients.get(last, math.nan)
     if not norm * seen.numbers.get(f"weight_norm/{weight}", math.nan) < NO_PULL * abs(loss):
         return None
     return Sighting(last, {f"grad_norm/{last}": norm, "train/loss": loss}, meaning, attempt(words))
@@ -232,11 +240,11 @@ def loss_not_falling(seen: Seen) -> Sighting | None:
     if causes := [rule for rule in seen.reported if rule in CAUSES]:
         advice = f"What was found before may be why: {', '.join(causes)}."
     else:
-        ratio = seen.update[1] if seen.update is not None else math.nan
+        ratio = seen.record.update[1] if seen.record.update is not None else math.nan
         has_risen = first is not None and loss > first + LEARNT * abs(first)
-        larger = [] if ratio > LARGEST_UPDATE or has_risen else [seen.lr_times(10)]
-        smaller = [] if ratio < 10 * SMALLEST_UPDATE and not has_risen else [seen.lr_times(0.1)]
-        advice = f"{attempt([*larger, *smaller, *seen.better_start])} train remedy tries them."
+        larger = [] if ratio > LARGEST_UPDATE or has_risen else [lr_times(seen.facts, 10)]
+        smaller = [] if ratio < 10 * SMALLEST_UPDATE and not has_risen else [lr_times(seen.facts, 0.1)]
+        advice = f"{attempt([*larger, *smaller, *better_start(seen.facts)])} train remedy tries them."
     return Sighting(None, numbers, meaning, advice)
 
 
