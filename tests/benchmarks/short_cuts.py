@@ -10,6 +10,7 @@ import statistics
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 
 from processes import HERE, Failed, seconds_per_step
@@ -58,7 +59,15 @@ SHORT_CUTS: dict[str, Callable[[], None]] = {
     "products": without_products,
     "heap": without_heap,
 }
-MEASURED = ("two_layer", "digits", "lenet")
+LARGE_BATCHES = replace(
+    WORKS["lenet"],
+    name="lenet_256",
+    title="LeNet, batch 256",
+    words=(*WORKS["lenet"].words, "batch_size=256"),
+    batch_size=256,
+    num_steps=150,
+)
+MEASURED = {work.name: work for work in (*WORKS.values(), LARGE_BATCHES)}
 
 
 def main() -> int:
@@ -70,8 +79,7 @@ def main() -> int:
     arguments = parser.parse_args()
     print("| work, 1 thread | " + " | ".join(f"without {name}" for name in SHORT_CUTS) + " |")
     print("|---|" + "---|" * len(SHORT_CUTS))
-    for name in MEASURED if arguments.only is None else (arguments.only,):
-        work = WORKS[name]
+    for work in MEASURED.values() if arguments.only is None else (MEASURED[arguments.only],):
         measure = partial(seconds_per_step, (*work.words, "monitor=off"), work.num_steps, WARM_UP, 1)
         ratios: dict[str, list[float]] = {short_cut: [] for short_cut in SHORT_CUTS}
         for _ in range(arguments.rounds):
@@ -81,7 +89,7 @@ def main() -> int:
                 try:
                     found.append(measure(command=command) / whole)
                 except Failed as error:
-                    print(f"{name} without {short_cut}: {error}", file=sys.stderr)
+                    print(f"{work.name} without {short_cut}: {error}", file=sys.stderr)
         cells = (f"{statistics.median(r):.2f} ({min(r):.2f}..{max(r):.2f})" if r else "failed" for r in ratios.values())
         print(f"| {work.title} | {' | '.join(cells)} |", flush=True)
     return 0
