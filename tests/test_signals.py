@@ -1,13 +1,11 @@
 """SIGINT, SIGTERM and SIGHUP: at once where nothing can be lost, and after the step where a run would be."""
 
-import fcntl
 import json
 import os
 import shlex
 import signal
 import subprocess
 import sys
-import termios
 import time
 from pathlib import Path
 from typing import Any
@@ -181,6 +179,8 @@ def test_a_second_ctrl_c_says_what_is_saved_and_how_to_continue(tmp_path: Path) 
 
 def test_a_run_whose_terminal_is_closed_is_saved(tmp_path: Path) -> None:
     """What is printed from then on goes nowhere, and is an error where a terminal was."""
+    fcntl = pytest.importorskip("fcntl")
+    termios = pytest.importorskip("termios")
     ours, theirs = os.openpty()
 
     def take_terminal() -> None:

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import os
-import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +67,7 @@ def test_the_version_is_ours(capsys: Any) -> None:
 
 def test_on_a_terminal_a_page_is_drawn(tmp_path: Path) -> None:
     """Headings and tables instead of Markdown's signs; no pictures."""
+    pty = pytest.importorskip("pty")
     leader, follower = pty.openpty()
     env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "90"}
     done = subprocess.Popen([sys.executable, "-m", "trainer", "help", "tensorboard"], stdout=follower, env=env)

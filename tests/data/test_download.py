@@ -4,7 +4,6 @@ import contextlib
 import gzip
 import hashlib
 import os
-import pty
 import socket
 import stat
 import subprocess
@@ -381,6 +380,7 @@ def test_the_bar_is_for_terminals_alone(
     fetch([f"{server.url}/file"], tmp_path / "file", MD5, max_bytes=10**6)
     assert capfd.readouterr() == ("", "")
 
+    pty = pytest.importorskip("pty")
     screen, terminal = pty.openpty()
     monkeypatch.setenv("TERM", "xterm")
     with open(terminal, "w") as stderr:

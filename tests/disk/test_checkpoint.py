@@ -3,7 +3,6 @@
 import os
 import pickle
 import re
-import resource
 import subprocess
 import sys
 import threading
@@ -337,6 +336,7 @@ class TestSavingBeside:
 
     @pytest.mark.parametrize("limit", [0, 100, 1000])
     def test_a_limit_on_the_size_of_files_leaves_the_last_one_whole(self, tmp_path, limit):
+        resource = pytest.importorskip("resource")
         checkpoints = Checkpoints(tmp_path, keep=1)
         checkpoints.save(state(1))
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -4,7 +4,6 @@ import contextlib
 import io
 import math
 import os
-import pty
 import re
 import subprocess
 import sys
@@ -357,6 +356,7 @@ def test_on_a_real_terminal() -> None:
         display.stop([("test/accuracy", "0.9812")])
     """
     for terminal, is_panel in (("xterm", True), ("dumb", False)):
+        pty = pytest.importorskip("pty")
         main, other = pty.openpty()
         env = environment(TERM=terminal, PYTHONIOENCODING="utf-8", COLUMNS="80", LINES="24")
         with subprocess.Popen([sys.executable, "-c", program], stdout=other, stderr=other, env=env) as process:
@@ -379,6 +379,7 @@ def test_on_a_real_terminal() -> None:
 def test_the_curve_of_a_run_that_goes_on_begins_with_what_was_before(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "trainer", "model=two_layer", "name=run", "monitor=off", "monitor.every=10"]
     subprocess.run([*words, "max_steps=60"], cwd=tmp_path, env=environment(), check=True, capture_output=True)
+    pty = pytest.importorskip("pty")
     main, other = pty.openpty()
     env = environment(TERM="xterm", PYTHONIOENCODING="utf-8", COLUMNS="80", LINES="24")
     with subprocess.Popen([*words, "max_steps=90"], cwd=tmp_path, stdout=other, stderr=other, env=env):

@@ -3,7 +3,6 @@
 import io
 import math
 import os
-import resource
 import subprocess
 import sys
 import threading
@@ -150,6 +149,7 @@ def test_the_caller_does_not_wait_for_a_slow_disk(tmp_path: Path, monkeypatch: p
 
 def test_a_full_disk_is_reported_once(tmp_path: Path) -> None:
     """A limit on the size of files stands in for the disk: it refuses the same way, in the middle of a record."""
+    resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     file = EventFile(tmp_path)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -50,6 +49,8 @@ class Process:
     def __post_init__(self) -> None:
         def limit() -> None:
             if self.max_file_size is not None:
+                import resource
+
                 resource.setrlimit(resource.RLIMIT_FSIZE, (self.max_file_size, resource.RLIM_INFINITY))
 
         self.process = subprocess.Popen(

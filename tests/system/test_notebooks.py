@@ -1,7 +1,6 @@
 """Started from a cell of a notebook, a run prints lines, though it is given a terminal; interrupting the cell saves."""
 
 import os
-import pty
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ QUICK = ("model=two_layer", "data.limit=60", "max_steps=3", "console.every=1", "
 
 def seen(folder: Path, **environment: str) -> str:
     """What a terminal of its own shows of a run."""
+    pty = pytest.importorskip("pty")
     ours, theirs = pty.openpty()
     env = {**os.environ, "TERM": "xterm-color", "FORCE_COLOR": "1", **environment}
     with subprocess.Popen(
