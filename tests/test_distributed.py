@@ -99,6 +99,7 @@ def test_a_signal_to_one_rank_stops_both_at_the_same_step_and_they_go_on_exactly
     assert "it was trained by 2 processes, not 1" in alone.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_where_one_dies_the_other_ends(rank: int, tmp_path: Path) -> None:
     processes = ranks(tmp_path, "max_steps=100000", "model=two_layer", "name=two", "monitor=off")
@@ -138,6 +139,7 @@ def is_alive(process: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_what_the_ranks_do_not_agree_on_is_said_once_and_nothing_is_written(tmp_path: Path) -> None:
     both = ended(ranks(tmp_path, "max_steps=5", differing=("optimizer.lr=0.5",)))
     assert [code for code, _, _ in both] == [2, 2]
@@ -149,6 +151,7 @@ def test_what_the_ranks_do_not_agree_on_is_said_once_and_nothing_is_written(tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_batches_that_leave_a_rank_without_a_sample_are_refused(tmp_path: Path) -> None:
     both = ended(ranks(tmp_path, "batch_size=3"))  # 1,258 = 419 * 3 + 1
     assert [code for code, _, _ in both] == [2, 2]

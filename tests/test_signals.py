@@ -177,6 +177,7 @@ def test_a_second_ctrl_c_says_what_is_saved_and_how_to_continue(tmp_path: Path) 
     assert status(tmp_path, "it") == "finished"
 
 
+@pytest.mark.slow
 def test_a_run_whose_terminal_is_closed_is_saved(tmp_path: Path) -> None:
     """What is printed from then on goes nowhere, and is an error where a terminal was."""
     fcntl = pytest.importorskip("fcntl")
@@ -194,6 +195,7 @@ def test_a_run_whose_terminal_is_closed_is_saved(tmp_path: Path) -> None:
     assert status(tmp_path, "it") == "interrupted"
 
 
+@pytest.mark.slow
 def test_under_nohup_it_trains_on(tmp_path: Path) -> None:
     with started(tmp_path, "name=it", "monitor.every=10", runs=("it",), before=("nohup",)) as run:
         os.killpg(run.pid, signal.SIGHUP)
@@ -204,6 +206,7 @@ def test_under_nohup_it_trains_on(tmp_path: Path) -> None:
     assert run.returncode == 143
 
 
+@pytest.mark.slow
 def test_a_sweep_whose_connection_is_lost_is_saved_and_goes_on(tmp_path: Path) -> None:
     """The signal is for all: the sweep, its jobs and the server that they are forked from."""
     words = ("--multirun", "seed=0,1", "sweep.jobs=2", "sweep.stack=never", "monitor.every=10", "name=s")

@@ -61,6 +61,7 @@ def test_quotes_change_nothing(text: str) -> None:
     assert read(f"x={quoted(text)}") == text
 
 
+@pytest.mark.slow
 @given(VALUES.filter(without_references))
 def test_every_value_reads_back_as_it_was(value: Any) -> None:
     assert read(f"x={written(value)}") == value
@@ -258,6 +259,7 @@ def test_commas_of_a_path_are_no_sweep_and_those_between_paths_are(train: Train)
     assert for_hydra("data.path=a.csv,b.csv", is_sweep=True) == 'data.path="a.csv","b.csv"'
 
 
+@pytest.mark.slow
 def test_the_line_ends_of_windows(tmp_path: Path) -> None:
     (tmp_path / "go.sh").write_bytes(
         f"{sys.executable} -m trainer {' '.join(QUICK)} name=one\r\n{sys.executable} -m trainer show one\r\n".encode()

@@ -753,6 +753,7 @@ PLACES: dict[str, tuple[str, dict[str, str], int, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists() or not Path("/proc").exists(), reason="Linux has these")
 @pytest.mark.parametrize("place", PLACES)
 def test_a_place_that_is_not_made_for_it(place: str, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ def test_the_same_as_a_process(command: Command, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_with_3(command: Command, tmp_path: Path) -> None:
     done = command(
         "model=two_layer", "optimizer=sgd", "optimizer.lr=1e9", "loss=mse", "monitor.every=1", "name=diverged"
@@ -37,6 +38,7 @@ def test_a_loss_that_is_not_finite_ends_with_3(command: Command, tmp_path: Path)
     assert json.loads((tmp_path / "runs/diverged/result.json").read_text())["status"] == "stopped"
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_finite_are_not_saved_by_ctrl_c(command: Command, tmp_path: Path) -> None:
     """A finite loss whose slope is not, and a signal in the same step, before any validation could notice."""
     (tmp_path / "root.py").write_text(
@@ -126,6 +128,7 @@ def load(n=30):
     assert "Traceback" not in kind.stderr
 
 
+@pytest.mark.slow
 def test_an_own_config_folder(command: Command, tmp_path: Path) -> None:
     (tmp_path / "conf/model").mkdir(parents=True)
     (tmp_path / "conf/model/tiny.yaml").write_text(

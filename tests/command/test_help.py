@@ -102,6 +102,7 @@ def test_what_needs_no_torch_imports_none(words: list[str], tmp_path: Path) -> N
     assert done.stdout.splitlines()[-1] == "False False", done.stderr
 
 
+@pytest.mark.slow
 def test_data_and_samples_have_a_short_name() -> None:
     """And asking for them is what imports torch."""
     code = (

@@ -509,6 +509,7 @@ def test_trust_in_an_experiment_is_refused_and_what_is_typed_counts(train, call,
     assert marker.exists()
 
 
+@pytest.mark.slow
 def test_nor_does_it_count_in_a_sweep(train, command, call, marker):
     """Whose jobs are built, one of each kind, before the first is run."""
     Path("conf/experiment").mkdir(parents=True)
@@ -819,6 +820,7 @@ with socket.socket() as asked:
 """
 
 
+@pytest.mark.slow
 def test_a_run_opens_no_connection():
     """The default command, with all that it draws for TensorBoard."""
     environment = {**os.environ, "HYDRA_FULL_ERROR": "1", "OMP_NUM_THREADS": "1"}

@@ -112,6 +112,7 @@ def arm(folder: Path, names: tuple[str, ...], marker: Path) -> None:
         path.write_text(f"open({str(marker)!r}, 'a').write(__name__ + ' ')\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [SMALL, SWEEP], ids=["a run", "a sweep"])
 def test_no_module_of_the_folder_is_imported(words: tuple[str, ...], theirs: Path, marker: Path, typed: Typed) -> None:
     arm(theirs, NAMES, marker)
@@ -123,6 +124,7 @@ def test_no_module_of_the_folder_is_imported(words: tuple[str, ...], theirs: Pat
     assert not marker.exists(), marker.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [SMALL, SWEEP], ids=["a run", "a sweep"])
 def test_python_m_searches_it_no_longer_than_python_itself_does(
     words: tuple[str, ...], theirs: Path, marker: Path, typed: Typed
@@ -138,6 +140,7 @@ def test_python_m_searches_it_no_longer_than_python_itself_does(
     assert not marker.exists(), marker.read_text()
 
 
+@pytest.mark.slow
 def test_a_sweep_of_ones_own_classes_finds_them_here(theirs: Path, typed: Typed) -> None:
     """And what they start is not told where to search."""
     code = "import os\nfrom trainer.models.two_layer import TwoLayer as Net\nprint(os.environ.get('PYTHONSAFEPATH'))\n"

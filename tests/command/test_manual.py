@@ -200,9 +200,13 @@ def composed(words: list[str]) -> None:
 LONG = ("after", "choices", "why")
 
 
-@pytest.mark.parametrize(
-    "page", [pytest.param(page, marks=pytest.mark.long) if page in LONG else page for page in PAGES]
-)
+def marked(page: str) -> Any:
+    """Of a page; the README's commands are typed in every suite."""
+    marks = pytest.mark.long if page in LONG else () if page == "README" else pytest.mark.slow
+    return pytest.param(page, marks=marks)
+
+
+@pytest.mark.parametrize("page", [marked(page) for page in PAGES])
 def test_every_command_of_a_page_works(page: str, here: Path, tensorboard: Serve) -> None:
     found = list(blocks(PAGES[page]))
     for block in found:

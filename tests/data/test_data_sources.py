@@ -1049,6 +1049,7 @@ def test_damaged_image_is_named(tmp_path: Path) -> None:
     says(one, "grey levels of 32 bits", path=tmp_path / "floats.tif")
 
 
+@pytest.mark.slow
 def test_a_worker_s_damaged_image_is_one_line_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also that the split reaches a process started afresh, and that what it sends back is right."""
     for i in range(4):

@@ -123,6 +123,7 @@ class TestHanging:
         os.mkfifo(files.paths[7])  # to open one would wait for a writer
         assert "is not a whole image (It is no plain file)" in refused(read(files, BATCHES, 5, 2))
 
+    @pytest.mark.slow
     def test_a_worker_that_is_stopped_ends_the_wait_and_is_gone(self, files):
         batches = read(files, cycle(BATCHES), 5, 2)
         next(batches), next(batches)  # both have begun: one that has not is waited for much longer
@@ -184,6 +185,7 @@ def test_too_little_memory_is_one_line(files):
     assert message.endswith(" Type data.num_workers=0, or a smaller batch_size.")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_ctrl_c_and_sigterm_for_all_processes_stop_no_worker(files, method, monkeypatch):
     monkeypatch.setattr(workers, "CONTEXT", multiprocessing.get_context(method))

@@ -141,6 +141,7 @@ def test_what_others_are_kept_from_is_made_so_whatever_the_umask(tmp_path: Path)
     ]
 
 
+@pytest.mark.slow
 def test_a_training_computes_its_features_itself(
     train: Callable[..., dict[str, Any]],
     tmp_path: Path,

@@ -113,6 +113,7 @@ def test_a_compiled_run_goes_on_exactly(case: str, train: Callable[..., Any], ca
     assert records("broken") == records("unbroken")
 
 
+@pytest.mark.slow
 def test_what_cannot_be_compiled_runs_uncompiled(train: Callable[..., Any], capsys: Any) -> None:
     words = (*BASE, *TWO_LAYER, "model.gradient=numpy")
     train(*words, "name=plain")

@@ -98,6 +98,7 @@ def assert_same_runs(one: str, other: str, step: int = 12) -> None:
 
 
 class TestSameAsRecomputed:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "words",
         [
@@ -117,6 +118,7 @@ class TestSameAsRecomputed:
         assert_same(once, always)
         assert num_once < 3 * 40 + 20 < sum(sizes)
 
+    @pytest.mark.slow
     def test_all_that_is_shown_and_written(self, train: Train) -> None:
         train(*WORDS, "name=once")
         train(*WORDS, "name=always", "fast=false")
@@ -133,6 +135,7 @@ class TestSameAsRecomputed:
             if name.parts[0] == "projector":
                 assert files[0][name].read_bytes() == files[1][name].read_bytes()
 
+    @pytest.mark.slow
     def test_images_on_disk(self, train: Train, sources: dict[str, tuple[str, ...]], sizes: list[int]) -> None:
         words = (*MODEL, "data=image_folder", *sources["image_folder"], "batch_size=5", "max_steps=9", "optimizer=sgd")
         train(*words, "name=once")
@@ -143,6 +146,7 @@ class TestSameAsRecomputed:
         train(*words, "name=again")
         assert max(sizes) <= 2  # all but the looks at two samples
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("second", ["fast=true", "fast=false"])
     def test_going_on_the_other_way(self, second: str, train: Train) -> None:
         first = "fast=false" if second == "fast=true" else "fast=true"
@@ -152,6 +156,7 @@ class TestSameAsRecomputed:
         train(*words, second, "max_steps=12")
         assert_same_runs("unbroken", "broken")
 
+    @pytest.mark.slow
     def test_bfloat16_differs_by_its_rounding(self, train: Train) -> None:
         words = (*WORDS, "precision=bfloat16", "model.image_size=32", "monitor=off")
         train(*words, "name=once")
@@ -173,6 +178,7 @@ class TestSameAsRecomputed:
 
 
 class TestOnlyWhereItIsTheSame:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "words",
         [
@@ -191,6 +197,7 @@ class TestOnlyWhereItIsTheSame:
         # The last batch of an epoch has 8 samples, and no other has: once for each epoch.
         assert sizes.count(8) == steps // 3
 
+    @pytest.mark.slow
     def test_one_epoch_takes_what_is_there(self, train: Train, sizes: list[int]) -> None:
         train(*WORDS)
         sizes.clear()
@@ -269,6 +276,7 @@ class TestOnDisk:
         train(*WORDS, "name=third", "monitor=off")
         assert_same_runs("first", "third")
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "word",
         [
@@ -286,6 +294,7 @@ class TestOnDisk:
         train(*WORDS, "monitor=off", word)
         assert len(set(kept.glob("*.pt")) - before) == 3
 
+    @pytest.mark.slow
     def test_other_samples_have_another_name(self, train: Train, kept: Path) -> None:
         train(*WORDS, "monitor=off", "data.limit=39", "batch_size=13")
         train(*WORDS, "monitor=off")
@@ -321,7 +330,11 @@ class TestOnDisk:
         assert len(set(kept.glob("*.pt")) - before) == 3
 
     @pytest.mark.parametrize(
-        ("split", "normalize"), [("train", "false"), pytest.param("test", "true", marks=pytest.mark.long)]
+        ("split", "normalize"),
+        [
+            pytest.param("train", "false", marks=pytest.mark.slow),
+            pytest.param("test", "true", marks=pytest.mark.long),
+        ],
     )
     def test_a_picture_that_was_replaced_by_one_of_its_size_and_time_is_another(
         self,
@@ -353,6 +366,7 @@ class TestOnDisk:
         assert set(kept.glob("*.pt")) - before
         assert new["test/loss"] == train(*words, "name=slow", "fast=false")["test/loss"]
 
+    @pytest.mark.slow
     def test_features_of_other_samples_under_a_right_name_are_computed_again(self, train: Train, kept: Path) -> None:
         """As a clock that was set back, or a file system without times, would leave them."""
         first = train(*WORDS, "monitor=off", "name=first")
@@ -372,6 +386,7 @@ class TestOnDisk:
             assert features.feed(is_worth=True) is not None
             assert len(list(tmp_path.glob("*.pt"))) == num_files
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "pickle", "no tensor"])
     def test_a_damaged_file_is_computed_again(
         self, damage: str, train: Train, kept: Path, capsys: pytest.CaptureFixture[str]

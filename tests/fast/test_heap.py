@@ -20,6 +20,7 @@ print(statistics.median_low(faults))  # the heap grows in one step or another
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="a matter of glibc")
 def test_pages_are_not_touched_anew_in_every_step() -> None:
     faults = {}

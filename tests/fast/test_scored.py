@@ -49,6 +49,7 @@ def test_what_it_does_not_know_is_left_to_torchmetrics() -> None:
         assert standing_for(PREFIX + target, options, Classes(3), CPU, ALONE) is None
 
 
+@pytest.mark.slow
 def test_a_run_imports_no_torchmetrics(command: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     words = ("metric=[f1,precision,recall,auroc]", "model=two_layer", "dry_run=true")
     done = command(*words, env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1"})

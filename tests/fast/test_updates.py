@@ -380,6 +380,7 @@ def test_what_an_update_here_does_not_do_goes_to_torch(words, is_torchs, train):
     assert ("foreach" in group) is is_torchs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["lenet", "two_layer"])
 def test_a_run_imports_no_compiler(tmp_path, model):
     script = f"""
@@ -394,6 +395,7 @@ print(*(name for name in ("torch._dynamo", "torch._inductor", "sympy") if name i
     assert (tmp_path / "runs/it/result.json").exists()
 
 
+@pytest.mark.slow
 def test_no_compiler_is_imported():
     """Not by an update, nor by the schedulers, scaler and checkpoint that go with it."""
     script = """

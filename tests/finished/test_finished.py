@@ -101,6 +101,7 @@ def lines_of(name: str) -> list[dict[str, Any]]:
 # --- runs: what is in the table ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_table_names_what_differs_and_starts_with_the_best(said: Said) -> None:
     first, *rest = (line.split() for line in said("runs").splitlines())
     assert first[:4] == ["run", "optimizer", "seed", "optimizer.lr"]  # and neither name nor max_steps nor model
@@ -776,6 +777,7 @@ class Board:
         return self.process.returncode, err
 
 
+@pytest.mark.slow
 def test_the_board_shows_every_point_on_this_machine_alone(here: Path) -> None:
     events = EventFile(Path("runs/adam"), None)
     for step in range(6, 1507):

@@ -24,6 +24,7 @@ print(json.dumps([peak() - before, course.steps, len(course.points("train/loss")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is measured by Linux")
 def test_a_long_run_takes_no_more_memory_than_a_short_one(tmp_path: Path) -> None:
     with open(tmp_path / "metrics.jsonl", "w") as file:

@@ -376,6 +376,7 @@ def test_on_a_real_terminal() -> None:
         assert ("step=20 train/loss=0.05000" in text) == (not is_panel)
 
 
+@pytest.mark.slow
 def test_the_curve_of_a_run_that_goes_on_begins_with_what_was_before(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "trainer", "model=two_layer", "name=run", "monitor=off", "monitor.every=10"]
     subprocess.run([*words, "max_steps=60"], cwd=tmp_path, env=environment(), check=True, capture_output=True)

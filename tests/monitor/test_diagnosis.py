@@ -319,6 +319,7 @@ def test_units_that_a_small_batch_does_not_reach_are_not_taken_for_dead(watched:
     assert max(event.value for event in read.Scalars(tag)) > 0.5
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_finds_what_an_unbroken_one_finds(train: Train) -> None:
     words = ("model=two_layer", "optimizer.lr=1", "optimizer=sgd", "model.init=normal", "eval_every=10", *SHORT)
     whole = train(*words, "max_steps=200", "name=whole")

@@ -263,6 +263,7 @@ def test_files_are_read_in_the_order_in_which_they_were_opened(tmp_path: Path) -
     assert event_files(tmp_path) == opened
 
 
+@pytest.mark.slow
 def test_importing_needs_neither_torch_nor_tensorflow(tmp_path: Path) -> None:
     """Where a tensorflow is installed, loading it would take seconds; where torch is not needed, it is not loaded."""
     (tmp_path / "tensorflow").mkdir()

@@ -300,6 +300,7 @@ def test_many_classes_still_are_a_picture(num_classes: int) -> None:
     assert num_classes <= picture.shape[0] < 1000 + num_classes
 
 
+@pytest.mark.slow
 def test_of_very_many_classes_the_most_mistaken_are_drawn() -> None:
     true = [*range(4000), 7, 7, 7, 3000]
     taken = [*range(4000), 3999, 3999, 7, 5]

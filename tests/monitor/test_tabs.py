@@ -364,6 +364,7 @@ def test_served_metrics_are_filled(board: tuple[Get, Path]) -> None:
             assert metrics[tag] == pytest.approx(result[tag])
 
 
+@pytest.mark.slow
 def test_frozen_weights_are_measured_once(train: Train) -> None:
     """What never changes needs no curve: one point at the start; what trains has one per record."""
     words = ("model=frozen_resnet", "model.backbone.weights=null", "data.limit=20", "batch_size=10", "max_steps=4")

@@ -72,6 +72,7 @@ def test_the_memory_of_a_step_is_measured() -> None:
     assert 64 <= needed(64) / 2**20 < 96
 
 
+@pytest.mark.slow
 def test_a_run_is_that_with_the_number_typed(
     train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,6 +1,6 @@
 """Killed at random moments, in random ways, and started again: the run ends as the one that nobody touched.
 
-The short version runs always; `pytest -m long tests/test_crash.py` interrupts each recipe many times.
+A short version runs with `pytest -m slow`; `pytest -m long tests/run/test_crash.py` interrupts each recipe many times.
 """
 
 import contextlib
@@ -215,7 +215,11 @@ def check(recipe: str, ways: list[str], seed: int, folder: Path, sources: dict[s
 
 
 @pytest.mark.parametrize(
-    "recipe", [pytest.param("adam and dropout", marks=pytest.mark.long), "workers and augmentation"]
+    "recipe",
+    [
+        pytest.param("adam and dropout", marks=pytest.mark.long),
+        pytest.param("workers and augmentation", marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_that_was_killed_again_and_again(
     recipe: str, tmp_path: Path, sources: dict[str, tuple[str, ...]]

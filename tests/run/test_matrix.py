@@ -1,8 +1,6 @@
 """Every model x loss x data: `matrix.txt` says which trains, its loss falling, and which is refused in one line."""
 
 import json
-import os
-import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,12 +27,6 @@ def rows() -> list[tuple[str, str, str, str]]:
     return [(model, data, loss, x) for model, data, *xs in lines[1:] for loss, x in zip(losses, xs, strict=True)]
 
 
-# The deeper networks are of the same make as ResNet-18, and image_table as image_folder: a seeded few of their many
-# cases in the short run.
-DEEP = [row for row in rows() if (row[0] in ("resnet34", "resnet50") or row[1] == "image_table") and row[3] == "+"]
-SHORT = random.Random(int(os.environ.get("TRAIN_TEST_SEED", "0"))).sample(DEEP, 6)
-
-
 # They have no class of their own, or one of another library's; or a loss that needs a model of its own kind.
 LEFT_OUT = {"own", "frozen", "timm", "torchvision", "hf", "of_model", "focal", "dice"}
 
@@ -48,12 +40,9 @@ def test_the_matrix_is_whole() -> None:
     assert len(table) == len({row[:3] for row in table}) == 7 * 9 * 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("model", "data", "loss", "what"),
-    [
-        pytest.param(*row, id="-".join(row[:3]), marks=[pytest.mark.long] if row in DEEP and row not in SHORT else [])
-        for row in rows()
-    ],
+    ("model", "data", "loss", "what"), [pytest.param(*row, id="-".join(row[:3])) for row in rows()]
 )
 def test_trains_or_is_refused(
     model: str,

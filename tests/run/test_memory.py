@@ -25,6 +25,7 @@ LAYERS = (
 )
 
 
+@pytest.mark.slow
 def test_blocks_computed_again_give_the_same_bits(train: Train) -> None:
     words = ("model=resnet18", "data.limit=24", "batch_size=12", "max_steps=2", *QUIET)
     train(*words, "name=kept")
@@ -33,6 +34,7 @@ def test_blocks_computed_again_give_the_same_bits(train: Train) -> None:
     assert_same(weights("again"), weights("kept"))
 
 
+@pytest.mark.slow
 def test_parts_by_name_with_dropout_and_a_batch_norm_take_less_memory(train: Train) -> None:
     words = (*LAYERS, *QUIET, "data.limit=100", "batch_size=40", "max_steps=9")
     names = [name for name, _ in parts_of(*words).model.named_modules() if name.endswith(("1", "2"))]

@@ -89,6 +89,7 @@ def test_of_numbers_by_hand(train: Train) -> None:
     assert "per_class" not in result
 
 
+@pytest.mark.slow
 def test_batches_do_not_matter(monkeypatch: pytest.MonkeyPatch, train: Train) -> None:
     """A metric that is given all samples at once, and one that is given them part by part."""
     words = (*WORDS, "metric=[f1,auroc]", "max_steps=10")

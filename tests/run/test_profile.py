@@ -13,6 +13,7 @@ Train = Callable[..., dict[str, Any]]
 WORDS = ("monitor=off", "monitor.every=1", "data.limit=100", "batch_size=40", "model=sequential", "loss=nll")
 
 
+@pytest.mark.slow
 def test_it_lists_operations_and_layers_and_writes_a_trace(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     train(*WORDS, "max_steps=30", "name=plain")
     capsys.readouterr()

@@ -47,6 +47,7 @@ def test_the_tutorials_train_without_fast_and_stack(tmp_path: Path) -> None:
     assert done.stdout.count(") 0\n") == len(TUTORIALS), done.stdout
 
 
+@pytest.mark.slow
 def test_a_run_that_wants_them_does_not_pass_over_in_silence(tmp_path: Path) -> None:
     """Or else the test above would show nothing."""
     code = BLOCKED.format(words=[("max_steps=2",)]).replace(', "fast=false"', "")

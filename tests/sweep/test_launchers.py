@@ -192,6 +192,7 @@ def run_stopped(folder: Path, *words: str, **environment: str) -> None:
     assert not (folder / "runs/s/.cluster").exists()
 
 
+@pytest.mark.slow
 @needs_submitit
 def test_submitit_s_debug_executor(tmp_path: Path) -> None:
     """It runs the jobs in the process of the command itself, one after the other."""

@@ -24,6 +24,7 @@ def found(out: str) -> tuple[dict[float, float], list[str]]:
     return table, shlex.split(out.rsplit("type ", 1)[1])[1:]
 
 
+@pytest.mark.slow
 def test_it_finds_the_lowest_loss_and_what_it_says_works(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run_command(["find-lr", *WORDS, "max_steps=40", "name=rates"]) == 0
     out = capsys.readouterr().out

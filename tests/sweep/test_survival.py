@@ -34,6 +34,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it")
 @pytest.mark.parametrize("name", CLOSED)
 def test_nobody_has_to_read_what_it_prints(name: str, tmp_path: Path) -> None:
@@ -42,6 +43,7 @@ def test_nobody_has_to_read_what_it_prints(name: str, tmp_path: Path) -> None:
     assert [row["status"] for row in rows(tmp_path)] == ["finished"] * 2
 
 
+@pytest.mark.slow
 def test_its_exit_code_is_that_of_its_jobs_who_ever_reads(tmp_path: Path) -> None:
     done = shell(f"{SHELL} optimizer=sgd loss=mse optimizer.lr=1e30 2>&1 | head -1", tmp_path)
     assert done.returncode == 1
@@ -176,6 +178,7 @@ def test_what_a_job_leaves_running_is_not_waited_for(tmp_path: Path) -> None:
     assert out.count("(1 of 2)") == 1
 
 
+@pytest.mark.slow
 @needs_proc
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_while_the_jobs_are_checked_is_one_line(number: int, code: int, tmp_path: Path) -> None:
@@ -192,6 +195,7 @@ def test_a_signal_while_the_jobs_are_checked_is_one_line(number: int, code: int,
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 @needs_proc
 def test_a_check_that_is_killed_is_one_line(tmp_path: Path) -> None:
     code = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n"

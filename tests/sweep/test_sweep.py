@@ -82,6 +82,7 @@ def test_bad_jobs_harm_no_other_and_are_tried_again_when_asked(command: Command,
     assert {row["status"] for row in results(tmp_path / "runs/all").values()} == {"finished"}
 
 
+@pytest.mark.slow
 def test_the_first_failure_ends_it_where_that_is_wanted(command: Command, tmp_path: Path) -> None:
     words = ("--multirun", *SMALL, "optimizer=sgd", "loss=mse", "optimizer.lr=1e30,0.1", "name=s")
     done = command(*words, "sweep.on_failure=stop")
@@ -152,6 +153,7 @@ def test_batches_are_shared_where_that_is_wanted(command: Command, tmp_path: Pat
     assert losses[0] == losses[1] != losses[2]
 
 
+@pytest.mark.slow
 def test_a_dry_run_lists_the_jobs_and_writes_nothing(command: Command, tmp_path: Path) -> None:
     done = command("--multirun", *SMALL, "optimizer.lr=0.1,0.01", "seed=range(0,2)", "dry_run=true")
     assert done.stdout.splitlines() == [
@@ -207,7 +209,7 @@ def ends(folder: Path) -> dict[Path, int]:
 @pytest.mark.parametrize(
     ("seeds", "numbers"),
     [
-        ("0,1", [signal.SIGKILL, signal.SIGTERM]),
+        pytest.param("0,1", [signal.SIGKILL, signal.SIGTERM], marks=pytest.mark.slow),
         pytest.param("range(0,25)", [signal.SIGKILL] * 20, marks=pytest.mark.long),
     ],
     ids=["8 jobs", "100 jobs"],
@@ -330,6 +332,7 @@ def newest_step(folder: Path) -> int:
     return max((int(path.stem[5:]) for path in folder.glob("runs/killed/*/checkpoints/step_*.pt")), default=0)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_stacked_is_trained_one_by_one(command: Command, tmp_path: Path) -> None:
     words = (*STACK[:-2], "max_steps=4", "gradient.accumulate=2", "optimizer.lr=0.1,0.01,0.001,0.0001", "monitor=off")
     done = command(*words, "name=s", "hydra/launcher=stacked")

@@ -423,6 +423,7 @@ def test_a_job_that_was_pruned_is_called_so() -> None:
 # --- a real one -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_real_sweep_in_compare_in_runs_and_in_the_hparams_tab(
     command: Callable[..., subprocess.CompletedProcess[str]], tensorboard: Callable[[Path], Any], said: Said
 ) -> None:

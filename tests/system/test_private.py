@@ -49,6 +49,7 @@ def test_they_are_used_in_one_file_and_listed_there() -> None:
             assert is_typing or not is_of_torch, (path, found)
 
 
+@pytest.mark.slow
 def test_a_run_without_them_has_the_same_numbers(tmp_path: Path, train: Any) -> None:
     command = [sys.executable, "-c", WITHOUT, *WORDS, "name=without"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
