@@ -199,6 +199,7 @@ def test_every_rule_has_its_cases_and_its_source() -> None:
         assert re.search(r"Sources?: ", rule.check.__doc__ or ""), rule.name
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("mine")
 @pytest.mark.parametrize(
     ("rule", "ill", "layer", "healthy"),
@@ -280,7 +281,14 @@ def words_of(experiment: str | None, sources: dict[str, tuple[str, ...]]) -> lis
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
 
 
-@pytest.mark.parametrize("words", [(), (WATCHED,), ("monitor.every=1",)], ids=["as shipped", "watched", "every step"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param((), id="as shipped"),
+        pytest.param((WATCHED,), id="watched", marks=pytest.mark.slow),
+        pytest.param(("monitor.every=1",), id="every step"),
+    ],
+)
 @pytest.mark.parametrize("experiment", [None, *EXPERIMENTS])
 def test_no_false_alarm(
     experiment: str | None, words: tuple[str, ...], train: Train, sources: dict[str, tuple[str, ...]]

@@ -234,7 +234,10 @@ OPTIMIZERS = [
 ]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize(
+    "dtype",
+    [pytest.param(torch.float32, id="float32"), pytest.param(torch.float64, id="float64", marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize(("update", "options"), OPTIMIZERS, ids=[update.__name__ for update, _ in OPTIMIZERS])
 @pytest.mark.parametrize("make", [two_layer, sequential, lenet, finetune], ids=lambda make: make.__name__)
 def test_a_stack_is_its_runs_alone(make, update, options, dtype):
