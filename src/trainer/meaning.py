@@ -28,8 +28,21 @@ def prediction(outputs: Tree, is_one: Callable[[Tensor], bool]) -> Tensor | None
     return next((leaf for leaf in found if is_one(leaf)), None)
 
 
+class _Named:
+    """What has a number for each class or label, and perhaps a name."""
+
+    names: tuple[str, ...]
+
+    def name(self, label: int) -> str:
+        """A class's name on one line and printable, or its number where it has none."""
+        if label >= len(self.names):
+            return str(label)
+        # The name of a folder may hold line ends, and bytes that are no text.
+        return " ".join(self.names[label].encode(errors="replace").decode().split())
+
+
 @dataclass(frozen=True)
-class Classes:
+class Classes(_Named):
     """A sample is of one class among some.
 
     Args:
@@ -151,13 +164,6 @@ class Classes:
         scores = scores.nan_to_num(0).clamp(0, 1)
         return torch.cat([1 - scores, scores], 1) if scores.shape[1] == 1 else scores
 
-    def name(self, label: int) -> str:
-        """A class's name on one line and printable, or its number where it has none."""
-        if label >= len(self.names):
-            return str(label)
-        # The name of a folder may hold line ends, and bytes that are no text.
-        return " ".join(self.names[label].encode(errors="replace").decode().split())
-
     def caption(self, target: Tensor) -> str:
         """What a sample is, for a picture of it; of a mixed one, the classes with their shares."""
         if target.dim():
@@ -239,7 +245,7 @@ class Numbers(_NothingCounted):
 
 
 @dataclass(frozen=True)
-class Places:
+class Places(_Named):
     """Every place of a sample, a pixel or a token, is of one class among some.
 
     Args:
@@ -341,7 +347,7 @@ class Places:
 
 
 @dataclass(frozen=True)
-class Labels:
+class Labels(_Named):
     """A sample has several labels at once, or one, or none.
 
     Args:
@@ -385,7 +391,7 @@ class Labels:
         still = ((shares == 0) | (shares == 1)).nonzero().flatten().tolist()
         if not still:
             return []
-        listed = ", ".join(self.names[i] if i < len(self.names) else str(i) for i in still[:5])
+        listed = ", ".join(map(self.name, still[:5]))
         return [f"{len(still)} of {len(shares)} labels are the same for all training samples: {listed}."]
 
     def scores_of(self, outputs: Tree) -> Tensor | None:
@@ -425,7 +431,7 @@ class Labels:
 
     def caption(self, target: Tensor) -> str:
         found = target.nonzero().flatten().tolist()
-        return ", ".join(self.names[i] if i < len(self.names) else str(i) for i in found)
+        return ", ".join(map(self.name, found))
 
 
 @dataclass(frozen=True)
@@ -468,6 +474,11 @@ _PLAIN: dict[type, Callable[[Any], bool]] = {
     str: lambda value: isinstance(value, str),
 }
 MAX_OUTPUTS = 1 << 24
+
+
+def class_names(meaning: Meaning) -> tuple[str, ...]:
+    """Of classes or labels, `0`, `1` ... where they have none; empty of what has no classes."""
+    return tuple(map(meaning.name, range(meaning.num_outputs))) if isinstance(meaning, _Named) else ()
 
 
 def as_dict(meaning: Meaning) -> dict[str, Any]:

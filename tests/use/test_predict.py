@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import trainer
 from trainer.command import main as cli
 from trainer.data import digits
 from trainer.use.evaluate import evaluation
+from trainer.use.export import about
 from trainer.use.find import find
 from trainer.use.trained import open_run
 
@@ -184,3 +186,74 @@ def test_items_of_the_users_own_with_several_labels(
     assert head == ["id", "label_0", "label_1"]
     assert first[1:] == second[1:]
     assert all(0 < float(share) < 1 for share in first[1:])
+
+
+NAMED = """
+import torch
+from torch.utils.data import Dataset, Subset
+
+class Items(Dataset):
+    classes = ["ant", "bee", "cow"]
+    def __init__(self, first=0, classes=None):
+        self.first, self.classes = first, classes or self.classes
+    def __len__(self):
+        return 60
+    def __getitem__(self, i):
+        return torch.full((4,), float(i % 3)), i % 3 + self.first
+
+def part():
+    return Subset(Items(), range(40))
+
+class Pixels(Items):
+    def __getitem__(self, i):
+        return torch.full((1, 4, 4), float(i % 3)), torch.full((4, 4), i % 3)
+
+class Net(torch.nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.layer = torch.nn.Conv2d(1, num_classes, 1)
+    def forward(self, x):
+        return self.layer(x)
+"""
+OWN = ("trust=[named]", "data.num_workers=0")
+NAMES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "image_folder": (("data=image_folder",), ("cat", "dog")),
+    "table": (("data=table",), ("k0", "k1", "k2")),
+    "arrays": (("data=arrays",), ("0", "1", "2")),
+    "items": ((*OWN, "data._target_=named.Items"), ("ant", "bee", "cow")),
+    "part": ((*OWN, "data._target_=named.part"), ("ant", "bee", "cow")),
+    "said": ((*OWN, "data._target_=named.Items", "data.num_classes=3"), ("ant", "bee", "cow")),
+    "others": ((*OWN, "data._target_=named.Items", "data.first=1"), ("1", "2", "3")),
+    "more": ((*OWN, "data._target_=named.Items", "data.classes=[a,b,c,d]"), ("a", "b", "c", "d")),
+    "pixels": ((*OWN, "data._target_=named.Pixels", "model._target_=named.Net"), ("ant", "bee", "cow")),
+}
+QUICK = ("items", "pixels")
+
+
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=[] if k in QUICK else [pytest.mark.slow]) for k in NAMES])
+def test_classes_keep_their_names(
+    kind: str, train: Train, tmp_path: Path, sources: Sources, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run, its evaluation, predictions, exports and the loaded model call the classes as the data does."""
+    (tmp_path / "named.py").write_text(NAMED)
+    words, names = NAMES[kind]
+    model_words = () if kind == "pixels" else ("model=two_layer",)
+    train(*model_words, "loss=cross_entropy", *sources.get(kind, ()), *words, *TINY)
+    said = capsys.readouterr().out
+    assert ("The names are left out" in said) == (kind == "others")
+    model = trainer.load("x", trust=["named"] if "trust=[named]" in words else [])
+    assert model.classes == names
+    assert about(model._trained, model.network, "pt2")["classes"] == list(names)
+    found = evaluation(model._trained)
+    assert [row["name"] for row in found.classes] == ([] if kind == "pixels" else list(names))
+    if kind in sources:
+        return  # what they predict is tested above
+    raw = np.stack([np.full((1, 4, 4) if kind == "pixels" else 4, i % 3, np.float32) for i in range(9)])
+    np.save("new.npy", raw)
+    typed("new.npy", "trust=[named]", "out=p.npz")
+    typed("new.npy", "trust=[named]", "out=p.csv")
+    rows = [line.split(",")[1] for line in Path("p.csv").read_text().splitlines()[1:]]
+    with np.load("p.npz") as arrays:
+        classes = [names[i] for i in arrays["classes"][:, 0, 0]] if kind == "pixels" else arrays["class"].tolist()
+    assert rows == classes
+    assert set(rows) <= set(names)

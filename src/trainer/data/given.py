@@ -253,6 +253,33 @@ def _labels_of(given: Mapping[str, Tensor], name: str, asked: Asked) -> tuple[La
     return labels, more
 
 
+def _labels_of_names(
+    given: Mapping[str, Tensor], named: tuple[str, ...], ignored: int
+) -> tuple[Labels | None, dict[str, Any]] | None:
+    """Labels that are numbers of classes with names; None where they are others."""
+    if not named or not all(map(_is_whole, given.values())):
+        return None
+    found = torch.cat([part.unique() for part in given.values()])
+    found = found[found != ignored]
+    if not len(found) or int(found.min()) < 0 or int(found.max()) >= len(named):
+        return None
+    return None, {"num_classes": len(named), "class_names": named, "notes": ()}
+
+
+def _class_names(items: Items) -> tuple[str, ...]:
+    """What a data set says its classes are called, as torchvision's and those of `datasets` do; empty: nothing."""
+    dataset = items.dataset
+    while type(dataset) is Subset:
+        dataset = dataset.dataset
+    if is_of_arrow(dataset):
+        is_one = items.targets is not None and len(items.targets) == 1
+        found = getattr(dataset.features[items.targets[0]], "names", None) if items.targets and is_one else None
+    else:
+        found = getattr(dataset, "classes", None)
+    is_named = isinstance(found, list | tuple) and all(isinstance(name, str) for name in found)
+    return tuple(found) if is_named and found else ()
+
+
 def _labels_of_places(given: Mapping[str, Tensor], name: str, asked: Asked) -> tuple[Labels | None, dict[str, Any]]:
     every = torch.cat([part.unique() for part in given.values()]).unique()
     found = every[every != asked.ignored].tolist()
@@ -297,6 +324,9 @@ def _understood(data: Data, name: str, asked: Asked) -> Data:
         _refuse_classes_of_numbers(data.num_classes, name)
         return data
     if data.num_classes is not None:
+        named = _class_names(data.train)
+        is_named = not data.class_names and len(named) == data.num_classes
+        data = replace(data, class_names=named if is_named else data.class_names)
         return _told(data, num_classes=data.num_classes)
     return _counted(data, name, asked, is_scalar=not isinstance(first, np.ndarray))
 
@@ -349,7 +379,11 @@ def _counted(data: Data, name: str, asked: Asked, is_scalar: bool) -> Data:
             for s, part in raw.items()
         }
         found = {split: torch.from_numpy(part) for split, part in whole.items()}
-        labels, more = _labels_of(found, name, asked)
+        named = _class_names(data.train)
+        labels, more = _labels_of_names(found, named, asked.ignored) or _labels_of(found, name, asked)
+        if named and more["class_names"] != named:
+            lost = f"classes of data={name}: are {len(named)} names, and its labels are not 0 to {len(named) - 1}."
+            more["notes"] = (*more["notes"], f"{lost} The names are left out.")
         if is_scalar:
             known |= {split: part.long() if labels is None else labels(part) for split, part in found.items()}
     data = replace(data, **{split: replace(items, known=known[split]) for split, items in splits.items()})

@@ -117,7 +117,7 @@ def about(trained: Trained, net: nn.Module, form: str) -> dict[str, Any]:
         "step": trained.step,
         "weights": "average" if trained.found.is_average else "as trained",
         "data": trained.about.data,
-        "classes": [outputs.name(i) for i in range(outputs.num_classes)] if isinstance(outputs, Classes) else [],
+        "classes": list(meanings.class_names(outputs)),
         "outputs": meanings.as_dict(outputs),
         "preparation": inputs.as_dict(),
         "is_prepared_inside": isinstance(net, Portable) and net.prepare is not None,

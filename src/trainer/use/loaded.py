@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from trainer.disk import foreign
 from trainer.errors import UserError
-from trainer.meaning import Classes
+from trainer.meaning import Classes, class_names
 from trainer.trees import Tree, called
 from trainer.use.evaluate import evaluation
 from trainer.use.find import find
@@ -80,9 +80,8 @@ class Loaded(nn.Module):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the classes, `0`, `1` ... where they have none; empty where there are no classes."""
-        meaning = self._trained.about.outputs
-        return tuple(map(meaning.name, range(meaning.num_classes))) if isinstance(meaning, Classes) else ()
+        """The names of the classes or labels, `0`, `1` ... where they have none; empty where there are none."""
+        return class_names(self._trained.about.outputs)
 
     @property
     def config(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from trainer.data.preparation import Preparation, Rows
 from trainer.errors import UserError
-from trainer.meaning import Classes, Labels, Numbers
+from trainer.meaning import Classes, Labels, Numbers, Places, class_names
 from trainer.trees import Tree, called, leaves, mapped
 from trainer.trials import DIFFERENTIATING, evaluating
 from trainer.use.trained import Trained
@@ -81,6 +81,8 @@ class Model:
             return self._classes(meaning, scores)
         if isinstance(meaning, Labels) and scores is not None:
             return self._labels(meaning, scores)
+        if isinstance(meaning, Places) and scores is not None:
+            return self._places(meaning, scores)
         if isinstance(meaning, Numbers) and scores is not None:
             return self._numbers(scores, inputs)
         found = leaves(outputs)
@@ -102,7 +104,7 @@ class Model:
             probabilities = scores.gather(1, first.unsqueeze(1)).cpu().numpy()
         columns = ["class", "probability"]
         columns += [f"{name}_{i}" for i in range(2, self.top + 1) for name in ("class", "probability")]
-        names = [meaning.name(i) for i in range(meaning.num_classes)]
+        names = class_names(meaning)
         rows: list[list[str | float]] = [
             [cell for i, p in zip(of_sample, ps, strict=True) for cell in (names[i], p)]
             for of_sample, ps in zip(classes.tolist(), probabilities.tolist(), strict=True)
@@ -117,9 +119,17 @@ class Model:
     def _labels(self, meaning: Labels, outputs: Tensor) -> Predicted:
         """How likely each label is."""
         scores = meaning.scores(outputs).cpu().numpy()
-        columns = list(meaning.names) or [f"label_{i}" for i in range(meaning.num_outputs)]
+        columns = list(class_names(meaning)) if meaning.names else [f"label_{i}" for i in range(meaning.num_outputs)]
         arrays = {"probabilities": scores, "outputs": outputs.float().cpu().numpy()}
         return Predicted(columns, arrays, scores.tolist())
+
+    def _places(self, meaning: Places, outputs: Tensor) -> Predicted:
+        """The class at each place, row by row of a picture; as arrays their numbers, `[N, ...]`."""
+        numbers = meaning.classes_second(outputs).argmax(1).cpu().numpy()
+        flat, names = numbers.reshape(len(numbers), -1), class_names(meaning)
+        rows: list[list[str | float]] = [[names[number] for number in of_sample] for of_sample in flat.tolist()]
+        arrays = {"classes": numbers, "outputs": outputs.float().cpu().numpy()}
+        return Predicted([f"class_{i}" for i in range(flat.shape[1])], arrays, rows)
 
     def _numbers(self, outputs: Tensor, inputs: Preparation) -> Predicted:
         wide = torch.float64 if outputs.dtype == torch.float64 else torch.float32
