@@ -1,9 +1,14 @@
 """`train predict`: raw samples that the model never saw, from files or lines, as the run's own test had them."""
 
+import importlib.util
 import io
 import json
+import os
+import shlex
+import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -186,6 +191,68 @@ def test_items_of_the_users_own_with_several_labels(
     assert head == ["id", "label_0", "label_1"]
     assert first[1:] == second[1:]
     assert all(0 < float(share) < 1 for share in first[1:])
+
+
+@pytest.mark.slow
+def test_what_show_says_to_type_works(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every command of a run with an average and own classes."""
+    (tmp_path / "named.py").write_text(NAMED)
+    words = (
+        "trust=[named]",
+        "data._target_=named.Items",
+        "model=two_layer",
+        "loss=cross_entropy",
+        "data.num_workers=0",
+    )
+    train(*words, "average.decay=0.9", "max_steps=6", "name=a-b", "monitor=off")
+    np.save("new.npy", np.ones((2, 4), np.float32))
+    capsys.readouterr()
+    assert cli.run_command(["show", "a-b"]) == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    offered = lines[lines.index("to go on") + 1 : lines.index("to look at it")]
+    offered = [line for line in offered if line.startswith(("train ", "python: "))]
+    verbs = ["resume=runs/a-b", "evaluate", "evaluate", "predict", "export", "pack", "trainer.load('runs/a-b')"]
+    assert [line.split()[1] for line in offered] == verbs
+    assert "checkpoint=average" in offered[2]
+    has_onnx = all(map(importlib.util.find_spec, ("onnx", "onnxscript", "onnxruntime")))
+    for line in [*offered[1:], offered[0]]:  # what continues the run last: the others are of it as it is
+        if line.startswith("python: "):
+            monkeypatch.setattr(trainer, "load", partial(trainer.load, trust=["named"]))
+            assert eval(line.removeprefix("python: ")).classes == ("ant", "bee", "cow")
+        elif has_onnx or "export" not in line:
+            assert cli.run_command(shlex.split(line.replace("FILE...", "new.npy"))[1:]) == 0, line
+
+
+def seconds_of(words: list[str]) -> float:
+    """Of processor time, which other programs on the machine do not change; the least of three."""
+    spent = []
+    for _ in range(3):
+        process = subprocess.Popen([sys.executable, *words], stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0
+        spent.append(usage.ru_utime + usage.ru_stime)
+    return min(spent)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("words", ["predict x new.npy", "evaluate x"])
+def test_it_starts_half_a_second_after_torch(
+    words: str, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(*TINY)
+    np.save("new.npy", np.zeros((2, 8, 8), np.uint8))
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)  # as where it is installed
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path / "compiled"))
+    code = f"import sys; from trainer.command.main import run_command; assert run_command({words.split()}) == 0"
+    heavy = (
+        "{'torchvision', 'torchmetrics', 'tensorboard', 'pandas', 'pyarrow', 'scipy', 'matplotlib', 'torch._dynamo'}"
+    )
+    subprocess.run([sys.executable, "-c", f"{code}; assert not {heavy} & sys.modules.keys()"], check=True)
+    torch_alone = seconds_of(["-c", "import torch"])
+    assert seconds_of(["-m", "trainer", *words.split()]) < torch_alone + max(0.5, 0.4 * torch_alone)
 
 
 NAMED = """

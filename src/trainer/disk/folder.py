@@ -21,6 +21,7 @@ from trainer.disk import foreign, lock
 from trainer.disk.files import write_text
 from trainer.errors import UserError
 
+MODEL = "model.json"  # what its model is given, and what it gives
 # What may change when a run goes on: it changes neither the numbers so far nor what they mean.
 FREE = (
     "max_steps",

@@ -143,8 +143,10 @@ def _using(run: Run) -> list[str]:
     words = shell.quote(str(run.folder))
     trusted = _trusted(run)
     end = f" {trusted}" if trusted else ""
+    average = [f"train evaluate {words} checkpoint=average{end}"] if "test/average/loss" in run.result else []
     return [
         f"train evaluate {words}{end}",
+        *average,
         f"train predict {words} FILE...{end}",
         f"train export {words}{end}",
         f"train pack {words}{end}",

@@ -17,6 +17,7 @@ from trainer.config.request import Config
 from trainer.data.image_files import FolderImages
 from trainer.data.preparation import preparation_of
 from trainer.disk.files import write_atomically, write_text
+from trainer.disk.folder import MODEL
 from trainer.losses.function import LossFunction
 from trainer.meaning import Classes
 from trainer.run.parts import Parts
@@ -24,7 +25,7 @@ from trainer.trees import Tree, mapped
 
 FORMAT = 1
 SPLITS = ("train", "val", "test")
-MODEL, PREDICTIONS = "model.json", "predictions.npz"
+PREDICTIONS = "predictions.npz"
 MAX_NUMBERS = 4_000_000  # of all outputs of the test split: 16 MB; beyond that the largest of each sample are kept
 TOP = 5
 HALVES = (torch.bfloat16, torch.float16)

@@ -25,7 +25,6 @@ from trainer.errors import UserError, nearest
 from trainer.meaning import Meaning
 from trainer.run.environment import autocast, find_device, first_line, set_up_torch
 from trainer.run.model import build_model
-from trainer.run.remembered import MODEL
 from trainer.use.find import Found
 
 FREE = ("device", "precision", "trust", "threads")  # what may be typed of a run's own keys, beside data
@@ -242,7 +241,7 @@ def read_about(folder: Path) -> About:
     Raises:
         UserError: it is missing or holds something else.
     """
-    path = folder / MODEL
+    path = folder / folders.MODEL
     try:
         found = json.loads(foreign.text(path))
         shape = found["input_shape"]
