@@ -49,11 +49,12 @@ RECIPES: Mapping[str, tuple[str, ...]] = {
         "eval_every=4",
         "optimizer.lr=0.05",
     ),
+    "numbers": ("data=random_regression", "model=two_layer", "loss=mse", "average.decay=0.9"),  # MAE and R2 of all
 }
 
 
 @pytest.mark.parametrize(
-    "recipe", [list(RECIPES)[1], *(pytest.param(list(RECIPES)[i], marks=pytest.mark.long) for i in (0, 2))]
+    "recipe", [list(RECIPES)[1], *(pytest.param(list(RECIPES)[i], marks=pytest.mark.long) for i in (0, 2, 3))]
 )
 def test_two_ranks_are_one_on_the_same_batches(recipe: str, tmp_path: Path, train: Any) -> None:
     words = ("dtype=float64", "max_steps=20", *RECIPES[recipe])

@@ -13,6 +13,7 @@ from trainer.data.batches import ResidentBatches
 from trainer.evaluate import evaluate
 from trainer.losses.criteria import Composite, L1Penalty, L2Penalty, SumSquaredError
 from trainer.losses.function import LossFunction
+from trainer.meaning import Meaning, Numbers, Places
 from trainer.trials import evaluating
 
 NAMES = {"loss": "chosen", "model": "net", "data": "numbers"}
@@ -121,6 +122,54 @@ def test_one_output_of_two_classes_is_class_1_above_the_middle_of_what_it_stands
 
 def test_regression_has_no_accuracy():
     assert evaluated(Net(3), nn.MSELoss(), None).keys() == {"loss"}
+
+
+def by_default(outputs: Tensor, targets: Tensor, meaning: Meaning, criterion: nn.Module) -> dict[str, float]:
+    loss_fn = LossFunction(criterion, nn.Identity(), meaning, NAMES)
+    loss_fn.check(outputs, targets)
+    numbers = evaluate(nn.Identity(), loss_fn, ResidentBatches(outputs, targets), CPU, nullcontext)
+    assert numbers.keys() == {"loss", *loss_fn.meaning.metrics}
+    return numbers
+
+
+@pytest.mark.parametrize("width", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_numbers_have_the_absolute_error_and_r2_of_torchmetrics(dtype, width, monkeypatch):
+    regression = pytest.importorskip("torchmetrics.regression")
+    monkeypatch.setattr(batches, "EVALUATION_BATCH", 7)
+    draw = torch.Generator().manual_seed(0)
+    targets = torch.randn(NUM_SAMPLES, width, generator=draw, dtype=torch.float64).to(dtype) + 5
+    outputs = targets + torch.randn(targets.shape, generator=draw, dtype=torch.float64).to(dtype) / 3
+    numbers = by_default(outputs, targets, Numbers(width), nn.MSELoss())
+    for name, kind in (("mae", "MeanAbsoluteError"), ("r2", "R2Score")):
+        theirs = getattr(regression, kind)().set_dtype(torch.float64)
+        theirs.update(outputs.double(), targets.double())
+        assert numbers[name] == pytest.approx(theirs.compute().item(), rel=1e-6)
+    assert 0.5 < numbers["r2"] < 1
+
+
+def test_r2_of_what_is_always_the_same_is_1_without_errors_and_else_0():
+    constant = torch.full((NUM_SAMPLES, 2), 1e4 / 3)
+    outputs = constant + torch.tensor([0.0, 1.0])
+    assert by_default(outputs, constant, Numbers(2), nn.MSELoss())["r2"] == 0.5
+
+
+@pytest.mark.parametrize("ignored", [2, 255, -100])
+def test_pixels_have_the_iou_of_torchmetrics(ignored, monkeypatch):
+    classification = pytest.importorskip("torchmetrics.classification")
+    monkeypatch.setattr(batches, "EVALUATION_BATCH", 7)
+    draw = torch.Generator().manual_seed(0)
+    scores = torch.randn(NUM_SAMPLES, 5, 4, 6, generator=draw)
+    scores[:, 4] -= 100  # is there nowhere, and taken nowhere
+    labels = torch.randint(0, 4, (NUM_SAMPLES, 4, 6), generator=draw)
+    labels[:, 0] = ignored
+    found = by_default(scores, labels, Places(5, ignored=ignored), nn.CrossEntropyLoss(ignore_index=ignored))
+    theirs = classification.MulticlassJaccardIndex(5, ignore_index=ignored)
+    theirs.update(scores, labels)
+    assert found["iou"] == pytest.approx(theirs.compute().item(), rel=1e-6)
+    tokens = scores[..., 0], labels[..., 0]
+    numbers = by_default(*tokens, Places(5, ignored=ignored), nn.CrossEntropyLoss(ignore_index=ignored))
+    assert numbers.keys() == {"loss", "accuracy"}
 
 
 class Random(nn.Module):

@@ -1,7 +1,8 @@
 """One pass over a split, to a dict of numbers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from itertools import islice
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -31,7 +32,7 @@ def evaluate(
     world: World = ALONE,
     metrics: Metrics | None = None,
 ) -> dict[str, float] | None:
-    """The loss over all samples of a split, its terms, and the metrics that the meaning of the outputs has.
+    """The loss over all samples of a split, its terms, and what the meaning of the outputs measures.
 
     A short last batch weighs what it should: every sample counts once. One wait for the device, at the end.
 
@@ -43,8 +44,8 @@ def evaluate(
         metrics: more numbers over all samples.
 
     Returns:
-        `loss`, `loss/<term>`, `accuracy` (0..1), the metrics by name; None where a stop was asked for, on any rank,
-        before the end.
+        `loss`, `loss/<term>`, `accuracy` (0..1) and its like, the metrics by name; None where a stop was asked for, on
+        any rank, before the end.
     """
     sums: dict[str, Tensor] = {}
     is_at_once = loss_fn.is_of_whole and not loss_fn.differentiates_inputs and not loss_fn.is_of_model
@@ -79,15 +80,20 @@ def evaluate(
             with precision():
                 sums |= named(loss_fn(*map(joined, zip(*kept, strict=True))))
     wide = torch.float32 if device.type == "mps" else torch.float64  # holds losses and counts exactly
-    told = torch.stack(
-        [*(total.to(wide) for total in sums.values()), sums["loss"].new_tensor(is_broken_off, dtype=wide)]
-    )
+    totals = [*sums.values(), sums["loss"].new_tensor(is_broken_off, dtype=wide)]
+    told = torch.cat([total.to(wide).flatten() for total in totals])
     *values, num_broken_off = world.sum(told).tolist()  # in one transfer
     if num_broken_off:
         return None
-    results: dict[str, float] = dict(zip(sums, values, strict=True))
-    results = loss_fn.meaning.concluded(results, len(batches))  # after whole numbers were added up: exact
+    found = parted(values, {name: total.shape for name, total in sums.items()})
+    results = loss_fn.meaning.concluded(found, len(batches))  # after whole numbers were added up: exact
     return results if metrics is None else results | metrics.compute(world)
+
+
+def parted(values: list[float], shapes: Mapping[str, torch.Size]) -> dict[str, Any]:
+    """Sums by name that stand in one row: a number each, or a list where a sum has a dimension."""
+    rest = iter(values)
+    return {name: list(islice(rest, shape[0])) if shape else next(rest) for name, shape in shapes.items()}
 
 
 # What the targets of a split weigh that is read while it trains: they are read once for that.

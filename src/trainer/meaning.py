@@ -17,6 +17,7 @@ from trainer.trees import Tree, fields_of, leaves
 IGNORED = -100  # the label of what has no class: torch's default of `ignore_index`
 # Targets further from 0 than this, in the mean or by their deviation, are far from what a network gives at first.
 FAR = 100.0
+ROUNDING = 1e-12  # a share of squares that float64 has lost in their sum
 HALF = (torch.bfloat16, torch.float16)
 
 
@@ -119,10 +120,10 @@ class Classes(_Named):
         return (outputs > (0.0 if is_logit else 0.5)).squeeze(-1).long()
 
     def judged(self, outputs: Tree, targets: Tensor) -> dict[str, Tensor]:
-        """Sums over samples that become the metrics when they are divided by the number of samples.
+        """Sums over samples, of which `concluded` makes the metrics.
 
         Shapes: outputs `[..., N, K]`, or a tree with such a tensor, targets `[..., N]`; a sum is `[...]`, a whole
-        number.
+        number. Those of other meanings may be `[..., S]`: several sums that one metric is made of.
         """
         scores = outputs if isinstance(outputs, Tensor) else self.scores_of(outputs)
         return {} if scores is None else {"accuracy": (self.predicted(scores) == targets).sum(-1)}
@@ -137,7 +138,7 @@ class Classes(_Named):
         found = self.scores_of(outputs)
         return None if found is None else (self.scores(found), targets)
 
-    def concluded(self, sums: dict[str, float], num_samples: int) -> dict[str, float]:
+    def concluded(self, sums: dict[str, Any], num_samples: int) -> dict[str, float]:
         """The metrics of a split, from what `judged` gave added up over it, among other sums that stay."""
         return {name: total / num_samples if name in self.metrics else total for name, total in sums.items()}
 
@@ -189,7 +190,7 @@ class _NothingCounted:
     def measured(self, outputs: Tree, targets: Tensor) -> tuple[Tensor, Tensor] | None:
         return (outputs.float() if outputs.dtype in HALF else outputs, targets) if isinstance(outputs, Tensor) else None
 
-    def concluded(self, sums: dict[str, float], num_samples: int) -> dict[str, float]:
+    def concluded(self, sums: dict[str, Any], num_samples: int) -> dict[str, float]:
         return sums
 
     def fitted(self, outputs: Tree, targets: Tree) -> Self:
@@ -205,16 +206,22 @@ class Numbers(_NothingCounted):
 
     Args:
         num_outputs: numbers in a target.
+        is_judged: the outputs have the shape of the targets, `[N, D]`. Pictures and their like are not judged: some of
+            their pixels hardly differ from sample to sample, and the R2 of those says nothing.
 
     Shapes:
         targets `[N, D]` float, outputs of the same shape.
     """
 
     num_outputs: int
-    metrics: ClassVar[tuple[str, ...]] = ()
+    is_judged: bool = False
     has_labels: ClassVar[bool] = False
     told: ClassVar[str] = "float targets"
     loss_to_type: ClassVar[str] = "mse"
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return ("mae", "r2") if self.is_judged else ()
 
     @property
     def decisive(self) -> str:
@@ -243,6 +250,35 @@ class Numbers(_NothingCounted):
         """The tensor among outputs that has as many numbers as a target: what is called `logits`, or the first."""
         return prediction(outputs, lambda x: x.dim() > 1 and x.shape[1:].numel() == self.num_outputs)
 
+    def fitted(self, outputs: Tree, targets: Tree) -> Self:
+        scores = self.scores_of(outputs)
+        is_one = scores is not None and isinstance(targets, Tensor) and scores.shape == targets.shape
+        return replace(self, is_judged=is_one and scores is not None and scores.dim() == 2)
+
+    def judged(self, outputs: Tree, targets: Tensor) -> dict[str, Tensor]:
+        """Absolute errors, and for each of `D` numbers of a target: squared errors, targets, squared targets.
+
+        Shapes: outputs and targets `[..., N, D]`; sums are `[...]` and `[..., 3 * D]`.
+        """
+        scores = (outputs if isinstance(outputs, Tensor) else self.scores_of(outputs)) if self.is_judged else None
+        if scores is None:
+            return {}
+        wide = torch.float32 if scores.device.type == "mps" else torch.float64
+        targets = targets.to(wide).expand_as(scores)
+        errors = scores.to(wide) - targets
+        sums = [part.sum(-2) for part in (errors.square(), targets, targets.square())]
+        return {"mae": errors.abs().sum((-2, -1)), "r2": torch.cat(sums, -1)}
+
+    def concluded(self, sums: dict[str, Any], num_samples: int) -> dict[str, float]:
+        """R2 is the mean over the numbers of a target; where one is always the same, it is 1 without errors, else 0."""
+        if "r2" not in sums:
+            return sums
+        errors, totals, squares = torch.tensor(sums["r2"], dtype=torch.float64).view(3, -1)
+        spread = squares - totals.square() / num_samples
+        is_spread = spread > ROUNDING * squares
+        r2 = torch.where(is_spread, 1 - errors / spread, (errors == 0).double())
+        return sums | {"mae": sums["mae"] / (num_samples * self.num_outputs), "r2": r2.mean().item()}
+
 
 @dataclass(frozen=True)
 class Places(_Named):
@@ -253,6 +289,7 @@ class Places(_Named):
         names: a name per class, or empty.
         ignored: the label of places that have no class, and are not counted.
         is_last: outputs have their classes last, as those of transformers.
+        is_of_pixels: a sample has two dimensions or more.
 
     Shapes:
         targets `[N, ...]` int64: `[N, H, W]`, `[N, T]`; outputs `[N, num_classes, ...]`, or `[N, ..., num_classes]`.
@@ -262,8 +299,12 @@ class Places(_Named):
     names: tuple[str, ...] = ()
     ignored: int = IGNORED
     is_last: bool = False
-    metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
+    is_of_pixels: bool = False
     has_labels: ClassVar[bool] = True
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return ("accuracy", "iou") if self.is_of_pixels else ("accuracy",)
 
     @property
     def num_outputs(self) -> int:
@@ -310,7 +351,7 @@ class Places(_Named):
                 f"outputs of shape {list(scores.shape)}: where are the {self.num_classes} classes? There are as many "
                 "places. Type another data.num_classes, one more than there are"
             )
-        return replace(self, is_last=is_last)
+        return replace(self, is_last=is_last, is_of_pixels=targets.dim() > 2)
 
     def classes_second(self, outputs: Tensor) -> Tensor:
         """Outputs as torch's criteria take them, `[N, num_classes, ...]`."""
@@ -325,8 +366,14 @@ class Places(_Named):
         if scores is None or scores.dim() != targets.dim() + 1:
             return {}
         is_counted = targets != self.ignored
-        is_right = (self.classes_second(scores).argmax(1) == targets) & is_counted
-        return {"accuracy": is_right.sum(), "counted": is_counted.sum()}
+        taken = self.classes_second(scores).argmax(1)
+        is_right = (taken == targets) & is_counted
+        found = {"accuracy": is_right.sum(), "counted": is_counted.sum()}
+        if self.is_of_pixels:  # for each class: right, taken for it, of it
+            none, k = targets.new_tensor(self.num_classes), self.num_classes
+            each = (targets.where(is_right, none), taken.where(is_counted, none), targets.where(is_counted, none))
+            found["iou"] = torch.cat([torch.bincount(part.flatten(), minlength=k + 1)[:k] for part in each])
+        return found
 
     @property
     def facts(self) -> dict[str, int]:
@@ -337,10 +384,20 @@ class Places(_Named):
         found = self.scores_of(outputs)
         return None if found is None else (self.classes_second(found).float().softmax(1), targets)
 
-    def concluded(self, sums: dict[str, float], num_samples: int) -> dict[str, float]:
-        """Of all places of a split together, each counts once."""
-        rest = {name: total for name, total in sums.items() if name != "counted"}
-        return rest | ({"accuracy": sums["accuracy"] / max(1.0, sums["counted"])} if "counted" in sums else {})
+    def concluded(self, sums: dict[str, Any], num_samples: int) -> dict[str, float]:
+        """Of all places of a split together, each counts once.
+
+        IoU is the mean over the classes that are there or were taken, as torchmetrics has it.
+        """
+        found = {name: total for name, total in sums.items() if name != "counted"}
+        if "counted" in sums:
+            found["accuracy"] = sums["accuracy"] / max(1.0, sums["counted"])
+        if "iou" in sums:
+            right, taken, there = torch.tensor(sums["iou"], dtype=torch.float64).view(3, -1)
+            union = taken + there - right
+            is_meant = (union > 0) & (torch.arange(self.num_classes) != self.ignored)
+            found["iou"] = (right / union)[is_meant].mean().item() if bool(is_meant.any()) else 0.0
+        return found
 
     def caption(self, target: Tensor) -> str:
         return ""
@@ -421,7 +478,7 @@ class Labels(_Named):
         is_logit = self.gives == "logits" and self.compared_with != "values"
         return outputs.float().sigmoid() if is_logit else outputs.float()
 
-    def concluded(self, sums: dict[str, float], num_samples: int) -> dict[str, float]:
+    def concluded(self, sums: dict[str, Any], num_samples: int) -> dict[str, float]:
         """The share of all labels, of all samples, that are right."""
         shares = {"accuracy": sums["accuracy"] / (num_samples * self.num_outputs)} if "accuracy" in sums else {}
         return sums | shares

@@ -251,7 +251,8 @@ def test_served_layout(board: tuple[Get, Path]) -> None:
     first, gradients, updates = served.values()
     assert next(iter(served)) == "loss and metrics"
     assert [chart["title"] for chart in first] == [
-        "loss: train and val", "accuracy: val and test", "learning rate"
+        *("loss: train and val", "accuracy: val and test", "learning rate"),
+        *("mae: val and test", "r2: val and test"),
     ], "the same charts of both runs are one"  # fmt: skip
 
     def curves(run: str, chart: dict[str, Any]) -> set[str]:
@@ -262,6 +263,7 @@ def test_served_layout(board: tuple[Get, Path]) -> None:
     assert curves("lenet", first[0]) == curves("regression", first[0]) == {"train/loss", "val/loss"}
     assert curves("lenet", first[1]) == {"val/accuracy", "test/accuracy"}
     assert curves("lenet", first[2]) == {"watch/lr"}
+    assert curves("regression", first[3]) == {"val/mae", "test/mae"}
     for charts, tag in ((gradients[1:], "grad_norm"), (updates, "update_ratio")):
         found = {chart["title"]: [curves(run, chart) for run in ("lenet", "regression")] for chart in charts}
         layers = [f"{layer}.weight" for layer in ("conv1", "conv2", "fc1", "fc2", "fc3")]
@@ -282,6 +284,7 @@ def test_losses_and_metrics_come_first(board: tuple[Get, Path]) -> None:
     assert groups[:3] == ["test", "train", "val"]
     assert all(group.startswith("watch") for group in groups[3:])
     first = [tag for tag in sorted(tags) if "/last/" not in tag]
+    first = [tag for tag in first if not tag.endswith(("/mae", "/r2"))]  # of the other run
     assert first[:5] == ["test/accuracy", "test/loss", "train/loss", "val/accuracy", "val/loss"]
     assert {"watch/lr", "watch/grad_norm", "watch_time/step_ms", "watch_gradients/fc1.bias", CONFUSION} <= tags
 

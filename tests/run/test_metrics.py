@@ -89,6 +89,27 @@ def test_of_numbers_by_hand(train: Train) -> None:
     assert "per_class" not in result
 
 
+def test_numbers_are_judged_without_being_asked_for_and_quietly(
+    train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same alone, in a stack, by torchmetrics; a terminal shows them where they are typed."""
+    words = ("model=two_layer", "loss=mse", "data=random_regression", "optimizer=sgd", "monitor=off", "max_epochs=3")
+    names = [f"{split}/{name}" for split in ("val", "best/val", "test") for name in ("mae", "r2")]
+    alone = train(*words, "name=alone")
+    assert "mae" not in capsys.readouterr().out
+    typed = train(*words, "name=typed", "metric=[mae,r2]", "fast=false")
+    assert capsys.readouterr().out.count("test/mae") == 2
+    quick = train(*words, "name=quick", "metric=[r2]", "checkpoint.metric=val/mae")
+    said = capsys.readouterr().out
+    assert said.count("test/mae") == said.count("test/r2") == 2
+    assert {name: quick[name] for name in names} == {name: alone[name] for name in names}
+    assert [typed[name] for name in names] == pytest.approx([alone[name] for name in names], rel=1e-6)
+    train("--multirun", *words, "name=s", "seed=0,1", "sweep.stack=always", "dtype=float64")
+    stacked = json.loads(Path("runs/s/seed=0/result.json").read_text())
+    wide = train(*words, "name=wide", "dtype=float64")
+    assert {name: stacked[name] for name in names} == pytest.approx({name: wide[name] for name in names}, rel=1e-9)
+
+
 @pytest.mark.slow
 def test_batches_do_not_matter(monkeypatch: pytest.MonkeyPatch, train: Train) -> None:
     """A metric that is given all samples at once, and one that is given them part by part."""

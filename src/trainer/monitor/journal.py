@@ -40,10 +40,18 @@ class Journal:
         events: the event file, or None.
         display: the terminal or plain lines.
         last: filled with the last value of every tag; part of the training state.
+        quiet: tags of numbers that the display does not show.
     """
 
-    def __init__(self, folder: Path | None, events: EventFile | None, display: Display, last: dict[str, float]) -> None:
-        self.events, self.display, self.last = events, display, last
+    def __init__(
+        self,
+        folder: Path | None,
+        events: EventFile | None,
+        display: Display,
+        last: dict[str, float],
+        quiet: frozenset[str] = frozenset(),
+    ) -> None:
+        self.events, self.display, self.last, self._quiet = events, display, last, quiet
         self._folder, self._path = folder, Path(os.devnull) if folder is None else folder / "metrics.jsonl"
         self._metrics = open_to_append(self._path)
         # Readers go by names. A file whose name is gone, or another's, is written for nobody.
@@ -70,6 +78,8 @@ class Journal:
         everything = {**numbers, **(per_parameter or {})}
         if self.events is not None:
             self.events.scalars(step, {shown_as(tag): number for tag, number in everything.items()})
+        for tag in self._quiet & numbers.keys():
+            del everything[tag]
         self.display.update(step, everything)
 
     def _refuse_lost(self) -> None:

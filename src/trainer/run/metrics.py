@@ -10,6 +10,7 @@ from torch import nn
 
 from trainer.config import schema, trust
 from trainer.config.settings import Settings
+from trainer.config.shipped import shipped
 from trainer.data.batches import Batch
 from trainer.distributed import World
 from trainer.errors import UserError
@@ -37,6 +38,8 @@ def build_metrics(settings: Settings, loss_fn: LossFunction, model: nn.Module, s
             if name not in meaning.metrics:
                 raise UserError(f"metric={name}: is of classes; data={settings.names['data']} has none. Leave it out.")
             continue
+        if settings.fast and name in meaning.metrics and config == shipped(f"metric/{name}"):
+            continue  # it is measured anyway, and torchmetrics' import takes seconds
         made[name] = quick(settings, config, meaning, device, world)
         if made[name] is None:
             made[name] = built(settings, name, config, dict(meaning.facts), device, world)

@@ -23,6 +23,7 @@ from trainer.monitor.texts import table
 from trainer.run.explain import explained
 from trainer.run.folder import begin_folder
 from trainer.run.observer import RunObserver
+from trainer.run.parts import Parts
 from trainer.run.told import result, title
 from trainer.run.training import Training
 
@@ -137,9 +138,19 @@ def open_journal(training: Training, is_fresh: bool) -> Journal:
     else:
         display = open_display(length.max_steps, length.steps_per_epoch, every, state.step, lambda: before(training))
     try:
-        return Journal(training.folder, open_events(training, is_fresh), display, state.last)
+        return Journal(training.folder, open_events(training, is_fresh), display, state.last, quiet(parts))
     except OSError as error:
         raise cannot_write(training.folder, error) from error
+
+
+def quiet(parts: Parts) -> frozenset[str]:
+    """The tags that nobody asked for and that a terminal does not show: what outputs mean gives more than accuracy."""
+    settings = parts.settings
+    deciding = {str(settings.checkpoint.metric), str(settings.early_stopping.metric)}
+    wanted = {"accuracy", *settings.config["metric"], *(tag.rpartition("/")[2] for tag in deciding)}
+    names = [name for name in parts.loss_fn.meaning.metrics if name not in wanted]
+    places = [place for split in ("val", "test", "test/last", "test/best") for place in (split, f"{split}/average")]
+    return frozenset(f"{place}/{name}" for place in places for name in names)
 
 
 def before(training: Training) -> dict[str, list[tuple[int, float]]]:
@@ -207,5 +218,6 @@ def rows_at_the_end(training: Training, run: Opened) -> list[tuple[str, str]]:
     """The summary; nothing of a run that has not come to its end."""
     if run.status != "finished" or run.failure is not None:
         return []
-    has_events = training.parts.settings.monitor.events
-    return [*run.profile, *summary_rows(run.result, training.diagnosis.findings, training.folder, has_events)]
+    has_events, hidden = training.parts.settings.monitor.events, quiet(training.parts)
+    shown = {tag: value for tag, value in run.result.items() if tag not in hidden}
+    return [*run.profile, *summary_rows(shown, training.diagnosis.findings, training.folder, has_events)]

@@ -165,7 +165,7 @@ def sample_of(split: Batches) -> Batch:
 
 def tags_of(loss_fn: LossFunction, metrics: Metrics, split: str, is_averaged: bool) -> list[str]:
     terms = [f"loss/{name}" for name in loss_fn.term_names]
-    names = ["loss", *terms, *loss_fn.meaning.metrics, *metrics.names]
+    names = list(dict.fromkeys(["loss", *terms, *loss_fn.meaning.metrics, *metrics.names]))
     tags = [f"{split}/{name}" for name in names]
     return [*tags, *(f"{split}/average/{name}" for name in names if is_averaged)]
 

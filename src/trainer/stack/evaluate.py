@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from trainer.data.batches import Batches
-from trainer.evaluate import named
+from trainer.evaluate import named, parted
 from trainer.metrics import Metrics
 from trainer.stack.losses import StackedLoss
 from trainer.stack.networks import Network
@@ -44,9 +44,10 @@ def evaluate(
             for name, number in numbers.items():
                 sums[name] = sums[name] + number if name in sums else number
     wide = torch.float32 if sums["loss"].device.type == "mps" else torch.float64  # holds losses and counts exactly
-    values = torch.stack([total.to(wide) for total in sums.values()], dim=1).tolist()
-    results = [dict(zip(sums, row, strict=True)) for row in values]
-    results = [loss_fn.meaning.concluded(result, len(batches)) for result in results]  # whole numbers until now: exact
+    values = torch.cat([total.to(wide).reshape(len(total), -1) for total in sums.values()], 1).tolist()
+    shapes = {name: total.shape[1:] for name, total in sums.items()}
+    found = [parted(row, shapes) for row in values]
+    results = [loss_fn.meaning.concluded(result, len(batches)) for result in found]  # whole numbers until now: exact
     for row, of_run in of_rows:
         results[row] |= of_run.compute()
     return results

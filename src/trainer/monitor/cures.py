@@ -1,0 +1,38 @@
+"""What to type against what was found: words that the config of the run has."""
+
+from collections.abc import Sequence
+
+from trainer.monitor.facts import Facts
+
+
+def attempt(words: Sequence[str]) -> str:
+    """`Try a, b or c.`"""
+    *rest, last = words
+    return f"Try {', '.join(rest)} or {last}." if rest else f"Try {last}."
+
+
+def largest_lr(facts: Facts) -> tuple[str, float] | None:
+    """The key that sets it, and the largest learning rate that there will be; None for an optimizer without."""
+    rates = {key: facts.number(key) for key in ("scheduler.max_lr", "optimizer.lr")}
+    return next(((key, lr) for key, lr in rates.items() if lr > 0), None)
+
+
+def lr_times(facts: Facts, factor: float) -> str:
+    """`optimizer.lr=0.01`: the present one times a factor."""
+    found = largest_lr(facts)
+    if found is None:
+        return f"a {'smaller' if factor < 1 else 'larger'} learning rate"
+    key, lr = found
+    return f"{key}={lr * factor:.2g}"
+
+
+def calmer(facts: Facts) -> list[str]:
+    """Smaller updates."""
+    is_clipped = facts.settings.get("gradient.clip_norm", 1) is not None
+    return [lr_times(facts, 0.1), *([] if is_clipped else ["gradient.clip_norm=1"])]
+
+
+def better_start(facts: Facts) -> list[str]:
+    """Another way for the weights to start, unless they were trained before."""
+    scheme = facts.settings.get("model.init", "kaiming")
+    return [] if facts.is_pretrained or scheme == "kaiming" else ["model.init=kaiming"]
