@@ -176,7 +176,7 @@ def record_times(run_folder: Path) -> dict[int, float]:
 
 
 def seconds_per_step(
-    words: Sequence[str], num_steps: int, warm_up: int, threads: int, command: Sequence[str] = TRAIN
+    words: Sequence[str], num_steps: int, warm_up: int, threads: int | None = None, command: Sequence[str] = TRAIN
 ) -> float:
     """Of the steps that come after `warm_up` others, with all that `train` does between them.
 

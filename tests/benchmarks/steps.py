@@ -1,5 +1,7 @@
 """The cost of a step: `train`, the loop of a tutorial, other people's trainers."""
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
@@ -25,7 +27,10 @@ def contests(is_short: bool) -> Iterator[Contest]:
     yield contest("two_layer", 1, {"logged": 0.75, "off": None, "tensors": 0.5, "every step": 1.15}, others, is_short)
     yield contest("digits", 1, {"logged": 0.35, "off": None}, others, is_short)
     yield contest("lenet", 1, {"logged": 0.8, "off": None, "compiled": 0.55, "every step": 0.85}, others, is_short)
+    yield as_typed("lenet", is_short)
     if not is_short:
+        yield as_typed("two_layer", is_short)
+        yield as_typed("lenet", is_short, is_busy=True)
         yield contest("lenet", 2, {"logged": 0.65, "off": None}, others, is_short)
     for process in others.values():
         process.close()
@@ -39,7 +44,8 @@ def contest(
     if is_short:  # what has no goal is left out, and what takes long to begin
         goals = {way: goal for way, goal in goals.items() if goal is not None and way != "compiled"}
     contestants: dict[str, Callable[[], float]] = {
-        way: partial(seconds_per_step, (*work.words, *WAYS[way][0]), work.num_steps, WARM_UP, threads) for way in goals
+        way: partial(seconds_per_step, (*work.words, *WAYS[way][0], f"threads={threads}"), work.num_steps, WARM_UP)
+        for way in goals
     }
     contestants["bare"] = partial(bare, work, threads)
     contestants |= {peer: partial(of_peer, process, work, threads) for peer, process in others.items()}
@@ -50,7 +56,33 @@ def contest(
     return Contest(rows, contestants, tuple(others))
 
 
-def bare(work: Work, threads: int) -> float:
+def as_typed(name: str, is_short: bool, is_busy: bool = False) -> Contest:
+    """Nobody says a word of threads: `train` takes as many as it thinks best, and the tutorial one for each core.
+
+    Args:
+        is_busy: whether another program wants a core all the time.
+    """
+    work = WORKS[name].shorter() if is_short else WORKS[name]
+    contestants: dict[str, Callable[[], float]] = {
+        "logged": partial(seconds_per_step, work.words, work.num_steps, WARM_UP),
+        "bare": partial(bare, work),
+    }
+    if is_busy:
+        contestants = {way: partial(beside_another, seconds) for way, seconds in contestants.items()}
+    title = f"{work.title}, threads as they come{', beside a busy program' if is_busy else ''}: logged at defaults"
+    return Contest([Row(title, "logged", "bare", 0.8)], contestants)  # with the slack of the short table: ahead
+
+
+def beside_another(seconds: Callable[[], float]) -> float:
+    other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        return seconds()
+    finally:
+        other.kill()
+        other.wait()
+
+
+def bare(work: Work, threads: int | None = None) -> float:
     _, answer = asked("bare.py", {"work": work.name, "steps": work.num_steps}, threads)
     seconds: float = answer["seconds"]
     return seconds

@@ -365,7 +365,7 @@ MISTAKES: list[Row] = [
     *values("max_epochs", "0 -1 many", "must be a whole number >= 1 or null. Try max_epochs=20."),
     *values("max_steps", "0 -1 99999999999999999999", "must be a whole number >= 1 or null. Try max_steps=500."),
     *values("seed", "-1 1180591620717411303424 abc 0x10 null", "must be a whole number >= 0 and <= 4294967295."),
-    *values("threads", "0 1025 auto", "must be a whole number >= 1 and <= 1024 or null. Try threads=null."),
+    *values("threads", "0 1025 all", "must be a whole number >= 1 and <= 1024, auto or null. Try threads=auto."),
     *values("eval_every", "0 never", "must be a whole number >= 1 or null. Try eval_every=null."),
     *values("checkpoint.every", "0 -1", "must be a whole number >= 1 or null. Try checkpoint.every=null."),
     *values("checkpoint.every_minutes", "0 -1 nan", "must be a number > 0 or null."),

@@ -44,7 +44,7 @@ TABLE: dict[str, tuple[list[Any], list[Any]]] = {
     "cuda_graphs": ([True, False], ["no", 1, None]),
     "cache_limit": ([0, 1000, 1e9, "500MB", "1.5 GB"], ["4 gigabytes", "-1", -1, None, True, "1e9GB", [1]]),
     "deterministic": ([True, False], [0]),
-    "threads": ([1, 8, 1024, None], [0, -1, 1025, "auto"]),
+    "threads": ([1, 8, 1024, None, "auto"], [0, -1, 1025, "all"]),
     "on_nan": (["stop", "skip"], ["ignore", None, True]),
     "name": (
         ["try1", "a/b", "lr=0.1,seed=3", "2026-01-01", "v1.0", "größer", 7, None],

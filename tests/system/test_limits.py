@@ -65,9 +65,12 @@ def test_where_there_is_no_limit_there_is_none(tmp_path: Path) -> None:
     assert free > 0
 
 
-@pytest.mark.parametrize(("typed", "threads", "expected"), [(None, None, 1), ("3", None, 2), (None, 2, 2)])
+@pytest.mark.parametrize(
+    ("typed", "threads", "expected"),
+    [(None, None, 1), ("3", None, 2), ("1", None, 1), (None, 2, 2), (None, "auto", 1), ("3", "auto", 2)],
+)
 def test_threads_are_no_more_than_a_container_s_cores(
-    typed: str | None, threads: int | None, expected: int, monkeypatch: pytest.MonkeyPatch
+    typed: str | None, threads: int | str | None, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Unless somebody says how many."""
     monkeypatch.setattr(environment, "num_cores", lambda: 1)
@@ -76,7 +79,7 @@ def test_threads_are_no_more_than_a_container_s_cores(
         monkeypatch.setenv("OMP_NUM_THREADS", typed)
     before = torch.get_num_threads()
     try:
-        torch.set_num_threads(2)
+        monkeypatch.setattr(environment, "TORCHS", 2)
         settings: Any = SimpleNamespace(fast=False, compile=False, threads=threads, deterministic=False)
         environment.set_up_torch(settings)
         assert torch.get_num_threads() == expected

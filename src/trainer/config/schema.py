@@ -202,7 +202,7 @@ RULES: dict[str, Rule] = {
         "a number of bytes, or of kB, MB, GB or TB; 0 keeps nothing", r"\d+(\.\d+)? ?([kMGT]B)?", example="4GB"
     ),
     "deterministic": _FLAG,
-    "threads": Number(at_least=1, at_most=1024, whole=True, optional=True, example="null"),
+    "threads": Number(at_least=1, at_most=1024, whole=True, optional=True, words=("auto",), example="auto"),
     "on_nan": Choice(("stop", "skip")),
     # a path below runs/, each part of it a plain name
     "name": Text(

@@ -110,7 +110,7 @@ class Settings:
     deterministic: bool
     on_nan: str
     test: str
-    threads: int | None
+    threads: int | str | None
     dry_run: bool
     overfit: int | None
     profile: bool

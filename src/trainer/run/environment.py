@@ -17,6 +17,8 @@ from trainer.errors import UserError
 from trainer.loop import Precision
 from trainer.system.limits import num_cores
 
+TORCHS = torch.get_num_threads()  # before anybody has set it
+
 
 def set_up_torch(settings: Settings) -> None:
     """Memory, threads and determinism, before the first tensor."""
@@ -26,15 +28,20 @@ def set_up_torch(settings: Settings) -> None:
         keep_freed_memory()
     if settings.compile:
         keep_programs_private()
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
-    elif "OMP_NUM_THREADS" not in os.environ and num_cores() < torch.get_num_threads():
-        # A container's share of time is none of what torch looks at: threads beyond it wait for each other.
-        torch.set_num_threads(num_cores())
+    torch.set_num_threads(settings.threads if isinstance(settings.threads, int) else most_threads())
     if settings.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is not deterministic without
     if settings.deterministic != torch.are_deterministic_algorithms_enabled():  # the call imports half of torch
         torch.use_deterministic_algorithms(settings.deterministic)
+
+
+def most_threads() -> int:
+    """What torch takes by itself, but no more than this process's share of the cores, or than OMP_NUM_THREADS says.
+
+    A container's share of time is none of what torch looks at: threads beyond it wait for each other.
+    """
+    typed = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, min(TORCHS, int(typed) if typed.isdecimal() else num_cores()))
 
 
 def find_device(wanted: str, world: World = ALONE) -> torch.device:

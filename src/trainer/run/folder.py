@@ -19,7 +19,7 @@ from trainer.disk.lock import holder, locked
 from trainer.errors import UserError, nearest
 from trainer.monitor.journal import cut_metrics
 from trainer.run.batch_size import with_size
-from trainer.run.origin import write_origin
+from trainer.run.origin import as_trained, write_origin
 from trainer.run.parts import Parts
 from trainer.run.remembered import remember
 from trainer.run.training import Training
@@ -126,7 +126,11 @@ def refuse_another(settings: Settings, folder: Path, may_move: bool = True) -> N
 
 
 def as_begun(settings: Settings, folder: Path) -> Settings:
-    """With `batch_size=auto` the size that the run in the folder began with, and a line that says so."""
+    """With `batch_size=auto` the size that the run in the folder began with, and a line that says so.
+
+    With `threads=auto` the number that it had.
+    """
+    settings = as_trained(settings, folder)
     stored = None if settings.batch_size != "auto" else stored_config(folder, settings.request)
     if stored is None:
         return settings

@@ -6,6 +6,7 @@ import math
 import platform
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,22 @@ import torch
 
 from trainer import __version__
 from trainer.config import trust
+from trainer.config.settings import Settings
 from trainer.data.prepare import Fingerprint
 from trainer.disk import foreign
 from trainer.disk.files import write_text
 from trainer.run.parts import Parts
+from trainer.system.limits import num_cores
 
 NAME = "origin.json"
 MOST = 100  # entries that are kept, the newest: a batch system may start a run again and again
 _CPUINFO = Path("/proc/cpuinfo")
 _WHERE = ("cpu", "device", "threads", "processes")
+
+
+def as_trained(settings: Settings, folder: Path) -> Settings:
+    """With `threads=auto` the number that the run in the folder was trained with."""
+    return replace(settings, threads=threads_of(folder) or "auto") if settings.threads == "auto" else settings
 
 
 def origin_of(parts: Parts) -> dict[str, Any]:
@@ -85,6 +93,13 @@ def read_origin(folder: Path) -> list[dict[str, Any]]:
     except (OSError, ValueError, RecursionError):
         return []
     return [e for e in entries if isinstance(e, dict)] if isinstance(entries, list) else []
+
+
+def threads_of(folder: Path) -> int | None:
+    """With how many threads the run in a folder was trained last, for the same bits; no more than there are cores."""
+    found = read_origin(folder)[-1:]
+    threads = found[0].get("threads") if found else None
+    return min(threads, num_cores()) if type(threads) is int and threads > 0 else None
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -42,6 +42,7 @@ from trainer.run.mix import build_mix
 from trainer.run.model import build_model, load_weights
 from trainer.run.optimizer import build_optimizer, build_schedule, keeps_average
 from trainer.run.teacher import told_apart
+from trainer.run.threads import enough_threads
 from trainer.state import Store, TrainingState
 from trainer.trees import mapped
 
@@ -111,6 +112,9 @@ def build(settings: Settings, world: World = ALONE, like: Parts | None = None, i
         loss_fn = build_loss(settings, data, splits, model, sample_of(splits.val), precision)
         metrics = build_metrics(settings, loss_fn, model, sample_of(splits.val), world)
     settings, found = sized(settings, model, loss_fn, splits.train, device, precision, world)
+    if settings.threads == "auto" and device.type == "cpu" and is_alone:  # a stack has as much to do as its runs
+        at_once = len(splits.train) if isinstance(settings.batch_size, str) else settings.batch_size
+        torch.set_num_threads(enough_threads(model, loss_fn, sample_of(splits.val), -(-at_once // world.size)))
     averaged = settings.average != Averages(None, None) or keeps_average(settings)
     refuse_two_periods(settings)
     refuse_other_metric(settings, tags_of(loss_fn, metrics, "val", averaged))

@@ -1,5 +1,7 @@
 """What is told of a training: the lines above it, why it ended, and `result.json`."""
 
+import torch
+
 from trainer.config.request import Config
 from trainer.run.overfit import verdict
 from trainer.run.training import Training
@@ -9,10 +11,13 @@ def title(training: Training) -> list[str]:
     """What is about to be trained."""
     parts, world, length = training.parts, training.parts.world, training.parts.length
     names, begins = parts.settings.names, f", from step {parts.state.step}" if parts.state.step else ""
+    threads = torch.get_num_threads()
+    computing = f", {threads} thread{'s' * (threads > 1)}" if parts.device.type == "cpu" else ""
     return [
         parts.data.description,
         f"{names['model']}: {num_parameters(training):,} parameters, {num_trainable(training):,} train; "
-        f"{names['loss']}, {names['optimizer']}, {parts.device}{f', {world.size} processes' if world.size > 1 else ''}",
+        f"{names['loss']}, {names['optimizer']}, {parts.device}{computing}"
+        f"{f', {world.size} processes' if world.size > 1 else ''}",
         f"{length.max_steps} steps of {length.samples_per_step} samples{begins}, in {training.folder}",
     ]
 

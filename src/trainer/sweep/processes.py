@@ -100,6 +100,7 @@ class Pool:
 
     def __init__(self, at_once: int, devices: Sequence[int] | None) -> None:
         self.at_once, self.devices = at_once, devices
+        self.share = max(1, num_cores() // at_once) if at_once > 1 else None  # of the cores, for each
         self.context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
         if sys.platform == "linux":
             self.context.set_forkserver_preload(["trainer.sweep.deaf", "trainer.run.run"])
@@ -115,7 +116,7 @@ class Pool:
         requests = [self._dealt(job.request, slot) for job in jobs]
         report, said = self.context.Pipe(duplex=False)
         alive, orders = self.context.Pipe(duplex=False)  # it ends with this process, however that does
-        process = self._started(work, jobs[0].name, alive, said, requests, logs)
+        process = self._started(work, jobs[0].name, alive, said, requests, logs, self.share)
         for end in (said, alive):
             end.close()
         self.running.append(Running(jobs, process, report, orders, slot, time.monotonic()))
@@ -133,8 +134,6 @@ class Pool:
     def _dealt(self, request: Request, slot: int) -> Request:
         """The request with its share of the machine."""
         config = {**request.config}
-        if self.at_once > 1 and config["threads"] is None:
-            config["threads"] = max(1, num_cores() // self.at_once)
         if self.devices:
             config["device"] = f"cuda:{self.devices[slot % len(self.devices)]}"
         return Request(config, request.choices, request.overrides)
@@ -190,10 +189,11 @@ def _answer(pipe: Connection, function: Callable[..., Any], *arguments: Any) -> 
         pipe.send(function(*arguments))
 
 
-def work(alive: Connection, report: Connection, requests: list[Request], logs: list[Path]) -> None:
+def work(alive: Connection, report: Connection, requests: list[Request], logs: list[Path], threads: int | None) -> None:
     """What the process of one job does, or of several that train together.
 
     Args:
+        threads: the most that it takes unless a number was typed; None: all of the machine's.
         alive: a pipe that is closed when the process of the sweep ends, and that brings signals on Windows.
         report: where it says its exit code.
     """
@@ -210,6 +210,8 @@ def work(alive: Connection, report: Connection, requests: list[Request], logs: l
 
             train_together(requests, logs, signals)
 
+    if threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
     logs[0].parent.mkdir(parents=True, exist_ok=True)
     with open_to_append(logs[0]) as file:
         for stream in (sys.stdout, sys.stderr):

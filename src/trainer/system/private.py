@@ -8,6 +8,7 @@
 | `Tensor._version` | whether somebody has written into it | steps are not recorded; a batch that comes again is copied every time |
 | `Module._forward_hooks` and its like, `Parameter._backward_hooks` | whether somebody watches a module | somebody does: short cuts step aside, runs are not stacked |
 | `torch._fused_adam_`, `torch._fused_adamw_` | Adam in one call | `torch.optim.Adam` itself |
+| `torch.utils.flop_counter.flop_registry` | how much there is to do in a product | `threads=auto` takes all cores |
 | `torch._dynamo.config`, `.reset`, `.mark_static_address` | `compile=true` | the run goes on uncompiled, with a line |
 | `Module._apply` | moves a model without harm to complex numbers | its tensors are moved one by one |
 | `Optimizer._opt_called` | a scheduler's warning | it is set in vain |
@@ -16,7 +17,7 @@ Of Hydra: `hydra._internal` (its parser of arguments, its search path, its basic
 below the release that may change it.
 """  # noqa: E501 - a table
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -85,6 +86,15 @@ def compiler(**settings: Any) -> Any:
     except (ImportError, AttributeError) as error:
         raise Gone(f"this release of torch compiles in another way ({error})") from error
     return found
+
+
+def flop_counts() -> Mapping[Any, Callable[..., int]]:
+    """Operation to what counts its multiplications and additions; empty where torch no longer says."""
+    try:
+        from torch.utils.flop_counter import flop_registry
+    except ImportError:
+        return {}
+    return flop_registry
 
 
 def applied(model: nn.Module, function: Callable[[Tensor], Tensor]) -> nn.Module:

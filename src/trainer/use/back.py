@@ -13,7 +13,7 @@ from trainer.evaluate import evaluate
 from trainer.loop import Wish, fit
 from trainer.losses.function import Losses
 from trainer.run.folder import take_up
-from trainer.run.origin import read_origin
+from trainer.run.origin import as_trained, read_origin
 from trainer.run.parts import build
 from trainer.run.prepare import chosen, features_for, surroundings
 from trainer.run.training import Training
@@ -36,7 +36,7 @@ def opened(request: Request, signals: Signals, step: int) -> tuple[Training, str
         raise UserError(f"{folder}: was trained by {entries[-1]['processes']} processes, and this takes it up in one.")
     lengths = [entry.get("max_steps") for entry in entries]
     longer = {"max_steps": lengths[-1], "max_epochs": None} if len(set(lengths)) > 1 else {}
-    settings = settings_of(again(request, folder, **longer))
+    settings = as_trained(settings_of(again(request, folder, **longer)), folder)
     training = Training(build(settings), folder, signals)
     if step > training.parts.length.max_steps:
         most = training.parts.length.max_steps

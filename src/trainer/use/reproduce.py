@@ -12,7 +12,7 @@ from trainer.config.settings import settings_of
 from trainer.disk import checkpoint
 from trainer.disk.folder import locate
 from trainer.errors import Interrupted, RunStopped, UserError
-from trainer.run.origin import differences, read_origin
+from trainer.run.origin import differences, read_origin, threads_of
 from trainer.run.run import run
 from trainer.signals import Signals
 from trainer.use.again import Numbers, again, folder_of, numbers, read_ended
@@ -59,6 +59,8 @@ def reproduce(request: Request, signals: Signals, steps: int | None, name: str |
     if new.exists():
         raise UserError(f"name={name}: {new} is there already. Type another name=.")
     wanted.config["run_dir"] = str(new)
+    if wanted.config["threads"] == "auto":
+        wanted.config["threads"] = threads_of(old) or "auto"
     train_again(wanted, signals, last)
     return report(old, new, result, recorded, last)
 

@@ -25,6 +25,7 @@ from trainer.errors import UserError, nearest
 from trainer.meaning import Meaning
 from trainer.run.environment import autocast, find_device, first_line, set_up_torch
 from trainer.run.model import build_model
+from trainer.run.origin import as_trained
 from trainer.use.find import Found
 
 FREE = ("device", "precision", "trust", "threads")  # what may be typed of a run's own keys, beside data
@@ -119,7 +120,7 @@ def open_run(found: Found, typed: Mapping[str, Any] | None = None) -> Trained:
     Raises:
         UserError: something is missing, damaged or not trusted, or a key can't be typed here.
     """
-    settings = settings_for(found.folder, typed or {})
+    settings = as_trained(settings_for(found.folder, typed or {}), found.folder)
     set_up_torch(settings)
     device = find_device(settings.device)
     dtype = torch.float64 if settings.dtype == "float64" else torch.float32
