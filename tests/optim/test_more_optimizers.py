@@ -121,11 +121,15 @@ def test_schedule_free_keeps_its_average_alone(words: tuple[str, ...], message: 
     ("words", "message"),
     [
         ((), "which takes the whole training split. Type batch_size=full."),
+        (("batch_size=auto",), "which takes the whole training split. Type batch_size=full."),
         (("batch_size=full", "gradient.clip_norm=1"), "Type gradient.clip_norm=null."),
         (("batch_size=full", "optimizer.lr_times={fc1:2}"), "Leave optimizer.decay, layer_decay and lr_times out."),
     ],
 )
-def test_lbfgs_refuses_what_would_lead_it_astray(words: tuple[str, ...], message: str, train: Train) -> None:
+def test_lbfgs_refuses_what_would_lead_it_astray(
+    words: tuple[str, ...], message: str, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("trainer.run.batch_size.rehearse")  # nothing is tried before
     with pytest.raises(UserError, match=message):
         train("optimizer=lbfgs", *words)
     assert not Path("runs").exists()

@@ -27,10 +27,9 @@ from trainer.state import Store, hide_unreached
 
 def build_optimizer(settings: Settings, model: nn.Module, store: Store) -> Optimizer:
     """Raises UserError: its class complains, or wants more than the run gives."""
-    kind = found(settings, "optimizer")
-    closure = trust.parameters(kind.step).get("closure")
-    if closure is not None and closure.default is closure.empty:
+    if takes_closure(settings):
         return build_by_closure(settings, store)
+    kind = found(settings, "optimizer")
     is_elementwise = trust.belongs(kind.__module__, trust.TRUSTED["optimizer"]) and kind.__name__ in ELEMENTWISE
     make = built(settings, "optimizer", {"_partial_": True})  # checks the options, too
     if (groups := groups_of(settings, model, store)) is not None:
@@ -56,12 +55,16 @@ def build_optimizer(settings: Settings, model: nn.Module, store: Store) -> Optim
     return ByParameter(flat, store, make) if store.is_watched else flat
 
 
-def build_by_closure(settings: Settings, store: Store) -> Optimizer:
-    """An optimizer that evaluates the loss several times a step: of the whole training split, or it would go astray.
+def takes_closure(settings: Settings) -> bool:
+    """Whether an optimizer evaluates the loss several times a step."""
+    closure = trust.parameters(found(settings, "optimizer").step).get("closure")
+    return closure is not None and closure.default is closure.empty
 
-    Raises:
-        UserError: a step is made with a part of the samples, or with other gradients than those of the loss.
-    """
+
+def refuse_astray(settings: Settings) -> None:
+    """Raises UserError where an optimizer that evaluates the loss several times a step would get another each time."""
+    if not takes_closure(settings):
+        return
     name = f"optimizer={settings.names['optimizer']}: evaluates the loss several times a step"
     if settings.batch_size != "full":
         raise UserError(f"{name}, which takes the whole training split. Type batch_size=full.")
@@ -71,6 +74,10 @@ def build_by_closure(settings: Settings, store: Store) -> Optimizer:
         raise UserError(f"{name}: clipped gradients are not those of the loss. Type gradient.clip_norm=null.")
     if any(value not in (None, "all", {}) for value in ours(settings, "optimizer").values()):
         raise UserError(f"{name} over all parameters at once. Leave optimizer.decay, layer_decay and lr_times out.")
+
+
+def build_by_closure(settings: Settings, store: Store) -> Optimizer:
+    """An optimizer that evaluates the loss several times a step; see `refuse_astray`."""
     make = built(settings, "optimizer", {"_partial_": True})
     is_flat = found(settings, "optimizer") is LBFGS  # it makes a vector of them itself
     inner: Optimizer = made(settings, "optimizer", make, [store.flat] if is_flat else store.parameters)

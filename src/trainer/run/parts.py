@@ -40,7 +40,7 @@ from trainer.run.loss import build_loss, doubts_of_loss
 from trainer.run.metrics import build_metrics
 from trainer.run.mix import build_mix
 from trainer.run.model import build_model, load_weights
-from trainer.run.optimizer import build_optimizer, build_schedule, keeps_average
+from trainer.run.optimizer import build_optimizer, build_schedule, keeps_average, refuse_astray
 from trainer.run.teacher import told_apart
 from trainer.run.threads import enough_threads
 from trainer.state import Store, TrainingState
@@ -103,6 +103,7 @@ def build(settings: Settings, world: World = ALONE, like: Parts | None = None, i
     refuse_graphs(settings, device, world)
     dtype = torch.float64 if settings.dtype == "float64" else torch.float32
     precision = autocast(settings, device)
+    refuse_astray(settings)
     with fitting(device):
         data = world.first_alone(lambda: build_data(settings)) if like is None else like.data
         splits = build_splits(settings, data, device, dtype) if like is None else like.splits
