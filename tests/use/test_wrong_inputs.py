@@ -135,6 +135,15 @@ WRONG = {
     "predict digits one.png out=x.txt": "out=x.txt: must end in .csv, .jsonl, .npz, .parquet",
     "predict digits one.png out=nowhere/x.csv": "there is no folder",
     "predict digits one.png top=many": "top=many: must be a whole number",
+    "predict digits one.png top=11": "top=11: the model knows 10 classes. Type top=10.",
+    "predict table lacks.csv top=0": "top=0: must be a whole number >= 1",
+    "predict digits one.png out=level.csv": "out=level.csv: is there already",
+    "predict digits no.png cut.npz": "nothing was predicted: none of 2 can be read",
+    "predict digits - checkpoint=average": "has no average of the weights",
+    "predict damaged one.png": "not a whole checkpoint",
+    "predict other one.png": "does not fit the model",
+    "evaluate digits --png one.png": "--png one.png: is a file",
+    "evaluate table data.path=empty": "the model was trained with a table. Type data.path=<a table>",
     "predict digits one.png data.root=x": "Type train predict digits FILE",
     "predict digits - one.png": "standard input is read by itself",
     "export digits format=tflite": "format=tflite: must be onnx, pt2 or safetensors",
@@ -157,10 +166,11 @@ def here(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[set[Path]]:
 
 
 @pytest.mark.parametrize("words", WRONG)
-def test_a_line_says_what_is_wrong(words: str, here: set[Path]) -> None:
+def test_a_line_says_what_is_wrong(words: str, here: set[Path], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match=WRONG[words]) as caught:
         cli.run_command(words.split())
     assert "\n" not in str(caught.value)
+    assert str(caught.value) not in capsys.readouterr().err, "it is told once"
 
 
 def test_a_line_of_standard_input_that_names_nothing(

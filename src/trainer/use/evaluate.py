@@ -220,9 +220,11 @@ def show_evaluation(
     if split is not None and split not in SPLITS:
         hint = nearest(split, SPLITS, cutoff=0.4) or " Try split=test."  # 0.4: validation is val
         raise UserError(f"split={split}: must be train, val, test or all.{hint}")
+    folder = None if pictures is None else Path(pictures).expanduser()
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise UserError(f"--png {pictures}: is a file; the pictures go into a folder. Type --png drawn.")
     found = find(run, checkpoint)
     trained = open_run(found, keys)
-    folder = None if pictures is None else Path(pictures).expanduser()
     done = evaluation(trained, split, keys, batch_size, folder)
     for line in (found.note, *done.labelled.notes):
         if line:

@@ -54,6 +54,10 @@ def predict(
         print(found.note, file=sys.stderr)
     trained = open_run(found, keys)
     model = Model(trained, top)
+    if model.top != top:
+        known = model.meaning.num_outputs if isinstance(model.meaning, Classes) else 0
+        what = f"the model knows {known} classes. Type top={known}" if known else "of classes. Leave it out"
+        raise UserError(f"top={top}: {what}.")
     how = {key: value for key, value in trained.settings.group("data").items() if key in READ_BY}
     form = "json" if is_json else "csv"
     if out is None and not is_json and sys.stdout.isatty() and isinstance(model.meaning, Classes):
@@ -69,7 +73,7 @@ def predict(
             for part in parts_of(trained.about.inputs, sources, size, how):
                 of_part(model, part, to, progress)
         if not progress.count:
-            raise UserError(progress.failures[0])
+            raise progress.nothing_read()
         to.close()
     except BaseException:
         to.give_up()
@@ -84,15 +88,18 @@ class Progress:
     def __init__(self) -> None:
         self.count = 0
         self.failures: list[str] = []
+        self._num_told = 0
         self._notes: set[str] = set()
         self._started = self._said = time.monotonic()
         self._is_terminal = sys.stderr.isatty()
 
     def add(self, part: Part) -> None:
         self.count += len(part.ids)
-        for line in part.failed:
-            self.failures.append(line)
-            print(f"error: {printable(line)}", file=sys.stderr)
+        self.failures += part.failed
+        if self.count or len(self.failures) > 1:  # the only one of all ends the command, and is told there
+            for line in self.failures[self._num_told :]:
+                print(f"error: {printable(line)}", file=sys.stderr)
+            self._num_told = len(self.failures)
         for note in part.notes:
             if note not in self._notes:
                 self._notes.add(note)
@@ -102,6 +109,11 @@ class Progress:
             self._said = now
             line = f"{self.count:,} samples, {self.count / (now - self._started):,.0f} a second"
             print(line, end="\r" if self._is_terminal else "\n", file=sys.stderr, flush=True)
+
+    def nothing_read(self) -> UserError:
+        """The line where there is no sample to predict."""
+        number = len(self.failures)
+        return UserError(self.failures[0] if number == 1 else f"nothing was predicted: none of {number:,} can be read.")
 
     def end(self, out: str | None) -> None:
         seconds = time.monotonic() - self._started

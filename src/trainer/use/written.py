@@ -164,6 +164,8 @@ def writer(out: str | None, form: str, has_header: bool = True) -> Writer:
     if path.is_dir() or not path.absolute().parent.is_dir():
         what = "is a folder" if path.is_dir() else f"there is no folder {path.absolute().parent}"
         raise UserError(f"out={out}: {what}. Type the name of a file, such as out=predictions{suffix}.")
+    if path.exists() and (not path.is_file() or path.stat().st_size):  # it may be the very file that is read
+        raise UserError(f"out={out}: is there already, and nothing is written over it. Type another name.")
     if suffix == ".parquet":
         try:
             import pyarrow  # noqa: F401
