@@ -125,6 +125,7 @@ def load(
         notes=tuple(notes),
         recipe=scaling,
         rows=dict(rows),
+        by_chance=tuple(missing),
         is_multilabel=task == "multilabel",
         as_task="classification" if are_places else "auto",
         are_own_targets=are_own,

@@ -81,6 +81,7 @@ def load(
         f"{len(test):,} to test, 32x32 colour, 10 classes",
         num_classes=10,
         class_names=CLASS_NAMES,
+        by_chance=("val",),
     )
 
 

@@ -33,4 +33,5 @@ def load(split_seed: int = 0) -> Data:
         class_names=tuple("0123456789"),
         scale=16.0,
         rows=rows,
+        by_chance=("val", "test"),
     )

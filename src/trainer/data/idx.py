@@ -102,6 +102,7 @@ def load(
         f"{height}x{width} grey, {len(class_names)} classes",
         num_classes=len(class_names),
         class_names=tuple(class_names),
+        by_chance=("val",),
     )
 
 

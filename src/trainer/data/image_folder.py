@@ -73,6 +73,7 @@ def load(
         class_names=class_names,
         num_workers=num_workers,
         notes=tuple(notes),
+        by_chance=tuple(missing),
     )
 
 

@@ -92,6 +92,7 @@ def load(
         is_multilabel=task == "multilabel",
         num_workers=num_workers,
         notes=tuple(notes),
+        by_chance=("val", "test"),
     )
 
 

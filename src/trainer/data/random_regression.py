@@ -27,4 +27,5 @@ def load(num_samples: int = 64, in_features: int = 1000, out_features: int = 10,
         draw(),
         draw(),
         description=f"random_regression: {num_samples:,} pairs of standard normals, {in_features} to {out_features}",
+        by_chance=("train", "val", "test"),
     )

@@ -75,6 +75,7 @@ class Data:
         recipe: what the source has done to its inputs, see `trainer.data.preparation`: of tables a
             `trainer.data.tables.recipe.Recipe`, of arrays a `trainer.data.spread.Scaling`; None where it is nothing.
         rows: split to the rows of the source's file that it has, `[N]`; empty where that is not known.
+        by_chance: the splits whose samples `data.split_seed` has chosen, or drawn.
         collate_fn: a list of items to a batch; None: torch's.
         is_multilabel: targets are 0 and 1 for each of some labels, `[N, K]`.
         as_task: what its source was asked to take the targets for, if it has not done so itself; `auto`: nothing.
@@ -93,6 +94,7 @@ class Data:
     notes: tuple[str, ...] = ()
     recipe: Any = None
     rows: Mapping[str, Tensor] = field(default_factory=dict)
+    by_chance: tuple[str, ...] = ()
     collate_fn: Any = None
     is_multilabel: bool = False
     as_task: str = "auto"

@@ -139,6 +139,7 @@ def load(
         notes=tuple(notes),
         recipe=recipe,
         rows=dict(parts),
+        by_chance=("val", "test"),
         is_multilabel=task == "multilabel",
     )
 

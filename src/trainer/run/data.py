@@ -19,6 +19,7 @@ from trainer.errors import UserError
 from trainer.run.classes import balance
 from trainer.run.instantiate import built, ours
 from trainer.run.overfit import few
+from trainer.run.unread import refuse_unread
 
 
 def build_data(settings: Settings) -> Data:
@@ -33,6 +34,7 @@ def build_data(settings: Settings) -> Data:
         data = as_data(made, name, Asked(**asked, **({} if ignored is None else {"ignored": ignored})))
         seed, standardize = (settings.group("data").get(key) for key in ("split_seed", "standardize"))
         data = pooled(detached(data), folds, name, seed if isinstance(seed, int) else 0, standardize is True)
+    refuse_unread(settings, data)
     data = limited(data, keys.get("limit"))
     check(data, name)
     return few(settings, data)
