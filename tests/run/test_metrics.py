@@ -89,6 +89,7 @@ def test_of_numbers_by_hand(train: Train) -> None:
     assert "per_class" not in result
 
 
+@pytest.mark.slow
 def test_numbers_are_judged_without_being_asked_for_and_quietly(
     train: Train, capsys: pytest.CaptureFixture[str]
 ) -> None:
