@@ -37,6 +37,24 @@ RECIPES = {
     ),
 }
 
+PLAIN = ("model=two_layer", "eval_every=5", "max_steps=80")
+# What `train help training` describes, on the shipped digits.
+FEATURES = {
+    "metrics": (*PLAIN, "metric=[f1,auroc,top5]", "checkpoint.metric=val/f1"),
+    "metrics of numbers": ("model=two_layer", "data=random_regression", "loss=mse", "max_steps=80", "metric=[rmse]"),
+    "best and last": (*PLAIN, "test=last", "checkpoint.metric=val/accuracy", "checkpoint.history=4"),
+    "early stopping": (*PLAIN, "early_stopping.patience=2", "early_stopping.min_delta=0.05", "optimizer.lr=0.003"),
+    "average": (*PLAIN, "average.last=0.5"),
+    "parameters": ("model=lenet", "max_steps=40", "optimizer=adamw", "optimizer.decay=weights", "model.freeze=[conv1]"),
+    "unequal classes": (*PLAIN, "loss.class_weights=balanced", "data.balance=true"),
+    "augmentation": (*PLAIN, "data.augment.mixup=0.2", "data.augment.erase=0.5", "data.augment.rotation=5"),
+    "folds": (*PLAIN, "data.folds=5", "data.fold=1"),
+    "memory": (*PLAIN, "data.limit=120", "batch_size=auto", "gradient.accumulate=2"),
+    "overfit": (*PLAIN, "overfit=64"),
+    "profile": (*PLAIN, "profile=true"),
+    "distillation": (*PLAIN, "model.hidden_features=10", "loss.teacher=runs/big"),
+}
+
 
 @dataclass
 class Process:
@@ -184,6 +202,7 @@ def outcome(folder: Path) -> dict[str, Any]:
         "metrics": metrics,
         "scalars": scalars,
         "best": checkpoint.read(folder / "checkpoints/best.pt"),
+        "result": json.loads((folder / "result.json").read_text()),
         # A signal's checkpoint is one more, so which of the earlier ones is left depends on when it came.
         "newest": max(p.name for p in checkpoints(folder)),
         "num_files": len(checkpoints(folder)),
@@ -195,7 +214,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def check(recipe: str, ways: list[str], seed: int, folder: Path, sources: dict[str, tuple[str, ...]]) -> None:
-    words = (*COMMON, *RECIPES[recipe])
+    words = (*COMMON, *{**RECIPES, **FEATURES}[recipe])
     if "data=image_folder" in words:
         words = (*(word for word in sources["image_folder"] if word.startswith("data.root")), *words)
     command = [sys.executable, "-m", "trainer", *words]
@@ -229,6 +248,36 @@ def test_a_run_that_was_killed_again_and_again(
         "workers and augmentation": ["kill while writing", "SIGINT twice", "SIGTERM"],
     }
     check(recipe, ways[recipe], 0, tmp_path, sources)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("feature", FEATURES)
+def test_each_feature_is_killed_in_its_middle(feature: str, tmp_path: Path) -> None:
+    if feature == "distillation":
+        big = [sys.executable, "-m", "trainer", "model=two_layer", "max_steps=20", "monitor=off", "name=big"]
+        subprocess.run(big, cwd=tmp_path, check=True, capture_output=True, timeout=200)
+    check(feature, ["kill"], 3, tmp_path, {})  # 3: the draw is step 16
+
+
+@pytest.mark.slow
+def test_a_search_for_a_rate_that_is_killed_is_made_anew(tmp_path: Path) -> None:
+    """It takes seconds: its folder stays as it is, and under another name the same rate is found as without a kill."""
+    words = ("find-lr", "model=two_layer", "max_steps=60", "threads=1", "monitor=off")
+    command = [sys.executable, "-m", "trainer", *words]
+
+    def ended(name: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*command, f"name={name}"], cwd=tmp_path, capture_output=True, text=True, timeout=200)
+
+    whole = ended("whole")
+    run = Process([*command, "name=it"], tmp_path)
+    while not list(tmp_path.glob("runs/it/*/metrics.jsonl")) and run.process.poll() is None:
+        time.sleep(0.01)
+    run.signal(signal.SIGKILL)
+    assert run.end()[0] == -signal.SIGKILL
+    assert "runs/it is there already. Type another name=, or none." in ended("it").stderr
+    again = ended("again")
+    assert again.stdout.replace("again", "whole") == whole.stdout
+    assert "type " in whole.stdout
 
 
 @pytest.mark.long
