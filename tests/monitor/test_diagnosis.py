@@ -437,7 +437,8 @@ NO_PULL = {"grad_norm/b.weight": 1e-9, "grad_norm/b.bias": 1e-9}
         ({}, {}, {"train/loss": 2.0}, set()),
         # updates
         ({}, {}, {"train/loss": 2.0, **updates(0.05)}, set()),
-        ({}, {}, {"train/loss": 2.29, **updates(0.05)}, {"learning rate too large", "loss not falling"}),
+        ({}, {}, {"train/loss": 2.4, **updates(0.05)}, {"learning rate too large", "loss not falling"}),
+        ({}, {}, {"train/loss": 2.29, **updates(0.05)}, {"loss not falling"}),  # labels may have no pattern
         ({}, {}, {"train/loss": 2.0, **updates(0.5)}, {"learning rate too large"}),
         ({}, {}, {"train/loss": 0.2, **updates(0.5)}, set()),
         ({}, updates(2.0), {"train/loss": 0.2}, {"first update too large", "learning rate too large"}),
@@ -571,3 +572,73 @@ def test_layers_in_front_of_flat_ends() -> None:
 
     model = nn.Sequential(linear(), nn.Tanh(), linear(), nn.ReLU6(), linear(), nn.Dropout(), nn.Sigmoid(), linear())
     assert squashed_layers(model) == ["0", "4"]
+
+
+@pytest.mark.parametrize(
+    ("known", "rule"),
+    [
+        ({"outputs_are": "between 0 and 1"}, "probabilities into a loss of logits"),
+        ({"outputs_are": "0 and more", "out_of_reach": 0.3, "guess": {"train/loss": 1.0}}, "targets out of reach"),
+        ({"outputs_are": "0 and more", "out_of_reach": 0.02, "guess": {"train/loss": 1.0}}, None),
+        ({"is_linear": True}, "no non linearity"),
+        ({"telling_columns": [3]}, "a column tells the target"),
+    ],
+)
+def test_what_was_seen_before_the_first_step_is_told(known: dict[str, Any], rule: str | None) -> None:
+    diagnosis = Diagnosis(facts(**known), causes.RULES)
+    for step in range(1, 400, 10):
+        diagnosis.observe(step, record(2.3 if step == 1 else 0.9))
+    diagnosis.concluded(400)
+    assert [finding.rule for finding in diagnosis.findings] == ([rule] if rule else [])
+    linear = Diagnosis(facts(is_linear=True), causes.RULES)  # all was learnt: a line is enough
+    for step in range(1, 400, 10):
+        linear.observe(step, record(0.1))
+    linear.concluded(400)
+    assert linear.findings == []
+
+
+@pytest.mark.parametrize(("ratio", "lr"), [(5e-5, "1"), (5e-6, "10"), (1e-9, "1e+02")])
+def test_a_learning_rate_too_small_is_told_on_the_way_with_one_that_is_large_enough(ratio: float, lr: str) -> None:
+    diagnosis = Diagnosis(facts(), causes.RULES)
+    for step in range(1, 150, 10):
+        diagnosis.observe(step, record(2.2, **updates(ratio)))
+    first, *_ = diagnosis.findings
+    assert (first.rule, first.advice) == ("learning rate too small", f"Try optimizer.lr={lr}.")
+
+
+@pytest.mark.parametrize(
+    ("known", "val", "train_loss", "rule"),
+    [
+        ({}, [1.5, 2.3], [1.5, 2.3], "learning rate too large"),
+        ({"has_attention": True}, [1.5, 2.3], [1.5, 2.3], "warm up missing"),
+        ({"settings": {"optimizer.momentum": 0.99}}, [1.5, 2.3], [1.5, 2.3], "momentum too high"),
+        ({}, [1.5, 1.7], [1.5, 1.6], None),
+        ({}, [1.5, 2.3], [1.5, 1.4], None),  # that is no fault of steps
+        ({}, [2.25, 2.3], [2.25, 2.3], None),  # there was nothing to lose
+    ],
+)
+def test_what_had_been_learnt_and_is_lost(
+    known: dict[str, Any], val: list[float], train_loss: list[float], rule: str | None
+) -> None:
+    guess = {"train/loss": math.log(10), "val/loss": math.log(10)}
+    diagnosis = Diagnosis(facts(guess=guess, **known), causes.RULES)
+    diagnosis.observe(1, record(2.3))
+    for i, (of_val, of_train) in enumerate(zip(val, train_loss, strict=True)):
+        for step in range(50 * i + 10, 50 * i + 60, 10):
+            diagnosis.observe(step, record(of_train))
+        diagnosis.observe(50 * i + 50, {"val/loss": of_val})
+    diagnosis.concluded(100)
+    assert [finding.rule for finding in diagnosis.findings][:1] == ([rule] if rule else [])
+
+
+@pytest.mark.parametrize(
+    ("recalls", "is_found"),
+    [([0.9] * 9 + [0.3], True), ([0.95, 0.9, 0.5, 0.7, 0.6, 0.95, 0.8, 0.7, 0.99, 0.35], False), ([0.9, 0.3], True)],
+)
+def test_of_many_classes_the_worst_is_a_fault_where_it_lies_far_from_all(recalls: list[float], is_found: bool) -> None:
+    diagnosis = Diagnosis(facts(shares=[1 / len(recalls)] * len(recalls)), causes.RULES)
+    for step in range(1, 400, 10):
+        diagnosis.observe(step, record(0.1))
+    rows = [{"name": str(i), "support": 20, "recall": recall} for i, recall in enumerate(recalls)]
+    diagnosis.concluded(400, rows)
+    assert [finding.rule for finding in diagnosis.findings] == (["one class far worse"] if is_found else [])

@@ -6,13 +6,13 @@ thresholds were chosen on the first set of `tests/diagnosis/sets.py`; the second
 """
 
 import math
-from statistics import median
+from statistics import median, quantiles
 
-from trainer.monitor.cures import attempt, better_start, calmer, lr_times
+from trainer.monitor.cures import attempt, better_start, calmer, larger_rate, lr_times
 from trainer.monitor.diagnosis import Rule
 from trainer.monitor.facts import LONG_STEPS
 from trainer.monitor.finding import Sighting
-from trainer.monitor.seen import ENDED, Seen
+from trainer.monitor.seen import ENDED, FALLEN, Seen
 from trainer.monitor.symptoms import LARGEST_UPDATE, SMALLEST_UPDATE
 from trainer.monitor.symptoms import RULES as SYMPTOMS
 
@@ -28,6 +28,7 @@ NEARLY_ALONE = 0.9
 SMALL_BATCH = 4
 
 
+UNREACHED = 0.05  # of the targets
 LEAKED, OFTENER = 0.1, 2.0  # the share of shared samples, and how often it must be that of repeated ones
 MISSING = 0.5  # of the classes
 FAR_WORSE, WELL_KNOWN = 0.5, 0.6  # of the others' median recall; that median
@@ -58,12 +59,54 @@ def probabilities_into_a_loss_of_logits(seen: Seen) -> Sighting | None:
     Source: PyTorch documentation, `torch.nn.CrossEntropyLoss` ("the unnormalized logits").
     """
     kind = seen.facts.outputs_are
-    if not kind or (kind != "probabilities" and (seen.has_learnt or seen.facts.equal_units)):
+    if kind not in ("probabilities", "between 0 and 1") or (kind != "probabilities" and seen.facts.equal_units):
         return None
     what = "add up to 1 as a softmax's do" if kind == "probabilities" else "lie between 0 and 1 as a sigmoid's do"
     meaning = f"the outputs {what}, and the loss takes logits: it squashes them once more, and can't come near 0"
-    how = 'Take the last softmax or sigmoid out; or write gives = "probabilities" into the class, and type loss=nll.'
+    how = "Take the last softmax or sigmoid out"
+    loss = "bce" if seen.chance is None else "nll" if kind == "probabilities" else ""
+    how += f'; or write gives = "probabilities" into the class, and type loss={loss}.' if loss else "."
     return Sighting(None, _losses(seen), meaning, how)
+
+
+def targets_out_of_reach(seen: Seen) -> Sighting | None:
+    """The outputs end in a ReLU, a sigmoid or the like, and many targets lie where those never come.
+
+    Source: "Deep Learning" (2016), section 6.2.2, "Output Units".
+    """
+    share = seen.facts.out_of_reach
+    if share < UNREACHED or not seen.facts.guess:
+        return None
+    meaning = f"outputs are {seen.facts.outputs_are}, whatever the weights, and {share:.0%} of the targets are not"
+    how = "Take the ReLU, sigmoid or softmax after the last layer out."
+    return Sighting(None, {"out_of_reach": share} | _losses(seen), meaning, how)
+
+
+def no_non_linearity(seen: Seen) -> Sighting | None:
+    """Layers of weights follow one another with nothing between: together they can do no more than one of them.
+
+    Source: "Deep Learning" (2016), section 6.1, "Learning XOR".
+    """
+    guess = seen.chance or seen.facts.near.get("train/loss")
+    if not seen.facts.is_linear or guess is None or seen.loss < 0.1 * guess or not is_settled(seen):
+        return None
+    meaning = "the model is linear: all its layers together can do no more than one"
+    return Sighting(None, _losses(seen), meaning, attempt(["a ReLU after each layer but the last"]))
+
+
+def a_column_tells_the_target(seen: Seen) -> Sighting | None:
+    """A column of the inputs is the target in other words, and is perhaps not known where a prediction is wanted.
+
+    Source: S. Kaufman et al., "Leakage in Data Mining" (KDD 2011), section 3.
+    """
+    columns = seen.facts.telling_columns
+    if not columns:
+        return None
+    which = ", ".join(map(str, columns[:5]))
+    meaning = f"column {which} of the inputs says the target by itself, so that numbers may be too good"
+    how = "If it is not known where a prediction is wanted, take it out"
+    how += " by data.drop=[<its name>]." if "data.drop" in seen.facts.settings else "."
+    return Sighting(None, {"column": columns[0]}, meaning, how)
 
 
 def labels_differ_between_the_splits(seen: Seen) -> Sighting | None:
@@ -119,7 +162,7 @@ def splits_share_samples(seen: Seen) -> Sighting | None:
     Source: S. Kapoor, A. Narayanan, "Leakage and the reproducibility crisis in machine-learning-based science" (2023).
     """
     facts = seen.facts
-    if not seen.is_over or facts.leaked < LEAKED or facts.leaked < OFTENER * facts.repeated:
+    if facts.leaked < LEAKED or facts.leaked < OFTENER * facts.repeated:
         return None
     numbers = {"shared": facts.leaked, "repeated": facts.repeated}
     meaning = f"{facts.leaked:.0%} of the samples that it is measured on were trained on, so that numbers are too good"
@@ -153,6 +196,10 @@ def one_class_far_worse(seen: Seen) -> Sighting | None:
     usual = median(row["recall"] for row in rows if row is not worst)
     if usual < WELL_KNOWN or worst["recall"] > FAR_WORSE * usual:
         return None
+    if len(rows) > 5:  # of many, some are worse by nature: J. Tukey, "Exploratory Data Analysis" (1977), "far out"
+        low, _, high = quantiles((row["recall"] for row in rows if row is not worst), n=4)
+        if worst["recall"] > low - 3 * (high - low):
+            return None
     place = seen.classes.index(worst)
     share = seen.facts.shares[place] if place < len(seen.facts.shares) else math.nan
     numbers = {"recall": worst["recall"], "median_recall": usual}
@@ -174,8 +221,8 @@ def one_class_nearly_alone(seen: Seen) -> Sighting | None:
         return None
     numbers = {"largest_share": facts.largest_share, "val/accuracy": seen.accuracy or 0.0}
     meaning = "nearly all samples are of one class, and the accuracy is that of always saying it"
-    words = ["loss.weight= with a larger number for rare classes"] if "loss.weight" in facts.settings else []
-    return Sighting(None, numbers, meaning, attempt([*words, "more samples of the rare classes"]))
+    words = ["loss.class_weights=balanced", "data.balance=true", "more samples of the rare classes"]
+    return Sighting(None, numbers, meaning, attempt(words))
 
 
 def labels_without_a_pattern(seen: Seen) -> Sighting | None:
@@ -210,7 +257,7 @@ def inputs_not_scaled(seen: Seen) -> Sighting | None:
     numbers = {"input_size": facts.input_size, "column_ratio": facts.column_ratio}
     meaning = "the inputs are far from a size of 1, for which weights and learning rate are made"
     if is_one:
-        meaning = f"column {facts.largest_column} is {facts.column_ratio:.3g} times as large as others, and hides them"
+        meaning = f"column {facts.largest_column} is {facts.column_ratio:,.0f} times as large as others, and hides them"
     settings = facts.settings
     words = [f"data.{key}=true" for key in ("standardize", "normalize") if settings.get(f"data.{key}") is False]
     return Sighting(None, numbers, meaning, attempt(words or ["inputs minus their mean, divided by their deviation"]))
@@ -223,7 +270,7 @@ def targets_not_scaled(seen: Seen) -> Sighting | None:
     """
     facts, validated = seen.facts, seen.num_bad >= 2
     mean, deviation = abs(facts.target_mean), facts.target_deviation
-    is_far = deviation > FAR_TARGETS or 0 < deviation < SMALL_TARGETS or mean > FAR_TARGETS * deviation
+    is_far = deviation > FAR_TARGETS or 0 < deviation < max(SMALL_TARGETS, mean / FAR_TARGETS)
     if not is_far or not (validated or seen.is_ill or (seen.is_over and not seen.has_learnt)):
         return None
     numbers = {"target_mean": facts.target_mean, "target_deviation": deviation} | _losses(seen)
@@ -293,6 +340,8 @@ def warm_up_missing(seen: Seen) -> Sighting | None:
     facts = seen.facts
     is_constant = not any(str(facts.settings.get(f"scheduler.{key}", "")) for key in ("warmup_steps", "pct_start"))
     if not facts.has_attention or not is_constant or not (_is_thrown(seen) or _is_large(seen)):
+        return None
+    if (seen.first_update or 0.0) > LARGE_FIRST_UPDATE:  # too large for any time of the run
         return None
     meaning = "a network with attention was given large steps at once, which it does not get over"
     return Sighting(
@@ -383,9 +432,9 @@ def learning_rate_too_large(seen: Seen) -> Sighting | None:
         return None
     layer = seen.moved[0] if seen.moved is not None else None
     meaning = "steps are too large for the weights, and the loss stays high"
-    return Sighting(
-        layer, _sizes(seen) | _losses(seen), meaning, attempt([lr_times(seen.facts, 0.1), *calmer(seen.facts)[1:]])
-    )
+    if seen.is_lost:
+        meaning = "steps have thrown the network out of what it had learnt"
+    return Sighting(layer, _sizes(seen) | _losses(seen), meaning, attempt(calmer(seen.facts)))
 
 
 def learning_rate_too_small(seen: Seen) -> Sighting | None:
@@ -394,12 +443,12 @@ def learning_rate_too_small(seen: Seen) -> Sighting | None:
     Source: A. Karpathy, CS231n, "Neural Networks Part 3", "Ratio of weights:updates" (should be about 1e-3).
     """
     is_slow = seen.moved is not None and 0 < seen.moved[1] < SMALLEST_UPDATE
-    if not seen.is_over or not is_settled(seen) or seen.has_learnt or not is_slow or seen.ended or seen.has_signal:
+    if not is_settled(seen) or seen.has_learnt or not is_slow or seen.ended or seen.has_signal:
         return None
     assert seen.moved is not None
     meaning = "a step changes the weights by less than 1e-4 of themselves, and the loss is still high"
     numbers = {f"update_ratio/{seen.moved[0]}": seen.moved[1], "train/loss": seen.loss}
-    return Sighting(seen.moved[0], numbers, meaning, attempt([lr_times(seen.facts, 10)]))
+    return Sighting(seen.moved[0], numbers, meaning, attempt([larger_rate(seen.facts, seen.moved)]))
 
 
 def too_few_samples(seen: Seen) -> Sighting | None:
@@ -464,6 +513,8 @@ def _is_poor(seen: Seen) -> bool:
 def _is_thrown(seen: Seen) -> bool:
     """Whether the weights were thrown out of their place, and the network has not learnt since."""
     is_overflown = "exploding gradient" in seen.reported
+    if seen.is_lost:
+        return True
     if seen.has_learnt or ((not seen.is_ill or seen.step == 1) and not is_overflown):
         return False
     has_grown = seen.growth is not None and (seen.growth > GROWN or not math.isfinite(seen.growth))
@@ -472,8 +523,12 @@ def _is_thrown(seen: Seen) -> bool:
 
 
 def _is_large(seen: Seen) -> bool:
-    """Whether updates are large beside the weights, and the loss is no lower for it."""
-    limit = 10 * LARGEST_UPDATE if seen.has_fallen else LARGEST_UPDATE
+    """Whether updates are large beside the weights, and the loss is above where it began.
+
+    Where it is as it was, labels may have no pattern: only far larger ones are a fault then.
+    """
+    has_risen = seen.start is not None and seen.loss > (1 + FALLEN) * seen.start
+    limit = LARGEST_UPDATE if has_risen else 10 * LARGEST_UPDATE
     return seen.is_ill and seen.moved is not None and seen.moved[1] > limit
 
 
@@ -481,6 +536,7 @@ def _is_large(seen: Seen) -> bool:
 CAUSES = (
     Rule(targets_are_constant, rank=1),
     Rule(probabilities_into_a_loss_of_logits, rank=2),
+    Rule(targets_out_of_reach, rank=2),
     Rule(labels_differ_between_the_splits, rank=3, tag="val/loss"),
     Rule(data_given_in_order, rank=3, tag="val/loss"),
     Rule(splits_differ, rank=4, tag="val/loss"),
@@ -499,10 +555,12 @@ CAUSES = (
     Rule(momentum_too_high, rank=50),
     Rule(warm_up_missing, rank=51),
     Rule(learning_rate_too_large, rank=52),
-    Rule(labels_without_a_pattern, rank=80, tag="val/loss"),
+    Rule(labels_without_a_pattern, rank=80, is_last=True),
     Rule(too_few_samples, rank=81, tag="val/loss"),
-    Rule(splits_share_samples, rank=82),
+    Rule(no_non_linearity, rank=45, is_last=True),
+    Rule(splits_share_samples, rank=82, is_last=True),
+    Rule(a_column_tells_the_target, rank=82, is_last=True),
     Rule(one_class_far_worse, rank=83),
 )
-AT_THE_END = (Rule(learning_rate_too_small, rank=70),)
+AT_THE_END = (Rule(learning_rate_too_small, rank=70, is_last=True),)
 RULES = (*SYMPTOMS, *CAUSES, *AT_THE_END)

@@ -1,8 +1,11 @@
 """What to type against what was found: words that the config of the run has."""
 
+import math
 from collections.abc import Sequence
 
 from trainer.monitor.facts import Facts
+
+TO_THE_WEIGHTS = 1e-3  # |update| / |weights|: Karpathy, CS231n, "Neural Networks Part 3", "Ratio of weights:updates"
 
 
 def attempt(words: Sequence[str]) -> str:
@@ -24,6 +27,17 @@ def lr_times(facts: Facts, factor: float) -> str:
         return f"a {'smaller' if factor < 1 else 'larger'} learning rate"
     key, lr = found
     return f"{key}={lr * factor:.2g}"
+
+
+def larger_rate(facts: Facts, moved: tuple[str, float] | None) -> str:
+    """The learning rate by whose power of ten updates come to a thousandth of the weights.
+
+    Args:
+        moved: a layer, and its |update| / |weights|.
+    """
+    ratio = math.nan if moved is None else moved[1]
+    factor = TO_THE_WEIGHTS / ratio if 0 < ratio < math.inf else 10.0
+    return lr_times(facts, 10.0 ** min(3, max(1, round(math.log10(factor)))))
 
 
 def calmer(facts: Facts) -> list[str]:

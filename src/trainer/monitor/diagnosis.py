@@ -19,6 +19,7 @@ from trainer.monitor.seen import SYMPTOMS, Seen
 # What may follow from something else that is wrong.
 FOLLOWING = SYMPTOMS | {
     *("learning rate too large", "learning rate too small", "vanishing gradient", "overfitting", "one class far worse"),
+    *("loss far from chance", "splits differ", "nothing carries over"),
 }
 OVERFLOWN = "the numbers have left the range of floating point"
 
@@ -31,6 +32,7 @@ class Rule:
         tag: made at records that have it; others neither count nor interrupt.
         records: in a row.
         is_long: and over `Facts.long` steps.
+        is_last: made at the end of the run alone.
         rank: of what is found together, the lowest explains the others that are of `FOLLOWING`.
     """
 
@@ -38,6 +40,7 @@ class Rule:
     records: int = 1
     is_long: bool = False
     tag: str = "train/loss"
+    is_last: bool = False
     rank: int = 100
 
     @cached_property
@@ -88,6 +91,8 @@ class Diagnosis:
         new = []
         for rule in self._rules:
             if (rule.tag not in self._seen.numbers and not is_last) or rule.name in self._seen.reported:
+                continue
+            if rule.is_last and not is_last:
                 continue
             if is_last and rule.rank == 100:  # of symptoms all has been seen
                 continue

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -12,14 +12,16 @@ from trainer.data.batches import Batches, first_samples
 from trainer.data.leaks import Leak
 from trainer.data.prepare import Splits
 from trainer.losses.function import LossFunction
-from trainer.meaning import Classes, Numbers
+from trainer.meaning import Classes, Labels, Numbers
 from trainer.monitor.activations import Activations
 from trainer.trees import called, mapped
 from trainer.trials import undisturbed
 
 # Numbers of a split that are looked at: a few milliseconds.
 MOST_NUMBERS, FEWEST_ROWS = 1 << 17, 64
-SAMPLES = 16  # that go through the model where outputs of two lie between 0 and 1
+SAMPLES = 16  # that go through the model where outputs of two are never negative
+ON_A_LINE = 0.9999  # the correlation of a column with the targets
+FEWEST_TOLD, MOST_COLUMNS = 50, 1000  # samples, and columns, that are looked at for it
 _SHIPPED = ("trainer.models.lenet", "trainer.models.two_layer", "trainer.models.resnet", "trainer.models.finetune")
 
 
@@ -29,7 +31,8 @@ def evidence(model: nn.Module, loss_fn: LossFunction, splits: Splits, leak: Leak
         **of_model(model),
         **of_inputs(splits),
         **of_targets(loss_fn, splits),
-        **of_outputs(model, loss_fn, splits.val),
+        **of_outputs(model, loss_fn, splits),
+        "telling_columns": telling_columns(splits),
         "has_images": len(splits.input_shape) == 3,
         **({} if leak is None else {"leaked": leak.share, "repeated": leak.repeated}),
     }
@@ -57,22 +60,54 @@ def equal_units(model: nn.Module) -> Iterator[str]:
             yield name.rpartition(".")[0] or name
 
 
-def of_outputs(model: nn.Module, loss_fn: LossFunction, split: Batches) -> dict[str, Any]:
-    """What a forward pass shows: layers that let nothing through, and outputs that can't be logits.
+def of_outputs(model: nn.Module, loss_fn: LossFunction, splits: Splits) -> dict[str, Any]:
+    """What forward passes show: layers that let nothing through, outputs that can't be logits, or never negative.
 
     Shipped models are known.
     """
     if type(model).__module__ in _SHIPPED:
         return {}
-    activations, outputs, said = Activations(model), None, ""
+    activations, said, reach, is_linear = Activations(model), "", 0.0, False
     with contextlib.suppress(Exception), undisturbed(model, next(model.parameters()).device):
         activations.watch()
-        outputs = _given(model, split, 2)
-        if outputs_are(loss_fn, outputs):  # of so few perhaps by chance
-            said = outputs_are(loss_fn, _given(model, split, SAMPLES))
+        scores = loss_fn.meaning.scores_of(_given(model, splits.val, 2))
+        is_linear = _is_linear(model, splits)
+        if scores is not None and bool((scores >= 0).all()):  # of so few perhaps by chance
+            said = outputs_are(loss_fn, _whatever_its_weights(model, splits.val, loss_fn.meaning.scores_of))
+            reach = out_of_reach(said, splits.train.targets)
     shares = {tag.partition("/"): share for tag, share in activations.numbers().items()}
     dead = [layer for (kind, _, layer), share in shares.items() if kind == "dead_units" and share == 1]
-    return {"dead_layers": dead, "outputs_are": said}
+    return {"dead_layers": dead, "outputs_are": said, "out_of_reach": reach, "is_linear": is_linear}
+
+
+def _whatever_its_weights(model: nn.Module, split: Batches, scores_of: Callable[[Any], Tensor | None]) -> Tensor | None:
+    """The scores of more samples, with these weights and others: small logits of one sign turn with their weights."""
+    found = [scores_of(_given(model, split, SAMPLES))]
+    for factor in (-1.0, -10.0):  # so that the second are those that there are, ten times as large
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(factor)
+        found.append(scores_of(_given(model, split, SAMPLES)))
+    known = [scores for scores in found if scores is not None]
+    return torch.cat(known) if len(known) == len(found) else None
+
+
+def _is_linear(model: nn.Module, splits: Splits) -> bool:
+    """Whether several layers of weights are together no more than one: the outputs of a sum are the sum of outputs.
+
+    False where a layer in between is narrower than both ends: that is something of its own.
+    """
+    weights = [p for p in model.parameters() if p.dim() > 1]
+    inputs = first_samples(splits.val, 2).inputs
+    if len(weights) < 2 or not isinstance(inputs, Tensor) or not inputs.is_floating_point() or len(inputs) < 2:
+        return False
+    if min(len(p) for p in weights[:-1]) < min(weights[0].shape[1], len(weights[-1])):
+        return False
+    one, other = 3 * inputs[0], 3 * inputs[1]
+    outputs = model(torch.stack([one, other, one + other, -one, torch.zeros_like(one)])).double()
+    of_one, of_other, of_sum, of_opposite, of_nothing = outputs
+    rests = (of_one + of_other - of_sum - of_nothing).norm(), (of_one + of_opposite - 2 * of_nothing).norm()
+    return bool(max(rests) < 1e-4 * (of_one - of_other).norm())
 
 
 def _given(model: nn.Module, split: Batches, count: int) -> Any:
@@ -80,16 +115,62 @@ def _given(model: nn.Module, split: Batches, count: int) -> Any:
     return called(model, mapped(Tensor.clone, first_samples(split, min(count, len(split))).inputs))
 
 
-def outputs_are(loss_fn: LossFunction, outputs: Any) -> str:
-    """`probabilities`, or `between 0 and 1`, of what should be logits; empty where they may be logits."""
+def outputs_are(loss_fn: LossFunction, scores: Tensor | None) -> str:
+    """`probabilities` or `between 0 and 1` of what should be logits, `from 0 to 1` or `0 and more` of numbers.
+
+    Empty where they may be anything.
+    """
     meaning = loss_fn.meaning
-    if not isinstance(meaning, Classes) or meaning.gives != "logits" or meaning.compared_with == "values":
+    if scores is None or not bool((scores >= 0).all() and (scores > 0).any()):
         return ""
-    scores = None if outputs is None else meaning.scores_of(outputs)
-    if scores is None or scores.shape[1] < 2 or not bool(((scores > 0) & (scores < 1)).all()):
+    is_between = bool((scores <= 1).all())
+    if isinstance(meaning, Numbers):
+        return "from 0 to 1" if is_between else "0 and more"
+    is_logit = isinstance(meaning, Classes | Labels) and meaning.gives == "logits" and meaning.compared_with != "values"
+    if not is_logit or not is_between:
         return ""
     sums = scores.float().sum(1)
-    return "probabilities" if torch.allclose(sums, torch.ones_like(sums), atol=1e-3) else "between 0 and 1"
+    is_shared = isinstance(meaning, Classes) and torch.allclose(sums, torch.ones_like(sums), atol=1e-3)
+    return "probabilities" if is_shared else "between 0 and 1"
+
+
+def out_of_reach(kind: str, targets: Any) -> float:
+    """The share of numbers that such outputs can't come to."""
+    if kind not in ("from 0 to 1", "0 and more") or not isinstance(targets, Tensor):
+        return 0.0
+    is_out = (targets < 0) | (targets > 1) if kind == "from 0 to 1" else targets < 0
+    return float(is_out.float().mean())
+
+
+def telling_columns(splits: Splits) -> list[int]:
+    """Columns that say the target by themselves: a number on a line with it, or a value for each class.
+
+    Of tables in memory, with several columns and at least 50 samples.
+    """
+    inputs, targets = _rows(splits.train), splits.train.targets
+    if inputs is None or not isinstance(targets, Tensor) or len(splits.input_shape) != 1 or inputs.shape[1] < 2:
+        return []
+    targets = targets[:: -(-len(targets) // len(inputs))].cpu()
+    if len(targets) != len(inputs) or len(inputs) < FEWEST_TOLD or (targets == targets[0]).all():
+        return []
+    if targets.is_floating_point():
+        x, y = inputs - inputs.mean(0), targets.double().reshape(len(targets), -1)
+        y = y - y.mean(0)
+        size = (x.norm(dim=0)[:, None] * y.norm(dim=0)).clamp_min(1e-30)
+        return ((x.T @ y).abs() / size > ON_A_LINE).any(1).nonzero().flatten().tolist()
+    if targets.dim() != 1 or int(targets.min()) < 0:
+        return []
+    return [i for i, column in enumerate(inputs.T[:MOST_COLUMNS]) if _tells(column, targets)]
+
+
+def _tells(column: Tensor, labels: Tensor) -> bool:
+    """Whether a column has a value or two for each class, and each value one class."""
+    values, places = column.unique(return_inverse=True)
+    num_classes = int(labels.max()) + 1
+    if len(values) > 2 * num_classes:
+        return False
+    counts = torch.bincount(places * num_classes + labels, minlength=len(values) * num_classes)
+    return bool((counts.reshape(len(values), num_classes) > 0).sum(1).eq(1).all())
 
 
 def _rows(split: Any) -> Tensor | None:

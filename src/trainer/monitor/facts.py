@@ -45,7 +45,10 @@ class Facts:
         equal_units: layers whose units start alike.
         dead_layers: those whose ReLUs let nothing of a sample through.
         has_images: whether samples can be augmented.
-        outputs_are: where they should be logits and can't be.
+        outputs_are: where they should be logits or numbers, and can't be all of them.
+        out_of_reach: the share of training targets that such outputs can't come to.
+        is_linear: several layers of weights are together no more than one.
+        telling_columns: of the inputs, which say the target by themselves.
         input_size: the root mean square of the training inputs, and `column_ratio` that of the largest column over the
             median one.
         shift: how far validation inputs lie from training ones, in standard deviations.
@@ -83,6 +86,9 @@ class Facts:
     equal_units: Sequence[str] = ()
     dead_layers: Sequence[str] = ()
     outputs_are: str = ""
+    out_of_reach: float = 0.0
+    is_linear: bool = False
+    telling_columns: Sequence[int] = ()
     input_size: float = math.nan
     largest_column: int = 0
     column_ratio: float = 1.0

@@ -12,6 +12,7 @@ FALLEN = 0.02  # by this share of where it began, or nobody can tell it from noi
 LEARNT = 0.5  # less than this share of where it began
 RECENT = 5  # records over which the training loss is averaged, as that of a single batch is noisy
 EARLY_EPOCHS = 5  # in which little can be learnt by heart
+MUCH = 0.15  # of a guess: a loss below it by this share is no noise
 ENDED = 0.02  # of the largest learning rate: a schedule has come to its end
 # What may come of something else that is wrong.
 SYMPTOMS = {"dead ReLUs", "saturated outputs", "exploding gradient", "first update too large", "loss not falling"}
@@ -186,6 +187,17 @@ class Seen:
         if self.has_learnt:
             return False
         return self.step >= self.facts.long or bool(SYMPTOMS & {*self.reported})
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether training and validation were well below a guess, and half of that is gone again."""
+        guess, of_val = (self.facts.guess.get(f"{split}/loss", math.nan) for split in ("train", "val"))
+        val, was = self.numbers.get("val/loss"), self.best_train
+        if val is None or self.best is None or was is None:
+            return False
+        if not (was < (1 - MUCH) * guess and self.best < (1 - MUCH) * of_val):
+            return False
+        return self.now > (was + guess) / 2 and val > (self.best + of_val) / 2
 
     @property
     def is_guessing(self) -> bool:

@@ -6,7 +6,7 @@ with room to spare, and runs that were made ill do not (`tests/monitor/test_diag
 
 import math
 
-from trainer.monitor.cures import attempt, better_start, calmer, largest_lr, lr_times
+from trainer.monitor.cures import attempt, better_start, calmer, larger_rate, largest_lr, lr_times
 from trainer.monitor.diagnosis import OVERFLOWN, Rule
 from trainer.monitor.facts import LONG_SHARE, layer_of
 from trainer.monitor.finding import Sighting
@@ -90,11 +90,8 @@ def vanishing_gradient(seen: Seen) -> Sighting | None:
         return None
     numbers = {f"grad_norm/{first}": norm, f"grad_norm/{last}": last_norm}
     meaning = "next to nothing arrives at the first layers, they do not learn"
-    words = [
-        *better_start(seen.facts),
-        "norm layers between",
-        *([] if seen.facts.has_relus else ["ReLUs for sigmoids"]),
-    ]
+    others = [] if seen.facts.has_relus else ["ReLUs for sigmoids"]
+    words = ["norm layers between", *others, *better_start(seen.facts)]
     return Sighting(first, numbers, meaning, attempt(words))
 
 
@@ -137,7 +134,7 @@ def learning_rate_too_small(seen: Seen) -> Sighting | None:
         return None  # then the gradient is what is too small
     numbers = {f"update_ratio/{update[0]}": update[1], "train/loss": seen.loss}
     meaning = "a step changes the weights by less than 1e-4 of themselves, and the loss is still high"
-    return Sighting(update[0], numbers, meaning, attempt([lr_times(seen.facts, 10)]))
+    return Sighting(update[0], numbers, meaning, attempt([larger_rate(seen.facts, seen.moved)]))
 
 
 def first_update_too_large(seen: Seen) -> Sighting | None:
@@ -242,7 +239,7 @@ def loss_not_falling(seen: Seen) -> Sighting | None:
     else:
         ratio = seen.record.update[1] if seen.record.update is not None else math.nan
         has_risen = first is not None and loss > first + LEARNT * abs(first)
-        larger = [] if ratio > LARGEST_UPDATE or has_risen else [lr_times(seen.facts, 10)]
+        larger = [] if ratio > LARGEST_UPDATE or has_risen else [larger_rate(seen.facts, seen.moved)]
         smaller = [] if ratio < 10 * SMALLEST_UPDATE and not has_risen else [lr_times(seen.facts, 0.1)]
         advice = f"{attempt([*larger, *smaller, *better_start(seen.facts)])} train remedy tries them."
     return Sighting(None, numbers, meaning, advice)

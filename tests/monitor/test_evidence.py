@@ -1,0 +1,97 @@
+"""What is looked at before the first step: what outputs can be, whatever the weights; what a column says."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from trainer.data.batches import ResidentBatches
+from trainer.data.prepare import Splits
+from trainer.losses.function import LossFunction
+from trainer.meaning import Classes, Labels, Meaning, Numbers
+from trainer.monitor.evidence import of_outputs, telling_columns
+
+NAMES = {"loss": "mine", "model": "mine"}
+X = torch.randn(120, 4, generator=torch.Generator().manual_seed(0))
+CLASSES = torch.arange(120) % 3
+
+
+def splits(inputs: Tensor, targets: Tensor) -> Splits:
+    split = ResidentBatches(inputs, targets)
+    return Splits(tuple(inputs.shape[1:]), 3, split, split, split)
+
+
+def net(*end: nn.Module, between: nn.Module | None = None, bias: float = 0.0, width: int = 8) -> nn.Module:
+    torch.manual_seed(0)
+    last = nn.Linear(width, 3)
+    nn.init.constant_(last.bias, bias)
+    nn.init.normal_(last.weight, std=0.01)
+    return nn.Sequential(nn.Linear(4, width), between or nn.ReLU(), last, *end)
+
+
+def seen(model: nn.Module, criterion: nn.Module, meaning: Meaning, targets: Tensor, inputs: Tensor = X) -> Any:
+    before = [p.clone() for p in model.parameters()]
+    found = of_outputs(model, LossFunction(criterion, model, meaning, NAMES), splits(inputs, targets))
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (net(nn.Softmax(1)), "probabilities"),
+        (net(nn.Sigmoid()), "between 0 and 1"),
+        (net(nn.Sigmoid(), between=nn.BatchNorm1d(8)), "between 0 and 1"),
+        (net(bias=0.1), ""),  # all between 0 and 1 at first, by their biases
+        (net(bias=0.1, between=nn.BatchNorm1d(8)), ""),
+        (net(), ""),
+    ],
+)
+def test_outputs_that_are_no_logits_are_so_with_other_weights_too(model: nn.Module, said: str) -> None:
+    assert seen(model, nn.CrossEntropyLoss(), Classes(3), CLASSES)["outputs_are"] == said
+    labels = nn.functional.one_hot(CLASSES, 3).float()
+    of_labels = seen(model, nn.BCEWithLogitsLoss(), Labels(3), labels)["outputs_are"]
+    assert of_labels == ("between 0 and 1" if said else "")
+
+
+@pytest.mark.parametrize(
+    ("end", "targets", "share"),
+    [
+        ([nn.ReLU()], X[:, :3] + 5, 0.0),
+        ([nn.ReLU()], X[:, :3], 0.5),
+        ([nn.Softplus()], X[:, :3], 0.5),
+        ([nn.Sigmoid()], X[:, :3].abs() + 1, 1.0),
+        ([nn.Sigmoid()], X[:, :3].sigmoid(), 0.0),
+        ([], X[:, :3], 0.0),
+    ],
+)
+def test_numbers_that_outputs_never_come_to_are_counted(end: list[nn.Module], targets: Tensor, share: float) -> None:
+    found = seen(net(*end, bias=0.1), nn.MSELoss(), Numbers(3), targets)["out_of_reach"]
+    assert found == pytest.approx(share, abs=0.07)
+
+
+@pytest.mark.parametrize(
+    ("between", "width", "is_linear"),
+    [
+        (nn.Identity(), 8, True),
+        (nn.BatchNorm1d(8), 8, True),
+        (nn.Identity(), 2, False),  # narrower than both ends: a code
+        (nn.ReLU(), 8, False),
+        (nn.Tanh(), 8, False),
+    ],
+)
+def test_layers_with_nothing_between_are_one(between: nn.Module, width: int, is_linear: bool) -> None:
+    for inputs in (X, 1000 + X):
+        found = seen(net(between=between, width=width), nn.CrossEntropyLoss(), Classes(3), CLASSES, inputs)
+        assert found["is_linear"] == is_linear
+
+
+def test_a_column_that_says_the_target() -> None:
+    numbers = X[:, :1] + X[:, 1:2]
+    assert telling_columns(splits(X, numbers)) == []
+    assert telling_columns(splits(torch.cat([X, 3 - 2 * numbers], 1), numbers)) == [4]
+    assert telling_columns(splits(2 * numbers, numbers)) == []  # the only one: a line through points
+    said = torch.cat([X, (CLASSES == 1).float()[:, None], 7.0 * CLASSES[:, None]], 1)
+    assert telling_columns(splits(said, CLASSES)) == [5]
+    assert telling_columns(splits(X, (X[:, 0] > 0).long())) == []  # a threshold is to be learnt
