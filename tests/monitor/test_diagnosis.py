@@ -597,6 +597,19 @@ def test_what_was_seen_before_the_first_step_is_told(known: dict[str, Any], rule
     assert linear.findings == []
 
 
+@pytest.mark.parametrize(
+    ("key", "limit", "is_found"),
+    [("clip_norm", 1e-3, True), ("clip_norm", 0.5, False), ("clip_value", 1e-4, True), ("clip_value", 0.1, False)],
+)
+def test_clipping_that_throttles(key: str, limit: float, is_found: bool) -> None:
+    diagnosis = Diagnosis(facts(settings={f"gradient.{key}": limit}), causes.RULES)
+    for step in range(1, 150, 10):
+        diagnosis.observe(step, record(2.2, **updates(1e-5), **{"grad_max/a.weight": 0.05, "grad_max/b.weight": 0.05}))
+    first, *_ = diagnosis.findings
+    assert (first.rule == "clipping throttles") == is_found
+    assert (f"gradient.{key}=null" in first.advice) == is_found
+
+
 @pytest.mark.parametrize(("ratio", "lr"), [(5e-5, "1"), (5e-6, "10"), (1e-9, "1e+02")])
 def test_a_learning_rate_too_small_is_told_on_the_way_with_one_that_is_large_enough(ratio: float, lr: str) -> None:
     diagnosis = Diagnosis(facts(), causes.RULES)

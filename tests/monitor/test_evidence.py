@@ -91,6 +91,7 @@ def test_a_column_that_says_the_target() -> None:
     numbers = X[:, :1] + X[:, 1:2]
     assert telling_columns(splits(X, numbers)) == []
     assert telling_columns(splits(torch.cat([X, 3 - 2 * numbers], 1), numbers)) == [4]
+    assert telling_columns(splits(X, 2 * X)) == []  # inputs that are to be given back
     assert telling_columns(splits(2 * numbers, numbers)) == []  # the only one: a line through points
     said = torch.cat([X, (CLASSES == 1).float()[:, None], 7.0 * CLASSES[:, None]], 1)
     assert telling_columns(splits(said, CLASSES)) == [5]

@@ -230,9 +230,10 @@ def labels_without_a_pattern(seen: Seen) -> Sighting | None:
 
     Source: C. Zhang et al., "Understanding deep learning requires rethinking generalization" (ICLR 2017), section 2.
     """
-    if seen.num_vals < 2 or seen.num_bad < seen.num_vals or not is_settled(seen) or not seen.facts.num_val:
+    is_guess = seen.num_bad == seen.num_vals or seen.is_guessing
+    if seen.num_vals < 2 or not is_guess or not is_settled(seen) or not seen.facts.num_val:
         return None
-    if {*seen.reported} - {"loss not falling"}:
+    if {*seen.reported} - {"loss not falling", "dead ReLUs"}:
         return None  # that may be why
     guess = seen.chance or seen.facts.near.get("train/loss")
     update = seen.moved[1] if seen.moved is not None else 1e-3
@@ -355,15 +356,17 @@ def clipping_throttles(seen: Seen) -> Sighting | None:
     Source: R. Pascanu, T. Mikolov, Y. Bengio, "On the difficulty of training recurrent neural networks" (ICML 2013),
     section 3.2: the threshold is near the average norm.
     """
-    limit = seen.facts.number("gradient.clip_norm")
-    if not limit > 0 or not seen.norms or not seen.is_ill or seen.moved is None or seen.moved[1] > 1e-3:
+    if not seen.norms or not seen.is_ill or seen.moved is None or seen.moved[1] > 1e-3:
         return None
-    usual = sorted(seen.norms)[len(seen.norms) // 2]
-    if usual < THROTTLED * limit:
-        return None
-    meaning = f"gradients are {usual / limit:.0f} times as large as they may be, so that hardly anything moves"
-    numbers = {"grad_norm": usual, "clip_norm": limit}
-    return Sighting(None, numbers, meaning, attempt([f"gradient.clip_norm={usual:.1g}", "gradient.clip_norm=null"]))
+    largest = [seen.numbers.get(f"grad_max/{name}", 0.0) for name in seen.facts.weights]
+    usual = {"clip_norm": sorted(seen.norms)[len(seen.norms) // 2], "clip_value": median(largest or [0.0])}
+    for key, size in usual.items():
+        limit = seen.facts.number(f"gradient.{key}")
+        if limit > 0 and size > THROTTLED * limit:
+            meaning = f"gradients are {size / limit:.0f} times as large as they may be, so that hardly anything moves"
+            numbers = {"grad_norm" if key == "clip_norm" else "grad_max": size, key: limit}
+            return Sighting(None, numbers, meaning, attempt([f"gradient.{key}={size:.1g}", f"gradient.{key}=null"]))
+    return None
 
 
 def weight_decay_shrinks_the_weights(seen: Seen) -> Sighting | None:
@@ -523,11 +526,12 @@ def _is_thrown(seen: Seen) -> bool:
 
 
 def _is_large(seen: Seen) -> bool:
-    """Whether updates are large beside the weights, and the loss is above where it began.
+    """Whether updates are large beside the weights, and the loss is above a guess.
 
-    Where it is as it was, labels may have no pattern: only far larger ones are a fault then.
+    Where it is as a guess, labels may have no pattern: only far larger ones are a fault then.
     """
-    has_risen = seen.start is not None and seen.loss > (1 + FALLEN) * seen.start
+    guess = seen.chance or seen.facts.near.get("train/loss") or seen.first_loss  # a first batch is noisy
+    has_risen = guess is not None and seen.loss > (1 + FALLEN) * guess
     limit = LARGEST_UPDATE if has_risen else 10 * LARGEST_UPDATE
     return seen.is_ill and seen.moved is not None and seen.moved[1] > limit
 
