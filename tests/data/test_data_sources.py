@@ -6,7 +6,6 @@ import gzip
 import hashlib
 import inspect
 import io
-import multiprocessing
 import os
 import pickle
 import re
@@ -31,8 +30,9 @@ from torch import Tensor
 
 from refusal import says
 from trainer.config.schema import READ_HERE
-from trainer.data import arrays, cifar10, idx, image_folder, workers
+from trainer.data import arrays, cifar10, idx, image_folder, loader
 from trainer.data import table as tables
+from trainer.data.batches import LoadedBatches
 from trainer.data.source import Data, ImageFiles, Samples, existing_path, split_off
 from trainer.errors import UserError
 
@@ -1057,8 +1057,8 @@ def test_a_worker_s_damaged_image_is_one_line_too(tmp_path: Path, monkeypatch: p
     (tmp_path / "4.png").write_bytes(b"no image")
     files = image_folder.FolderImages([str(tmp_path / f"{i}.png") for i in range(5)], torch.arange(5))
     files.channels, files.image_size = 1, 4
-    monkeypatch.setattr(workers, "CONTEXT", multiprocessing.get_context("spawn"))
-    batches = workers.read(files, [[0, 1, 2, 3], [4]], 4, num_workers=1)
+    monkeypatch.setattr(loader, "METHOD", "spawn")
+    batches = LoadedBatches(files, torch.device("cpu"), lambda x: x)._load([torch.arange(4), torch.tensor([4])], 1)
     images, targets = next(batches)
     assert torch.equal(images, torch.arange(4, dtype=torch.uint8).view(4, 1, 1, 1).expand(4, 1, 4, 4))
     assert targets.tolist() == [0, 1, 2, 3]

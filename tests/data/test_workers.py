@@ -2,10 +2,11 @@
 
 import multiprocessing
 import os
+import resource
 import select
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -14,16 +15,22 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from trainer.data import workers
+from trainer.data import loader
+from trainer.data.batches import LoadedBatches
 from trainer.data.image_folder import FolderImages
 from trainer.data.source import ImageFiles
-from trainer.data.workers import read
 from trainer.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of Python 3.12 on: beside torch's threads
 
 NUM_IMAGES = 24
 BATCHES = [list(range(i, min(i + 5, NUM_IMAGES))) for i in range(0, NUM_IMAGES, 5)]  # the last one is short
+
+
+def read(files: ImageFiles, batches: Iterable[list[int]], num_workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images and targets of each batch."""
+    found = LoadedBatches(files, torch.device("cpu"), lambda images: images)
+    return found._load(map(torch.tensor, batches), num_workers)
 
 
 @pytest.fixture
@@ -62,7 +69,7 @@ def refused(batches: Iterator[tuple[Tensor, Tensor]], at_most: int = 20) -> str:
 
 @pytest.mark.parametrize("num_workers", [0, 1, 2, 7])
 def test_give_every_batch_in_order(files, num_workers):
-    found = [*read(files, BATCHES, 5, num_workers)]
+    found = [*read(files, BATCHES, num_workers)]
     for rows, (images, targets) in zip(BATCHES, found, strict=True):
         assert images.equal(torch.tensor(rows, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 4, 4))
         assert targets.tolist() == [100 + row for row in rows]
@@ -70,7 +77,7 @@ def test_give_every_batch_in_order(files, num_workers):
 
 
 def test_a_batch_stays_what_it_was_while_others_are_read(files):
-    batches = read(files, cycle(BATCHES), 5, 2)
+    batches = read(files, cycle(BATCHES), 2)
     first, _ = next(batches)
     copy = first.clone()
     for _ in islice(batches, 20):
@@ -78,7 +85,7 @@ def test_a_batch_stays_what_it_was_while_others_are_read(files):
 
 
 def test_are_started_with_the_first_batch_and_gone_when_nobody_wants_more(files):
-    batches = read(files, cycle(BATCHES), 5, 2)
+    batches = read(files, cycle(BATCHES), 2)
     assert are_gone()
     next(batches)
     assert len(pids()) == 2
@@ -90,7 +97,7 @@ def test_are_started_with_the_first_batch_and_gone_when_nobody_wants_more(files)
 
 @pytest.mark.parametrize("num_batches", range(1, 9))
 def test_a_killed_worker_is_named_at_once(files, num_batches):
-    batches = read(files, cycle(BATCHES), 5, 2)
+    batches = read(files, cycle(BATCHES), 2)
     list(islice(batches, num_batches))
     victim = pids()[num_batches % 2]
     start = time.monotonic()
@@ -109,31 +116,31 @@ def test_one_that_ends_itself_is_named_too(files):
 
     leaving = Leaving(files.paths, files.targets)
     leaving.channels, leaving.image_size = 1, 4
-    assert "ended with exit code 5." in refused(read(leaving, BATCHES, 5, 1))
+    assert "ended with exit code 5." in refused(read(leaving, BATCHES, 1))
 
 
 class TestHanging:
     @pytest.fixture(autouse=True)
     def _impatient(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(workers, "PATIENCE", 1.0)
-        monkeypatch.setattr(workers, "LOOK_EVERY", 0.05)
+        monkeypatch.setattr(loader, "PATIENCE", 1.0)
+        monkeypatch.setattr(loader, "LOOK_EVERY", 0.05)
 
     def test_a_pipe_in_the_place_of_a_file_is_refused_without_a_wait(self, files):
         Path(files.paths[7]).unlink()
         os.mkfifo(files.paths[7])  # to open one would wait for a writer
-        assert "is not a whole image (It is no plain file)" in refused(read(files, BATCHES, 5, 2))
+        assert "is not a whole image (It is no plain file)" in refused(read(files, BATCHES, 2))
 
     @pytest.mark.slow
     def test_a_worker_that_is_stopped_ends_the_wait_and_is_gone(self, files):
-        batches = read(files, cycle(BATCHES), 5, 2)
-        next(batches), next(batches)  # both have begun: one that has not is waited for much longer
+        batches = read(files, cycle(BATCHES), 2)
+        next(batches)
         os.kill(pids()[0], signal.SIGSTOP)
-        assert "hangs" in refused(batches)
+        assert "the workers hang: not one item in 1 s." in refused(batches)
 
     def test_many_slow_images_are_no_hanging_worker(self, files):
         """A batch takes longer than a worker may be silent, but no image does."""
         slow = Slow(files)
-        images, _ = next(read(slow, BATCHES, 5, 1))
+        images, _ = next(read(slow, BATCHES, 1))
         assert images[:, 0, 0, 0].tolist() == BATCHES[0]
 
 
@@ -165,43 +172,52 @@ class Broken(Slow):
 class TestMistakes:
     def test_a_damaged_image_is_named(self, files, num_workers):
         Path(files.paths[12]).write_bytes(b"no image")
-        assert refused(read(files, BATCHES, 5, num_workers)).startswith(f"data.root: {files.paths[12]} is not a whole")
+        assert refused(read(files, BATCHES, num_workers)).startswith(f"data.root: {files.paths[12]} is not a whole")
 
     def test_an_image_of_another_form_is_refused(self, files, num_workers):
         """Copied into a batch it would be repeated or rounded without a word."""
-        message = refused(read(Wrong(files), BATCHES, 5, num_workers))
+        message = refused(read(Wrong(files), BATCHES, num_workers))
         assert message == "data: image 0 is torch.float32 [3, 4, 4]; accepted is uint8 [1, 4, 4]."
 
     def test_an_error_in_foreign_code_keeps_its_traceback(self, files, num_workers):
         with pytest.raises((KeyError, RuntimeError), match="no label for image 0") as raised:
-            next(read(Broken(files), BATCHES, 5, num_workers))
+            next(read(Broken(files), BATCHES, num_workers))
         assert num_workers == 0 or "in __getitem__" in str(raised.value)
 
 
-def test_too_little_memory_is_one_line(files):
-    files.image_size = 10_000_000
-    message = refused(read(files, BATCHES, 5, 2))
-    assert message.startswith("data.num_workers=2: they can't be started, with 2,000,000,000.0 MB of shared memory: ")
+class Limited(Slow):
+    """Whose reader may write no file of more than a byte, nor one of shared memory."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
+        return torch.zeros(1, 400, 400, dtype=torch.uint8), 0
+
+
+def test_too_little_shared_memory_is_one_line(files):
+    limited = Limited(files)
+    limited.image_size = 400
+    message = refused(read(limited, BATCHES, 2))
+    assert message.startswith("data.num_workers=2: they need 3.2 MB of shared memory: ")
     assert message.endswith(" Type data.num_workers=0, or a smaller batch_size.")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_ctrl_c_and_sigterm_for_all_processes_stop_no_worker(files, method, monkeypatch):
-    monkeypatch.setattr(workers, "CONTEXT", multiprocessing.get_context(method))
-    batches = read(files, cycle(BATCHES), 5, 2)
+    monkeypatch.setattr(loader, "METHOD", method)
+    batches = read(files, cycle(BATCHES), 2)
     found = [next(batches), next(batches)]  # from both: they are there
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         for pid in pids():
             os.kill(pid, number)
     found += islice(batches, 18)
-    expected = islice(read(files, cycle(BATCHES), 5, 0), 20)
+    expected = islice(read(files, cycle(BATCHES), 0), 20)
     assert all(a.equal(b) for (a, _), (b, _) in zip(found, expected, strict=True))
 
 
 def test_leave_the_signals_of_the_main_process_as_they_were(files):
     before = signal.pthread_sigmask(signal.SIG_BLOCK, set()), signal.getsignal(signal.SIGCHLD)
-    batches = read(files, cycle(BATCHES), 5, 1)
+    batches = read(files, cycle(BATCHES), 1)
     next(batches)
     assert (signal.pthread_sigmask(signal.SIG_BLOCK, set()), signal.getsignal(signal.SIGCHLD)) == before
     batches.close()
@@ -248,7 +264,7 @@ class TestMainProcess:
         held = []
 
         def main() -> None:
-            held.append(read(Slow(files), cycle(BATCHES), 5, 2))
+            held.append(read(Slow(files), cycle(BATCHES), 2))
             next(held[0])
 
         assert self.ends(main, number) == -number
@@ -257,14 +273,14 @@ class TestMainProcess:
         held = []
 
         def main() -> None:
-            held.append(read(files, cycle(BATCHES), 5, 2))
+            held.append(read(files, cycle(BATCHES), 2))
             next(held[0])
 
         assert self.ends(main) == 0
 
     def test_an_error(self, files, capfd):
         def main() -> None:
-            batches = read(files, cycle(BATCHES), 5, 2)
+            batches = read(files, cycle(BATCHES), 2)
             next(batches)
             raise ValueError("foreseen")
 

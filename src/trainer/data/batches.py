@@ -1,15 +1,17 @@
 """Batch number n as a function of (seed, n): no sampler has a state, so a run goes on exactly from any step."""
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import tee
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from trainer.data.images import Augmentation
+from trainer.data.loader import read
 from trainer.data.source import ImageFiles
-from trainer.data.workers import read
 from trainer.draws import seed_from
+from trainer.errors import UserError
 from trainer.system.private import version_of
 from trainer.trees import Tree, joined, leaves, mapped, num_samples, parts
 
@@ -258,9 +260,13 @@ class LoadedBatches:
     def targets(self) -> Tensor:
         return self.files.targets.to(self.device)
 
-    def _load(self, batches: Iterable[list[int]], size: int) -> Iterator[Batch]:
-        is_pinned = self.device.type == "cuda"
-        for images, targets in read(self.files, batches, size, self.num_workers, is_pinned):
+    def _load(self, batches: Iterable[Tensor], num_workers: int) -> Iterator[Batch]:
+        batches, ahead = tee(batches)
+        images_of = read(_Images(self.files).load, map(Tensor.tolist, ahead), num_workers)
+        for rows, images in zip(batches, images_of, strict=False):
+            targets = self.files.targets[rows]
+            if self.device.type == "cuda":
+                images = images.pin_memory()  # a GPU copies from there while this process goes on
             images = images.to(self.device, non_blocking=True)
             yield Batch(self.transform(images), targets.to(self.device, non_blocking=True))
 
@@ -270,13 +276,33 @@ class LoadedBatches:
         num_samples = len(self)
         size = share_size(min(batch_size, num_samples), rank, world_size)
         found = orders(num_samples, batch_size, seed, first_step, rank, world_size, self.weights)
-        batches = self._load((rows.tolist() for order in found for rows in order.split(size)), size)
+        batches = self._load((rows for order in found for rows in order.split(size)), self.num_workers)
         return augmented(batches, self.augment, num_samples, batch_size, seed, first_step, rank, world_size)
 
     def in_order(self, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
         rows = torch.arange(len(self))[share(len(self), rank, world_size)]
-        size = min(EVALUATION_FILES, len(rows))
-        return self._load([part.tolist() for part in rows.split(size)] if size else [], size)
+        batches = rows.split(EVALUATION_FILES) if len(rows) else ()
+        return self._load(batches, min(self.num_workers, max(0, len(batches) - 1)))  # of one nobody would read ahead
+
+
+class _Images:
+    """Image files, read some at a time; see `trainer.data.loader.read`."""
+
+    def __init__(self, files: ImageFiles) -> None:
+        self.files = files
+        self.tell: Callable[[], None] | None = None
+
+    def load(self, rows: list[int]) -> Tensor:
+        """uint8 `[N, C, H, W]`."""
+        return torch.stack([self._image(row) for row in rows])
+
+    def _image(self, row: int) -> Tensor:
+        image, shape = self.files[row][0], (self.files.channels, self.files.image_size, self.files.image_size)
+        if image.dtype != torch.uint8 or image.shape != shape:
+            raise UserError(f"data: image {row} is {image.dtype} {list(image.shape)}; accepted is uint8 {list(shape)}.")
+        if self.tell is not None:
+            self.tell()
+        return image
 
 
 def augmented(

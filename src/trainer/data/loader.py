@@ -1,8 +1,9 @@
-"""Items read ahead by workers of torch's `DataLoader`: none outlives the run, none that dies or hangs makes it hang.
+"""What is read ahead by workers of torch's `DataLoader`: none outlives the run, none that dies or hangs makes it hang.
 
 A `DataLoader` left to itself raises in the middle of whatever the main process does when a worker dies, waits for ever
-where one is killed half-way through a message, and takes a large batch for a worker that hangs. So its complaints are
-heard only while a batch is waited for, a worker is asked how many items it has read, and all are killed at the end.
+where one is killed or stopped half-way through a message, and takes a large batch for a worker that hangs. So a thread
+looks after the workers, which count the items that they have read; and all are killed at the end. Batches are put into
+shared memory before its queue gets them: what finds no room there would be left out without an error.
 """
 
 import contextlib
@@ -14,96 +15,123 @@ import signal
 import sys
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.connection import wait
 from multiprocessing.util import Finalize
 from pickle import PickleError
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.utils.data import DataLoader
 
-from trainer.data.items import Items, Key
-from trainer.data.workers import LOOK_EVERY, NOT_FOR_WORKERS, PATIENCE
+from trainer.data.items import Items
 from trainer.distributed import die_with_parent
 from trainer.errors import UserError
-from trainer.signals import blocked
+from trainer.signals import ENDING, blocked
 from trainer.system.interpreters import forget, safe_path
+from trainer.trees import leaves
 
 # Batches that each worker reads ahead.
 AHEAD = 2
+# Seconds in which one more item must have been read, and from one look at whether it has to the next.
+PATIENCE, LOOK_EVERY = 60.0, 1.0
+# Seconds in which workers must have begun: started afresh they import torch, on a busy machine for more than a minute.
+TO_BEGIN = 600.0
+# Ctrl-C, most schedulers and a terminal that is closed signal every process of a run; the main one still needs a batch
+# to finish its step.
+NOT_FOR_WORKERS = frozenset(ENDING)
+# A process started afresh imports torch first, which takes longer than most validations; a fork is safe on Linux alone.
+METHOD = "fork" if sys.platform == "linux" else "spawn"
 
 # Batches that are read at once where there are no workers, if they take less than so many seconds.
 MOST_AT_ONCE, QUICK = 16, 0.005
 
-# That a child has ended. None on Windows, where whoever waits for a batch looks by himself.
-_ENDED: signal.Signals | None = getattr(signal, "SIGCHLD", None)
+# That a child has ended; a `DataLoader` listens to it. None on Windows.
+_ENDED: Any = getattr(signal, "SIGCHLD", None)
 
 
-def read(load: Callable[[Key], Any], keys: Iterable[Key], num_workers: int) -> Iterator[Any]:
+class Told(Protocol):
+    """Whose methods read.
+
+    Attributes:
+        tell: called after every item that has been read.
+    """
+
+    tell: Callable[[], None] | None
+
+
+def read(load: Callable[[Any], Any], keys: Iterable[Any], num_workers: int) -> Iterator[Any]:
     """What `load` makes of each key, in order. Closing it ends the workers.
 
     Args:
-        load: a method of `Items`.
+        load: a method of something `Told`, such as `Items`.
         keys: without end if need be.
         num_workers: 0 reads in this process.
 
     Raises:
-        UserError: an item can't be read; a worker has died or hangs, or none can be started.
+        UserError: an item can't be read; a worker has died or hangs, or none can be started; a batch finds no room in
+            shared memory.
     """
     if not num_workers:
         yield from _read_here(load, keys)
         return
-    source = _Source(load, os.getpid())
+    source = _Source(load, os.getpid(), num_workers)
+    batches = _started(source, keys)
+    watch = _Watch(batches, source)
+    kill = Finalize(None, _kill, args=(watch.workers,), exitpriority=0)
+    try:
+        while True:
+            found = _next(batches, watch)
+            if found is None:
+                return
+            if isinstance(found, Exception):
+                raise found
+            yield found[0]
+    finally:
+        watch.is_over = True
+        kill()
+        with contextlib.suppress(Exception):
+            batches._shutdown_workers()
+
+
+def _started(source: "_Source", keys: Iterable[Any]) -> Any:
+    """The iterator of a `DataLoader`. Its workers hear no Ctrl-C, and its handler of dead children is put away."""
     before: Any = None if _ENDED is None else signal.getsignal(_ENDED)
     if getattr(before, "__module__", "").startswith("torch.utils.data"):  # of a loader in the user's own code
         before = signal.SIG_DFL
     try:
         with blocked(NOT_FOR_WORKERS), safe_path(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of more workers than cores: `trainer.data.prepare.doubts` says it
-            batches: Any = iter(
+            return iter(
                 DataLoader(
                     source,  # type: ignore[arg-type]
-                    batch_sampler=keys,  # type: ignore[arg-type]
-                    num_workers=num_workers,
+                    batch_sampler=keys,
+                    num_workers=source.num_workers,
                     collate_fn=_as_it_is,
                     timeout=LOOK_EVERY,
                     worker_init_fn=source.begin,
                     prefetch_factor=AHEAD,
                     generator=torch.Generator(),  # it draws a seed, which is not to change what the model draws
-                    multiprocessing_context="fork" if sys.platform == "linux" else "spawn",
+                    multiprocessing_context=METHOD,
+                    persistent_workers=True,  # else it waits at the end until each has ended in its own time
                 )
             )
     except (RuntimeError, OSError, AttributeError, TypeError, PickleError) as error:  # the last three: of `spawn`
         raise UserError(
-            f"data.num_workers={num_workers}: they can't be started: {str(error).splitlines()[0]}. Type "
+            f"data.num_workers={source.num_workers}: they can't be started: {str(error).splitlines()[0]}. Type "
             "data.num_workers=0, or fewer."
         ) from error
     finally:
         if _ENDED is not None and threading.current_thread() is threading.main_thread():
             signal.signal(_ENDED, before)
-    workers = batches._workers
-    kill = Finalize(None, _kill, args=(workers,), exitpriority=0)
-    try:
-        while True:
-            with _deaths_heard(workers, num_workers):
-                found = _next(batches, source, workers, num_workers)
-            if found is None:
-                return
-            if isinstance(found, UserError):
-                raise found
-            yield found[0]
-    finally:
-        with _deaths_ignored():
-            kill()
-            with contextlib.suppress(Exception):
-                batches._shutdown_workers()
 
 
-def _read_here(load: Callable[[Key], Any], keys: Iterable[Key]) -> Iterator[Any]:
+def _read_here(load: Callable[[Any], Any], keys: Iterable[Any]) -> Iterator[Any]:
     """In this process. Batches that are quickly read come some at once: to keep their draws apart takes as long."""
-    items, keys, at_once = _items_of(load), iter(keys), 1
-    if items.is_still:
+    items, keys, at_once = _owner(load), iter(keys), 1
+    if not isinstance(items, Items) or items.is_still:
         yield from map(load, keys)
         return
     while some := list(itertools.islice(keys, at_once)):
@@ -116,70 +144,71 @@ def _read_here(load: Callable[[Key], Any], keys: Iterable[Key]) -> Iterator[Any]
         yield from found
 
 
-def _next(batches: Any, source: "_Source", workers: list[Any], num_workers: int) -> Any:
-    """The next batch in a tuple, or what a worker complains of; None after the last."""
-    num_read, since = source.num_read.value, time.monotonic()
-    while True:
-        try:
-            return next(batches)
-        except StopIteration:
-            return None
-        except (RuntimeError, OSError, EOFError) as error:
-            _refuse_dead(workers, num_workers)
-            if "timed out" not in str(error):
-                raise UserError(
-                    f"data.num_workers={num_workers}: {str(error).splitlines()[0]}. Type data.num_workers=0."
-                ) from error
-        if source.num_read.value > num_read:
-            num_read, since = source.num_read.value, time.monotonic()
-        elif time.monotonic() - since >= PATIENCE:
-            raise UserError(
-                f"data.num_workers={num_workers}: the workers hang: not one item in {PATIENCE:g} s. See to what the "
-                "data set reads from, or type data.num_workers=0, which waits as long as it takes."
-            )
+class _Watch:
+    """Looks after workers, in a thread: of one that dies or is stopped in the middle of what it sends, a `DataLoader`
+    waits for the rest without an end. So the others are killed, too, and the pipe that all write into is closed.
 
+    Attributes:
+        problem: what has happened to them, for the user; empty: nothing.
+        is_waited_for: somebody waits for a batch: only then workers hang that read nothing.
+        is_over: they are to end.
+    """
 
-@contextlib.contextmanager
-def _deaths_heard(workers: list[Any], num_workers: int) -> Iterator[None]:
-    """A worker that dies meanwhile, or has died, ends the wait."""
-    if _ENDED is None or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(_ENDED, lambda *_: _refuse_dead(workers, num_workers, is_ended_too=False))
-    try:
-        _refuse_dead(workers, num_workers, is_ended_too=False)
-        yield
-    finally:
-        signal.signal(_ENDED, before)
+    def __init__(self, batches: Any, source: "_Source") -> None:
+        self.workers, self.queue, self.source = batches._workers, batches._worker_result_queue, source
+        self.problem, self.is_waited_for, self.is_over = "", False, False
+        self.thread = threading.Thread(target=self._look, name="workers", daemon=True)
+        self.thread.start()
 
+    def _look(self) -> None:
+        num_read, since = self.source.num_read.value, time.monotonic()
+        while not self.problem:
+            ended = wait([worker.sentinel for worker in self.workers], LOOK_EVERY)
+            if self.is_over:
+                return
+            if ended:
+                self.problem = self._death(next(w for w in self.workers if w.sentinel in ended))
+            elif not self.is_waited_for or self.source.num_read.value != num_read:
+                num_read, since = self.source.num_read.value, time.monotonic()
+            elif time.monotonic() - since >= (PATIENCE if num_read >= 0 else TO_BEGIN):
+                self.problem = (
+                    f"the workers hang: not one item in {PATIENCE:g} s. See to what the data set reads from, or type "
+                    "data.num_workers=0, which waits as long as it takes."
+                )
+        for worker in self.workers:
+            worker.kill()
+        self.queue._writer.close()
 
-@contextlib.contextmanager
-def _deaths_ignored() -> Iterator[None]:
-    """Workers that are killed within are meant to be: nobody's handler complains."""
-    if _ENDED is None or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(_ENDED, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(_ENDED, before)
-
-
-def _refuse_dead(workers: list[Any], num_workers: int, is_ended_too: bool = True) -> None:
-    """Raises UserError where a worker was killed; `is_ended_too`: or has ended by itself."""
-    for number, worker in enumerate(workers):
-        code = worker.exitcode
-        if code is None or (code == 0 and not is_ended_too):
-            continue
+    def _death(self, worker: Any) -> str:
+        worker.join(LOOK_EVERY)  # it closes its pipes a little before it has ended
+        code = worker.exitcode or 0
         how = f"ended with exit code {code}"
         if code < 0:
             why = ", as happens where memory runs out" if signal.Signals(-code).name == "SIGKILL" else ""
             how = f"was killed by signal {-code} ({signal.strsignal(-code)}){why}"
-        raise UserError(
-            f"data.num_workers={num_workers}: worker {number} (process {worker.pid}) {how}. Type data.num_workers=0, "
-            "or a smaller batch_size."
-        )
+        name = f"worker {self.workers.index(worker)} (process {worker.pid})"
+        return f"{name} {how}. Type data.num_workers=0, or a smaller batch_size."
+
+
+def _next(batches: Any, watch: _Watch) -> Any:
+    """The next batch in a tuple, or what a worker complains of; None after the last."""
+    watch.is_waited_for = True
+    try:
+        while not watch.problem:
+            try:
+                return next(batches)
+            except StopIteration:
+                return None
+            except Exception as error:  # of pipes and what they bring; what workers complain of comes as a batch does
+                if "timed out" in str(error):
+                    continue
+                watch.thread.join(2 * LOOK_EVERY)  # it finds out who has died
+                if not watch.problem:
+                    said = (str(error).splitlines() or [type(error).__name__])[0]
+                    watch.problem = f"{said}. Type data.num_workers=0."
+    finally:
+        watch.is_waited_for = False
+    raise UserError(f"data.num_workers={len(watch.workers)}: {watch.problem}")
 
 
 def _kill(workers: list[Any]) -> None:
@@ -189,13 +218,12 @@ def _kill(workers: list[Any]) -> None:
         worker.join(LOOK_EVERY)  # not for ever: a disk that hangs may hold it
 
 
-def _items_of(load: Callable[[Key], Any]) -> Items:
-    items = load.__self__  # type: ignore[attr-defined]
-    assert isinstance(items, Items)
-    return items
+def _owner(load: Callable[[Any], Any]) -> Told:
+    found: Told = load.__self__  # type: ignore[attr-defined]
+    return found
 
 
-def _loaded(load: Callable[[Key], Any], keys: list[Key]) -> list[Any]:
+def _loaded(load: Callable[[Any], Any], keys: list[Any]) -> list[Any]:
     return [load(key) for key in keys]
 
 
@@ -206,19 +234,35 @@ def _as_it_is(batch: Any) -> Any:
 class _Source:
     """What a `DataLoader` takes for a data set: it is asked for whole batches, by their keys."""
 
-    def __init__(self, load: Callable[[Key], Any], main: int) -> None:
-        self.load, self.main = load, main
-        self.num_read = multiprocessing.RawValue("q", 0)  # in shared memory
+    def __init__(self, load: Callable[[Any], Any], main: int, num_workers: int) -> None:
+        self.load, self.main, self.num_workers = load, main, num_workers
+        self.num_read = multiprocessing.RawValue("q", -1)  # in shared memory; below 0 until a worker has begun
 
     def __len__(self) -> int:
         return 0  # nobody asks: batches come by their keys
 
-    def __getitems__(self, key: Key) -> Any:
-        _items_of(self.load).tell = self._count
+    def __getitems__(self, key: Any) -> Any:
+        """The batch in a tuple, or an error for the main process."""
+        _owner(self.load).tell = self._count
         try:
-            return (self.load(key),)
+            return self._shared((self.load(key),))
         except UserError as error:
             return error
+        except Exception:
+            return RuntimeError(f"in a worker of data.num_workers:\n{traceback.format_exc()}")
+
+    def _shared(self, batch: tuple[Any]) -> tuple[Any]:
+        tensors = leaves(batch[0])
+        try:
+            for tensor in tensors:
+                tensor.share_memory_()
+        except RuntimeError as error:
+            num_bytes = self.num_workers * AHEAD * sum(tensor.nbytes for tensor in tensors)
+            raise UserError(
+                f"data.num_workers={self.num_workers}: they need {num_bytes / 1e6:,.1f} MB of shared memory: "
+                f"{str(error).splitlines()[0]}. Type data.num_workers=0, or a smaller batch_size."
+            ) from error
+        return batch
 
     def _count(self) -> None:
         self.num_read.value += 1
@@ -231,3 +275,4 @@ class _Source:
             os._exit(0)
         for name in NOT_FOR_WORKERS:
             signal.signal(name, signal.SIG_IGN)
+        self.num_read.value = max(0, self.num_read.value)
