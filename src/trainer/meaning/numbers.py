@@ -1,0 +1,150 @@
+"""Numbers for each sample, and outputs that only a loss can read."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from trainer.meaning.outputs import HALF, prediction
+from trainer.trees import Tree
+
+# Targets further from 0 than this, in the mean or by their deviation, are far from what a network gives at first.
+FAR = 100.0
+ROUNDING = 1e-12  # a share of squares that float64 has lost in their sum
+
+
+class NothingCounted:
+    """What has no right and wrong: outputs are compared as the numbers that they are."""
+
+    def judged(self, outputs: Tree, targets: Tensor) -> dict[str, Tensor]:
+        return {}
+
+    @property
+    def facts(self) -> dict[str, int]:
+        return {}
+
+    def measured(self, outputs: Tree, targets: Tensor) -> tuple[Tensor, Tensor] | None:
+        return (outputs.float() if outputs.dtype in HALF else outputs, targets) if isinstance(outputs, Tensor) else None
+
+    def concluded(self, sums: dict[str, Any], num_samples: int) -> dict[str, float]:
+        return sums
+
+    def fitted(self, outputs: Tree, targets: Tree) -> Self:
+        return self
+
+    def caption(self, target: Tensor) -> str:
+        return f"{target.item():.3g}" if target.numel() == 1 else ""
+
+
+@dataclass(frozen=True)
+class Numbers(NothingCounted):
+    """A sample has numbers, which the outputs come near to.
+
+    Args:
+        num_outputs: numbers in a target.
+        is_judged: the outputs have the shape of the targets, `[N, D]`. Pictures and their like are not judged: some of
+            their pixels hardly differ from sample to sample, and the R2 of those says nothing.
+
+    Shapes:
+        targets `[N, D]` float, outputs of the same shape.
+    """
+
+    num_outputs: int
+    is_judged: bool = False
+    has_labels: ClassVar[bool] = False
+    told: ClassVar[str] = "float targets"
+    loss_to_type: ClassVar[str] = "mse"
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return ("mae", "r2") if self.is_judged else ()
+
+    @property
+    def decisive(self) -> str:
+        return "loss"
+
+    def read_as(self, gives: str, compared_with: str) -> Self:
+        return self
+
+    def wrong_targets(self, targets: Tensor) -> str | None:
+        if not targets.is_floating_point() or targets.dim() < 2:
+            return f"targets of {targets.dtype}, shape {list(targets.shape)}; regression takes float [N, D]"
+        return None if bool(targets.isfinite().all()) else "targets that are NaN or infinite"
+
+    def doubts(self, targets: Mapping[str, Tensor]) -> list[str]:
+        train = targets["train"].double()
+        mean, deviation = train.mean().item(), train.std(correction=0).item()
+        if max(abs(mean), deviation) <= FAR:
+            return []
+        factor = 10 ** math.ceil(math.log10(max(abs(mean), deviation)))
+        return [
+            f"the targets are large, mean {mean:.4g}, deviation {deviation:.4g}: a network begins near 0 and may never "
+            f"come there. Divide them by {factor:,} in the data."
+        ]
+
+    def scores_of(self, outputs: Tree) -> Tensor | None:
+        """The tensor among outputs that has as many numbers as a target: what is called `logits`, or the first."""
+        return prediction(outputs, lambda x: x.dim() > 1 and x.shape[1:].numel() == self.num_outputs)
+
+    def fitted(self, outputs: Tree, targets: Tree) -> Self:
+        scores = self.scores_of(outputs)
+        is_one = scores is not None and isinstance(targets, Tensor) and scores.shape == targets.shape
+        return replace(self, is_judged=is_one and scores is not None and scores.dim() == 2)
+
+    def judged(self, outputs: Tree, targets: Tensor) -> dict[str, Tensor]:
+        """Absolute errors, and for each of `D` numbers of a target: squared errors, targets, squared targets.
+
+        Shapes: outputs and targets `[..., N, D]`; sums are `[...]` and `[..., 3 * D]`.
+        """
+        scores = (outputs if isinstance(outputs, Tensor) else self.scores_of(outputs)) if self.is_judged else None
+        if scores is None:
+            return {}
+        wide = torch.float32 if scores.device.type == "mps" else torch.float64
+        targets = targets.to(wide).expand_as(scores)
+        errors = scores.to(wide) - targets
+        sums = [part.sum(-2) for part in (errors.square(), targets, targets.square())]
+        return {"mae": errors.abs().sum((-2, -1)), "r2": torch.cat(sums, -1)}
+
+    def concluded(self, sums: dict[str, Any], num_samples: int) -> dict[str, float]:
+        """R2 is the mean over the numbers of a target; where one is always the same, it is 1 without errors, else 0."""
+        if "r2" not in sums:
+            return sums
+        errors, totals, squares = torch.tensor(sums["r2"], dtype=torch.float64).view(3, -1)
+        spread = squares - totals.square() / num_samples
+        is_spread = spread > ROUNDING * squares
+        r2 = torch.where(is_spread, 1 - errors / spread, (errors == 0).double())
+        return sums | {"mae": sums["mae"] / (num_samples * self.num_outputs), "r2": r2.mean().item()}
+
+
+@dataclass(frozen=True)
+class Unread(NothingCounted):
+    """Outputs that nobody but the user's own loss can read: there is no metric but the loss.
+
+    Args:
+        num_outputs: what the data has: classes, or numbers in a target; 0 where it has no targets, or several.
+    """
+
+    num_outputs: int
+    metrics: ClassVar[tuple[str, ...]] = ()
+    has_labels: ClassVar[bool] = False
+    told: ClassVar[str] = "no targets that it could read"
+    loss_to_type: ClassVar[str] = "own"
+
+    @property
+    def decisive(self) -> str:
+        return "loss"
+
+    def read_as(self, gives: str, compared_with: str) -> Self:
+        return self
+
+    def wrong_targets(self, targets: Tensor) -> str | None:
+        return None
+
+    def doubts(self, targets: Mapping[str, Tensor]) -> list[str]:
+        return []
+
+    def scores_of(self, outputs: Tree) -> Tensor | None:
+        return None
