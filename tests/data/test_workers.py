@@ -193,6 +193,12 @@ class Limited(Slow):
         return torch.zeros(1, 400, 400, dtype=torch.uint8), 0
 
 
+def test_a_loader_of_torch_that_hides_its_workers_is_one_line(files, monkeypatch):
+    monkeypatch.setattr(loader, "workers_of", lambda batches: None)
+    assert "hides the workers of its DataLoader. Type data.num_workers=0." in refused(read(files, BATCHES, 2))
+    assert len(list(read(files, BATCHES, 0))) == len(BATCHES)
+
+
 def test_too_little_shared_memory_is_one_line(files):
     limited = Limited(files)
     limited.image_size = 400

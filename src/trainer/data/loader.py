@@ -31,6 +31,7 @@ from trainer.distributed import die_with_parent
 from trainer.errors import UserError
 from trainer.signals import ENDING, blocked
 from trainer.system.interpreters import forget, safe_path
+from trainer.system.private import workers_of
 from trainer.trees import leaves
 
 # Batches that each worker reads ahead.
@@ -79,7 +80,14 @@ def read(load: Callable[[Any], Any], keys: Iterable[Any], num_workers: int) -> I
         return
     source = _Source(load, os.getpid(), num_workers)
     batches = _started(source, keys)
-    watch = _Watch(batches, source)
+    workers = workers_of(batches)
+    if workers is None:
+        del batches  # which ends them
+        raise UserError(
+            f"data.num_workers={num_workers}: this release of torch hides the workers of its DataLoader. Type "
+            "data.num_workers=0."
+        )
+    watch = _Watch(workers, source)
     kill = Finalize(None, _kill, args=(watch.workers,), exitpriority=0)
     try:
         while True:
@@ -154,8 +162,8 @@ class _Watch:
         is_over: they are to end.
     """
 
-    def __init__(self, batches: Any, source: "_Source") -> None:
-        self.workers, self.queue, self.source = batches._workers, batches._worker_result_queue, source
+    def __init__(self, workers: tuple[list[Any], Any], source: "_Source") -> None:
+        (self.workers, self.queue), self.source = workers, source
         self.problem, self.is_waited_for, self.is_over = "", False, False
         self.thread = threading.Thread(target=self._look, name="workers", daemon=True)
         self.thread.start()

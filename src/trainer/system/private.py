@@ -11,6 +11,7 @@
 | `torch.utils.flop_counter.flop_registry` | how much there is to do in a product | `threads=auto` takes all cores |
 | `torch._dynamo.config`, `.reset`, `.mark_static_address` | `compile=true` | the run goes on uncompiled, with a line |
 | `Module._apply` | moves a model without harm to complex numbers | its tensors are moved one by one |
+| `._workers`, `._worker_result_queue`, `._shutdown_workers` of a `DataLoader`'s iterator | to see that a worker has died or hangs, and to end them | `data.num_workers` above 0 is refused with a line |
 | `Optimizer._opt_called` | a scheduler's warning | it is set in vain |
 
 Of Hydra: `hydra._internal` (its parser of arguments, its search path, its basic sweeper). `pyproject.toml` keeps Hydra
@@ -95,6 +96,12 @@ def flop_counts() -> Mapping[Any, Callable[..., int]]:
     except ImportError:
         return {}
     return flop_registry
+
+
+def workers_of(batches: Any) -> tuple[list[Any], Any] | None:
+    """The processes of a `DataLoader`'s iterator and the queue that they write into; None where torch hides them."""
+    workers, queue = getattr(batches, "_workers", None), getattr(batches, "_worker_result_queue", None)
+    return None if workers is None or queue is None else (workers, queue)
 
 
 def applied(model: nn.Module, function: Callable[[Tensor], Tensor]) -> nn.Module:
