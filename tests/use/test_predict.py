@@ -312,7 +312,9 @@ def test_classes_keep_their_names(
     assert model.classes == names
     assert about(model._trained, model.network, "pt2")["classes"] == list(names)
     found = evaluation(model._trained)
-    assert [row["name"] for row in found.classes] == ([] if kind == "pixels" else list(names))
+    assert [row["name"] for row in found.classes] == list(names)
+    counts = np.array(found.confusion)
+    assert counts.trace() / counts.sum() == found.numbers["accuracy"]
     if kind in sources:
         return  # what they predict is tested above
     raw = np.stack([np.full((1, 4, 4) if kind == "pixels" else 4, i % 3, np.float32) for i in range(9)])

@@ -91,6 +91,10 @@ class Places(Named):
         """Outputs as torch's criteria take them, `[N, num_classes, ...]`."""
         return outputs.movedim(-1, 1) if self.is_last else outputs
 
+    def predicted(self, outputs: Tensor) -> Tensor:
+        """The class of each place, `[N, ...]`."""
+        return self.classes_second(outputs).argmax(1)
+
     def scores_of(self, outputs: Tree) -> Tensor | None:
         """The tensor among outputs that has a number for each class and place: what is `logits`, or the first."""
         return prediction(outputs, lambda x: x.dim() > 2 and self.num_classes in (x.shape[1], x.shape[-1]))
@@ -100,7 +104,7 @@ class Places(Named):
         if scores is None or scores.dim() != targets.dim() + 1:
             return {}
         is_counted = targets != self.ignored
-        taken = self.classes_second(scores).argmax(1)
+        taken = self.predicted(scores)
         is_right = (taken == targets) & is_counted
         found = {"accuracy": is_right.sum(), "counted": is_counted.sum()}
         if self.is_of_pixels:  # for each class: right, taken for it, of it

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.meaning import Classes
+from trainer.meaning import Classes, Places
 from trainer.monitor.readable import short
 from trainer.trees import Tree
 
@@ -17,19 +17,22 @@ class PerClass:
     """Counts which class is taken for which, a batch at a time.
 
     Attributes:
-        counts: `[num_classes, num_classes]`: samples by their class and the class that was predicted.
+        counts: `[num_classes, num_classes]`: samples, or their places, by their class and the class that was predicted.
     """
 
-    def __init__(self, meaning: Classes) -> None:
+    def __init__(self, meaning: Classes | Places) -> None:
         self.meaning = meaning
         self.counts = torch.zeros(2 * (max(2, meaning.num_classes),), dtype=torch.int64)
 
     def keep(self, inputs: Tree, outputs: Tree, targets: Tensor) -> None:
         scores = self.meaning.scores_of(outputs)
         if scores is not None:
-            size = len(self.counts)
-            places = size * targets + self.meaning.predicted(scores)
-            self.counts += torch.bincount(places.flatten().cpu(), minlength=size * size).view(size, size)
+            size, taken = len(self.counts), self.meaning.predicted(scores)
+            if isinstance(self.meaning, Places):
+                is_counted = targets != self.meaning.ignored
+                taken, targets = taken[is_counted], targets[is_counted]
+            pairs = size * targets + taken
+            self.counts += torch.bincount(pairs.flatten().cpu(), minlength=size * size).view(size, size)
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each class: `name`, `precision`, `recall`, `f1`, `support`; 0 where nothing is to be divided by."""

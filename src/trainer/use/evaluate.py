@@ -21,7 +21,7 @@ from trainer.errors import UserError, nearest
 from trainer.evaluate import evaluate
 from trainer.finished.table import Column, open_console, print_lines, table
 from trainer.losses.function import LossFunction
-from trainer.meaning import Classes
+from trainer.meaning import Classes, Places
 from trainer.metrics import Metrics
 from trainer.monitor.classes import PerClass, mean
 from trainer.monitor.pictures import confusion_matrix, wrong_samples
@@ -45,7 +45,7 @@ class Evaluation:
         split: whose; of new data, too.
         numbers: `loss`, its terms and the metrics.
         expected: what the run has measured there itself with these weights; empty where it hasn't.
-        classes: a row per class; empty where there are none.
+        classes: a row per class, of samples or of their places; empty where there are none.
         confusion: `[C][C]`, rows are what samples are; empty likewise.
     """
 
@@ -95,7 +95,10 @@ def evaluation(
     device = trained.device
     batches = found.batches if batch_size is None else InParts(found.batches, batch_size)
     loss_fn, metrics = judges(trained, found)
-    classes = PerClass(loss_fn.meaning) if isinstance(loss_fn.meaning, Classes) else None
+    meaning, classes = loss_fn.meaning, None
+    if isinstance(meaning, Classes) or (isinstance(meaning, Places) and meaning.num_classes <= MOST_COUNTED):
+        classes = PerClass(meaning)
+    has_places = isinstance(meaning, Places)
     with contextlib.ExitStack() as stack:
         network = stack.enter_context(trained.quick())
         collector = None
@@ -103,7 +106,7 @@ def evaluation(
             collector = stack.enter_context(Collector(network, len(batches), loss_fn.meaning))
 
         def keep(inputs: Tree, outputs: Tree, targets: Tree) -> None:
-            if classes is not None and isinstance(targets, Tensor) and targets.dim() == 1:
+            if classes is not None and isinstance(targets, Tensor) and (has_places or targets.dim() == 1):
                 classes.keep(inputs, outputs, targets)
             if collector is not None:
                 collector.add(inputs, outputs, targets)
@@ -113,7 +116,7 @@ def evaluation(
     if pictures is not None and collector is not None:
         draw(pictures, collector.predictions(), loss_fn)
     name = split or "test"
-    is_counted = classes is not None and int(classes.counts.sum()) == len(batches)
+    is_counted = classes is not None and (has_places or int(classes.counts.sum()) == len(batches))
     rows = classes.rows() if classes is not None and is_counted else []
     counts = classes.counts.tolist() if classes is not None and is_counted and len(rows) <= MOST_COUNTED else []
     expected = measured(trained, name, numbers) if found.is_own else {}
@@ -259,7 +262,8 @@ def print_evaluation(done: Evaluation) -> None:
         if len(shown) > MOST_CLASSES:
             shown = sorted(shown, key=lambda row: (row["support"] == 0, row["F1"]))[:MOST_CLASSES]
             lines += [Text(), Text(f"the {MOST_CLASSES} of {len(done.classes):,} classes that are known worst")]
-        lines += [Text(), *table(_of_classes([*shown, mean(done.classes)]), console)[0]]
+        what = "places" if isinstance(done.trained.about.outputs, Places) else "samples"
+        lines += [Text(), *table(_of_classes([*shown, mean(done.classes)], what), console)[0]]
     print_lines(lines, console)
 
 
@@ -267,10 +271,10 @@ def _other(done: Evaluation, name: str) -> str:
     return f"result.json has {done.expected[name]!r}" if name in done.expected else "not in result.json"
 
 
-def _of_classes(rows: list[dict[str, Any]]) -> list[Column]:
+def _of_classes(rows: list[dict[str, Any]], what: str) -> list[Column]:
     shares = {key: [f"{row[key]:.3f}" for row in rows] for key in ("precision", "recall", "F1")}
     return [
         Column("class", [row["name"] for row in rows]),
         *(Column(key, cells, is_number=True) for key, cells in shares.items()),
-        Column("samples", [f"{row['support']:,}" for row in rows], is_number=True),
+        Column(what, [f"{row['support']:,}" for row in rows], is_number=True),
     ]

@@ -125,7 +125,7 @@ class Model:
 
     def _places(self, meaning: Places, outputs: Tensor) -> Predicted:
         """The class at each place, row by row of a picture; as arrays their numbers, `[N, ...]`."""
-        numbers = meaning.classes_second(outputs).argmax(1).cpu().numpy()
+        numbers = meaning.predicted(outputs).cpu().numpy()
         flat, names = numbers.reshape(len(numbers), -1), class_names(meaning)
         rows: list[list[str | float]] = [[names[number] for number in of_sample] for of_sample in flat.tolist()]
         arrays = {"classes": numbers, "outputs": outputs.float().cpu().numpy()}
