@@ -42,6 +42,7 @@ def test_a_run_is_the_same_to_the_bit(train: Train, capsys: pytest.CaptureFixtur
     code, said = reproduced(capsys, "runs/a", "steps=20")
     assert code == 0
     assert "of the first 20 steps" in said
+    assert "numbers of the first step\n" in reproduced(capsys, "a", "steps=1")[1]
     with pytest.raises(UserError, match="name=b: runs/b is there already"):
         reproduced(capsys, "a", "name=b")
 
@@ -59,6 +60,18 @@ def test_runs_that_did_not_end_well(train: Train, capsys: pytest.CaptureFixture[
     assert code == 0
     assert "of the first 40 steps" in said
     assert "continued with another length" in said
+
+
+def test_what_was_said_of_the_first_run_is_not_said_of_the_second(
+    train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inputs = np.random.default_rng(0).normal(size=(60, 3))
+    np.savez("far.npz", inputs=inputs, targets=50_000 + inputs.sum(1, keepdims=True))
+    train("name=far", "data=arrays", "data.path=far.npz", "loss=mse", "model=two_layer", "max_steps=2", "monitor=off")
+    assert "the targets are large" in capsys.readouterr().out
+    code, said = reproduced(capsys, "far")
+    assert code == 0
+    assert "the targets are large" not in said
 
 
 def test_what_differs_is_named(train: Train, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,24 @@ def short(number: float) -> str:
     return f"{number:.{max(0, 3 - math.floor(math.log10(abs(number))))}f}"
 
 
+def counted(number: int, what: str) -> str:
+    """`1 step`, `1,200 steps`."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def percent(share: float) -> str:
+    """`61%`; no `-0%`."""
+    return f"{round(share, 2) + 0.0:.0%}"
+
+
+def spoken(seconds: float) -> str:
+    """About how long, in one unit: `1 s`, `90 s`, `12 min`, `5 h`."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{math.ceil(seconds)} s"
+
+
 def duration(seconds: float) -> str:
     """`0:07`, `12:34`, `1:02:03`, `3d 4:05:06`."""
     minutes, seconds = divmod(round(seconds), 60)

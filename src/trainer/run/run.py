@@ -24,6 +24,7 @@ def run(
     signals: Signals | None = None,
     tell: Callable[[Path], object] = lambda folder: None,
     until: int | None = None,
+    is_again: bool = False,
 ) -> Config:
     """Trains, or continues a training. Returns what `result.json` holds.
 
@@ -31,6 +32,7 @@ def run(
         signals: those of the command; without them none is listened to.
         tell: called with the run's folder, before anything is done in it.
         until: a step after which it is interrupted, saved.
+        is_again: what may be meant otherwise has been said of the first run, and is not said once more.
 
     Raises:
         UserError: a mistake in the config, the data or the environment; nothing has been written then.
@@ -50,6 +52,8 @@ def run(
         if not settings.dry_run and (result := finished(folder, parts)) is not None:
             return result
         training = Training(parts, folder, signals or Signals(), until=until)
+        if is_again:
+            training.warnings.clear()
         if settings.dry_run:
             from trainer.run.dry import dry_run
 

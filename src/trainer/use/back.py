@@ -12,6 +12,7 @@ from trainer.errors import Interrupted, NonFinite, UserError
 from trainer.evaluate import evaluate
 from trainer.loop import Wish, fit
 from trainer.losses.function import Losses
+from trainer.monitor.readable import counted
 from trainer.run.folder import take_up
 from trainer.run.origin import as_trained, read_origin
 from trainer.run.parts import build
@@ -154,4 +155,4 @@ def agreement(losses: dict[int, float], recorded: Numbers) -> tuple[bool | None,
             return False, f"not the same bits: train/loss of step {step:,} is {now!r}, and {before!r} was recorded"
     if not both:
         return None, "no loss was recorded there that could be compared"
-    return True, f"the same bits as recorded (train/loss of {len(both):,} steps)"
+    return True, f"the same bits as recorded (train/loss of {counted(len(both), 'step')})"

@@ -13,7 +13,7 @@ from trainer.disk.folder import read_result
 from trainer.errors import UserError
 from trainer.finished.chart import drawable, new_figure, save_figure
 from trainer.finished.table import Column, open_console, print_lines, table
-from trainer.monitor.readable import duration, short
+from trainer.monitor.readable import counted, percent, short, spoken
 from trainer.run.folder import as_stored
 from trainer.signals import Signals
 from trainer.sweep.compare import read_rows, told_metric
@@ -67,14 +67,16 @@ def explain(
     }
     folder = Path("runs", name or f"explain-{folders[0].name}-{folders[1].name}")
     console = open_console()
-    lines = [Text(f"{len(keys)} keys differ", style="bold")]
+    told = f"{len(keys)} keys differ" if len(keys) > 1 else "1 key differs"
+    lines = [Text(told, style="bold")]
     columns = [Column("", keys), *(Column(x, [shown(r, k) for k in keys]) for x, r in (("A", a), ("B", b)))]
     print_lines([*lines, *table(columns, console)[0]], console)
     planned = plan([*jobs.values()], folder)
     made = reusable(planned, folders)
     left = sum(not is_finished(one) and one not in made for one in planned)
     seconds = sum(float((read_result(f) or {}).get("seconds") or 0.0) for f in folders) / 2
-    print(f"{len(planned)} runs, {left} to go, about {duration(left * seconds)} one after the other", flush=True)
+    time = f", about {spoken(left * seconds)} one after the other" if left else ""
+    print(f"{counted(len(planned), 'run')}, {left} to go{time}", flush=True)
     if left and is_asked and not _is_wanted():
         return 0
     if made:
@@ -121,26 +123,27 @@ def tell(found: Sequence[Part], of_seeds: Sequence[Mapping[Corner, float]], tag:
     whole = frozenset(keys)
     before, after = (sum(of[c] for of in of_seeds) / len(of_seeds) for c in (frozenset[str](), whole))
     columns = [
-        Column(f"contributes to {tag}", keys),
-        Column("A", [shown(a, key) for key in keys]),
-        Column("B", [shown(b, key) for key in keys]),
+        Column("key", keys),
+        Column("A", [shown(a, key) for key in keys], rank=1),
+        Column("B", [shown(b, key) for key in keys], rank=1),
         Column("adds", [_signed(part.mean, part.spread) for part in found], is_number=True),
-        Column("share", [f"{share(part, found):.0%}" for part in found], is_number=True),
-        Column("alone", [_signed(part.alone) for part in found], is_number=True),
-        Column("last", [_signed(part.last) for part in found], is_number=True),
+        Column("share", [percent(share(part, found)) for part in found], is_number=True),
+        Column("alone", [_signed(part.alone) for part in found], is_number=True, rank=2),
+        Column("last", [_signed(part.last) for part in found], is_number=True, rank=3),
     ]
     console = open_console()
     better = "B is better" if (after > before) == is_larger_better(tag) else "A is better"
-    seeds = f"{len(of_seeds)} seeds" if len(of_seeds) > 1 else "1 seed"
+    seeds = counted(len(of_seeds), "seed")
     lines = [Text(f"{tag}: A {short(before)}, B {short(after)}, means of {seeds}: {better}", style="bold")]
     if before == after:
         lines = [Text(f"{tag}: {short(before)} of both, means of {seeds}", style="bold")]
+    lines.append(Text(f"what each key adds to {tag}"))
     print_lines([*lines, *table(columns, console)[0], *map(Text, sentences(found))], console)
 
 
 def _signed(number: float, spread: float = math.nan) -> str:
-    text = f"{number:+.4g}"
-    return text if math.isnan(spread) else f"{text} ± {short(spread)}"
+    text = f"{number:+.3g}"
+    return text if math.isnan(spread) else f"{text} ± {spread:.2g}"
 
 
 def sentences(found: Sequence[Part]) -> list[str]:
@@ -149,7 +152,7 @@ def sentences(found: Sequence[Part]) -> list[str]:
     said = []
     if not math.isnan(first.spread) and abs(first.mean) < 2 * first.spread:
         return ["no key contributes more than the seeds do: the difference may be chance"]
-    said.append(f"{first.key} makes {share(first, found):.0%} of the difference")
+    said.append(f"{first.key} makes {percent(share(first, found))} of the difference")
     size = max(abs(part.mean) for part in found)
     for part in found:
         if abs(part.last - part.alone) > max(TOGETHER * size, 2 * (0 if math.isnan(part.spread) else part.spread)):
@@ -199,10 +202,10 @@ def explain_sweep(folder: Path, metric: str | None) -> int:
         ranges.append(interval(points, keys, part))
     columns = [
         Column(f"of the variance of {tag}", [*(" x ".join(part) for part in named), "seeds and the rest"]),
-        Column("share", [f"{found[part]:.0%}" for part in [*named, ()]], is_number=True),
+        Column("share", [percent(found[part]) for part in [*named, ()]], is_number=True),
     ]
     if ranges:
-        cells = [f"{low:.0%} to {high:.0%}" for low, high in ranges]
+        cells = [f"{percent(low)} to {percent(high)}" for low, high in ranges]
         columns.append(Column("95 % of draws", [*cells, ""], is_number=True))
     print_lines(table(columns, console)[0], console)
     return 0

@@ -12,7 +12,7 @@ from trainer.disk.checkpoint import Checkpoints, step_of
 from trainer.disk.folder import read_result
 from trainer.errors import UserError
 from trainer.finished.table import Column, open_console, print_lines, table
-from trainer.monitor.readable import short
+from trainer.monitor.readable import percent, short
 from trainer.run.folder import as_stored
 from trainer.signals import Signals
 from trainer.sweep.plan import plan
@@ -240,4 +240,4 @@ def diagnosed(result: Mapping[str, Any]) -> list[str]:
 def _gain(plain: float, number: float) -> str:
     if not math.isfinite(plain) or not math.isfinite(number):
         return "it trains" if math.isfinite(number) else ""
-    return f"{(plain - number) / abs(plain):.0%}" if plain else ""
+    return percent((plain - number) / abs(plain)) if plain else ""

@@ -82,7 +82,7 @@ def _as_long(request: Request, origins: list[dict[str, Any]]) -> dict[str, Any]:
 def train_again(request: Request, signals: Signals, until: int) -> None:
     """Trains, up to a step. A run that stops by itself, as the first one did, perhaps, is no mistake here."""
     try:
-        run(request, signals, until=until)
+        run(request, signals, until=until, is_again=True)
     except Interrupted:
         if signals.received:
             raise
@@ -103,7 +103,8 @@ def report(old: Path, new: Path, result: Mapping[str, Any], recorded: Numbers, l
     print()
     if first is None and weights is None:
         at = max((step for step, _ in both), default=0)
-        print(f"same bits: {len(both):,} numbers of the first {at:,} steps{_of_weights(old, new)}")
+        so_many = "step" if at == 1 else f"{at:,} steps"
+        print(f"same bits: {len(both):,} numbers of the first {so_many}{_of_weights(old, new)}")
     elif first is None:
         print(f"not the same: all {len(both):,} numbers agree, but not {weights}")
     else:

@@ -17,7 +17,7 @@ from trainer.disk.files import cannot_write, write_atomically, write_text
 from trainer.errors import UserError
 from trainer.finished.table import Column, table
 from trainer.monitor.pictures import MAX_TILES, Pixels, of_samples
-from trainer.monitor.readable import short
+from trainer.monitor.readable import percent, short
 from trainer.use.step import Sample, Step
 
 FAR = 5.0  # times the median: a norm stands out
@@ -43,9 +43,9 @@ def sample_table(found: Sequence[Sample], console: Console) -> list[Text]:
         columns.append(Column("sure", cells, is_number=True))
     columns.append(Column("loss", ["not finite" if s.loss is None else short(s.loss) for s in found], is_number=True))
     if any(sample.share is not None for sample in found):
-        shares = ["" if s.share is None else f"{s.share:.0%}" for s in found]
+        shares = ["" if s.share is None else percent(s.share) for s in found]
         sizes = ["" if s.gradient_norm is None else short(s.gradient_norm) for s in found]
-        columns += [Column("of gradient", shares, is_number=True), Column("norm", sizes, is_number=True)]
+        columns += [Column("of gradient", shares, is_number=True), Column("norm", sizes, is_number=True, rank=1)]
     return [Text("  ").append_text(line) for line in table(columns, console, 2)[0]]
 
 
@@ -58,7 +58,8 @@ def layer_table(step: Step, around: Sequence[Step], console: Console) -> list[Te
             cells.append(short(of[kind]) if kind in of else "")
             median = median_of(around, layer, kind)
             medians.append(short(median) if kind in of and not math.isnan(median) else "")
-        columns += [Column(kind, cells, is_number=True), Column("median", medians, is_number=True)]
+        rank = 1 if kind == "activation" else 0  # the first to go where there is little room
+        columns += [Column(title, x, is_number=True, rank=rank) for title, x in ((kind, cells), ("median", medians))]
     return [Text("  ").append_text(line) for line in table(columns, console, 2)[0]]
 
 
