@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import PIL
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from trainer.data.quoting import cut, listed
 from trainer.data.source import ImageFiles
-from trainer.data.upright import is_transparent, upright_8_bit
+from trainer.data.upright import in_8_bit, is_transparent
 from trainer.disk.foreign import refuse_no_file
 from trainer.errors import UserError
 
@@ -36,9 +37,8 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs of a 
 class FolderImages(ImageFiles):
     """Images on disk with their targets. Item `i` is `(uint8 [channels, image_size, image_size], target)`.
 
-    An image is turned upright as its EXIF data says, resized until its shorter side has `image_size` pixels
-    (bilinear, anti-aliased) and cropped to the square in its middle: the ImageNet way, which keeps proportions. What is
-    transparent shows the background.
+    An image is turned upright as its EXIF data says, cropped to the square in its middle, and resized to `image_size`
+    pixels (bilinear, anti-aliased), which keeps proportions. What is transparent shows the background.
 
     Args:
         paths: of the files.
@@ -89,7 +89,7 @@ class FolderImages(ImageFiles):
             (path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
             for path, stat in zip(self.paths, stats, strict=True)
         ]
-        return [PIL.__version__, self.background, *marks]
+        return [PIL.__version__, torch.__version__, self.background, *marks]
 
     def __getitem__(self, index: int) -> tuple[Tensor, Any]:
         target = self.targets[index]
@@ -126,12 +126,27 @@ def read_picture(path: str | Path, channels: int, size: tuple[int, int], backgro
                 _refuse_too_large(image)
                 # A JPEG is decoded at the smallest of its built-in scales that is large enough.
                 image.draft(mode, (2 * width, 2 * height))
-                pixels = upright_8_bit(image, background).convert(mode)
-            pixels = ImageOps.fit(pixels, (width, height), Image.Resampling.BILINEAR)
+                ImageOps.exif_transpose(image, in_place=True)
+                pixels = in_8_bit(image, background)
+                numbers = np.array(pixels if pixels.mode == mode else pixels.convert(mode))
     except Exception as error:  # Pillow's decoders fail in as many ways as files can be damaged
         raise ValueError(_reason(error)) from error
-    numbers = torch.from_numpy(np.array(pixels))
-    return numbers.view(height, width, channels).permute(2, 0, 1).contiguous()
+    return fitted(torch.from_numpy(numbers).view(*numbers.shape[:2], channels), height, width)
+
+
+def fitted(pixels: Tensor, height: int, width: int) -> Tensor:
+    """The middle of uint8 `[H, W, C]` in the proportions of a size, as large as it can be, in that size: `[C, *size]`.
+
+    By torch, which resizes bytes in 0.2 to 0.3 of Pillow's time; they are one level apart at most.
+    """
+    whole_height, whole_width = pixels.shape[:2]
+    rows = min(whole_height, max(1, round(whole_width * height / width)))
+    columns = min(whole_width, max(1, round(whole_height * width / height)))
+    top, left = (whole_height - rows) // 2, (whole_width - columns) // 2
+    middle = pixels[top : top + rows, left : left + columns].permute(2, 0, 1)
+    if (rows, columns) == (height, width):
+        return middle.contiguous()
+    return F.interpolate(middle[None], (height, width), mode="bilinear", antialias=True)[0].contiguous()
 
 
 def _refuse_too_large(image: Image.Image) -> None:

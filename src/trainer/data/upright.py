@@ -14,7 +14,11 @@ def is_transparent(image: Image.Image) -> bool:
 
 def upright_8_bit(image: Image.Image, background: str) -> Image.Image:
     """As its camera was held, in 8 bits a channel, on a background where it is transparent."""
-    image = ImageOps.exif_transpose(image)
+    return in_8_bit(ImageOps.exif_transpose(image), background)
+
+
+def in_8_bit(image: Image.Image, background: str) -> Image.Image:
+    """In 8 bits a channel, on a background where it is transparent; the image itself where it is so already."""
     if is_transparent(image):
         shown = image.convert("RGBA")
         level = BACKGROUNDS[background]
