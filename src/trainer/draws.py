@@ -3,7 +3,7 @@
 import hashlib
 import random
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,8 +26,9 @@ def seed_all(seed: int) -> None:
 class ForeignDraws:
     """Lets the user's code draw as a function of what it is asked for, and leaves the run's own draws alone.
 
-    Torch's generator is seeded for every item. To seed Python's and NumPy's takes longer than many an item does: each
-    is seeded from the first time on that somebody has drawn from it. Those of GPUs are not touched.
+    Torch's generator is seeded for every item: an item may also ask for its seed, which leaves no trace. To seed
+    Python's and NumPy's takes longer than many an item does: each is seeded from the first time on that somebody has
+    drawn from it. Those of GPUs are not touched.
     """
 
     def __init__(self) -> None:
@@ -47,50 +48,44 @@ class ForeignDraws:
         """What `work` gives, which seeds before all that may draw; called again where it draws from more generators."""
         if self._is_apart:
             return work()
-        mine, others = torch.get_rng_state(), _Others.now()
+        mine, python, numpy = torch.get_rng_state(), random.getstate(), _numpy_state()
         self._is_apart = True
         try:
-            return self._watched(work, others)
+            return self._watched(work, python, numpy)
         finally:
             self._is_apart = False
             torch.set_rng_state(mine)
-            if self._of_python or self._of_numpy:
-                others.put_back()
+            if self._of_python:
+                random.setstate(python)
+            if self._of_numpy:
+                _set_numpy_state(numpy)
 
-    def _watched(self, work: Callable[[], T], others: "_Others") -> T:
-        if self._of_python and self._of_numpy:
-            return work()
+    def _watched(self, work: Callable[[], T], python: Any, numpy: tuple[Any, ...]) -> T:
         found: list[T] = []
         problem = None
         try:
             found.append(work())
         except Exception as error:  # maybe one that only some draws bring about
             problem = error
-        before, after = (self._of_python, self._of_numpy), _Others.now()
-        self._of_python |= others.python != after.python
-        self._of_numpy |= others.numpy != after.numpy
+        before = self._of_python, self._of_numpy
+        self._of_python = self._of_python or random.getstate() != python
+        self._of_numpy = self._of_numpy or _numpy_state() != numpy
         if before != (self._of_python, self._of_numpy):
-            return self._watched(work, others)
+            return self._watched(work, python, numpy)
         if problem is not None:
             raise problem
         return found[0]
 
 
-class _Others(NamedTuple):
-    """The states of Python's and NumPy's generator, which can be compared."""
+def _numpy_state() -> tuple[Any, ...]:
+    """Of NumPy's generator, which can be compared."""
+    kind, numbers, *rest = np.random.get_state()
+    return (kind, np.asarray(numbers).tobytes(), *rest)
 
-    python: Any
-    numpy: tuple[Any, ...]
 
-    @classmethod
-    def now(cls) -> "_Others":
-        kind, keys, *rest = np.random.get_state()
-        return cls(random.getstate(), (kind, np.asarray(keys).tobytes(), *rest))
-
-    def put_back(self) -> None:
-        kind, keys, *rest = self.numpy
-        random.setstate(self.python)
-        np.random.set_state((kind, np.frombuffer(keys, np.uint32), *rest))
+def _set_numpy_state(state: tuple[Any, ...]) -> None:
+    kind, numbers, *rest = state
+    np.random.set_state((kind, np.frombuffer(numbers, np.uint32), *rest))
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

@@ -120,6 +120,27 @@ def test_it_makes_no_difference_when_somebody_is_first_seen_to_draw() -> None:
     assert ours == np.random.randn(2)[1]
 
 
+class Asking(Drawing):
+    """Draws from torch's generator in one item alone; another one asks for its seed, which leaves no trace."""
+
+    def __getitem__(self, i: int) -> Any:
+        own = torch.rand(()) if i == 9 else torch.tensor(0.0)
+        if i == 4:
+            own = torch.rand((), generator=torch.Generator().manual_seed(torch.initial_seed()))
+        return torch.stack([torch.tensor(float(i)), own]), i % 3
+
+
+def test_torch_s_seed_is_the_same_whoever_asks_and_from_whatever_step() -> None:
+    expected = inputs_of(batches(Asking()), 1, 12)
+    read_ahead = [*inputs_of(batches(Asking(), 2), 1, 5), *inputs_of(batches(Asking(), 1), 6, 7)]
+    assert all(a.equal(b) for a, b in zip(read_ahead, expected, strict=True))
+    for first_step in range(2, 12):
+        assert inputs_of(batches(Asking()), first_step, 1)[0].equal(expected[first_step - 1])
+    drawn = torch.cat(expected)
+    for row in (4, 9):
+        assert len(drawn[drawn[:, 0] == row][:, 1].unique()) == 3
+
+
 # --- workers ---------------------------------------------------------------------------------------------------------
 
 

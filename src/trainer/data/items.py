@@ -110,20 +110,19 @@ class Items:
         if self.is_still and hasattr(self.dataset, "__getitems__"):  # many at once are quicker
             with contextlib.suppress(Exception):  # which of them is at fault is told below
                 return list(self.dataset.__getitems__(rows))
-        return [self._item(draws, row) for row in rows]
-
-    def _item(self, draws: str, row: int) -> Any:
-        if not self.is_still:
-            self.draws.seed(f"{draws}/{row}")
+        found, row, is_seeded = [], -1, not self.is_still
         try:
-            return self.dataset[row]
+            for row in rows:
+                if is_seeded:
+                    self.draws.seed(f"{draws}/{row}")
+                found.append(self.dataset[row])
+                if self.tell is not None:
+                    self.tell()
         except UserError:
             raise
         except Exception as error:  # of whatever kind: it is somebody's own class
             raise UserError(f"data: item {row} of the {self.name} split: {self._told(error)}.") from error
-        finally:
-            if self.tell is not None:
-                self.tell()
+        return found
 
     def _batch(self, key: Key) -> Any:
         draws, rows = key

@@ -46,7 +46,7 @@ NOT_FOR_WORKERS = frozenset(ENDING)
 # A process started afresh imports torch first, which takes longer than most validations; a fork is safe on Linux alone.
 METHOD = "fork" if sys.platform == "linux" else "spawn"
 
-# Batches that are read at once where there are no workers, if they take less than so many seconds.
+# Batches that are read at once where there are no workers, as far as they take no more than so many seconds.
 MOST_AT_ONCE, QUICK = 16, 0.005
 
 # That a child has ended; a `DataLoader` listens to it. None on Windows.
@@ -148,7 +148,8 @@ def _read_here(load: Callable[[Any], Any], keys: Iterable[Any]) -> Iterator[Any]
             found: Iterable[Any] = items.draws.apart(functools.partial(_loaded, load, some))
         except UserError:
             found = map(load, some)  # raised again when its turn has come
-        at_once = min(2 * at_once, MOST_AT_ONCE) if time.perf_counter() - since < QUICK else 1
+        fitting = int(at_once * QUICK / (time.perf_counter() - since))
+        at_once = max(1, min(fitting, 2 * at_once, MOST_AT_ONCE))
         yield from found
 
 
