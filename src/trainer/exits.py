@@ -61,6 +61,13 @@ def exit_code(task: Callable[[Signals], object]) -> int:
             fall_silent(sys.stdout)  # it may be what is full
             tell(f"error: {error}. Free what is full, or ask for more of it, and type the same again.")
             return 2
+        if isinstance(error, PermissionError) and error.filename is not None:
+            tell(
+                printable(
+                    f"error: {error.filename}: {error.strerror}. Type another path, or get the right to this one."
+                )
+            )
+            return 2
         if isinstance(error, NotImplementedError) and (lacks := str(error).partition(" for the MPS device"))[1]:
             how = "Type PYTORCH_ENABLE_MPS_FALLBACK=1 before the command, which computes it on the CPU, or device=cpu."
             tell(f"error: device=mps: {lacks[0]}. {how}")

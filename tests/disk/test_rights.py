@@ -10,6 +10,7 @@ import without_rights
 
 # Each command with a mode taken from something that is there: what the line says.
 GO_ON, SHOW, SWEEP = ["max_steps=4", "name=a"], ["show", "a"], ["--multirun", "seed=0,1", "name=s"]
+PREDICT = ["predict", "a"]
 CASES: dict[str, tuple[str, int, list[str], str]] = {
     "a folder to write to": ("runs/a", 0o555, GO_ON, "runs/a: can't be written: Permission denied"),
     "a folder to read": ("runs/a", 0o000, GO_ON, "runs/a: can't be read: Permission denied"),
@@ -23,6 +24,11 @@ CASES: dict[str, tuple[str, int, list[str], str]] = {
     "a run to show": ("runs/a", 0o000, SHOW, "runs/a: can't be read: Permission denied."),
     "checkpoints to show": ("runs/a/checkpoints", 0o000, SHOW, "its checkpoints can't be read: Permission denied"),
     "a sweep": ("runs/s", 0o555, SWEEP, "runs/s: can't be written: Permission denied."),
+    "pictures": ("runs/pics/more", 0o000, [*PREDICT, "runs/pics"], "runs/pics/more: can't be read: Permission denied."),
+    "a picture": ("runs/pics/one.png", 0o000, [*PREDICT, "runs/pics"], "runs/pics/one.png: is no whole image"),
+    "a file to write": ("runs/pics", 0o000, [*PREDICT, "x.npy", "out=runs/pics/x.csv"], "runs/pics/x.csv: Permission"),
+    "a pack to write": ("runs/pics", 0o000, ["pack", "a", "out=runs/pics/x.zip"], "runs/pics/x.zip: Permission"),
+    "a run to use": ("runs/a", 0o000, ["evaluate", "a"], "runs/a/config.yaml: Permission denied. Type another path"),
     "a job": ("runs/s/seed=0", 0o000, SWEEP, "seed=0: can't be read: Permission denied."),
 }
 
@@ -32,7 +38,8 @@ from pathlib import Path
 from trainer.command.main import main
 
 def train(words):
-    quick = ["model=two_layer", "data.limit=40", "monitor=off"] if words[0] not in ("runs", "show") else []
+    verbs = ("runs", "show", "predict", "pack", "evaluate")
+    quick = ["model=two_layer", "data.limit=40", "monitor=off"] if words[0] not in verbs else []
     sys.argv = ["train", *words, *quick]
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as errors:
         try:
@@ -49,6 +56,9 @@ if __name__ == "__main__":
         code, _, errors = train(["max_steps=2", f'run_dir="{place}"'])
         assert code == 0, errors
     Path("runs/s/sweep.yaml").write_text("command: []")
+    os.makedirs("runs/pics/more")
+    for place in ("runs/pics/one.png", "x.npy"):
+        Path(place).touch()
     found = {}
     for name, (path, mode, words, _) in cases.items():
         before, was = files(), os.stat(path).st_mode

@@ -86,9 +86,13 @@ def found_at(word: str) -> list[Path]:
 
 
 def below(folder: Path) -> list[str]:
-    """All pictures in a folder, however deep. Raises UserError: there is none."""
+    """All pictures in a folder, however deep. Raises UserError: there is none, or a folder can't be read."""
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename}: can't be read: {error.strerror}. Get the right to read it.") from error
+
     found = []
-    for parent, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = sorted(name for name in folders if name[0] != ".")
         found += [os.path.join(parent, name) for name in sorted(files) if name.lower().endswith(PICTURES)]
     if not found:
