@@ -100,6 +100,26 @@ def test_new_rows_of_a_table_are_prepared_as_in_training(
     assert [row["support"] for row in found.classes] == [0, len(kept), 0]
 
 
+@pytest.mark.parametrize("header", ["a,b,y,z\n", ""])
+def test_new_rows_with_numbers_as_targets(header: str, train: Train, tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    lines = [",".join(f"{number:.3f}" for number in row) for row in draw.normal(size=(60, 4))]
+    Path("all.csv").write_text(header + "\n".join(lines))
+    targets = f"data.targets=[{'y,z' if header else '2,3'}]"
+    result = train("data=table", "data.path=all.csv", targets, "model=two_layer", "loss=mse", *TINY)
+    with np.load("runs/x/predictions.npz") as stored:
+        rows = stored["id"]
+    Path("new.csv").write_text(header + "\n".join(lines[row] for row in rows))
+    typed = {"data.path": "new.csv"}
+    numbers = evaluation(open_run(find("x"), typed), None, typed).numbers
+    assert numbers == {name: result[f"test/{name}"] for name in ("loss", "mae", "r2")}
+    for cell, message in (("", "the cell is empty, and is a target"), ("word", "'word' is not a number")):
+        last = f"{lines[0].rpartition(',')[0]},{cell}"
+        Path("new.csv").write_text(header + f"{lines[1]}\n{last}\n")
+        with pytest.raises(UserError, match=message):
+            evaluation(open_run(find("x"), typed), None, typed)
+
+
 def test_new_arrays_and_a_folder_of_pictures(
     train: Train, tmp_path: Path, sources: dict[str, tuple[str, ...]], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -81,6 +81,18 @@ def parsed(key: str, value: str) -> Any:
         raise UserError(f"{key}={value}: is no value. Type a number, a word or a list such as [a,b].") from error
 
 
+def refuse_unused(verb: str, options: dict[str, str], keys: dict[str, Any]) -> None:
+    """Raises UserError for a word that another one, or the verb itself, leaves nothing to say."""
+    if "--json" in options and "--csv" in options:
+        raise UserError("--json --csv: say two forms of one output. Type one of them.")
+    if verb == "predict" and "--json" in options and "out" in options:
+        raise UserError(f"--json: is the form of standard output. Leave it out, or out={options['out']}.")
+    fixed = {"export": {"device": "cpu", "precision": "float32"}, "pack": {"device": "cpu"}}.get(verb, {})
+    for key, value in fixed.items():
+        if keys.get(key, value) not in (value, "auto"):
+            raise UserError(f"{key}={keys[key]}: train {verb} takes {value}, whatever the training took. Leave it out.")
+
+
 def one_run(verb: str, places: Sequence[str]) -> str:
     """The run, of a verb that takes nothing else. Raises UserError: there is none, or more."""
     if len(places) != 1:
@@ -108,6 +120,7 @@ def flag(options: dict[str, str], name: str) -> bool:
 def use(verb: str, words: Sequence[str]) -> int:
     """What `train evaluate ...` and its kin ask for. Returns the exit code."""
     places, options, keys = used(verb, words)
+    refuse_unused(verb, options, keys)
     try:
         if verb == "evaluate":
             from trainer.use.evaluate import show_evaluation

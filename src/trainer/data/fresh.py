@@ -47,7 +47,8 @@ def of_table(
     used = [column.name for column in recipe.columns]
 
     def choose(names: Sequence[str], has_names: bool) -> Mapping[str, str]:
-        uses = {name: "words" if name in recipe.words else "auto" if name in used else "none" for name in names}
+        kept = {*used, *recipe.targets}
+        uses = {name: "words" if name in recipe.words else "auto" if name in kept else "none" for name in names}
         return uses | dict(wanted.choose(names, has_names)) | {n: uses[n] for n in names if n not in recipe.targets}
 
     known = {key: str(how.get(key, "auto")).lower() for key in HOW}

@@ -134,7 +134,7 @@ def measured(trained: Trained, split: str, numbers: Mapping[str, float]) -> dict
         is_chosen = is_best if chosen == "best" else is_last
         prefix = "test" if is_chosen else "test/last" if chosen == "best" else "test/best"
         tags = {name: f"{prefix}/{average}{name}" for name in numbers}
-    elif is_last:
+    elif is_last and split == "val":  # of the training split it has the last batch
         tags = {name: f"{split}/{average}{name}" for name in numbers}
     elif is_best and split == "val":  # of the others the best may be of another step
         metric = trained.settings.checkpoint.metric

@@ -102,7 +102,8 @@ def new(trained: Trained, split: str) -> Labelled:
     target = str(config.get("_target_"))
     if isinstance(inputs, Rows):
         if not str(path).lower().endswith(SUFFIXES):
-            raise UserError(f"data.path={path}: the model was trained with a table. Type data.path=<a table>.")
+            what = "data" if path is None else f"data.path={path}"
+            raise UserError(f"{what}: the model was trained with a table. Type data.path=<a table>.")
         how = {key: config[key] for key in fresh.HOW if key in config}
         raw, targets = fresh.of_table(path, inputs.recipe, outputs, how, notes)
         return _resident(trained, raw, targets, f"{path}", notes)
