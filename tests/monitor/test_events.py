@@ -280,10 +280,16 @@ def test_importing_needs_neither_torch_nor_tensorflow(tmp_path: Path) -> None:
         file.close()
         assert "torch" not in sys.modules
         import torch
+        from trainer.monitor.activations import Activations
         from trainer.monitor.graph import model_graph
         loaded = set(sys.modules)
-        graph, reason = model_graph(torch.nn.Linear(2, 2), torch.zeros(1, 2))
+        model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU())
+        graph, reason = model_graph(model, torch.zeros(1, 2))
         assert graph is not None
+        activations = Activations(model)
+        activations.watch()
+        model(torch.zeros(1, 2))
+        assert "dead_units/0" in activations.numbers()
         assert not {"tensorflow", "torch._dynamo", "sympy"} & set(sys.modules), set(sys.modules) - loaded
     """
     path = os.pathsep.join([str(tmp_path), *sys.path])
