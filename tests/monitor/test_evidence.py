@@ -10,7 +10,7 @@ from trainer.data.batches import ResidentBatches
 from trainer.data.prepare import Splits
 from trainer.losses.function import LossFunction
 from trainer.meaning import Classes, Labels, Meaning, Numbers
-from trainer.monitor.evidence import of_outputs, telling_columns
+from trainer.monitor.evidence import of_outputs, of_targets, telling_columns
 
 NAMES = {"loss": "mine", "model": "mine"}
 X = torch.randn(120, 4, generator=torch.Generator().manual_seed(0))
@@ -96,3 +96,17 @@ def test_a_column_that_says_the_target() -> None:
     said = torch.cat([X, (CLASSES == 1).float()[:, None], 7.0 * CLASSES[:, None]], 1)
     assert telling_columns(splits(said, CLASSES)) == [5]
     assert telling_columns(splits(X, (X[:, 0] > 0).long())) == []  # a threshold is to be learnt
+
+
+def test_shares_of_classes_differ_by_more_than_few_samples_do() -> None:
+    draw = torch.Generator().manual_seed(0)
+    few, more = torch.randint(0, 10, (30,), generator=draw), torch.randint(0, 10, (400,), generator=draw)
+    criterion = LossFunction(nn.CrossEntropyLoss(), net(), Classes(10), NAMES)
+
+    def shift(train: Tensor, val: Tensor) -> float:
+        splits = [ResidentBatches(torch.zeros(len(labels), 4), labels) for labels in (train, val)]
+        found: float = of_targets(criterion, Splits((4,), 10, splits[0], splits[1], splits[1]))["label_shift"]
+        return found
+
+    assert shift(few, more) < 0.15
+    assert shift(few.clamp(max=4), more.clamp(min=5)) > 0.8
