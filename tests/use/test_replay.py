@@ -127,7 +127,8 @@ def test_the_step_that_stopped_a_run(train: Train, capsys: pytest.CaptureFixture
     ("words", "message"),
     [
         ([], "no number stopped it, so say which step. It has 10: type step=10"),
-        (["step=11"], "the run has 10 steps. Type step=10"),
+        (["step=11"], "step=11: the run has 10 steps. Type step=10"),
+        (["step=12"], "step=12: the run has 10 steps. Type step=10"),
         (["step=5", "until=4"], "until=4: comes before step=5. Type until=6"),
         (["step=5", "until=40"], "until=40: the run has 10 steps. Type until=10"),
         (["step=x"], "step=x: must be a whole number >= 1. Type train replay ... step=100"),

@@ -22,14 +22,17 @@ from trainer.signals import Signals
 from trainer.use.again import Numbers, again, folder_of
 
 
-def opened(request: Request, signals: Signals, step: int) -> tuple[Training, str]:
-    """The stored run of `resume=<folder>` as it stood after the newest kept step that is not later than `step`.
+def opened(request: Request, signals: Signals, step: int, is_made: bool) -> tuple[Training, str]:
+    """The stored run of `resume=<folder>` as it stood after the newest kept step from which a step can be come to.
+
+    Args:
+        is_made: that may be the step itself; false: one before it.
 
     Returns:
         also where that was from, in words.
 
     Raises:
-        UserError: it can't be built, or was trained by several processes.
+        UserError: it can't be built, has no such step, or was trained by several processes.
     """
     folder = folder_of(request)
     entries = read_origin(folder)
@@ -42,7 +45,7 @@ def opened(request: Request, signals: Signals, step: int) -> tuple[Training, str
     if step > training.parts.length.max_steps:
         most = training.parts.length.max_steps
         raise UserError(f"step={step}: the run has {most:,} steps. Type step={most}.")
-    state = newest_before(training.checkpoints, step)
+    state = newest_before(training.checkpoints, step if is_made else step - 1)
     if state is None:
         return training, "the start"
     take_up(training, state)

@@ -47,12 +47,11 @@ def replay(request: Request, signals: Signals, step: int | None, until: int | No
         if until != step:
             raise UserError("worst: is of one step. Leave until= out.")
         return show_worst(request, signals, step, worst)
-    training, begun = opened(request, signals, step - 1)
+    training, begun = opened(request, signals, step, is_made=False)
     parts = training.parts
     first, last = parts.state.step + 1, parts.length.max_steps
     if until > last:
-        key = "step" if step > last else "until"
-        raise UserError(f"{key}={step if key == 'step' else until}: the run has {last:,} steps. Type {key}={last}.")
+        raise UserError(f"until={until}: the run has {last:,} steps. Type until={last}.")
     window = range(max(first, step - AROUND), min(last, until + AROUND) + 1)
     watcher = Watcher(training, window, range(step, until + 1))
     print(f"{folder}: from {begun} to step {step:,}", flush=True)
@@ -135,7 +134,7 @@ def where_non_finite(training: Training, step: Step) -> str:
 def show_worst(request: Request, signals: Signals, step: int, count: int) -> int:
     """The training samples that cost most after a step, as they lie in the data: without augmentation or dropout."""
     folder = folder_of(request)
-    training, begun = opened(request, signals, step)
+    training, begun = opened(request, signals, step, is_made=True)
     watcher = Follower(training)
     if (ended := follow(training, step, watcher)) is not None:
         raise UserError(f"the training stopped before it came there: {ended}.")

@@ -102,8 +102,7 @@ def report(old: Path, new: Path, result: Mapping[str, Any], recorded: Numbers, l
     weights = None if first else compare_weights(old, new)
     print()
     if first is None and weights is None:
-        at = max((step for step, _ in both), default=0)
-        so_many = "step" if at == 1 else f"{at:,} steps"
+        so_many = "step" if last == 1 else f"{last:,} steps"
         print(f"same bits: {len(both):,} numbers of the first {so_many}{_of_weights(old, new)}")
     elif first is None:
         print(f"not the same: all {len(both):,} numbers agree, but not {weights}")

@@ -69,7 +69,7 @@ def steps_table(wanted: Sequence[Step], console: Console) -> list[Text]:
         Column("step", [f"{step.step:,}" for step in wanted], is_number=True),
         Column("loss", [short(step.loss) for step in wanted], is_number=True),
         Column("gradient", [short(step.norm) for step in wanted], is_number=True),
-        Column("largest part from", [f"{top.share:.0%} {top.id}" if top and top.share else "" for top in tops]),
+        Column("largest part from", [f"sample {top.id}: {top.share:.0%}" if top and top.share else "" for top in tops]),
     ]
     return [Text("  ").append_text(line) for line in table(columns, console, 2)[0]]
 
