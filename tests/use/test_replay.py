@@ -120,7 +120,27 @@ def test_the_step_that_stopped_a_run(train: Train, capsys: pytest.CaptureFixture
     assert cli.run_command(["replay", "nan"]) == 0
     said = capsys.readouterr().out
     assert "the loss is not finite. The first value that is not: output of conv2 (Conv2d)" in said
+    assert "nothing: the step" not in said
     assert Path("runs/nan/replay/step-2/step.json").is_file()
+
+
+def test_a_gradient_that_is_not_finite_under_a_loss_that_is(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The step that stopped the run has weights that are not finite; it says which made them so, and that one why."""
+    (tmp_path / "bylog.py").write_text(
+        "def loss(outputs, targets):\n    return (outputs[:, 0] * 0 + (outputs[:, 1] * 0).sqrt()).mean()\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(RunStopped, match="train replay runs/root shows the step"):
+        train("name=root", "model=two_layer", "loss._target_=bylog.loss", "trust=[bylog]", "max_steps=9", *QUICK)
+    assert cli.run_command(["replay", "root", "trust=[bylog]"]) == 0
+    typed = capsys.readouterr().out.rpartition("made so: train ")[2].split("\n")[0]
+    assert typed == "replay runs/root step=1"
+    assert cli.run_command([*typed.split(), "trust=[bylog]"]) == 0
+    assert (
+        "the gradient is not finite, though the loss is: look for a logarithm or root of 0" in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize(

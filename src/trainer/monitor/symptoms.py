@@ -267,6 +267,8 @@ def overfitting(seen: Seen) -> Sighting | None:
         return None
     numbers = {"val/loss": val, "best_val/loss": seen.best, "best_step": seen.best_step, "train/loss": seen.train}
     meaning = f"the network learns its training samples by heart; validation was best at step {seen.best_step}"
+    if seen.chance is not None and seen.best > LEARNT * seen.chance:
+        meaning += ", and knew little even then: labels may be wrong (train replay RUN worst=20 shows which)"
     words = [f"max_steps={seen.best_step}"]
     if (decay := seen.facts.number("optimizer.weight_decay")) >= 0:
         words.append(f"optimizer.weight_decay={max(0.01, 10 * decay):.2g}")

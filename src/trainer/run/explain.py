@@ -18,13 +18,14 @@ def explained(error: NonFinite, training: Training) -> str:
     places = parts.world.gather(first_non_finite(parts.model, batch.inputs, parts.precision))
     place = next((place for place in places if place is not None), None)
     where = place or "the loss itself, of outputs that are finite"
+    last = f" Last: {words}." if (words := last_words(state.last)) else ""
     return (
-        f"{error}. {numbers}. The first value that is not finite: {where}. Last: {last_words(state.last)}"
-        f"Try optimizer.lr={lr / 10:.4g}, gradient.clip_norm=1 or on_nan=skip."
+        f"{error}. {numbers}. The first value that is not finite: {where}.{last} Try optimizer.lr={lr / 10:.4g}, "
+        f"gradient.clip_norm=1 or on_nan=skip. train replay {training.folder} shows the step."
     )
 
 
 def last_words(last: Mapping[str, float]) -> str:
-    """The last logged losses and gradient norm, `tag=value` and a space each."""
+    """The last logged losses and gradient norm, `tag=value` each."""
     tags = ("train/loss", "val/loss", "grad_norm")
-    return "".join(f"{tag}={last[tag]:.4g} " for tag in tags if tag in last)
+    return " ".join(f"{tag}={last[tag]:.4g}" for tag in tags if tag in last)

@@ -91,7 +91,8 @@ def show_steps(
     around = [seen for number, seen in watcher.steps.items() if number not in watcher.wanted and seen.layers]
     said = stands_out(step, around)
     if ended is not None and not math.isfinite(step.loss):
-        said = [where_non_finite(training, step), *said]
+        said = [where_non_finite(training, step, folder), *said]
+    said = said or ["nothing: the step is like those around it"]
     console = open_console()
     ordered = by_loss(step.samples)
     lines = [Text(), Text(f"step {step.step:,}: the samples, by their loss", style="bold")]
@@ -120,14 +121,14 @@ def show_steps(
     return 0
 
 
-def where_non_finite(training: Training, step: Step) -> str:
+def where_non_finite(training: Training, step: Step, folder: Path) -> str:
     """Where the first number is that is not finite, of a training that has ended there."""
     place = None
     if isinstance(step.inputs, Tensor):
         place = first_non_finite(training.parts.model, step.inputs, training.parts.precision)
     where = place or "the loss itself, of outputs that are finite"
     if where.startswith("weight "):
-        where += f", which step {step.step - 1:,} made so: train replay RUN step={step.step - 1}"
+        where += f", which step {step.step - 1:,} made so: train replay {folder} step={step.step - 1}"
     return f"the loss is not finite. The first value that is not: {where}"
 
 

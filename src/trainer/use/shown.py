@@ -89,6 +89,9 @@ def median_of(around: Sequence[Step], layer: str, kind: str) -> float:
 def stands_out(step: Step, around: Sequence[Step]) -> list[str]:
     """In sentences, what is unlike the rest of the batch and the steps around."""
     found = []
+    if math.isfinite(step.loss) and not math.isfinite(step.norm):
+        where = "look for a logarithm or root of 0, or a division by 0, in the loss and in forward()"
+        found.append(f"the gradient is not finite, though the loss is: {where}")
     losses = [seen.loss for seen in around if math.isfinite(seen.loss)]
     if losses and step.loss > FAR * statistics.median(losses) > 0:
         times = step.loss / statistics.median(losses)
@@ -112,7 +115,7 @@ def stands_out(step: Step, around: Sequence[Step]) -> list[str]:
         layer = max(ratios, key=lambda name: ratios[name], default=None)
         if layer is not None and FAR < ratios[layer] < math.inf:
             found.append(f"the {kind} of {layer} is {ratios[layer]:.0f} times its median")
-    return found or ["nothing: the step is like those around it"]
+    return found
 
 
 def _opinion(sample: Sample) -> str:
