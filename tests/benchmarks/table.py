@@ -25,6 +25,7 @@ import frozen
 import gpu
 import growth
 import peers
+import pictures
 import rounds
 import startup
 import steps
@@ -37,7 +38,7 @@ UNITS = (("s", 1.0), ("ms", 1e-3), ("us", 1e-6))
 
 
 def all_contests(is_short: bool, only: str) -> Iterator[Contest]:
-    for room in (steps, startup, frozen, sweeps, growth, gpu):
+    for room in (steps, startup, frozen, pictures, sweeps, growth, gpu):
         for contest in room.contests(is_short):
             some = contest.of(only)
             if some.rows:
