@@ -30,6 +30,7 @@ import rounds
 import startup
 import steps
 import sweeps
+import whole
 from rounds import Contest, Row, Times
 
 PACKAGES = ("torch", "numpy", "hydra-core", *peers.PACKAGES)
@@ -38,7 +39,7 @@ UNITS = (("s", 1.0), ("ms", 1e-3), ("us", 1e-6))
 
 
 def all_contests(is_short: bool, only: str) -> Iterator[Contest]:
-    for room in (steps, startup, frozen, pictures, sweeps, growth, gpu):
+    for room in (steps, startup, whole, frozen, pictures, sweeps, growth, gpu):
         for contest in room.contests(is_short):
             some = contest.of(only)
             if some.rows:
