@@ -18,7 +18,7 @@ from refusal import says
 from trainer.data import arrays, table
 from trainer.data.source import Data, Samples
 from trainer.data.tables.columns import Column, Numbers, Unused, Words
-from trainer.data.tables.delimited import different, is_header, told_delimiter
+from trainer.data.tables.dialect import different, is_header, told_delimiter
 from trainer.data.tables.read import read
 from trainer.errors import UserError
 

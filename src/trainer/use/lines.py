@@ -12,7 +12,7 @@ import torch
 from trainer.data.image_files import read_picture
 from trainer.data.preparation import Pictures, Preparation, Rows, Scaled, Theirs
 from trainer.data.quoting import cut
-from trainer.data.tables.delimited import parsed, told_delimiter
+from trainer.data.tables.dialect import parsed, told_delimiter
 from trainer.errors import UserError
 from trainer.trees import Tree, joined
 from trainer.use.form import refuse_other_form, told_form
