@@ -252,3 +252,44 @@ def test_an_average_that_is_not_there_is_a_line(train: Train, tmp_path: Path) ->
         open_run(find("runs/y/checkpoints/step_00000002.pt", "average"))
     with pytest.raises(UserError, match=r"checkpoint=averag: is not there; .*, average\. Did you mean average\?"):
         find("y", "averag")
+
+
+TASKS = {
+    "labels": ("data.task=multilabel", "loss=bce_with_logits", "model=two_layer"),
+    "pixels": ("loss=cross_entropy", "loss.ignore_index=255", "model._target_=pixels.Net", "trust=[pixels]"),
+}
+NET = """
+from torch import nn
+class Net(nn.Module):
+    def __init__(self, in_channels, num_classes):
+        super().__init__()
+        self.layer = nn.Conv2d(in_channels, num_classes, 1)
+    def forward(self, x):
+        return self.layer(x)
+"""
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_new_arrays_with_several_labels_or_a_class_at_each_pixel(task: str, train: Train, tmp_path: Path) -> None:
+    (tmp_path / "pixels.py").write_text(NET)
+    draw = np.random.default_rng(0)
+    if task == "pixels":
+        inputs = draw.integers(0, 256, (60, 1, 4, 4), dtype=np.uint8)
+        targets = np.where(inputs[:, 0] > 100, 4, 1)  # classes 0 and 1
+        targets[:, 0] = 255
+    else:
+        inputs = draw.normal(size=(60, 4)).astype(np.float32)
+        targets = (inputs[:, :2] > 0).astype(np.float32)
+    np.savez("all.npz", inputs=inputs, targets=targets)
+    result = train("data=arrays", "data.path=all.npz", *TASKS[task], *TINY)
+    with np.load("runs/x/predictions.npz") as stored:
+        rows = stored["id"]
+    typed = {"data.path": "new.npz", **({"trust": ["pixels"]} if task == "pixels" else {})}
+    np.savez("new.npz", inputs=inputs[rows], targets=targets[rows])
+    found = evaluation(open_run(find("x"), typed), None, typed)
+    assert found.numbers == {name: result[f"test/{name}"] for name in found.numbers}
+    assert found.numbers.keys() == {"loss", "accuracy", *(["iou"] if task == "pixels" else [])}
+    np.savez("new.npz", inputs=inputs[rows], targets=targets[rows] + 1)
+    message = "2, 5, 256: no class of the model's, which are 1, 4" if task == "pixels" else "targets with 2 among them"
+    with pytest.raises(UserError, match=message):
+        evaluation(open_run(find("x"), typed), None, typed)

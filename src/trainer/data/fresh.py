@@ -22,7 +22,7 @@ from trainer.data.tables.columns import Table, Words
 from trainer.data.tables.read import read
 from trainer.data.tables.recipe import Inputs, Recipe, as_words
 from trainer.errors import UserError
-from trainer.meaning import Classes, Meaning, Numbers
+from trainer.meaning import Classes, Meaning, Numbers, Places
 
 Array = NDArray[Any]
 HOW = ("delimiter", "decimal", "encoding", "header")  # what a table is read by
@@ -78,7 +78,7 @@ def _classes_of(table: Table, name: str, classes: Classes) -> Tensor:
     return torch.from_numpy(of_level[words.codes])
 
 
-def class_numbers(labels: Sequence[object], classes: Classes, where: str) -> NDArray[np.int64]:
+def class_numbers(labels: Sequence[object], classes: Classes | Places, where: str) -> NDArray[np.int64]:
     """The number of the class that each label names; classes without names are called 0, 1 ...
 
     Raises:
@@ -112,9 +112,15 @@ def of_arrays(path: str | None, targets: object, meaning: Meaning, split: str | 
     if isinstance(meaning, Classes):
         if y.size != len(y):
             raise UserError(f"data.path={file}: targets of shape {list(y.shape)}; the model knows classes, [N].")
-        labels, where = np.unique(y.reshape(-1), return_inverse=True)
-        words = [str(int(label)) if _is_whole(label) else str(label) for label in labels]
-        return x, torch.from_numpy(class_numbers(words, meaning, f"data.path={file}: targets")[where.reshape(-1)])
+        y = y.reshape(-1)
+    if isinstance(meaning, Classes | Places):
+        labels, where = np.unique(y, return_inverse=True)
+        ignored = meaning.ignored if isinstance(meaning, Places) else None
+        counted = np.array([label != ignored for label in labels])
+        words = [str(int(label)) if _is_whole(label) else str(label) for label in labels[counted]]
+        numbers = np.full(len(labels), ignored or 0)
+        numbers[counted] = class_numbers(words, meaning, f"data.path={file}: targets")
+        return x, torch.from_numpy(numbers[where.reshape(y.shape)])
     return x, torch.from_numpy(y.astype(np.float64).reshape(len(y), -1))
 
 

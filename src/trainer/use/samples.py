@@ -14,7 +14,7 @@ from trainer.data.prepare import Fingerprint, Splits, fingerprint, on_device
 from trainer.data.source import Data, ImageFiles, Samples
 from trainer.data.tables.read import SUFFIXES
 from trainer.errors import UserError
-from trainer.meaning import Classes, Numbers
+from trainer.meaning import IGNORED, Classes, Labels, Numbers, Places, Unread
 from trainer.run.data import build_data, build_splits
 from trainer.use.form import refuse_other_form, told_form
 from trainer.use.trained import Trained
@@ -136,6 +136,8 @@ def _resident(
         raise UserError(
             f"{told}: {targets[0].numel()} numbers in a target; the model gives {trained.about.outputs.num_outputs}."
         )
+    if isinstance(trained.about.outputs, Labels) and (wrong := trained.about.outputs.wrong_targets(targets)):
+        raise UserError(f"{told}: has {wrong}.")
     with_targets = on_device(targets, trained.device, trained.dtype)
     batches: Batches
     if isinstance(inputs, Pictures):
@@ -158,14 +160,15 @@ def _of_files(
 
 def _whole(trained: Trained, samples: Samples | ImageFiles, batches: Batches, told: str, notes: list[str]) -> Labelled:
     outputs = trained.about.outputs
-    is_classes = isinstance(outputs, Classes)
     data = Data(
         samples,
         samples,
         samples,
         description=told,
-        num_classes=outputs.num_outputs if is_classes else None,
-        class_names=outputs.names if isinstance(outputs, Classes) else (),
+        num_classes=outputs.num_outputs if isinstance(outputs, Classes | Places) else None,
+        class_names=() if isinstance(outputs, Numbers | Unread) else outputs.names,
+        is_multilabel=isinstance(outputs, Labels),
+        ignored=outputs.ignored if isinstance(outputs, Places) else IGNORED,
     )
     sizes = trained.about.sizes
     splits = Splits(sizes.input_shape, sizes.num_outputs, batches, batches, batches)
