@@ -293,3 +293,33 @@ def test_new_arrays_with_several_labels_or_a_class_at_each_pixel(task: str, trai
     message = "2, 5, 256: no class of the model's, which are 1, 4" if task == "pixels" else "targets with 2 among them"
     with pytest.raises(UserError, match=message):
         evaluation(open_run(find("x"), typed), None, typed)
+
+
+ITEMS = """
+import torch
+class Items(torch.utils.data.Dataset):
+    def __init__(self, n=60, classes=("a", "b", "c"), width=4):
+        self.n, self.classes, self.width = n, list(classes), width
+    def __len__(self):
+        return self.n
+    def __getitem__(self, i):
+        return torch.arange(self.width) * (i % 3 + i / 60), i % 3
+"""
+
+
+def test_new_items_of_a_class_of_ones_own(train: Train, tmp_path: Path) -> None:
+    (tmp_path / "newitems.py").write_text(ITEMS)
+    words = ("data._target_=newitems.Items", "trust=[newitems]", "data.num_workers=0", "model=two_layer")
+    train(*words, "loss=cross_entropy", *TINY)
+
+    def found(**keys: Any) -> Any:
+        typed = {"trust": ["newitems"], **{f"data.{key}": value for key, value in keys.items()}}
+        return evaluation(open_run(find("x"), typed), None, typed)
+
+    assert (len(found(n=30).labelled.batches), found(n=30).expected) == (6, {})
+    assert [row["support"] for row in found(n=30).classes] == [2, 2, 2]
+    assert found(n=60).numbers == found(n=60).expected
+    with pytest.raises(UserError, match="its classes and the model's differ: x, y, z and a, b, c"):
+        found(n=30, classes=["x", "y", "z"])
+    with pytest.raises(UserError, match=r"samples of shape \[5\]; give \[4\]"):
+        found(n=30, width=5)

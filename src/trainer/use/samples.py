@@ -9,12 +9,14 @@ import torch
 from trainer.config.request import Config
 from trainer.data import fresh
 from trainer.data.batches import Batches, LoadedBatches, ResidentBatches
-from trainer.data.preparation import Pictures, Rows
+from trainer.data.items import Items
+from trainer.data.preparation import AsTheyAre, Pictures, Rows, Theirs
 from trainer.data.prepare import Fingerprint, Splits, fingerprint, on_device
+from trainer.data.quoting import listed
 from trainer.data.source import Data, ImageFiles, Samples
 from trainer.data.tables.read import SUFFIXES
 from trainer.errors import UserError
-from trainer.meaning import IGNORED, Classes, Labels, Numbers, Places, Unread
+from trainer.meaning import IGNORED, Classes, Labels, Numbers, Places, Unread, class_names
 from trainer.run.data import build_data, build_splits
 from trainer.use.form import refuse_other_form, told_form
 from trainer.use.trained import Trained
@@ -116,6 +118,8 @@ def new(trained: Trained, split: str) -> Labelled:
     data = build_data(settings)
     if split == "all":
         raise UserError("split=all: this data has splits of its own. Type split=test.")
+    if isinstance(getattr(data, split), Items):
+        return _of_items(trained, data, split)
     samples = fresh.renumbered(data, split, outputs)
     told = f"{split} split of {data.description}"
     if isinstance(samples, ImageFiles):
@@ -145,6 +149,29 @@ def _resident(
     else:
         batches = ResidentBatches(inputs(raw, trained.device, trained.dtype), with_targets)
     return _whole(trained, Samples(raw, targets), batches, told, notes)
+
+
+def _of_items(trained: Trained, data: Data, split: str) -> Labelled:
+    """Items that are read one by one, whose inputs the model takes as they are, and whose classes are the model's.
+
+    Raises:
+        UserError: they are others, or their pictures would be prepared by what is new.
+    """
+    about, name = trained.about, trained.settings.names["data"]
+    if not isinstance(about.inputs, AsTheyAre | Theirs):
+        raise UserError(f"data={name}: items of pictures are evaluated as the run had them. In Python: trainer.load.")
+    found, known = class_names(data.meaning), class_names(about.outputs)
+    if found != known:
+        told = " and ".join(listed(names) if names else "none" for names in (found, known))
+        raise UserError(f"data={name}: its classes and the model's differ: {told}.")
+    if data.meaning.num_outputs != about.outputs.num_outputs:
+        sizes = f"{data.meaning.num_outputs} numbers in a target; the model gives {about.outputs.num_outputs}"
+        raise UserError(f"data={name}: {sizes}.")
+    splits = build_splits(trained.settings, data, trained.device, trained.dtype)
+    if splits.input_shape != about.input_shape:
+        raise UserError(f"data={name}: samples of shape {list(splits.input_shape)}; give {list(about.input_shape)}.")
+    batches: Batches = getattr(splits, split)
+    return Labelled(data, splits, batches, False, f"{split} split of {data.description}", data.notes)
 
 
 def _of_files(
