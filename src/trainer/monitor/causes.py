@@ -233,7 +233,7 @@ def labels_without_a_pattern(seen: Seen) -> Sighting | None:
     is_guess = seen.num_bad == seen.num_vals or seen.is_guessing
     if seen.num_vals < 2 or not is_guess or not is_settled(seen) or not seen.facts.num_val:
         return None
-    if {*seen.reported} - {"loss not falling", "dead ReLUs"}:
+    if {*seen.reported} - {"loss not falling", "dead ReLUs", "nothing carries over"}:
         return None  # that may be why
     guess = seen.chance or seen.facts.near.get("train/loss")
     update = seen.moved[1] if seen.moved is not None else 1e-3
