@@ -65,10 +65,10 @@ def loop() -> float:
     return sum(by_script({**OF_SMALL, "lr": 1e-4 * 2**i, "seed": seed}) for i in range(8) for seed in range(5))
 
 
-def make_table(path: Path) -> None:
+def make_table(path: Path, num_rows: int = NUM_ROWS) -> None:
     """Numbers and a class, which is the sign of their sum but for noise."""
     rng = np.random.default_rng(0)
-    inputs = rng.normal(size=(NUM_ROWS, NUM_COLUMNS))
-    labels = (inputs.sum(1) + rng.normal(size=NUM_ROWS) > 0)[:, None]
+    inputs = rng.normal(size=(num_rows, NUM_COLUMNS))
+    labels = (inputs.sum(1) + rng.normal(size=num_rows) > 0)[:, None]
     names = [*(f"x{i}" for i in range(NUM_COLUMNS)), "label"]
     np.savetxt(path, np.hstack([inputs, labels]), "%.5g", ",", header=",".join(names), comments="")

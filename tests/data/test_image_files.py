@@ -17,7 +17,7 @@ from PIL import Image
 
 from refusal import says
 from trainer.data import image_folder, image_table
-from trainer.data.image_files import MAX_PIXELS, FolderImages, look
+from trainer.data.image_files import MAX_PIXELS, FolderImages, is_plain_jpeg, look
 from trainer.data.source import Data
 from trainer.data.upright import BACKGROUNDS
 
@@ -195,6 +195,34 @@ def test_a_picture_that_is_broken_within_locks_no_run_out(tmp_path: Path, train:
     assert train(*words, "name=a")["status"] == "finished"
     path.unlink()
     assert train(*words, "name=b")["status"] == "finished"
+
+
+def test_a_jpeg_of_which_pillow_need_not_look_at_the_header(tmp_path: Path) -> None:
+    """As most are; whatever else a header has, Pillow looks at it."""
+    made = {
+        "plain": noise(),
+        "grey": noise().convert("L"),
+        "progressive": noise(),
+        "inks": noise().convert("CMYK"),
+        "turned": noise(),
+    }
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    more: dict[str, Any] = {"progressive": {"progressive": True}, "turned": {"exif": exif}}
+    heads = {}
+    for name, image in made.items():
+        image.save(tmp_path / f"{name}.jpg", **more.get(name, {}))
+        heads[name] = (tmp_path / f"{name}.jpg").read_bytes()
+    assert [name for name, head in heads.items() if is_plain_jpeg(head)] == ["plain", "grey", "progressive"]
+    head, picture = heads["plain"], heads["plain"].index(b"\xff\xda")
+    assert not any(is_plain_jpeg(head[:end]) for end in range(picture + 1))
+    size = head.index(b"\xff\xc0") + 5
+    for side in (b"\0\0", b"\xff\xff"):  # no pixel, or more than are accepted
+        assert not is_plain_jpeg(head[:size] + 2 * side + head[size + 4 :])
+    for name in made:
+        assert look(FolderImages([str(tmp_path / f"{name}.jpg")], torch.zeros(1))) == []
+        cut(tmp_path / f"{name}.jpg", 0.5)
+        says(look, "is not a whole image", files=FolderImages([str(tmp_path / f"{name}.jpg")], torch.zeros(1)))
 
 
 def test_several_broken_pictures_are_told_together(tmp_path: Path) -> None:

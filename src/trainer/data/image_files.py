@@ -30,6 +30,9 @@ MAX_PIXELS = 1 << 26  # 67 million, as a large camera has: 200 MB in colour, and
 # How a whole file ends, if it ends as most do.
 _ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9", "GIF": b";"}
 _TAIL_BYTES = 32
+_HEAD_BYTES = 2048
+# Parts of a JPEG's header: JFIF, tables of two kinds, how often it begins anew, a comment.
+_PLAIN = (0xE0, 0xDB, 0xC4, 0xDD, 0xFE)
 _SUMMED_BYTES = 256  # a compressed picture is unlike every other in any so many
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs of a damaged file, it raises as well
 
@@ -211,6 +214,9 @@ def look(files: FolderImages) -> list[str]:
 def _look_at(path: str, files: FolderImages, found: _Look) -> None:
     try:
         refuse_no_file(Path(path))
+        with open(path, "rb", buffering=0) as raw:
+            if is_plain_jpeg(raw.read(_HEAD_BYTES)) and _ends_well(raw, _ENDS["JPEG"]):
+                return
         with open(path, "rb") as file, Image.open(file, formats=FORMATS) as image:
             _refuse_too_large(image)
             found.num_transparent += is_transparent(image)
@@ -224,12 +230,39 @@ def _look_at(path: str, files: FolderImages, found: _Look) -> None:
         found.broken.append((path, _reason(error)))
 
 
+def is_plain_jpeg(head: bytes) -> bool:
+    """Whether a file begins as most JPEGs do, with nothing in its header that Pillow would have to look at.
+
+    Pillow takes ten times as long to open one.
+
+    Args:
+        head: its first bytes; where the picture begins after them, it is not plain.
+    """
+    at, is_picture = 2, False
+    while head.startswith(b"\xff\xd8") and at + 10 <= len(head) and head[at] == 0xFF:
+        kind = head[at + 1]
+        if kind == 0xDA:  # the picture begins
+            return is_picture
+        if kind in (0xC0, 0xC2):  # its size: bits, height, width, channels
+            height, width = (int.from_bytes(head[i : i + 2], "big") for i in (at + 5, at + 7))
+            is_picture = head[at + 4] == 8 and 0 < height * width <= MAX_PIXELS and head[at + 9] in (1, 3)
+        elif kind not in _PLAIN:
+            return False
+        at += 2 + int.from_bytes(head[at + 2 : at + 4], "big")
+    return False
+
+
+def _ends_well(file: Any, end: bytes) -> bool:
+    length = file.seek(0, os.SEEK_END)
+    file.seek(max(length - _TAIL_BYTES, 0))
+    return end in file.read(_TAIL_BYTES)
+
+
 def _is_whole(image: Image.Image, file: Any) -> bool:
     """Whether a file ends as one of its kind does, or is as long as its pixels are."""
-    length = file.seek(0, os.SEEK_END)
     if (end := _ENDS.get(image.format or "")) is not None:
-        file.seek(max(length - _TAIL_BYTES, 0))
-        return end in file.read()
+        return _ends_well(file, end)
+    length = file.seek(0, os.SEEK_END)
     if image.format == "WEBP":
         file.seek(4)
         return length >= int.from_bytes(file.read(4), "little") + 8
