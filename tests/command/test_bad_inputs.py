@@ -402,7 +402,10 @@ MISTAKES: list[Row] = [
     Row("trust=os", "trust=os: must be a list, each item the name of a package. Try trust=[mypackage]."),
     Row("checkpoint.metric=loss", "must be a validation tag such as val/loss or val/accuracy. Try "),
     Row(f"{QUICK} checkpoint.metric=val/acuracy", "is not measured here; there is val/loss, val/accuracy. Did you"),
-    Row("model=two_layer data=random_regression loss=mse checkpoint.metric=val/accuracy", "there is val/loss."),
+    Row(
+        "model=two_layer data=random_regression loss=mse checkpoint.metric=val/accuracy",
+        "there is val/loss, val/mae, val/r2.\n",
+    ),
     # References
     Row("'batch_size=${missing}'", "batch_size: Interpolation key 'missing' not found."),
     Row("'batch_size=${batch_size}'", "batch_size: refers to itself."),

@@ -181,7 +181,9 @@ def refuse_other_metric(settings: Settings, tags: list[str]) -> None:
         section, _, name = key.partition(".")
         metric = settings.config[section].get(name)
         if metric is not None and metric not in tags:
-            raise UserError(f"{key}={metric}: is not measured here; there is {', '.join(tags)}.{nearest(metric, tags)}")
+            raise UserError(
+                f"{key}={metric}: is not measured here; there is {', '.join(tags)}.{nearest(metric, tags, 0.6)}"
+            )
 
 
 def refuse_two_periods(settings: Settings) -> None:

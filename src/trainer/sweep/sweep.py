@@ -236,4 +236,4 @@ def first_problem(requests: Sequence[tuple[str, Request]]) -> str | None:
     if metric is None or tag in tags or tag in OTHER_METRICS:
         return None
     known = list(dict.fromkeys([*tags, *OTHER_METRICS]))
-    return f"sweep.metric={metric}: is not measured here; there is {one_of(known)}.{nearest(tag, known)}"
+    return f"sweep.metric={metric}: is not measured here; there is {one_of(known)}.{nearest(tag, known, 0.6)}"
