@@ -644,6 +644,18 @@ def test_what_had_been_learnt_and_is_lost(
     assert [finding.rule for finding in diagnosis.findings][:1] == ([rule] if rule else [])
 
 
+@pytest.mark.parametrize(("best", "is_found"), [(2.31, True), (2.28, False)])
+def test_a_signal_that_is_weak_is_one(best: float, is_found: bool) -> None:
+    """Accuracies of some validations are above a guess, as by chance; the loss says whether one was."""
+    known = {"guess": {"train/loss": math.log(10), "val/loss": math.log(10)}, "largest_share": 0.1, "num_val": 200}
+    diagnosis = Diagnosis(facts(steps_per_epoch=16, **known), causes.RULES)
+    for step in range(1, 400, 10):
+        diagnosis.observe(step, record(2.3))
+        diagnosis.observe(step, {"val/loss": best, "val/accuracy": 0.2 if step == 101 else 0.1})
+    diagnosis.concluded(400)
+    assert ("labels without a pattern" in [finding.rule for finding in diagnosis.findings]) == is_found
+
+
 @pytest.mark.parametrize(
     ("recalls", "is_found"),
     [([0.9] * 9 + [0.3], True), ([0.95, 0.9, 0.5, 0.7, 0.6, 0.95, 0.8, 0.7, 0.99, 0.35], False), ([0.9, 0.3], True)],

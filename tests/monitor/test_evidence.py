@@ -71,6 +71,14 @@ def test_numbers_that_outputs_never_come_to_are_counted(end: list[nn.Module], ta
     assert found == pytest.approx(share, abs=0.07)
 
 
+@pytest.mark.parametrize(("width", "seed"), [(8, 106), (3, 177)])
+def test_numbers_of_one_sign_by_chance_are_no_end_of_the_network(width: int, seed: int) -> None:
+    """These are positive for all samples, and so they are with all weights turned."""
+    torch.manual_seed(seed)
+    layers = (nn.Linear(4, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1))
+    assert seen(nn.Sequential(*layers), nn.MSELoss(), Numbers(1), X[:, :1])["out_of_reach"] == 0
+
+
 @pytest.mark.parametrize(
     ("between", "width", "is_linear"),
     [

@@ -81,12 +81,15 @@ def of_outputs(model: nn.Module, loss_fn: LossFunction, splits: Splits) -> dict[
 
 
 def _whatever_its_weights(model: nn.Module, split: Batches, scores_of: Callable[[Any], Tensor | None]) -> Tensor | None:
-    """The scores of more samples, with these weights and others: small logits of one sign turn with their weights."""
+    """The scores of more samples, with these weights and others: those of a linear layer turn with its weights."""
     found = [scores_of(_given(model, split, SAMPLES))]
-    for factor in (-1.0, -10.0):  # so that the second are those that there are, ten times as large
+    parameters = [*model.parameters()]
+    last = max((i for i, p in enumerate(parameters) if p.dim() > 1), default=0)
+    # One after the other: the last layer is turned; the others alone; and all are ten times as large.
+    for of_others, of_last in ((1, -1), (-1, -1), (-10, 10)):
         with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.mul_(factor)
+            for i, parameter in enumerate(parameters):
+                parameter.mul_(of_last if i >= last else of_others)
         found.append(scores_of(_given(model, split, SAMPLES)))
     known = [scores for scores in found if scores is not None]
     return torch.cat(known) if len(known) == len(found) else None
