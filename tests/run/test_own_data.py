@@ -57,6 +57,24 @@ def splits():
     return {"train": Noisy(), "val": Noisy(9)}
 
 
+class Counts(Dataset):
+    def __init__(self, kind):
+        self.kind = kind
+        if kind == "lost":
+            self.collate_fn = lambda items: (torch.zeros(2, 3), torch.zeros(len(items)).long())
+
+    def __len__(self):
+        return -1 if self.kind == "minus" else 40
+
+    def __getitem__(self, i):
+        label = {"none": None, "word": "ab"[i % 2], "float": float(i % 2), "gap": None if i == 5 else 1}
+        return torch.tensor([i % 2, 1.0, 0.0]), label.get(self.kind, i % 2)
+
+
+def counts(kind):
+    return Counts(kind)
+
+
 class Stream(IterableDataset):
     def __iter__(self):
         yield torch.zeros(3), 1
@@ -159,6 +177,18 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bits_with_other_workers(
         ("points data.group=who", "and items of the train split are of tuple. Give dicts with a key who"),
         ("thirds data.group=who data.targets=[y]", "data.group=who: there is nothing to split: data=thirds has"),
         ("pairs data.num_workers=1", "data.num_workers: nothing reads this key: data=pairs is in memory as tensors."),
+        ("Stream", "data=Stream: the train split is an IterableDataset, of which no item can be had by its number"),
+        ("counts data.kind=minus", "data=counts: the train split has no length (__len__() should return >= 0). Give"),
+        ("counts data.kind=gap", "data=counts: item 5 of the train split has no target, others have. Give it one."),
+        ("counts data.kind=none", "model.out_features=null: data=counts has no targets that tell how many outputs"),
+        (
+            "counts data.kind=word data.task=regression loss=mse",
+            "data.task=regression: data=counts has words as targ",
+        ),
+        (
+            "counts data.kind=lost data.num_classes=2",
+            "data: collate_fn: gives 2 inputs and 1 targets in a batch",
+        ),
         (
             "splits",
             "model=two_layer: takes one tensor, but data=splits gives a dict of points, scale. Type data.inputs=[",
@@ -173,6 +203,16 @@ def test_what_is_no_data_set_is_refused_with_what_to_give(
         train(f"data._target_=ownsets.{name}", "model=two_layer", *QUIET, *more)
     assert message in str(raised.value)
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "words", [("data.kind=whole", "data.task=regression", "loss=mse"), ("data.kind=float", "data.task=classification")]
+)
+def test_whole_numbers_are_labels_or_numbers_as_it_is_said(
+    words: tuple[str, ...], train: Callable[..., dict[str, Any]]
+) -> None:
+    words = ("data._target_=ownsets.counts", *words, "model=two_layer", "max_steps=150", "optimizer.lr=0.02")
+    assert train(*words, *QUIET)["val/loss"] < 0.15
 
 
 def test_a_pair_of_tensors_is_a_split_that_others_are_taken_from(train: Callable[..., dict[str, Any]]) -> None:

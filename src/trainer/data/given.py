@@ -140,7 +140,7 @@ def _split(split: Any, which: str, data: Data, name: str, asked: Asked) -> Any:
         )
     try:
         num_items = len(split)
-    except (TypeError, NotImplementedError) as error:
+    except (TypeError, ValueError, OverflowError, NotImplementedError) as error:
         raise UserError(f"{where} has no length ({error}). Give its class a method __len__.") from error
     if not num_items:
         raise UserError(f"{where} is empty; it needs at least one sample.")
@@ -322,7 +322,9 @@ def _understood(data: Data, name: str, asked: Asked) -> Data:
         return _told(replace(data, is_multilabel=True, num_classes=None), is_multilabel=True)
     if task == "regression":
         _refuse_classes_of_numbers(data.num_classes, name)
-        return data
+        if _are_words(targets):
+            raise UserError(f"data.task=regression: data={name} has words as targets. Type data.task=classification.")
+        return _told(data, are_numbers=True)
     if data.num_classes is not None:
         named = _class_names(data.train)
         is_named = not data.class_names and len(named) == data.num_classes
@@ -366,6 +368,9 @@ def _counted(data: Data, name: str, asked: Asked, is_scalar: bool) -> Data:
     """Looks through the targets of all items for their classes."""
     splits = {split: getattr(data, split) for split in SPLITS if getattr(data, split) is not None}
     raw = {split: _all_targets(items, data.num_workers) for split, items in splits.items()}
+    for split, part in raw.items():
+        if (row := next((row for row, target in enumerate(part) if target is None), None)) is not None:
+            raise UserError(f"data={name}: item {row} of the {split} split has no target, others have. Give it one.")
     known: dict[str, Tensor | None] = dict.fromkeys(splits)
     if is_scalar and isinstance(raw["train"][0], str):
         meant = meaning({split: np.array(part) for split, part in raw.items()}, f"data={name}", "classification")

@@ -46,12 +46,14 @@ class Reading:
         labels: how they become classes; None: as they are.
         num_classes: where they are classes, so many.
         is_multilabel: they are 0 and 1 for each label.
+        are_numbers: they are numbers, though whole ones.
         ignored: the label of places that have no class.
     """
 
     labels: Labels | None = None
     num_classes: int | None = None
     is_multilabel: bool = False
+    are_numbers: bool = False
     ignored: int = IGNORED
 
     def __call__(self, targets: Any) -> Tree:
@@ -66,10 +68,13 @@ class Reading:
             return dict(targets) if isinstance(targets, Mapping) else targets
         if self.is_multilabel:
             return targets.float() if not targets.is_floating_point() else targets
+        if self.are_numbers and not targets.is_floating_point():
+            targets = targets.double()
         if self.num_classes is None:
             return targets.unsqueeze(1) if targets.dim() == 1 and targets.is_floating_point() else targets
-        if targets.is_floating_point():
-            return targets  # told by whoever checks the data
+        if targets.is_floating_point():  # others than whole ones are told by whoever checks the data
+            is_whole = targets.dim() == 1 and bool((targets == targets.floor()).all())
+            return targets.long() if is_whole else targets
         counted = targets[targets != self.ignored]
         if counted.numel() and not (int(counted.min()) >= 0 and int(counted.max()) < self.num_classes):
             raise UserError(

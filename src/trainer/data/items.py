@@ -161,9 +161,17 @@ class Items:
         if not leaves(inputs) or num_samples(inputs) == 0:
             raise UserError(f"data: a batch of the {self.name} split has no tensor among its inputs.")
         try:
-            return inputs, self.reading(targets)
+            targets = self.reading(targets)
         except (UserError, KeyError) as error:
             raise UserError(f"data: the {self.name} split: {str(error).strip('.')}.") from error
+        if self.collate_fn is not None and self.reading.num_classes is not None:
+            found = [num_samples(part) for part in (inputs, targets)]
+            if found[0] != found[1]:
+                raise UserError(
+                    f"data: collate_fn: gives {found[0]} inputs and {found[1]} targets in a batch of the {self.name} "
+                    "split. Give as many of both."
+                )
+        return inputs, targets
 
     def _told(self, error: BaseException) -> str:
         """An error in one line, with its place in the user's own code."""

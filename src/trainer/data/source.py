@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 
 from trainer.config.schema import shown
 from trainer.data.items import Items
@@ -139,7 +139,10 @@ class Source(ABC):  # noqa: B024
 
     @classmethod
     def __subclasshook__(cls, other: type) -> bool:
-        return issubclass(other, Data) or (hasattr(other, "__len__") and hasattr(other, "__getitem__"))
+        # One that can't be read by number is told so where its data is looked at.
+        return issubclass(other, Data | IterableDataset) or (
+            hasattr(other, "__len__") and hasattr(other, "__getitem__")
+        )
 
 
 def split_indices(num_samples: int, fractions: tuple[float, ...], seed: int) -> tuple[Tensor, ...]:

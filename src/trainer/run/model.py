@@ -21,6 +21,9 @@ from trainer.run.memory import recompute_as_asked
 from trainer.system.private import applied
 from trainer.trees import called, mapped
 
+# Modules with models that need to be told how many outputs they have.
+SIZED = tuple(f"trainer.models.{name}" for name in ("finetune", "lenet", "resnet", "two_layer"))
+
 
 def facts_of(sizes: Sizes) -> dict[str, Any]:
     """What a model may be told of the data, by the names of its arguments."""
@@ -46,6 +49,7 @@ def build_model(settings: Settings, sizes: Sizes, device: torch.device, dtype: t
         UserError: its class complains; or new weights are asked for and others, too.
     """
     config, mine = settings.group("model"), ours(settings, "model")
+    _refuse_untold(settings, sizes)
     model = told(settings, sizes)
     if isinstance(sizes, Splits) and has_lazy(model):
         model = materialized(settings, sizes, model, device, dtype)
@@ -60,6 +64,19 @@ def build_model(settings: Settings, sizes: Sizes, device: torch.device, dtype: t
     recompute_as_asked(settings, model)
     # Not `Module.to`, which has complex numbers lose their imaginary part.
     return placed(model, device, dtype)
+
+
+def _refuse_untold(settings: Settings, sizes: Sizes) -> None:
+    """Raises UserError where a model of ours needs a number of outputs that no target tells."""
+    config = settings.group("model")
+    if sizes.num_outputs or str(config.get("_target_")).rpartition(".")[0] not in SIZED:
+        return
+    for key in ("num_classes", "out_features"):
+        if key in config and config[key] is None:
+            raise UserError(
+                f"model.{key}=null: data={settings.names['data']} has no targets that tell how many outputs there "
+                f"are. Type model.{key}=<how many>."
+            )
 
 
 def placed(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:

@@ -42,6 +42,8 @@ def _unread(keys: dict[str, object], data: Data) -> Iterator[tuple[str, str]]:
         targets = targets_of(data.train)
         if keys.get("group") is not None:
             yield "stratify", f"keeps together what is alike in data.group={keys['group']}"
+        elif data.num_classes is not None and targets is None:
+            yield "stratify", "is told its classes, so that nobody looks at the labels before they are read"
         elif data.num_classes is None or not isinstance(targets, Tensor) or targets.dim() != 1:
             yield "stratify", "has no class for each sample"
     if data.is_images:
