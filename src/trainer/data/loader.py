@@ -6,7 +6,6 @@ looks after the workers, which count the items that they have read; and all are 
 shared memory before its queue gets them: what finds no room there would be left out without an error.
 """
 
-import contextlib
 import functools
 import itertools
 import multiprocessing
@@ -24,7 +23,7 @@ from pickle import PickleError
 from typing import Any, Protocol
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, _utils
 
 from trainer.data.items import Items
 from trainer.distributed import die_with_parent
@@ -100,8 +99,8 @@ def read(load: Callable[[Any], Any], keys: Iterable[Any], num_workers: int) -> I
     finally:
         watch.is_over = True
         kill()
-        with contextlib.suppress(Exception):
-            batches._shutdown_workers()
+        watch.thread.join(LOOK_EVERY)  # no thread is left in the middle of something when the next workers are forked
+        _put_away(batches)
 
 
 def _started(source: "_Source", keys: Iterable[Any]) -> Any:
@@ -179,7 +178,7 @@ class _Watch:
                 self.problem = self._death(next(w for w in self.workers if w.sentinel in ended))
             elif not self.is_waited_for or self.source.num_read.value != num_read:
                 num_read, since = self.source.num_read.value, time.monotonic()
-            elif time.monotonic() - since >= (PATIENCE if num_read >= 0 else TO_BEGIN):
+            elif time.monotonic() - since >= (PATIENCE if num_read >= 0 or METHOD == "fork" else TO_BEGIN):
                 self.problem = (
                     f"the workers hang: not one item in {PATIENCE:g} s. See to what the data set reads from, or type "
                     "data.num_workers=0, which waits as long as it takes."
@@ -189,7 +188,9 @@ class _Watch:
         self.queue._writer.close()
 
     def _death(self, worker: Any) -> str:
-        worker.join(LOOK_EVERY)  # it closes its pipes a little before it has ended
+        until = time.monotonic() + LOOK_EVERY
+        while worker.exitcode is None and time.monotonic() < until:
+            time.sleep(0.01)  # it closes its pipes a little before it has ended; another thread may be told first, how
         code = worker.exitcode or 0
         how = f"ended with exit code {code}"
         if code < 0:
@@ -218,6 +219,17 @@ def _next(batches: Any, watch: _Watch) -> Any:
     finally:
         watch.is_waited_for = False
     raise UserError(f"data.num_workers={len(watch.workers)}: {watch.problem}")
+
+
+def _put_away(batches: Any) -> None:
+    """What is left of a `DataLoader` whose workers are gone: its own end waits for a lock that one may have held."""
+    batches._shutdown = True
+    for queue in batches._index_queues:
+        queue.cancel_join_thread()
+        queue.close()
+    if batches._worker_pids_set:
+        _utils.signal_handling._remove_worker_pids(id(batches))
+        batches._worker_pids_set = False
 
 
 def _kill(workers: list[Any]) -> None:
