@@ -37,7 +37,7 @@ def test_they_are_used_in_one_file_and_listed_there() -> None:
     hooks = "(?:backward|forward|forward_pre|backward_pre)_hooks"
     names = re.compile(
         r"(?:import|from) torch[\w.]*\._\w+|(?<![\"\w])torch\._(?!_)\w+|hydra\._internal"
-        rf"|\._(?:apply|version|schema|opt_called|worker_result_queue|shutdown_workers|{hooks})\b"
+        rf"|\._(?:apply|version|schema|opt_called|worker_result_queue|index_queues|worker_pids_set|shutdown|{hooks})\b"
     )
     listed = private.__doc__ or ""
     root = Path(trainer.__file__).parent

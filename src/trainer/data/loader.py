@@ -23,14 +23,14 @@ from pickle import PickleError
 from typing import Any, Protocol
 
 import torch
-from torch.utils.data import DataLoader, _utils
+from torch.utils.data import DataLoader
 
 from trainer.data.items import Items
 from trainer.distributed import die_with_parent
 from trainer.errors import UserError
 from trainer.signals import ENDING, blocked
 from trainer.system.interpreters import forget, safe_path
-from trainer.system.private import workers_of
+from trainer.system.private import put_away, workers_of
 from trainer.trees import leaves
 
 # Batches that each worker reads ahead.
@@ -100,7 +100,7 @@ def read(load: Callable[[Any], Any], keys: Iterable[Any], num_workers: int) -> I
         watch.is_over = True
         kill()
         watch.thread.join(LOOK_EVERY)  # no thread is left in the middle of something when the next workers are forked
-        _put_away(batches)
+        put_away(batches)
 
 
 def _started(source: "_Source", keys: Iterable[Any]) -> Any:
@@ -219,17 +219,6 @@ def _next(batches: Any, watch: _Watch) -> Any:
     finally:
         watch.is_waited_for = False
     raise UserError(f"data.num_workers={len(watch.workers)}: {watch.problem}")
-
-
-def _put_away(batches: Any) -> None:
-    """What is left of a `DataLoader` whose workers are gone: its own end waits for a lock that one may have held."""
-    batches._shutdown = True
-    for queue in batches._index_queues:
-        queue.cancel_join_thread()
-        queue.close()
-    if batches._worker_pids_set:
-        _utils.signal_handling._remove_worker_pids(id(batches))
-        batches._worker_pids_set = False
 
 
 def _kill(workers: list[Any]) -> None:

@@ -11,13 +11,15 @@
 | `torch.utils.flop_counter.flop_registry` | how much there is to do in a product | `threads=auto` takes all cores |
 | `torch._dynamo.config`, `.reset`, `.mark_static_address` | `compile=true` | the run goes on uncompiled, with a line |
 | `Module._apply` | moves a model without harm to complex numbers | its tensors are moved one by one |
-| `._workers`, `._worker_result_queue`, `._shutdown_workers` of a `DataLoader`'s iterator | to see that a worker has died or hangs, and to end them | `data.num_workers` above 0 is refused with a line |
+| `._workers`, `._worker_result_queue` of a `DataLoader`'s iterator | to see that a worker has died or hangs | `data.num_workers` above 0 is refused with a line |
+| `._index_queues`, `._worker_pids_set`, `._shutdown` of it, `torch.utils.data._utils` | an end that waits for no lock of a killed worker | it ends in its own way |
 | `Optimizer._opt_called` | a scheduler's warning | it is set in vain |
 
 Of Hydra: `hydra._internal` (its parser of arguments, its search path, its basic sweeper). `pyproject.toml` keeps Hydra
 below the release that may change it.
 """  # noqa: E501 - a table
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -102,6 +104,21 @@ def workers_of(batches: Any) -> tuple[list[Any], Any] | None:
     """The processes of a `DataLoader`'s iterator and the queue that they write into; None where torch hides them."""
     workers, queue = getattr(batches, "_workers", None), getattr(batches, "_worker_result_queue", None)
     return None if workers is None or queue is None else (workers, queue)
+
+
+def put_away(batches: Any) -> None:
+    """Ends a `DataLoader`'s iterator whose workers are gone: its own end waits for a lock that one may have held."""
+    with contextlib.suppress(AttributeError, ImportError):
+        from torch.utils.data._utils.signal_handling import _remove_worker_pids
+
+        queues, has_pids = batches._index_queues, batches._worker_pids_set
+        for queue in queues:
+            queue.cancel_join_thread()
+            queue.close()
+        if has_pids:
+            _remove_worker_pids(id(batches))
+            batches._worker_pids_set = False
+        batches._shutdown = True
 
 
 def applied(model: nn.Module, function: Callable[[Tensor], Tensor]) -> nn.Module:
