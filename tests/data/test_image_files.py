@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from refusal import says
 from trainer.data import image_folder, image_table
+from trainer.data.batches import LoadedBatches
 from trainer.data.image_files import MAX_PIXELS, FolderImages, is_plain_jpeg, look
 from trainer.data.source import Data
 from trainer.data.upright import BACKGROUNDS
@@ -399,6 +401,8 @@ def test_numbers_of_pictures(tmp_path: Path, train: Callable[..., dict[str, Any]
     assert data.num_classes is None
     assert data.train.targets.shape == (9, 2)
     assert data.train[0][1].shape == (2,)
+    images = LoadedBatches(data.train, torch.device("cpu"), Tensor.float)
+    assert next(images.in_order()).targets.dtype == torch.float32  # what a loss of torch 2.11 refuses to mix
     words = ["data=image_table", "data.path=labels.csv", "data.targets=[x,y]", "data.num_workers=0", "loss=mse"]
     assert train(*words, "model=lenet", "max_steps=1", "monitor=off", "data.image_size=32")["status"] == "finished"
 

@@ -267,8 +267,9 @@ class LoadedBatches:
             targets = self.files.targets[rows]
             if self.device.type == "cuda":
                 images = images.pin_memory()  # a GPU copies from there while this process goes on
-            images = images.to(self.device, non_blocking=True)
-            yield Batch(self.transform(images), targets.to(self.device, non_blocking=True))
+            inputs = self.transform(images.to(self.device, non_blocking=True))
+            dtype = inputs.dtype if targets.is_floating_point() else targets.dtype  # as those of resident samples
+            yield Batch(inputs, targets.to(self.device, dtype, non_blocking=True))
 
     def training(
         self, batch_size: int, seed: int, first_step: int, rank: int = 0, world_size: int = 1
