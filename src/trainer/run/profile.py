@@ -77,7 +77,7 @@ class Profile:
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self.device.type == "cuda" else [])]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return profile(activities=activities)
+            return profile(activities=activities, acc_events=True)  # or torch 2.11 warns of several cycles
 
     def _tell(self, title: str, profiler: Any, num_steps: int, mark: str = "") -> None:
         """The operations, or layers, that take the longest."""
