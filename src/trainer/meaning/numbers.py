@@ -19,6 +19,13 @@ ROUNDING = 1e-12  # a share of squares that float64 has lost in their sum
 class NothingCounted:
     """What has no right and wrong: outputs are compared as the numbers that they are."""
 
+    @property
+    def decisive(self) -> str:
+        return "loss"
+
+    def read_as(self, gives: str, compared_with: str) -> Self:
+        return self
+
     def judged(self, outputs: Tree, targets: Tensor) -> dict[str, Tensor]:
         return {}
 
@@ -61,13 +68,6 @@ class Numbers(NothingCounted):
     @property
     def metrics(self) -> tuple[str, ...]:
         return ("mae", "r2") if self.is_judged else ()
-
-    @property
-    def decisive(self) -> str:
-        return "loss"
-
-    def read_as(self, gives: str, compared_with: str) -> Self:
-        return self
 
     def wrong_targets(self, targets: Tensor) -> str | None:
         if not targets.is_floating_point() or targets.dim() < 2:
@@ -132,13 +132,6 @@ class Unread(NothingCounted):
     has_labels: ClassVar[bool] = False
     told: ClassVar[str] = "no targets that it could read"
     loss_to_type: ClassVar[str] = "own"
-
-    @property
-    def decisive(self) -> str:
-        return "loss"
-
-    def read_as(self, gives: str, compared_with: str) -> Self:
-        return self
 
     def wrong_targets(self, targets: Tensor) -> str | None:
         return None
