@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.testing import assert_close
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data._utils import signal_handling
 
 from trainer.data import loader
 from trainer.data.batches import permutation
@@ -172,6 +173,21 @@ def test_a_killed_worker_is_a_line_at_once_and_disturbs_nothing_else(num_batches
     assert message.startswith("data.num_workers=2: worker ")
     assert time.monotonic() - start < 10
     assert signal.getsignal(signal.SIGCHLD) is before
+
+
+def test_what_torch_listens_to_for_a_loader_of_the_users_own_hears_nothing_of_ours(request: Any) -> None:
+    before = signal.getsignal(signal.SIGCHLD)
+    request.addfinalizer(lambda: signal.signal(signal.SIGCHLD, before))
+    signal_handling._SIGCHLD_handler_set = False
+    list(DataLoader(Drawing(), num_workers=1))
+    of_torch = signal.getsignal(signal.SIGCHLD)
+    assert getattr(of_torch, "__module__", "") == signal_handling.__name__
+    for _ in range(5):  # of workers on its list, most rounds raise
+        found: Any = batches(Drawing(), 2).training(4, 0, 1)
+        next(found)
+        signal.signal(signal.SIGCHLD, of_torch)
+        found.close()
+    test_a_killed_worker_is_a_line_at_once_and_disturbs_nothing_else(6)
 
 
 def test_workers_hear_no_ctrl_c_and_are_gone_when_nobody_wants_more() -> None:

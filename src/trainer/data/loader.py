@@ -30,7 +30,7 @@ from trainer.distributed import die_with_parent
 from trainer.errors import UserError
 from trainer.signals import ENDING, blocked
 from trainer.system.interpreters import forget, safe_path
-from trainer.system.private import put_away, workers_of
+from trainer.system.private import put_away, unlisted, workers_of
 from trainer.trees import leaves
 
 # Batches that each worker reads ahead.
@@ -106,12 +106,10 @@ def read(load: Callable[[Any], Any], keys: Iterable[Any], num_workers: int) -> I
 def _started(source: "_Source", keys: Iterable[Any]) -> Any:
     """The iterator of a `DataLoader`. Its workers hear no Ctrl-C, and its handler of dead children is put away."""
     before: Any = None if _ENDED is None else signal.getsignal(_ENDED)
-    if getattr(before, "__module__", "").startswith("torch.utils.data"):  # of a loader in the user's own code
-        before = signal.SIG_DFL
     try:
         with blocked(NOT_FOR_WORKERS), safe_path(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of more workers than cores: `trainer.data.prepare.doubts` says it
-            return iter(
+            batches = iter(
                 DataLoader(
                     source,  # type: ignore[arg-type]
                     batch_sampler=keys,
@@ -125,6 +123,8 @@ def _started(source: "_Source", keys: Iterable[Any]) -> Any:
                     persistent_workers=True,  # else it waits at the end until each has ended in its own time
                 )
             )
+            unlisted(batches)
+            return batches
     except (RuntimeError, OSError, AttributeError, TypeError, PickleError) as error:  # the last three: of `spawn`
         raise UserError(
             f"data.num_workers={source.num_workers}: they can't be started: {str(error).splitlines()[0]}. Type "

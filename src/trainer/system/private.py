@@ -12,7 +12,8 @@
 | `torch._dynamo.config`, `.reset`, `.mark_static_address` | `compile=true` | the run goes on uncompiled, with a line |
 | `Module._apply` | moves a model without harm to complex numbers | its tensors are moved one by one |
 | `._workers`, `._worker_result_queue` of a `DataLoader`'s iterator | to see that a worker has died or hangs | `data.num_workers` above 0 is refused with a line |
-| `._index_queues`, `._worker_pids_set`, `._shutdown` of it, `torch.utils.data._utils` | an end that waits for no lock of a killed worker | it ends in its own way |
+| `._worker_pids_set` of it, `torch.utils.data._utils.signal_handling` | no error in the middle of other work when a worker dies | a second loader in the user's own code may bring one |
+| `._index_queues`, `._shutdown` of it | an end that waits for no lock of a killed worker | it ends in its own way |
 | `Optimizer._opt_called` | a scheduler's warning | it is set in vain |
 
 Of Hydra: `hydra._internal` (its parser of arguments, its search path, its basic sweeper). `pyproject.toml` keeps Hydra
@@ -106,18 +107,22 @@ def workers_of(batches: Any) -> tuple[list[Any], Any] | None:
     return None if workers is None or queue is None else (workers, queue)
 
 
-def put_away(batches: Any) -> None:
-    """Ends a `DataLoader`'s iterator whose workers are gone: its own end waits for a lock that one may have held."""
+def unlisted(batches: Any) -> None:
+    """Takes the workers of a `DataLoader` iterator off torch's list of those whose death raises in the main thread."""
     with contextlib.suppress(AttributeError, ImportError):
         from torch.utils.data._utils.signal_handling import _remove_worker_pids
 
-        queues, has_pids = batches._index_queues, batches._worker_pids_set
-        for queue in queues:
-            queue.cancel_join_thread()
-            queue.close()
-        if has_pids:
+        if batches._worker_pids_set:
             _remove_worker_pids(id(batches))
             batches._worker_pids_set = False
+
+
+def put_away(batches: Any) -> None:
+    """Ends a `DataLoader`'s iterator whose workers are gone: its own end waits for a lock that one may have held."""
+    with contextlib.suppress(AttributeError):
+        for queue in batches._index_queues:
+            queue.cancel_join_thread()
+            queue.close()
         batches._shutdown = True
 
 
