@@ -14,9 +14,9 @@ from trainer.monitor.statistics import MOMENTS, Statistics, weight_statistics
 SIZES = (1, 7, 5000, 8192, 100_003)
 
 
-def buffers(scale: float = 1.0, shift: float = 0.0, num_runs: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+def buffers(scale: float = 1.0, shift: float = 0.0, num_steps: int = 1) -> tuple[Tensor, Tensor, Tensor]:
     """Weights, gradients of which a third are zero, and the weights after a step of gradient descent."""
-    shape, random = (num_runs, sum(SIZES)), torch.Generator().manual_seed(0)
+    shape, random = (num_steps, sum(SIZES)), torch.Generator().manual_seed(0)
     weights = scale * torch.randn(shape, generator=random) + shift
     gradients = scale * torch.randn(shape, generator=random) * (torch.rand(shape, generator=random) > 1 / 3)
     return weights, gradients, weights - 0.01 * gradients
@@ -47,8 +47,10 @@ def expected(weights: Tensor, gradients: Tensor, updated: Tensor) -> dict[str, f
 
 
 def numbers_of(compute: Statistics, weights: Tensor, gradients: Tensor, updated: Tensor) -> NDArray[np.float64]:
-    compute.before(weights, gradients)
-    return compute.after(updated)
+    for i in range(len(weights)):
+        compute.before(weights[i], gradients[i])
+        compute.after(updated[i])
+    return compute.numbers()
 
 
 def assert_equal(tags: tuple[str, ...], row: np.ndarray, reference: dict[str, float]) -> None:
@@ -71,20 +73,21 @@ def assert_equal(tags: tuple[str, ...], row: np.ndarray, reference: dict[str, fl
 )
 def test_equal_to_torch_in_float64(path: str, scale: float, shift: float, monkeypatch: pytest.MonkeyPatch) -> None:
     if path == "cuda":  # the operations of the device path run on the CPU as well
-        monkeypatch.setattr(statistics, "_is_early", lambda x: False)
+        monkeypatch.setattr(statistics, "_is_read_here", lambda x: False)
     data = buffers(scale, shift)
     compute = Statistics(names(), bounds())
     assert_equal(compute.tags, numbers_of(compute, *data)[0], expected(*(x[0] for x in data)))
 
 
-def test_every_run_has_its_row() -> None:
-    data = buffers(num_runs=3)
+def test_every_step_has_its_row_whatever_is_looked_at_with_it() -> None:
+    data = buffers(num_steps=3)
     compute = Statistics(names(), bounds())
     table = numbers_of(compute, *data)
     assert table.shape == (3, len(compute.tags))
-    for run in range(3):
-        assert_equal(compute.tags, table[run], expected(*(x[run] for x in data)))
-    (of_gradients, of_weights, update_norms, num_nonfinite) = statistics._on_cuda(*data, bounds())
+    for step in range(3):
+        assert_equal(compute.tags, table[step], expected(*(x[step] for x in data)))
+        np.testing.assert_array_equal(numbers_of(compute, *(x[step : step + 1] for x in data)), table[step : step + 1])
+    (of_weights, of_gradients, update_norms, num_nonfinite) = statistics._on_device(*data, bounds())
     other = np.concatenate([of_gradients.reshape(3, -1), of_weights.reshape(3, -1)], axis=1)
     np.testing.assert_allclose(other, table[:, 2 : -len(SIZES)], rtol=1e-5, atol=1e-7)
     assert update_norms.shape == (3, len(SIZES))
@@ -106,7 +109,7 @@ def test_millions_of_equal_numbers() -> None:
 @pytest.mark.parametrize("path", ["cpu", "cuda"])
 def test_nonfinite_gradients_are_counted(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if path == "cuda":
-        monkeypatch.setattr(statistics, "_is_early", lambda x: False)
+        monkeypatch.setattr(statistics, "_is_read_here", lambda x: False)
     weights, gradients, updated = buffers()
     gradients[0, [3, 4000, 4001]] = torch.tensor([math.nan, math.inf, -math.inf])
     compute = Statistics(names(), bounds())

@@ -66,9 +66,8 @@ class Journal:
             per_parameter: by tag; statistics of single tensors, for the event file and the display alone.
 
         Raises:
-            UserError: it can't be written, or nobody would find it.
+            UserError: it can't be written.
         """
-        self._refuse_lost()
         self.last.update(numbers)
         finite = {tag: number if math.isfinite(number) else None for tag, number in numbers.items()}  # JSON has no NaN
         try:
@@ -82,7 +81,11 @@ class Journal:
             del everything[tag]
         self.display.update(step, everything)
 
-    def _refuse_lost(self) -> None:
+    def refuse_lost(self) -> None:
+        """
+        Raises:
+            UserError: nobody would find what is written.
+        """
         if self._folder is not None:
             lock.refuse_lost(self._folder)
         for path, about in self._written.items():

@@ -1,6 +1,6 @@
 """From flat buffers to numbers: norms, means and spreads of every parameter, its gradient and its update.
 
-A buffer holds all parameters end to end, a row per run; `bounds` says where each begins and the last ends. On the CPU
+A buffer holds all parameters end to end; `bounds` says where each begins and the last ends. On the CPU
 the numbers are taken from numpy views, large segments one by one and small ones together. On a CUDA device each number
 is one operation over all segments, in float64 (24 bytes of scratch memory per parameter), and all numbers come to the
 host in one transfer. From any other device the buffers are moved to the host first.
@@ -9,7 +9,6 @@ Precision: within 1e-5 (relative; for a mean relative to norm / sqrt(n), as it m
 in float64, for finite values of any size that float32 holds, float16 and bfloat16 being read as float32.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
@@ -24,14 +23,18 @@ MOMENTS = ("norm", "mean", "std", "max", "zeros")
 # blocks of it are added up in float64. And above 10,000 numbers OpenBLAS starts threads, which would fight torch's.
 _BLOCK = 8192
 # Numbers of a segment that is looked at with others, and how many of those it is worth for.
-_SMALL, _FEW = 4096, 3
+_SMALL, _FEW = 256, 3
+# Steps that are looked at together at the most, and numbers that may be kept for it: 4 MB.
+_MOST_STEPS, _ROOM = 16, 1 << 20
 
 
 class Statistics:
-    """The numbers of one step, and their TensorBoard tags.
+    """The numbers of steps, and their TensorBoard tags.
 
-    Sees three buffers `[num_runs, num_parameters]`: the weights and the gradients that they gave (`before`), then the
-    weights after the update (`after`), which returns float64 `[num_runs, num_tags]` in the order of `tags`:
+    Sees three buffers of `num_parameters` at a step: the weights and the gradients that they gave (`before`), then the
+    weights after the update (`after`). It keeps copies of a few steps of a small network and looks at them together:
+    the first look at anything takes several times as long as the next one. `numbers` gives float64
+    `[num_steps, num_tags]` of the steps since it was last asked, in the order of `tags`:
 
     - `grad_norm`: the norm of all gradients together; `nonfinite_gradients`: how many entries are NaN or infinite;
     - `grad_<x>/<parameter>` and `weight_<x>/<parameter>` with x of `norm`, `mean`, `std` (divided by n, not n - 1),
@@ -54,59 +57,63 @@ class Statistics:
             *(f"update_ratio/{name}" for name in names),
         )
         self._segments = _Segments(self.bounds)
-        self._kept: dict[str, Tensor] = {}
+        self._kept: tuple[Tensor, ...] = ()  # each [room, ...]: weights, gradients and, if several, updated
+        self._num_kept = 0
+        self._found: list[NDArray[np.float64]] = []
 
     def before(self, weights: Tensor, gradients: Tensor) -> None:
         """Both as they are before the update."""
-        # Neither is there any more after it, and the ratio of the update needs both ends of it.
-        self._keep("weights", weights)
-        if _is_early(weights):
-            g, w = as_read(gradients).numpy(), as_read(weights).numpy()
-            self._moments = self._segments.moments(g), self._segments.moments(w)
-            norms = self._moments[0][:, 0]  # which are finite where the numbers are
-            self._num_nonfinite = [
-                0 if np.isfinite(norms[i]).all() else np.count_nonzero(~np.isfinite(row)) for i, row in enumerate(g)
-            ]
-        else:
-            self._keep("gradients", gradients)
+        if not self._kept:
+            # The same memory every time: the pages of a new block would cost more than the copy.
+            room = max(1, min(_MOST_STEPS, _ROOM // max(1, 3 * weights.numel()))) if _is_read_here(weights) else 1
+            self._kept = tuple(weights.new_empty(room, *weights.shape) for _ in range(2 if room == 1 else 3))
+        self._kept[0][self._num_kept].copy_(weights.detach())
+        self._kept[1][self._num_kept].copy_(gradients.detach())
 
-    def _keep(self, name: str, x: Tensor) -> None:
-        """A copy, in the same memory every time: the pages of a new block would cost more than the copy."""
-        kept = self._kept.get(name)
-        if kept is None or kept.shape != x.shape:
-            self._kept[name] = kept = torch.empty_like(x)
-        kept.copy_(x.detach())
+    def after(self, updated: Tensor) -> None:
+        """The weights of the same step, now that they are these."""
+        if len(self._kept) == 2:
+            self._found.append(self._numbers_of(*self._kept, updated.detach()[None]))
+            return
+        self._kept[2][self._num_kept].copy_(updated.detach())
+        self._num_kept += 1
+        if self._num_kept == len(self._kept[2]):
+            self._look()
 
-    def after(self, updated: Tensor) -> NDArray[np.float64]:
-        """The numbers, now that the weights are these."""
-        weights = as_read(self._kept["weights"])
-        if _is_early(updated):
-            of_gradients, of_weights = self._moments
-            update = as_read(updated).numpy() - weights.numpy()
-            update_norms, num_nonfinite = self._segments.norms(update), np.array(self._num_nonfinite)
-        else:
-            of_gradients, of_weights, update_norms, num_nonfinite = _on_cuda(
-                weights, as_read(self._kept["gradients"]), as_read(updated), self.bounds
-            )
-        weight_norms = of_weights[:, 0]
+    def numbers(self) -> NDArray[np.float64]:
+        """`[num_steps, num_tags]` of all steps since this was last called."""
+        self._look()
+        found, self._found = self._found, []
+        return np.concatenate([np.empty((0, len(self.tags))), *found])
+
+    def _look(self) -> None:
+        if self._num_kept:
+            self._found.append(self._numbers_of(*(kept[: self._num_kept] for kept in self._kept)))
+            self._num_kept = 0
+
+    def _numbers_of(self, weights: Tensor, gradients: Tensor, updated: Tensor) -> NDArray[np.float64]:
+        """`[num_steps, num_tags]` of three buffers, each of a row a step."""
+        w, g, after = (as_read(x).flatten(1) for x in (weights, gradients, updated))
+        found = self._segments.look(w, g, after) if _is_read_here(w) else _on_device(w, g, after, self.bounds)
+        of_weights, of_gradients, update_norms, num_nonfinite = found
+        weight_norms, num_steps = of_weights[:, 0], len(weights)
         with np.errstate(all="ignore"):
             undefined = np.where(update_norms == 0, 0.0, np.nan)
             ratios = np.where(weight_norms > 0, update_norms / weight_norms, undefined)
-        rows = len(weights)
         return np.concatenate(
             [
                 np.linalg.norm(of_gradients[:, 0], axis=1, keepdims=True),
                 num_nonfinite[:, None],
-                of_gradients.reshape(rows, -1),
-                of_weights.reshape(rows, -1),
+                of_gradients.reshape(num_steps, -1),
+                of_weights.reshape(num_steps, -1),
                 ratios,
             ],
             axis=1,
         )
 
 
-def _is_early(x: Tensor) -> bool:
-    """Whether the numbers are taken where they lie, one after the other; a GPU's are all fetched at once."""
+def _is_read_here(x: Tensor) -> bool:
+    """Whether the numbers are taken where they lie, or on the host; a GPU's are all fetched at once."""
     return not x.is_cuda
 
 
@@ -132,78 +139,93 @@ class _Segments:
             self._lengths = lengths[self._small]
             self._starts = np.concatenate([[0], np.cumsum(self._lengths)[:-1]])
 
+    def look(self, weights: Tensor, gradients: Tensor, updated: Tensor) -> "_Numbers":
+        """Of buffers on the host."""
+        w, g, after = weights.numpy(), gradients.numpy(), updated.numpy()
+        of_gradients = self.moments(g)
+        num_nonfinite = np.zeros(len(g), int)
+        for i in np.flatnonzero(~np.isfinite(of_gradients[:, 0]).all(axis=1)):  # norms are finite where the numbers are
+            num_nonfinite[i] = np.count_nonzero(~np.isfinite(g[i]))
+        return self.moments(w), of_gradients, self.norms(after - w), num_nonfinite
+
     def moments(self, rows: NDArray) -> NDArray[np.float64]:
-        """`[num_runs, len(MOMENTS), num_segments]`; zeros of what is empty."""
+        """`[num_steps, len(MOMENTS), num_segments]`; zeros of what is empty."""
         found = np.zeros((len(rows), len(MOMENTS), self._count))
         with np.errstate(all="ignore"):  # what is not finite is a result here
-            for row, numbers in zip(rows, found, strict=True):
-                for i, segment in self._large:
-                    numbers[:, i] = _moments(row[segment])
-                if len(self._small):
-                    for i, moment in enumerate(self._of_small(row)):
-                        numbers[i, self._small] = moment
+            for i, segment in self._large:
+                found[:, :, i] = _moments(rows[:, segment])
+            if len(self._small):
+                found[:, :, self._small] = self._of_small(rows)
         return found
 
     def norms(self, rows: NDArray) -> NDArray[np.float64]:
-        """`[num_runs, num_segments]`."""
+        """`[num_steps, num_segments]`."""
         found = np.zeros((len(rows), self._count))
         with np.errstate(all="ignore"):
-            for row, numbers in zip(rows, found, strict=True):
-                for i, segment in self._large:
-                    numbers[i] = _sum_of_squares(row[segment])
-                if len(self._small):
-                    numbers[self._small] = np.add.reduceat(np.square(self._taken(row)), self._starts)
+            for i, segment in self._large:
+                found[:, i] = _sums_of_squares(rows[:, segment])
+            if len(self._small):
+                found[:, self._small] = self._sums(np.square(self._taken(rows)))
             return np.sqrt(found)
 
-    def _taken(self, row: NDArray) -> NDArray[np.float64]:
-        return row[self._places].astype(np.float64)
+    def _taken(self, rows: NDArray) -> NDArray[np.float64]:
+        return rows[:, self._places].astype(np.float64)
 
-    def _of_small(self, row: NDArray) -> tuple[NDArray[np.float64], ...]:
-        x, lengths = self._taken(row), self._lengths
-        mean = np.add.reduceat(x, self._starts) / lengths
-        variance = np.add.reduceat(np.square(x - mean.repeat(lengths)), self._starts) / lengths
-        norm = np.sqrt(np.add.reduceat(np.square(x), self._starts))
-        largest = np.maximum.reduceat(np.abs(x), self._starts)
-        return norm, mean, np.sqrt(variance), largest, np.add.reduceat(x == 0, self._starts, dtype=int) / lengths
+    def _sums(self, x: NDArray) -> NDArray[np.float64]:
+        return np.add.reduceat(x, self._starts, axis=1, dtype=np.float64)
+
+    def _of_small(self, rows: NDArray) -> NDArray[np.float64]:
+        x, lengths = self._taken(rows), self._lengths
+        mean = self._sums(x) / lengths
+        variance = self._sums(np.square(x - mean.repeat(lengths, axis=1))) / lengths
+        norm = np.sqrt(self._sums(np.square(x)))
+        largest = np.maximum.reduceat(np.abs(x), self._starts, axis=1)
+        return np.stack([norm, mean, np.sqrt(variance), largest, self._sums(x == 0) / lengths], axis=1)
 
 
-# [num_runs, num_moments, num_segments] of the gradients and of the weights, [num_runs, num_segments] norms of the
-# updates, [num_runs] numbers of gradient entries that are not finite
+# [num_steps, num_moments, num_segments] of the weights and of the gradients, [num_steps, num_segments] norms of the
+# updates, [num_steps] numbers of gradient entries that are not finite
 _Numbers = tuple[NDArray, NDArray, NDArray, NDArray]
 
 
-def _moments(x: NDArray) -> tuple[float, float, float, float, float]:
-    """`MOMENTS` of a flat array; zeros for an empty one."""
-    n = len(x)
-    if n == 0:
-        return 0.0, 0.0, 0.0, 0.0, 0.0
-    squares = _sum_of_squares(x)
-    largest = max(-float(x.min()), float(x.max()))
-    total = torch.from_numpy(x).sum().item()  # as precise as numpy's, in a quarter of the time
-    if not math.isfinite(total):
-        total = float(x.sum(dtype=np.float64))
-    mean = total / n
-    variance = squares / n - mean * mean
-    if variance < 0.1 * mean * mean:  # the difference of two nearly equal numbers: too few of its digits are right
-        variance = float(x.var(dtype=np.float64))
-    return math.sqrt(squares), mean, math.sqrt(max(variance, 0.0)), largest, np.count_nonzero(x == 0) / n
+def _moments(x: NDArray) -> NDArray[np.float64]:
+    """`[num_steps, len(MOMENTS)]` of rows that are not empty; those of a row do not depend on the others."""
+    n = x.shape[1]
+    squares = _sums_of_squares(x)
+    totals = _dots(x, np.ones(n, x.dtype))
+    for i in np.flatnonzero(~np.isfinite(totals)):
+        totals[i] = x[i].sum(dtype=np.float64)
+    means = totals / n
+    variances = squares / n - means * means
+    for i in np.flatnonzero(variances < 0.1 * means * means):  # of two nearly equal numbers too few digits are right
+        variances[i] = x[i].var(dtype=np.float64)
+    largest = np.maximum(-x.min(axis=1), x.max(axis=1))
+    zeros = [np.count_nonzero(row) / n for row in x == 0]
+    return np.stack([np.sqrt(squares), means, np.sqrt(np.maximum(variances, 0.0)), largest, zeros], axis=1)
 
 
-def _sum_of_squares(x: NDArray) -> float:
-    squares = _dot(x)
+def _sums_of_squares(x: NDArray) -> NDArray[np.float64]:
+    squares = _dots(x, x)
     # In float32 the square of a number above 1e19 overflows, and that of one below 1e-19 loses digits.
-    return squares if 1e-24 < squares < 1e30 else _dot(x.astype(np.float64))
+    for i in np.flatnonzero(~((squares > 1e-24) & (squares < 1e30))):
+        wide = x[i : i + 1].astype(np.float64)
+        squares[i : i + 1] = _dots(wide, wide)
+    return squares
 
 
-def _dot(x: NDArray) -> float:
-    whole = len(x) // _BLOCK * _BLOCK
-    blocks, rest = x[:whole].reshape(-1, _BLOCK), x[whole:]
-    return float(np.vecdot(blocks, blocks).sum(dtype=np.float64)) + float(np.dot(rest, rest))
+def _dots(x: NDArray, y: NDArray) -> NDArray[np.float64]:
+    """Of rows `[num_steps, n]` with rows, or with one."""
+    whole = x.shape[1] // _BLOCK * _BLOCK
+    dots = np.vecdot(x[:, whole:], y[..., whole:]).astype(np.float64)
+    if whole:
+        blocks = [z[..., :whole].reshape(*z.shape[:-1], -1, _BLOCK) for z in (x, y)]
+        dots += np.vecdot(*blocks).sum(axis=-1, dtype=np.float64)
+    return dots
 
 
-def _on_cuda(weights: Tensor, gradients: Tensor, updated: Tensor, bounds: Sequence[int]) -> _Numbers:
-    num_runs, num_segments = len(weights), len(bounds) - 1
-    lengths = torch.tensor(bounds, device=weights.device).diff().repeat(num_runs)
+def _on_device(weights: Tensor, gradients: Tensor, updated: Tensor, bounds: Sequence[int]) -> _Numbers:
+    num_steps, num_segments = len(weights), len(bounds) - 1
+    lengths = torch.tensor(bounds, device=weights.device).diff().repeat(num_steps)
 
     def over_segments(x: Tensor, reduction: str) -> Tensor:
         # unsafe: does not wait for the device to check the lengths
@@ -220,11 +242,11 @@ def _on_cuda(weights: Tensor, gradients: Tensor, updated: Tensor, bounds: Sequen
 
     update_norms = over_segments((updated - weights).double().square_(), "sum").sqrt()
     num_nonfinite = gradients.isfinite().logical_not().sum(dim=1)
-    columns = torch.stack([*moments(gradients), *moments(weights), update_norms])
+    columns = torch.stack([*moments(weights), *moments(gradients), update_norms])
     numbers = torch.cat([columns.flatten(), num_nonfinite.double()]).cpu().numpy()  # the only wait for the device
-    table = numbers[:-num_runs].reshape(-1, num_runs, num_segments).swapaxes(0, 1)
+    table = numbers[:-num_steps].reshape(-1, num_steps, num_segments).swapaxes(0, 1)
     num_moments = len(MOMENTS)
-    return table[:, :num_moments], table[:, num_moments:-1], table[:, -1], numbers[-num_runs:]
+    return table[:, :num_moments], table[:, num_moments:-1], table[:, -1], numbers[-num_steps:]
 
 
 def weight_statistics(parameters: Mapping[str, Tensor]) -> dict[str, float]:

@@ -13,11 +13,11 @@ from trainer.disk.checkpoint import Saver
 from trainer.finished.pruning import MedianRule
 from trainer.losses.function import Losses
 from trainer.monitor.activations import Activations
-from trainer.monitor.finding import Finding
 from trainer.monitor.histograms import histograms
 from trainer.monitor.journal import Journal
 from trainer.monitor.statistics import Statistics
 from trainer.monitor.tags import shown_as
+from trainer.run.records import Records
 from trainer.run.training import Training
 from trainer.run.validation import better, validated
 
@@ -49,6 +49,7 @@ class RunObserver:
         self.rule = median_rule(training)
         self.pruned_for: str | None = None
         self.tick = journal.display.tick
+        self.records = Records(journal, training.diagnosis, self.statistics)
         self._numbers: dict[str, float] = {}
         self._saved_step: int | None = None
         self.start_clock()
@@ -81,21 +82,18 @@ class RunObserver:
     def skipped(self, step: int) -> None:
         self.state.last["skipped_steps"] = self.state.num_skipped
         if self.state.num_skipped_in_row == 1:
+            self.records.write()
             self.journal.display.note(
                 f"warning: step={step}: the loss or a gradient is not finite; no update is made (on_nan=skip)"
             )
 
     def after_update(self, step: int) -> None:
         if not is_recorded(step, self.log_every, self.max_steps):
-            self.journal.display.update(step, self._numbers)
+            self.records.add(step, self._numbers, None)
             return
-        per_parameter: dict[str, float] = {}
         if self.statistics is not None:
-            values = self.statistics.after(self.state.store.values)[0].tolist()
-            per_parameter = dict(zip(self.statistics.tags, values, strict=True))
-            self._numbers["grad_norm"] = per_parameter.pop("grad_norm")
-        if self.activations is not None:
-            per_parameter |= self.activations.numbers()
+            self.statistics.after(self.state.store.values)
+            self._numbers["grad_norm"] = math.nan  # until it is asked for
         now = time.perf_counter()
         seconds, steps = now - self._logged_at, step - self._logged_step
         self._logged_at, self._logged_step = now, step
@@ -105,13 +103,8 @@ class RunObserver:
         if device.type == "cuda":  # what torch has allocated: a counter of its own, the device is not asked
             self._numbers["device/memory_mb"] = torch.cuda.memory_allocated(device) / 2**20
         self.saver.refuse_failed()
-        self.journal.write(step, self._numbers, per_parameter)
-        self.report(step, self.diagnosis.observe(step, self._numbers | per_parameter))
-
-    def report(self, step: int, findings: list[Finding]) -> None:
-        """Shows what the diagnosis has just found."""
-        for finding in findings:
-            self.journal.display.note(finding.line())
+        layers = {} if self.activations is None else self.activations.numbers()
+        self.records.add(step, self._numbers, layers, seconds / steps * (self.log_every or 1))
 
     @contextmanager
     def off_the_clock(self) -> Any:
@@ -133,8 +126,7 @@ class RunObserver:
         is_best = metric in better(numbers, self.state.last, self.parts.settings.config)
         if is_best:
             self.state.best = {"metric": metric, "step": step, "value": numbers[metric]}
-        self.journal.write(step, numbers)
-        self.report(step, self.diagnosis.observe(step, numbers))
+        self.records.add(step, numbers, {})
         if self.rule is not None and step < self.max_steps:
             self.pruned_for = self.rule.verdict(step, self.state.last)
         return numbers["val/loss"], is_best
@@ -142,6 +134,7 @@ class RunObserver:
     def complain(self) -> None:
         """Says what the metrics warn of, once."""
         while self.parts.metrics.complaints:
+            self.records.write()
             self.journal.display.note(f"warning: metric: {self.parts.metrics.complaints.pop(0)}")
 
     def seconds(self) -> float:
@@ -156,6 +149,7 @@ class RunObserver:
         return time.perf_counter() - self._saved_at > self._save_every_seconds
 
     def save(self, step: int, is_best: bool = False) -> None:
+        self.records.write()
         if step == self._saved_step and not is_best:
             return
         self._saved_step = step

@@ -92,6 +92,7 @@ def opened(training: Training) -> Iterator[Opened]:
         closing.callback(
             lambda: run.result.update(result(training, run.status, run.computed, observer.seconds()) | run.facts)
         )
+        closing.callback(close(observer.records.write))
         journal.display.start(title(training))
         for warning in training.warnings:
             journal.display.note(warning)
@@ -110,7 +111,8 @@ def named_endings(training: Training, run: Opened) -> Iterator[None]:
         run.status = "finished"
     except NonFinite as error:
         run.status = "stopped"
-        run.observer.report(parts.state.step, training.diagnosis.stopped(parts.state.step))
+        run.observer.records.write()
+        run.observer.records.report(training.diagnosis.stopped(parts.state.step))
         raise RunStopped(explained(error, training)) from error
     except Pruned:
         run.status = "pruned"

@@ -80,9 +80,10 @@ def finish(training: Training, run: Opened, computation: Computation, is_over: b
             f"stopped after step {state.step} and saved. To continue: {how_to_continue(training)}",
             signals.received or signal.SIGTERM,  # another process of this training got it
         )
+    run.journal.refuse_lost()
     run.journal.write(state.step, found.numbers)
     run.facts |= found.facts
-    run.observer.report(state.step, training.diagnosis.concluded(state.step, run.facts.get("per_class", ())))
+    run.observer.records.report(training.diagnosis.concluded(state.step, run.facts.get("per_class", ())))
     for tag, loss in found.losses.items():
         if not math.isfinite(loss):
             raise NonFinite(f"{tag}={loss}: the loss on the test split is not finite")

@@ -1,0 +1,56 @@
+"""Records that wait for one another are the same records, in the same order, and none is lost with the end of a run."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from trainer.errors import RunStopped
+from trainer.run import records
+
+Train = Callable[..., dict[str, Any]]
+WORDS = ("model=two_layer", "data.limit=200", "max_steps=40", "eval_every=15", "monitor.every=2", "threads=1")
+
+
+def written(name: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in Path("runs", name, "metrics.jsonl").read_text().splitlines()]
+    return [{tag: number for tag, number in line.items() if not tag.startswith("time/")} for line in lines]
+
+
+def curves(name: str) -> dict[str, list[tuple[int, float]]]:
+    found = EventAccumulator(f"runs/{name}", size_guidance={"scalars": 0}).Reload()
+    tags = [tag for tag in found.Tags()["scalars"] if "time/" not in tag]
+    return {tag: [(event.step, event.value) for event in found.Scalars(tag)] for tag in tags}
+
+
+def said(text: str) -> list[str]:
+    return [line.split(" time/")[0] for line in text.splitlines() if line.startswith("step=")]
+
+
+def test_the_same_whether_they_wait_or_not(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(records, "SLOW", 1e6)
+    monkeypatch.setattr(records, "LATEST", 1e6)
+    train(*WORDS, "console.every=2", "name=waiting")
+    waiting = said(capsys.readouterr().out)
+    monkeypatch.setattr(records, "MOST", 1)
+    train(*WORDS, "console.every=2", "name=at_once")
+    assert said(capsys.readouterr().out) == waiting
+    assert written("waiting") == written("at_once")
+    assert curves("waiting") == curves("at_once")
+    steps = [line["step"] for line in written("waiting")]
+    assert steps == sorted(steps)
+    assert set(steps) == {1, *range(2, 41, 2), 15, 30}
+
+
+def test_what_waits_is_written_where_a_run_stops(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLOW", "LATEST", "MOST"):
+        monkeypatch.setattr(records, name, 1e6)
+    diverging = ("model=two_layer", "optimizer=sgd", "optimizer.lr=1e30", "monitor.every=1", "name=run")
+    with pytest.raises(RunStopped):
+        train(*diverging, "data.limit=200", "eval_every=1000")
+    assert [line["step"] for line in written("run")] == [1]
