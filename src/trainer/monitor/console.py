@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from trainer.monitor.panel import Panel, Points, belongs_in_a_line
@@ -60,6 +61,12 @@ def open_display(
     return Lines(every, max_steps)
 
 
+@lru_cache(maxsize=64)
+def _in_a_line(tags: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of a record are the same at most steps."""
+    return tuple(tag for tag in tags if belongs_in_a_line(tag))
+
+
 class Silent:
     """The display of a process that leaves speaking to another."""
 
@@ -101,9 +108,9 @@ class Lines:
 
     def update(self, step: int, numbers: Mapping[str, float]) -> None:
         is_due = self._every > 0 and (step // self._every > self._last // self._every or step == self._max_steps)
-        is_evaluation = any(tag.startswith(("val/", "test/")) for tag in numbers)
-        if is_due or is_evaluation:
-            shown = [f"{tag}={short(number)}" for tag, number in numbers.items() if belongs_in_a_line(tag)]
+        tags = _in_a_line(tuple(numbers))
+        if is_due or any(tag.startswith(("val/", "test/")) for tag in tags):
+            shown = [f"{tag}={short(numbers[tag])}" for tag in tags]
             if shown:
                 self.note(f"step={step} {' '.join(shown)}")
         if is_due:

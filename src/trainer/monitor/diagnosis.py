@@ -61,6 +61,8 @@ class Diagnosis:
     def __init__(self, facts: Facts, rules: Sequence[Rule]) -> None:
         self.told: list[Finding] = []
         self._seen, self._rules = Seen(facts), rules
+        self._tags = {rule.tag for rule in rules}
+        self._of_tags: dict[frozenset[str], list[Rule]] = {}
         self._streaks: dict[str, list[int]] = {}  # rule to the first step of its row of records, and their number
 
     @property
@@ -89,10 +91,8 @@ class Diagnosis:
 
     def _judged(self, step: int, is_last: bool = False) -> list[Finding]:
         new = []
-        for rule in self._rules:
-            if (rule.tag not in self._seen.numbers and not is_last) or rule.name in self._seen.reported:
-                continue
-            if rule.is_last and not is_last:
+        for rule in self._rules if is_last else self._due(self._seen.numbers):
+            if rule.name in self._seen.reported:
                 continue
             if is_last and rule.rank == 100:  # of symptoms all has been seen
                 continue
@@ -109,6 +109,13 @@ class Diagnosis:
         new.sort(key=lambda finding: next(rule.rank for rule in self._rules if rule.name == finding.rule))
         self.told += new
         return new
+
+    def _due(self, numbers: Mapping[str, float]) -> list[Rule]:
+        """The rules that a record with such tags is for."""
+        tags = frozenset(self._tags & numbers.keys())
+        if tags not in self._of_tags:
+            self._of_tags[tags] = [rule for rule in self._rules if rule.tag in tags and not rule.is_last]
+        return self._of_tags[tags]
 
     def stopped(self, step: int) -> list[Finding]:
         """What there is to say of a run that ended with a loss or a weight that is not finite."""

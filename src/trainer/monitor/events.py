@@ -17,6 +17,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -34,7 +35,7 @@ from tensorboard.compat.proto.types_pb2 import DT_STRING
 from trainer.disk.files import cannot_write, write_atomically
 from trainer.monitor.tags import IMAGES
 
-MAX_WAITING = 1000  # records that may wait for the disk; one more, and the caller waits with them
+MAX_WAITING = 1000  # times that records may wait for the disk; one more, and the caller waits with them
 HPARAMS_PREFIX = "_hparams_/"  # the tags of the HPARAMS tab: a run that goes on writes them anew
 # What the end of a run writes, after its last step and its last checkpoint.
 END_PREFIXES = ("test/", IMAGES, "about/diagnosis", "about/computation", "about/per_class")
@@ -247,8 +248,8 @@ class EventFile:
     """One more event file in a run's folder.
 
     Every method but `flush` and `close` only hands its numbers over: a thread encodes and writes them, and the caller
-    waits for the disk only if more than `MAX_WAITING` records wait for it already. What goes wrong in the thread (a
-    full disk) is raised once, by the next call or by `close`; from then on records are dropped.
+    waits for the disk only if what it has handed over `MAX_WAITING` times waits for it already. What goes wrong in the
+    thread (a full disk) is raised once, by the next call or by `close`; from then on records are dropped.
 
     Args:
         folder: the run's folder; made if it is not there.
@@ -276,7 +277,8 @@ class EventFile:
             raise cannot_write(folder, error) from error
         self._error: Exception | None = None
         self._is_closed = False
-        self._waiting: queue.Queue[Callable[[], bytes] | threading.Event | None] = queue.Queue(MAX_WAITING)
+        self._held: list[Callable[[], bytes]] | None = None
+        self._waiting: queue.Queue[list[Callable[[], bytes]] | threading.Event | None] = queue.Queue(MAX_WAITING)
         self._thread = threading.Thread(target=self._write, name="event file", daemon=True)
         self._thread.start()
 
@@ -318,10 +320,21 @@ class EventFile:
         """A summary of any other kind, as those of `hparams.py`."""
         self._put_summary(step, summary.SerializeToString)
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is handed over meanwhile wakes the thread once, and not while this one has something to do."""
+        self._held = []
+        try:
+            yield
+        finally:
+            held, self._held = self._held, None
+            if held:
+                self._waiting.put(held)
+
     def flush(self) -> None:
         """Wait until everything handed over so far is in the file."""
         written = threading.Event()
-        self._put(written)
+        self._waiting.put(written)
         written.wait()
         self._raise_error()
 
@@ -344,11 +357,14 @@ class EventFile:
 
         self._put(event)
 
-    def _put(self, item: Callable[[], bytes] | threading.Event) -> None:
+    def _put(self, event: Callable[[], bytes]) -> None:
         if self._is_closed:
             raise ValueError(f"{self.path} is closed")
         self._raise_error()
-        self._waiting.put(item)
+        if self._held is not None:
+            self._held.append(event)
+        else:
+            self._waiting.put([event])
 
     def _raise_error(self) -> None:
         error, self._error = self._error, None
@@ -365,7 +381,7 @@ class EventFile:
                 item.set()
             elif not has_failed:
                 try:
-                    rest = memoryview(_framed(item()))
+                    rest = memoryview(b"".join(_framed(event()) for event in item))
                     while rest:  # an unbuffered write may write less than it was given
                         rest = rest[self._file.write(rest) :]
                 except Exception as error:

@@ -81,6 +81,10 @@ class Journal:
             del everything[tag]
         self.display.update(step, everything)
 
+    def together(self) -> contextlib.AbstractContextManager[None]:
+        """Several records within it cost less."""
+        return contextlib.nullcontext() if self.events is None else self.events.together()
+
     def refuse_lost(self) -> None:
         """
         Raises:

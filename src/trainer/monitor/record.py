@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from trainer.monitor.facts import Facts, layer_of
 
@@ -18,6 +18,10 @@ class Record:
     facts: Facts
     step: int = 0
     numbers: Mapping[str, float] = field(default_factory=dict)
+
+    def of_kind(self, kind: str) -> dict[str, float]:
+        """`x` and the number of `<kind>/x`, for all `x`."""
+        return {tag.partition("/")[2]: self.numbers[tag] for tag in _tags_of(kind, tuple(self.numbers))}
 
     @cached_property
     def gradients(self) -> dict[str, float]:
@@ -41,7 +45,8 @@ class Record:
     @cached_property
     def lr(self) -> float | None:
         """The largest of all groups."""
-        return max((x for tag, x in self.numbers.items() if tag == "lr" or tag.startswith("lr/")), default=None)
+        found = [*self.of_kind("lr").values(), *([self.numbers["lr"]] if "lr" in self.numbers else [])]
+        return max(found, default=None)
 
     @cached_property
     def silent_units(self) -> dict[str, float]:
@@ -52,3 +57,9 @@ class Record:
         if self.facts.samples(self.step) < FEWEST_SAMPLES:
             return {}
         return {layer_of(name): self.numbers.get(f"grad_zeros/{name}", 0.0) for name in self.facts.biases}
+
+
+@lru_cache(maxsize=64)
+def _tags_of(kind: str, tags: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of a record are the same at most steps."""
+    return tuple(tag for tag in tags if tag.startswith(f"{kind}/"))

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from trainer.monitor.facts import Facts
@@ -82,6 +83,7 @@ class Seen:
 
     def add(self, step: int, numbers: Mapping[str, float]) -> None:
         self.step, self.record = step, Record(self.facts, step, numbers)
+        self.__dict__.pop("has_learnt", None)  # many rules ask for it
         if "train/loss" in numbers:
             loss = numbers["train/loss"]
             self.losses = [*self.losses, loss][-RECENT:]
@@ -170,7 +172,7 @@ class Seen:
         """Whether the loss is below where it began; True if that is not known."""
         return self.start is None or self.loss < self.start - FALLEN * abs(self.start)
 
-    @property
+    @cached_property
     def has_learnt(self) -> bool:
         """Whether the loss is well below a guess, or where that is not known, where it began; True if neither is."""
         guess = self.chance or self.facts.near.get("train/loss") or self.first_loss

@@ -23,9 +23,10 @@ MOMENTS = ("norm", "mean", "std", "max", "zeros")
 # blocks of it are added up in float64. And above 10,000 numbers OpenBLAS starts threads, which would fight torch's.
 _BLOCK = 8192
 # Numbers of a segment that is looked at with others, and how many of those it is worth for.
-_SMALL, _FEW = 256, 3
+_SMALL, _FEW = 256, 2
 # Steps that are looked at together at the most, and numbers that may be kept for it: 4 MB.
 _MOST_STEPS, _ROOM = 16, 1 << 20
+_WIDE = (torch.float32, torch.float64)
 
 
 class Statistics:
@@ -57,27 +58,31 @@ class Statistics:
             *(f"update_ratio/{name}" for name in names),
         )
         self._segments = _Segments(self.bounds)
-        self._kept: tuple[Tensor, ...] = ()  # each [room, ...]: weights, gradients and, if several, updated
+        self._kept: Tensor | None = None  # [2 or 3, room, ...]: weights, gradients and, where there is room, updates
         self._num_kept = 0
         self._found: list[NDArray[np.float64]] = []
 
     def before(self, weights: Tensor, gradients: Tensor) -> None:
         """Both as they are before the update."""
-        if not self._kept:
+        if self._kept is None:
             # The same memory every time: the pages of a new block would cost more than the copy.
             room = max(1, min(_MOST_STEPS, _ROOM // max(1, 3 * weights.numel()))) if _is_read_here(weights) else 1
-            self._kept = tuple(weights.new_empty(room, *weights.shape) for _ in range(2 if room == 1 else 3))
-        self._kept[0][self._num_kept].copy_(weights.detach())
-        self._kept[1][self._num_kept].copy_(gradients.detach())
+            kind = weights.dtype if weights.dtype in _WIDE else torch.float32
+            self._kept = weights.new_empty(2 if room == 1 else 3, room, *weights.shape, dtype=kind)
+        self._kept[0, self._num_kept].copy_(weights.detach())
+        self._kept[1, self._num_kept].copy_(gradients.detach())
 
     def after(self, updated: Tensor) -> None:
         """The weights of the same step, now that they are these."""
+        if self._kept is None:
+            raise ValueError("before comes first")
+        updated, weights = updated.detach(), self._kept[0, self._num_kept]
         if len(self._kept) == 2:
-            self._found.append(self._numbers_of(*self._kept, updated.detach()[None]))
+            self._found.append(self._numbers_of(self._kept, updated.to(weights.dtype)[None] - weights))
             return
-        self._kept[2][self._num_kept].copy_(updated.detach())
+        torch.sub(updated, weights, out=self._kept[2, self._num_kept])
         self._num_kept += 1
-        if self._num_kept == len(self._kept[2]):
+        if self._num_kept == self._kept.shape[1]:
             self._look()
 
     def numbers(self) -> NDArray[np.float64]:
@@ -87,16 +92,16 @@ class Statistics:
         return np.concatenate([np.empty((0, len(self.tags))), *found])
 
     def _look(self) -> None:
-        if self._num_kept:
-            self._found.append(self._numbers_of(*(kept[: self._num_kept] for kept in self._kept)))
+        if self._kept is not None and self._num_kept:
+            self._found.append(self._numbers_of(self._kept[:2, : self._num_kept], self._kept[2, : self._num_kept]))
             self._num_kept = 0
 
-    def _numbers_of(self, weights: Tensor, gradients: Tensor, updated: Tensor) -> NDArray[np.float64]:
-        """`[num_steps, num_tags]` of three buffers, each of a row a step."""
-        w, g, after = (as_read(x).flatten(1) for x in (weights, gradients, updated))
-        found = self._segments.look(w, g, after) if _is_read_here(w) else _on_device(w, g, after, self.bounds)
+    def _numbers_of(self, both: Tensor, updates: Tensor) -> NDArray[np.float64]:
+        """`[num_steps, num_tags]` of buffers of a row a step; `both`: weights and gradients."""
+        w, g, u = (as_read(x).flatten(1) for x in (*both, updates))
+        found = self._segments.look(w, g, u) if _is_read_here(w) else _on_device(w, g, u, self.bounds)
         of_weights, of_gradients, update_norms, num_nonfinite = found
-        weight_norms, num_steps = of_weights[:, 0], len(weights)
+        weight_norms, num_steps = of_weights[:, 0], len(updates)
         with np.errstate(all="ignore"):
             undefined = np.where(update_norms == 0, 0.0, np.nan)
             ratios = np.where(weight_norms > 0, update_norms / weight_norms, undefined)
@@ -120,7 +125,7 @@ def _is_read_here(x: Tensor) -> bool:
 def as_read(x: Tensor) -> Tensor:
     """As and where it can be read: half precision as float32, and no device that lacks float64 (as MPS does)."""
     x = x.detach() if x.is_cuda else x.detach().cpu()
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+    return x if x.dtype in _WIDE else x.float()
 
 
 class _Segments:
@@ -139,14 +144,17 @@ class _Segments:
             self._lengths = lengths[self._small]
             self._starts = np.concatenate([[0], np.cumsum(self._lengths)[:-1]])
 
-    def look(self, weights: Tensor, gradients: Tensor, updated: Tensor) -> "_Numbers":
+    def look(self, weights: Tensor, gradients: Tensor, updates: Tensor) -> "_Numbers":
         """Of buffers on the host."""
-        w, g, after = weights.numpy(), gradients.numpy(), updated.numpy()
-        of_gradients = self.moments(g)
+        w, g = weights.numpy(), gradients.numpy()
+        if len(w) > 1:  # a look at both takes hardly longer than at one
+            of_weights, of_gradients = np.split(self.moments(np.concatenate([w, g])), 2)
+        else:
+            of_weights, of_gradients = self.moments(w), self.moments(g)
         num_nonfinite = np.zeros(len(g), int)
         for i in np.flatnonzero(~np.isfinite(of_gradients[:, 0]).all(axis=1)):  # norms are finite where the numbers are
             num_nonfinite[i] = np.count_nonzero(~np.isfinite(g[i]))
-        return self.moments(w), of_gradients, self.norms(after - w), num_nonfinite
+        return of_weights, of_gradients, self.norms(updates.numpy()), num_nonfinite
 
     def moments(self, rows: NDArray) -> NDArray[np.float64]:
         """`[num_steps, len(MOMENTS), num_segments]`; zeros of what is empty."""
@@ -223,7 +231,7 @@ def _dots(x: NDArray, y: NDArray) -> NDArray[np.float64]:
     return dots
 
 
-def _on_device(weights: Tensor, gradients: Tensor, updated: Tensor, bounds: Sequence[int]) -> _Numbers:
+def _on_device(weights: Tensor, gradients: Tensor, updates: Tensor, bounds: Sequence[int]) -> _Numbers:
     num_steps, num_segments = len(weights), len(bounds) - 1
     lengths = torch.tensor(bounds, device=weights.device).diff().repeat(num_steps)
 
@@ -240,7 +248,7 @@ def _on_device(weights: Tensor, gradients: Tensor, updated: Tensor, bounds: Sequ
         zeros = over_segments((x == 0).double(), "sum") / lengths
         return [norm, mean, variance.sqrt(), over_segments(x.abs(), "max"), zeros]
 
-    update_norms = over_segments((updated - weights).double().square_(), "sum").sqrt()
+    update_norms = over_segments(updates.double().square_(), "sum").sqrt()
     num_nonfinite = gradients.isfinite().logical_not().sum(dim=1)
     columns = torch.stack([*moments(weights), *moments(gradients), update_norms])
     numbers = torch.cat([columns.flatten(), num_nonfinite.double()]).cpu().numpy()  # the only wait for the device

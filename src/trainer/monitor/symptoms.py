@@ -163,10 +163,9 @@ def dead_relus(seen: Seen) -> Sighting | None:
     if facts.samples(seen.step) < FEWEST_SAMPLES:
         return None
     shares = {
-        tag.partition("/")[2]: share
-        for tag, share in seen.numbers.items()
-        if tag.startswith("dead_units/")
-        and not any(f"{tag}.".startswith(f"dead_units/{x}.") for x in facts.frozen_on_purpose)
+        layer: share
+        for layer, share in seen.record.of_kind("dead_units").items()
+        if not any(f"{layer}.".startswith(f"{x}.") for x in facts.frozen_on_purpose)
     }
     if not shares:
         shares = {layer: share for layer, share in seen.silent_units.items() if layer not in facts.squashed}
@@ -197,7 +196,7 @@ def saturated_outputs(seen: Seen) -> Sighting | None:
     words = [lr_times(seen.facts, 0.1), *better_start(seen.facts)]
     if seen.facts.gives == "probabilities":
         words.append("logits in place of probabilities, with the loss that takes them")
-    shares = {tag.partition("/")[2]: share for tag, share in seen.numbers.items() if tag.startswith("saturated_units/")}
+    shares = seen.record.of_kind("saturated_units")
     if shares:
         worst = max(shares, key=lambda layer: shares[layer])
         if shares[worst] <= SATURATED:

@@ -54,15 +54,16 @@ class Records:
             return
         self.journal.refuse_lost()
         rows = iter(() if self.statistics is None else self.statistics.numbers().tolist())
-        for step, numbers, layers in waiting:
-            if layers is None:
-                self.journal.display.update(step, numbers)
-                continue
-            if self.statistics is not None and "grad_norm" in numbers:
-                layers = {**dict(zip(self.statistics.tags, next(rows), strict=True)), **layers}
-                numbers["grad_norm"] = layers.pop("grad_norm")
-            self.journal.write(step, numbers, layers)
-            self.report(self.diagnosis.observe(step, {**numbers, **layers}))
+        with self.journal.together():
+            for step, numbers, layers in waiting:
+                if layers is None:
+                    self.journal.display.update(step, numbers)
+                    continue
+                if self.statistics is not None and "grad_norm" in numbers:
+                    layers = {**dict(zip(self.statistics.tags, next(rows), strict=True)), **layers}
+                    numbers["grad_norm"] = layers.pop("grad_norm")
+                self.journal.write(step, numbers, layers)
+                self.report(self.diagnosis.observe(step, {**numbers, **layers}))
 
     def report(self, findings: Sequence[Finding]) -> None:
         """Shows what the diagnosis has just found."""
