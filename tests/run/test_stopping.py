@@ -1,6 +1,9 @@
 """A run that gets no better ends, says why, and continues with more patience as if it had had it from the start."""
 
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,6 +82,26 @@ def test_the_time_is_over(train: Train, capsys: pytest.CaptureFixture[str]) -> N
     assert "type a larger max_time=" in capsys.readouterr().out
     longer = train(*words, "max_time=2s")
     assert longer["steps"] > result["steps"]
+
+
+@pytest.mark.slow
+def test_a_run_whose_time_is_over_has_the_weights_of_a_longer_one_though_it_was_killed(
+    train: Train, tmp_path: Path
+) -> None:
+    words = ("model=two_layer", "monitor=off", "eval_every=1000000", "checkpoint.every=200", "threads=1")
+    timed = [sys.executable, "-m", "trainer", *words, "max_steps=1000000", "max_time=2s", "name=run"]
+    with subprocess.Popen(timed, cwd=tmp_path, stdout=subprocess.DEVNULL) as process:
+        while not list(tmp_path.glob("runs/run/checkpoints/step_*.pt")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+    assert not (tmp_path / "runs/run/result.json").exists()
+    subprocess.run(timed, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
+    result = json.loads(Path("runs/run/result.json").read_text())
+    assert result["ended"] == "max_time=2s: the time is over"
+    whole = train(*words, f"max_steps={result['steps']}", "name=whole")
+    assert_same(*(states(f"runs/{name}", result["steps"])["model"] for name in ("run", "whole")))
+    assert result["test/loss"] == whole["test/loss"]
 
 
 @pytest.mark.parametrize(
