@@ -1,5 +1,6 @@
 """A loss is a class, a plain function, or the model's own: each trains as a plain loop with it would."""
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from torch.testing import assert_close
 
 from trainer.disk import checkpoint
-from trainer.errors import UserError
+from trainer.errors import RunStopped, UserError
 
 Train = Callable[..., dict[str, Any]]
 MINE = '''
@@ -61,6 +62,12 @@ class Scaled(nn.Module):
 
 def scaled(outputs, targets, scale):
     return scale(F.cross_entropy(outputs, targets))
+
+
+def of_logs(outputs, targets, sharpness=200.0):
+    """The log of a softmax: of 0 where the network is sure of another class."""
+    probabilities = (sharpness * outputs.float()).softmax(1)
+    return -probabilities[torch.arange(len(targets)), targets].log().mean()
 
 
 def smooth(outputs, targets, how_much=0.0):
@@ -241,3 +248,14 @@ def test_features_of_a_frozen_backbone_are_no_inputs(train: Train) -> None:
     words = ("model=frozen_resnet", "model.backbone._target_=own_losses.Plain", "model.backbone.weights=null")
     with pytest.raises(UserError):
         train(*QUIET, *words, "loss._target_=own_losses.elbo")
+
+
+def test_a_loss_that_takes_the_log_of_0_is_what_is_named_and_not_the_learning_rate(train: Train) -> None:
+    words = (*QUIET, "model=two_layer", "loss._target_=own_losses.of_logs")
+    with pytest.raises(RunStopped) as error:
+        train(*words, "optimizer.lr=1e-6", "name=run")
+    assert "The first value that is not finite: the loss itself, of outputs that are finite" in str(error.value)
+    finding = json.loads(Path("runs/run/result.json").read_text())["diagnosis"][0]
+    assert finding["rule"] == "loss not finite"
+    assert "torch.log_softmax" in finding["advice"]
+    assert train(*words, "loss.sharpness=1", "name=other")["status"] == "finished"

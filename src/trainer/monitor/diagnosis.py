@@ -22,6 +22,12 @@ FOLLOWING = SYMPTOMS | {
     *("loss far from chance", "splits differ", "nothing carries over"),
 }
 OVERFLOWN = "the numbers have left the range of floating point"
+LOSS_NOT_FINITE = "loss not finite"
+OF_THE_LOSS = "the loss makes a number that is not finite of outputs that are, and are not large"
+AGAINST_IT = (
+    "Look in it for a logarithm or a root of 0, or a division by 0. Against the first torch.log_softmax helps in place "
+    "of the log of a softmax, against the others torch.clamp."
+)
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ class Diagnosis:
     @property
     def findings(self) -> list[Finding]:
         """All that were reported, what explains the others first."""
-        ranks = {rule.name: rule.rank for rule in self._rules}
+        ranks = {rule.name: rule.rank for rule in self._rules} | {LOSS_NOT_FINITE: 2}
         ranked = sorted(self.told, key=lambda finding: ranks.get(finding.rule, 100))
         return [
             replace(finding, follows=ranked[0].rule if i and finding.rule in FOLLOWING else "")
@@ -117,14 +123,19 @@ class Diagnosis:
             self._of_tags[tags] = [rule for rule in self._rules if rule.tag in tags and not rule.is_last]
         return self._of_tags[tags]
 
-    def stopped(self, step: int) -> list[Finding]:
-        """What there is to say of a run that ended with a loss or a weight that is not finite."""
-        name = "exploding gradient"
+    def stopped(self, step: int, is_of_the_loss: bool = False) -> list[Finding]:
+        """What there is to say of a run that ended with a loss or a weight that is not finite.
+
+        Args:
+            is_of_the_loss: it makes such a number of outputs that are finite, and not large.
+        """
+        name = LOSS_NOT_FINITE if is_of_the_loss else "exploding gradient"
         if name in self._seen.reported:
             return []
         self._seen.reported.append(name)
         numbers = {"train/loss": self._seen.losses[-1]} if self._seen.losses else {}
-        self.told.append(Finding(name, step, None, numbers, OVERFLOWN, attempt(calmer(self._seen.facts))))
+        how = (OF_THE_LOSS, AGAINST_IT) if is_of_the_loss else (OVERFLOWN, attempt(calmer(self._seen.facts)))
+        self.told.append(Finding(name, step, None, numbers, *how))
         causes = self.concluded(step)
         return [*causes, *(finding for finding in self.told if finding.rule == name)]
 

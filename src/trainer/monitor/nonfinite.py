@@ -10,21 +10,23 @@ from trainer.trees import Tree, called, leaves
 
 
 def first_non_finite(
-    model: nn.Module, inputs: Tree, precision: Callable[[], AbstractContextManager[object]]
+    model: nn.Module, inputs: Tree, targets: Tree, precision: Callable[[], AbstractContextManager[object]]
 ) -> str | None:
     """The first place with a value that is not finite, on the way from the inputs to the output.
 
-    Looks at the inputs, the weights, then at what each layer makes of the inputs. Leaves traces (running statistics,
-    random draws): for a run that has ended.
+    Looks at inputs and targets, the weights, then at what each layer makes of the inputs. Leaves traces (running
+    statistics, random draws): for a run that has ended.
 
     Args:
-        inputs: a batch, as the model gets it.
+        inputs, targets: a batch, as the model gets it.
 
     Returns:
         As `weight fc1.bias` or `output of conv2 (Conv2d)`; None where all is finite.
     """
     if not all(map(_is_finite, leaves(inputs))):
         return "the inputs of the batch"
+    if not all(map(_is_finite, leaves(targets))):
+        return "the targets of the batch"
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if not _is_finite(tensor):
             return f"weight {name}"

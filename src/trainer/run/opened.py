@@ -20,7 +20,7 @@ from trainer.monitor.hparams import flat, group_of, session_end, session_start
 from trainer.monitor.journal import Journal
 from trainer.monitor.summary import summary_rows
 from trainer.monitor.texts import table
-from trainer.run.explain import explained
+from trainer.run.explain import explained, origin_of
 from trainer.run.folder import begin_folder
 from trainer.run.observer import RunObserver
 from trainer.run.parts import Parts
@@ -112,8 +112,9 @@ def named_endings(training: Training, run: Opened) -> Iterator[None]:
     except NonFinite as error:
         run.status = "stopped"
         run.observer.records.write()
-        run.observer.records.report(training.diagnosis.stopped(parts.state.step))
-        raise RunStopped(explained(error, training)) from error
+        origin = origin_of(training)
+        run.observer.records.report(training.diagnosis.stopped(parts.state.step, origin.is_of_the_loss))
+        raise RunStopped(explained(error, training, origin)) from error
     except Pruned:
         run.status = "pruned"
         raise

@@ -125,7 +125,7 @@ def where_non_finite(training: Training, step: Step, folder: Path) -> str:
     """Where the first number is that is not finite, of a training that has ended there."""
     place = None
     if isinstance(step.inputs, Tensor):
-        place = first_non_finite(training.parts.model, step.inputs, training.parts.precision)
+        place = first_non_finite(training.parts.model, step.inputs, step.targets, training.parts.precision)
     where = place or "the loss itself, of outputs that are finite"
     if where.startswith("weight "):
         where += f", which step {step.step - 1:,} made so: train replay {folder} step={step.step - 1}"

@@ -57,6 +57,7 @@ class Step:
     samples: list[Sample] = field(default_factory=list)
     layers: dict[str, dict[str, float]] = field(default_factory=dict)
     inputs: Any = None
+    targets: Any = None
 
     @property
     def norm(self) -> float:
@@ -92,7 +93,8 @@ class Watcher(Follower):
         if step in self.wanted:
             of, seed = parts.length.samples_per_step, parts.settings.order_seed
             rows = samples_of(len(parts.splits.train), of, seed, step)
-            seen.samples, seen.inputs = samples(parts, batch.targets, looks, rows.tolist()), batch.inputs
+            seen.samples = samples(parts, batch.targets, looks, rows.tolist())
+            seen.inputs, seen.targets = batch.inputs, batch.targets
 
     def before_update(self, step: int, losses: Losses) -> None:
         super().before_update(step, losses)
