@@ -195,6 +195,12 @@ def test_a_task_has_the_numbers_of_plain_torch(name: str, tasks: Any, train: Tra
     assert len(rows) == len(data.test)
     assert whole["test/loss"] == pytest.approx(loss.item(), rel=1e-5)
     assert whole.get("test/accuracy", -1.0) == pytest.approx(accuracy.item(), rel=1e-5)
+    classes = whole.get("per_class", [])
+    assert bool(classes) == (name in {"pixels", "tokens", "padded"})
+    if classes:  # the recalls, weighed, are the accuracy
+        hits, counted = (sum(row["support"] * row.get(key, 1) for row in classes) for key in ("recall", "other"))
+        assert hits / counted == pytest.approx(accuracy.item(), rel=1e-5)
+        assert {row["of"] for row in classes} == {"places"}
 
 
 def sizes(name: str) -> tuple[int, ...]:

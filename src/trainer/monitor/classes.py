@@ -35,8 +35,12 @@ class PerClass:
             self.counts += torch.bincount(pairs.flatten().cpu(), minlength=size * size).view(size, size)
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row for each class: `name`, `precision`, `recall`, `f1`, `support`; 0 where nothing is to be divided by."""
+        """A row for each class: `name`, `precision`, `recall`, `F1`, `support`; 0 where nothing is to be divided by.
+
+        `of`: places, where those were counted in the place of samples.
+        """
         found = []
+        of = {"of": "places"} if isinstance(self.meaning, Places) else {}
         right, taken, there = self.counts.diag(), self.counts.sum(0), self.counts.sum(1)
         for label in range(self.meaning.num_classes if self.meaning.num_classes > 1 else 2):
             hits, predicted, support = int(right[label]), int(taken[label]), int(there[label])
@@ -47,6 +51,7 @@ class PerClass:
                     "recall": hits / support if support else 0.0,
                     "F1": 2 * hits / (predicted + support) if predicted + support else 0.0,
                     "support": support,
+                    **of,
                 }
             )
         return found
@@ -63,4 +68,9 @@ def cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """The table as texts, its head first."""
     numbers = ("precision", "recall", "F1")
     lines = [[str(row["name"]), *(short(row[key]) for key in numbers), f"{row['support']:,}"] for row in rows]
-    return [["class", "precision", "recall", "F1", "samples"], *lines]
+    return [["class", "precision", "recall", "F1", counted(rows)], *lines]
+
+
+def counted(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What `support` is a number of."""
+    return str(rows[0].get("of", "samples"))

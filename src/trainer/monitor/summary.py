@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TextIO
 
 from trainer.errors import printable
+from trainer.monitor.classes import counted
 from trainer.monitor.readable import short
 from trainer.system import shell
 from trainer.system.terminal import is_terminal
@@ -54,7 +55,8 @@ def headline(rows: Sequence[Mapping[str, Any]]) -> str:
     """The class that is told the worst, see `trainer.monitor.classes`."""
     worst = min((row for row in rows if row["support"]), key=lambda row: row["F1"])
     numbers = ", ".join(f"{key} {short(worst[key])}" for key in ("F1", "precision", "recall"))
-    return f"{worst['name']}: {numbers}, {worst['support']:,} sample{'s' * (worst['support'] != 1)}"
+    what = counted(rows).removesuffix("s") if worst["support"] == 1 else counted(rows)
+    return f"{worst['name']}: {numbers}, {worst['support']:,} {what}"
 
 
 def tested_row(result: Mapping[str, Any]) -> list[tuple[str, str]]:

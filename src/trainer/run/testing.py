@@ -10,7 +10,7 @@ from trainer.data.batches import Batches
 from trainer.disk.checkpoint import read, snapshot
 from trainer.errors import UserError
 from trainer.evaluate import evaluate
-from trainer.meaning import Classes
+from trainer.meaning import Classes, Places
 from trainer.monitor.board import Keep
 from trainer.monitor.classes import MOST, PerClass
 from trainer.run.opened import Opened
@@ -137,7 +137,7 @@ def evaluated(training: Training, run: Opened, computation: Computation, kept: K
     network, split = computation.test()
     meaning = parts.loss_fn.meaning
     classes = None
-    if kept is not None and isinstance(meaning, Classes) and meaning.num_classes <= MOST:
+    if kept is not None and isinstance(meaning, Classes | Places) and meaning.num_classes <= MOST:
         classes = PerClass(meaning)
     with contextlib.ExitStack() as stack:
         keeps: list[Keep] = [] if kept is None else [kept.add]

@@ -13,6 +13,7 @@ from trainer.distributed import Agreement
 from trainer.errors import Interrupted, NonFinite, Pruned
 from trainer.finite import refuse_non_finite_weights
 from trainer.loop import NOTHING, Wish, fit
+from trainer.meaning import Classes
 from trainer.run.continuing import how_to_continue
 from trainer.run.memory import halving
 from trainer.run.observer import RunObserver
@@ -83,7 +84,8 @@ def finish(training: Training, run: Opened, computation: Computation, is_over: b
     run.journal.refuse_lost()
     run.journal.write(state.step, found.numbers)
     run.facts |= found.facts
-    run.observer.records.report(training.diagnosis.concluded(state.step, run.facts.get("per_class", ())))
+    rows = run.facts.get("per_class", ()) if isinstance(training.parts.loss_fn.meaning, Classes) else ()
+    run.observer.records.report(training.diagnosis.concluded(state.step, rows))
     for tag, loss in found.losses.items():
         if not math.isfinite(loss):
             raise NonFinite(f"{tag}={loss}: the loss on the test split is not finite")

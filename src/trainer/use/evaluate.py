@@ -23,7 +23,7 @@ from trainer.finished.table import Column, open_console, print_lines, table
 from trainer.losses.function import LossFunction
 from trainer.meaning import Classes, Places
 from trainer.metrics import Metrics
-from trainer.monitor.classes import PerClass, mean
+from trainer.monitor.classes import PerClass, counted, mean
 from trainer.monitor.pictures import confusion_matrix, wrong_samples
 from trainer.monitor.predictions import Collector, Predictions
 from trainer.run.loss import build_loss
@@ -262,8 +262,7 @@ def print_evaluation(done: Evaluation) -> None:
         if len(shown) > MOST_CLASSES:
             shown = sorted(shown, key=lambda row: (row["support"] == 0, row["F1"]))[:MOST_CLASSES]
             lines += [Text(), Text(f"the {MOST_CLASSES} of {len(done.classes):,} classes that are known worst")]
-        what = "places" if isinstance(done.trained.about.outputs, Places) else "samples"
-        lines += [Text(), *table(_of_classes([*shown, mean(done.classes)], what), console)[0]]
+        lines += [Text(), *table(_of_classes([*shown, mean(done.classes)], counted(shown)), console)[0]]
     print_lines(lines, console)
 
 
