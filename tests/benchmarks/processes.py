@@ -31,11 +31,13 @@ class Ended(NamedTuple):
     Args:
         began: `time.time()` before its start.
         seconds: to its end.
+        cpu_seconds: of it and of the processes that it started and waited for.
         peak_mib: the largest memory that it held; of the processes that it started, none.
     """
 
     began: float
     seconds: float
+    cpu_seconds: float
     peak_mib: float
     output: str
 
@@ -69,7 +71,7 @@ def run(
         if process.returncode != 0 and until is None:
             raise Failed(last_line(errors.read()) or f"exit code {process.returncode}")
         unit = 1 if sys.platform == "darwin" else 1024
-        return Ended(began, seconds, usage.ru_maxrss * unit / 2**20, output.read())
+        return Ended(began, seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit / 2**20, output.read())
 
 
 def _environment(threads: int | None) -> dict[str, str]:

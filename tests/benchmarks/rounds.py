@@ -22,6 +22,7 @@ class Row:
         ours, base: names of contestants.
         goal: what ours / base may be at most; with `is_gain`, what base / ours must be at least. None: only shown.
         with_peers: whether others do the same work; theirs is a ratio to the base, too.
+        is_least: the ratio is that of the least figures, not the median of the rounds' ratios.
     """
 
     work: str
@@ -30,6 +31,17 @@ class Row:
     goal: float | None = None
     is_gain: bool = False
     with_peers: bool = False
+    is_least: bool = False
+
+    def ratio(self, times: Times, name: str | None = None) -> float | None:
+        """The one that counts of those of the rounds; None where there is none."""
+        ratios = self.ratios(times, name)
+        if not ratios:
+            return None
+        if self.is_least:
+            ours, base = (min(times[of][: len(ratios)]) for of in (name or self.ours, self.base))
+            return base / ours if self.is_gain and name is None else ours / base
+        return statistics.median(ratios)
 
     def ratios(self, times: Times, name: str | None = None) -> list[float]:
         """In each round that everybody has finished; of another contestant than ours, its ratio to the base."""
@@ -40,10 +52,9 @@ class Row:
         """Whether the goal is, but for the slack (1.25: a quarter); None without a goal."""
         if self.goal is None:
             return None
-        ratios = self.ratios(times)
-        if not ratios:
+        ratio = self.ratio(times)
+        if ratio is None:
             return False
-        ratio = statistics.median(ratios)
         return ratio >= self.goal / slack if self.is_gain else ratio <= self.goal * slack
 
 
@@ -101,12 +112,13 @@ def ratios(ours: Callable[[], float], other: Callable[[], float], num_rounds: in
 
 def line(name: str, ours: list[float], other: list[float]) -> str:
     """`name  ratio (smallest..largest)` of the rounds."""
-    return f"{name:<58} {spread([a / b for a, b in zip(ours, other, strict=True)])}, {len(ours)} rounds"
+    ratios = [a / b for a, b in zip(ours, other, strict=True)]
+    return f"{name:<58} {spread(statistics.median(ratios), ratios)}, {len(ours)} rounds"
 
 
-def spread(ratios: Sequence[float]) -> str:
-    """`median (smallest..largest)`."""
-    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}..{max(ratios):.2f})" if ratios else "-"
+def spread(ratio: float | None, ratios: Sequence[float]) -> str:
+    """`ratio (smallest..largest)`."""
+    return "-" if ratio is None else f"{ratio:.2f} ({min(ratios):.2f}..{max(ratios):.2f})"
 
 
 def machine() -> str:

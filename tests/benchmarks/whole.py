@@ -1,68 +1,128 @@
-"""Whole runs: from typing a command to its end, beside a tutorial's script that trains, validates, saves and tests."""
+"""Whole runs: from typing a command to its end, beside a tutorial's script that trains, validates, saves and tests.
+
+One thread each, so that CPU time, which others on the machine disturb less than wall time, says what is computed.
+"""
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from processes import HERE, TRAIN, new_folder, run
+import jobs_of_peers
+from processes import HERE, TRAIN, Ended, new_folder, run
 from rounds import Contest, Row
 
 DIGITS = HERE.parents[1] / "src" / "trainer" / "data" / "digits.npz"
 GOAL = 0.6
 NUM_ROWS, NUM_COLUMNS = 100_000, 20
+NUM_PICTURES, FILE_SIDE, SIDE = 2000, 224, 64
 SMALL = ("model=two_layer", "model.hidden_features=32", "max_epochs=20")
 OF_SMALL = {"data": "digits", "path": str(DIGITS), "model": "two_layer", "hidden": 32, "classes": 10, "epochs": 20}
 
+Spent = dict[str, float]  # seconds of wall time and of CPU time
+Question = dict[str, Any]  # for tutorial.py
 
-def contests(is_short: bool) -> Iterator[Contest]:
-    title = "a whole run, of a script's: {}, trained, validated, saved, tested, logged"
+
+def contests(is_short: bool, mnist: Path | None = None) -> Iterator[Contest]:
+    """
+    Args:
+        mnist: the folder of its four files; None: its rows are left out.
+    """
     lenet = {"data": "digits", "path": str(DIGITS), "model": "lenet", "epochs": 20}
-    yield Contest(
-        [Row(title.format("LeNet on the digits, 20 epochs"), "train", "script", GOAL)],
-        {"train": partial(by_train, ["max_epochs=20"]), "script": partial(by_script, lenet)},
-    )
+    yield beside("LeNet on the digits, 20 epochs", ["max_epochs=20"], lenet, with_peers=not is_short)
     if is_short:
         return
+    if mnist is not None:
+        for epochs in (1, 5):
+            words = ["data=mnist", f"data.root={mnist.absolute()}", "data.download=false", f"max_epochs={epochs}"]
+            of_mnist = {"data": "mnist", "path": str(mnist.absolute()), "model": "lenet", "epochs": epochs}
+            yield beside(f"LeNet on MNIST, {epochs} epoch{'s' if epochs > 1 else ''}", words, of_mnist)
     with new_folder() as folder:
         path = folder / "rows.csv"
         make_table(path)
         words = ["data=table", f"data.path={path}", "data.targets=[label]", "model=two_layer", "max_epochs=2"]
         rows = {"data": "table", "path": str(path), "model": "two_layer", "hidden": 100, "classes": 2, "epochs": 2}
-        yield Contest(
-            [Row(title.format(f"a table of {NUM_ROWS:,} rows, 2 epochs"), "train", "script", GOAL)],
-            {"train": partial(by_train, words), "script": partial(by_script, rows)},
-        )
-    yield Contest(
-        [Row("40 whole runs of 64-32-10, 20 epochs: a sweep / a shell's loop of a script", "train", "script", GOAL)],
-        {"train": sweep, "script": loop},
+        yield beside(f"a table of {NUM_ROWS:,} rows, 2 epochs", words, rows)
+    with new_folder() as folder:
+        make_pictures(folder)
+        words = ["data=image_folder", f"data.root={folder}", f"data.image_size={SIDE}", "model=resnet18"]
+        resnet = {"data": "pictures", "path": str(folder), "model": "resnet18", "classes": 5, "epochs": 1}
+        title = f"ResNet-18 on {NUM_PICTURES:,} JPEGs of {FILE_SIDE} pixels, read at {SIDE}, 1 epoch"
+        yield beside(title, [*words, "max_epochs=1"], resnet)
+    yield contest(
+        "40 whole runs of 64-32-10, 20 epochs: a sweep / a shell's loop of a script", {"train": sweep, "script": loop}
     )
 
 
-def by_train(words: list[str]) -> float:
+def beside(title: str, words: list[str], question: Question, with_peers: bool = True) -> Contest:
+    """The command, the script that does the same, and other people's trainers."""
+    ways: dict[str, Callable[[], Spent]] = {
+        "train": partial(in_new_folder, [*TRAIN, *words, "run_dir=run"]),
+        "script": partial(by_script, question),
+    }
+    for name in jobs_of_peers.installed() if with_peers else ():
+        ways[name] = partial(by_script, question, "jobs_of_peers.py", name)
+    return contest(f"a whole run, of a script's: {title}, trained, validated, saved, tested, logged", ways)
+
+
+def contest(title: str, ways: dict[str, Callable[[], Spent]]) -> Contest:
+    """A row for CPU time, with that of other trainers, and one for wall time."""
+    both = {name: Both(way) for name, way in ways.items()}
+    contestants = {name: spent.cpu for name, spent in both.items()}
+    contestants |= {f"{name}, wall": both[name].wall for name in ("train", "script")}
+    peers = [name for name in ways if name in jobs_of_peers.JOBS]
+    rows = [
+        Row(f"{title}: CPU time", "train", "script", GOAL, with_peers=bool(peers), is_least=True),
+        Row(f"{title}: wall time", "train, wall", "script, wall", GOAL, is_least=True),
+    ]
+    return Contest(rows, contestants, peers)
+
+
+class Both:
+    """What a process spent, asked for in two steps: it runs again when the same figure is wanted once more."""
+
+    def __init__(self, work: Callable[[], Spent]) -> None:
+        self.work, self.left = work, Spent()
+
+    def cpu(self) -> float:
+        return self._figure("cpu")
+
+    def wall(self) -> float:
+        return self._figure("wall")
+
+    def _figure(self, name: str) -> float:
+        if name not in self.left:
+            self.left = dict(self.work())
+        return self.left.pop(name)
+
+
+def in_new_folder(command: list[str]) -> Spent:
     with new_folder() as folder:
-        return run([*TRAIN, *words, "run_dir=run"], folder).seconds
+        return spent(run(command, folder, threads=1))
 
 
-def by_script(question: dict[str, Any]) -> float:
-    with new_folder() as folder:
-        command = [sys.executable, str(HERE / "tutorial.py"), json.dumps({**question, "folder": "run"})]
-        return run(command, folder).seconds
+def spent(ended: Ended) -> Spent:
+    return {"cpu": ended.cpu_seconds, "wall": ended.seconds}
 
 
-def sweep() -> float:
+def by_script(question: Question, *script: str) -> Spent:
+    name, *words = script or ("tutorial.py",)
+    return in_new_folder([sys.executable, str(HERE / name), *words, json.dumps({**question, "folder": "run"})])
+
+
+def sweep() -> Spent:
     rates = ",".join(f"{1e-4 * 2**i:g}" for i in range(8))
-    words = ["--multirun", *SMALL, f"optimizer.lr={rates}", "seed=0,1,2,3,4", "name=sweep"]
-    with new_folder() as folder:
-        return run([*TRAIN, *words], folder).seconds
+    return in_new_folder([*TRAIN, "--multirun", *SMALL, f"optimizer.lr={rates}", "seed=0,1,2,3,4", "name=sweep"])
 
 
-def loop() -> float:
-    return sum(by_script({**OF_SMALL, "lr": 1e-4 * 2**i, "seed": seed}) for i in range(8) for seed in range(5))
+def loop() -> Spent:
+    found = [by_script({**OF_SMALL, "lr": 1e-4 * 2**i, "seed": seed}) for i in range(8) for seed in range(5)]
+    return {name: sum(one[name] for one in found) for name in found[0]}
 
 
 def make_table(path: Path, num_rows: int = NUM_ROWS) -> None:
@@ -72,3 +132,14 @@ def make_table(path: Path, num_rows: int = NUM_ROWS) -> None:
     labels = (inputs.sum(1) + rng.normal(size=num_rows) > 0)[:, None]
     names = [*(f"x{i}" for i in range(NUM_COLUMNS)), "label"]
     np.savetxt(path, np.hstack([inputs, labels]), "%.5g", ",", header=",".join(names), comments="")
+
+
+def make_pictures(root: Path) -> None:
+    """JPEGs in five classes, each of a colour and rough."""
+    rng = np.random.default_rng(0)
+    for i in range(NUM_PICTURES):
+        rough = rng.integers(0, 128, (FILE_SIDE // 8, FILE_SIDE // 8, 3), dtype=np.uint8)
+        rough += np.array([[128, 0, 0], [0, 128, 0], [0, 0, 128], [96, 96, 0], [0, 96, 96]], np.uint8)[i % 5]
+        path = root / f"class{i % 5}" / f"{i}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(rough).resize((FILE_SIDE, FILE_SIDE), Image.Resampling.BICUBIC).save(path, quality=90)
