@@ -2,24 +2,28 @@
 
 import codecs
 import csv
+import io
 from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import accumulate, islice
+from itertools import accumulate, chain, islice
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trainer.data.memory import refuse_more
 from trainer.data.quoting import cut
 from trainer.data.tables.columns import Choice, Gathering, Table
 from trainer.data.tables.dialect import Dialect
+from trainer.data.tables.plain import Plain, plain
 from trainer.disk.foreign import refuse_no_file
 from trainer.errors import UserError
 
 MOST_LINE_BYTES = 1 << 22  # a line with 100,000 columns has about one MB
 SAMPLE_LINES = 200  # by which delimiter, decimal sign and header are told
 BLOCK_ROWS = 512  # what is worked on stays in the CPU's caches; more rows take twice as long
+PLAIN_LETTERS = 1 << 18  # of a block of numbers alone
 BYTES_PER_CELL = 40  # of memory for a cell that takes few bytes in the file: its number as read, fitted, and cast
 
 _BOMS = {  # UTF-32's begins with UTF-16's
@@ -106,15 +110,16 @@ def _table(path: Path, encoding: str, choose: Choice, *how: Any) -> Table:
     uses = choose(columns, dialect.has_names)
     _refuse_more_than_fits(dialect)
     gathered = [Gathering(dialect.decimal, uses.get(name, "auto")) for name in columns]
-    numbers: list[int] = []
-    for rows, lines in _blocks(dialect, encoding):
-        numbers += lines
-        for column, cells in zip(gathered, zip(*rows, strict=True), strict=False):
-            column.add(cells)
-    if not numbers:
+    parts: list[NDArray[np.int64]] = []
+    for block, numbers in _blocks(dialect, encoding):
+        parts.append(np.asarray(numbers, np.int64))
+        for place, column in enumerate(gathered):
+            block.add_to(column, place)
+    if not parts:
         raise UserError(f"data.path={path}: column names and 0 rows. Give one with a row per sample.")
     found = {name: column.done() for name, column in zip(columns, gathered, strict=True)}
-    return Table(path, found, len(numbers), dialect.has_names, np.array(numbers), dialect.notes)
+    lines = np.concatenate(parts)
+    return Table(path, found, len(lines), dialect.has_names, lines, dialect.notes)
 
 
 def _lines(file: TextIO, path: Path) -> Iterator[str]:
@@ -128,23 +133,65 @@ def _lines(file: TextIO, path: Path) -> Iterator[str]:
         yield line
 
 
-def _blocks(dialect: Dialect, encoding: str) -> Iterator[tuple[list[list[str]], Sequence[int]]]:
-    """The rows, `BLOCK_ROWS` at a time, and their lines in the file, from 1."""
-    skipped = dialect.num_skipped
+class Cells:
+    """Rows of cells, as they are written."""
+
+    def __init__(self, rows: list[list[str]]) -> None:
+        self.columns = list(zip(*rows, strict=True))
+
+    def add_to(self, column: Gathering, place: int) -> None:
+        column.add(self.columns[place])
+
+
+def _blocks(dialect: Dialect, encoding: str) -> Iterator[tuple[Plain | Cells, Sequence[int]]]:
+    """The rows, many at a time, and their lines in the file, from 1.
+
+    From the second block on they are read as numbers alone, as long as they are; then by `csv` to the end.
+    """
     with open(dialect.path, newline="", encoding=encoding) as file:
         text = iter(partial(file.readline, MOST_LINE_BYTES), "")
-        reader = dialect.cells(islice(text, skipped, None), strict=True)
+        rows = _Rows(dialect, islice(text, dialect.num_skipped, None), dialect.num_skipped)
         if dialect.has_names:
-            next(reader)
-        line = reader.line_num
-        while rows := list(islice(reader, BLOCK_ROWS)):
-            lines: Sequence[int] = range(line + 1 + skipped, line + 1 + skipped + len(rows))
-            if reader.line_num - line != len(rows):  # cells with line breaks in them
+            rows.skip_names()
+        yield from islice(rows.blocks(), 1)
+        line, chunk = rows.line, ""
+        while chunk := file.read(PLAIN_LETTERS) + file.readline(MOST_LINE_BYTES):
+            if (block := plain(chunk, dialect)) is None:
+                break
+            yield block, range(line + 1, line + 1 + len(block))
+            line += len(block)
+        yield from _Rows(dialect, chain(io.StringIO(chunk, newline=""), text), line).blocks()
+
+
+class _Rows:
+    """What `csv` finds in lines.
+
+    Args:
+        line: of the file, that was read last.
+    """
+
+    def __init__(self, dialect: Dialect, text: Iterator[str], line: int) -> None:
+        self.dialect, self.reader, self.before = dialect, dialect.cells(text, strict=True), line
+
+    @property
+    def line(self) -> int:
+        return self.before + int(self.reader.line_num)
+
+    def skip_names(self) -> None:
+        next(self.reader)
+
+    def blocks(self) -> Iterator[tuple[Cells, Sequence[int]]]:
+        """`BLOCK_ROWS` rows at a time."""
+        line = self.line
+        while rows := list(islice(self.reader, BLOCK_ROWS)):
+            lines: Sequence[int] = range(line + 1, line + 1 + len(rows))
+            if self.line - line != len(rows):  # cells with line breaks in them
                 lines = list(accumulate((1 + sum(c.count("\n") for c in r) for r in rows[:-1]), initial=lines[0]))
-            line = reader.line_num
-            if set(map(len, rows)) != {dialect.width} or not all(row[0].strip() for row in rows):
-                rows, lines = _whole(rows, lines, dialect)
-            yield rows, lines
+            line = self.line
+            if set(map(len, rows)) != {self.dialect.width} or not all(row[0].strip() for row in rows):
+                rows, lines = _whole(rows, lines, self.dialect)
+            if rows:
+                yield Cells(rows), lines
 
 
 def _refuse_more_than_fits(dialect: Dialect) -> None:
