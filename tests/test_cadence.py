@@ -85,5 +85,7 @@ def test_a_run_has_about_twenty_histograms_whatever_its_length(last, log_every):
 
 def test_a_short_run_has_a_histogram_at_each_step_and_what_is_typed_is_kept():
     assert drawing_period("auto", 50, 6) == 1
+    assert drawing_period("auto", 50, 22, at_least=12) == 12
+    assert drawing_period("auto", 50, 22, at_least=60) == 50
     assert drawing_period(7, 50, 1000) == 7
     assert drawing_period(None, 50, 1000) is None

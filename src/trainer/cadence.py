@@ -26,14 +26,17 @@ def is_for_history(step: int, count: int, last: int) -> bool:
     return step % max(history_period(step, count), history_period(last, count) // 4) == 0
 
 
-def drawing_period(every: int | str | None, log_every: int | None, last: int, count: int = 20) -> int | None:
+def drawing_period(
+    every: int | str | None, log_every: int | None, last: int, count: int = 20, at_least: int = 1
+) -> int | None:
     """Steps from one histogram to the next: what was typed, or for "auto" so many that a run has about `count` of them.
 
-    Where that is longer than `log_every`, it is a multiple of it: the device is waited for then anyway.
+    A short run has fewer, `at_least` so many steps apart. Where that is longer than `log_every`, it is a multiple of
+    it: the device is waited for then anyway.
     """
     if not isinstance(every, str):
         return every
-    period = max(1, round(last / count))
+    period = max(at_least, round(last / count))
     if log_every is not None and period > log_every:
         period = round(period / log_every) * log_every
     return period

@@ -128,10 +128,12 @@ def loop() -> Spent:
 def make_table(path: Path, num_rows: int = NUM_ROWS) -> None:
     """Numbers and a class, which is the sign of their sum but for noise."""
     rng = np.random.default_rng(0)
-    inputs = rng.normal(size=(num_rows, NUM_COLUMNS))
-    labels = (inputs.sum(1) + rng.normal(size=num_rows) > 0)[:, None]
-    names = [*(f"x{i}" for i in range(NUM_COLUMNS)), "label"]
-    np.savetxt(path, np.hstack([inputs, labels]), "%.5g", ",", header=",".join(names), comments="")
+    with open(path, "w") as file:
+        print(*(f"x{i}" for i in range(NUM_COLUMNS)), "label", sep=",", file=file)
+        for start in range(0, num_rows, NUM_ROWS):
+            inputs = rng.normal(size=(min(NUM_ROWS, num_rows - start), NUM_COLUMNS))
+            labels = (inputs.sum(1) + rng.normal(size=len(inputs)) > 0)[:, None]
+            np.savetxt(file, np.hstack([inputs, labels]), "%.5g", ",")
 
 
 def make_pictures(root: Path) -> None:

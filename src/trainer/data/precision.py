@@ -7,6 +7,7 @@ from trainer.data.source import Data, Samples
 from trainer.errors import UserError
 
 MOST_ROUNDED = 1e-3  # of the standard deviation: what a model could still tell apart is rounded away
+PART = 1 << 14  # samples
 
 
 def lost(data: Data, dtype: torch.dtype) -> list[str]:
@@ -36,7 +37,8 @@ def lost(data: Data, dtype: torch.dtype) -> list[str]:
 
 def _rounded(numbers: Tensor, cast: Tensor, what: str, dtype: torch.dtype) -> str | None:
     columns = numbers.reshape(len(numbers), -1)
-    error = (columns - cast.reshape(len(numbers), -1).double()).abs().amax(0)
+    parts = zip(columns.split(PART), cast.reshape(len(numbers), -1).split(PART), strict=True)  # or 3 copies are made
+    error = torch.stack([(exact - part.double()).abs_().amax(0) for exact, part in parts]).amax(0)
     spread = columns.std(0, correction=0)
     part = torch.where(spread > 0, error / spread, 0.0)
     column = int(part.argmax())

@@ -1,7 +1,7 @@
 """The columns of a table: numbers, words or dates; and what tells them apart, block by block."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -136,7 +136,7 @@ class Table:
     """
 
     path: Path
-    columns: dict[str, Column]
+    columns: Mapping[str, Column]
     num_rows: int
     has_names: bool = True
     lines: NDArray[np.int64] | None = None
@@ -144,22 +144,37 @@ class Table:
 
     def take(self, rows: NDArray[np.int64]) -> "Table":
         """Of these rows alone."""
-        columns: dict[str, Column] = {}
-        for name, column in self.columns.items():
-            match column:
-                case Numbers(values, is_whole):
-                    columns[name] = Numbers(values[rows], is_whole)
-                case Words(codes, levels):
-                    columns[name] = Words(codes[rows], levels)
-                case _:
-                    columns[name] = column
         lines = None if self.lines is None else self.lines[rows]
-        return Table(self.path, columns, len(rows), self.has_names, lines)
+        return Table(self.path, Taken(self.columns, rows), len(rows), self.has_names, lines)
 
     def place(self, row: int, name: str) -> str:
         """Where a cell is, as a person finds it: `line 7, column age`."""
         where = f"row {row} (counted from 0)" if self.lines is None else f"line {self.lines[row]}"
         return f"{where}, column {cut(name)}{'' if self.has_names else ' (counted from 0)'}"
+
+
+class Taken(Mapping[str, Column]):
+    """Some rows of columns, taken of a column when it is asked for: a copy of all would need as much memory again."""
+
+    def __init__(self, columns: Mapping[str, Column], rows: NDArray[np.int64]) -> None:
+        self.columns, self.rows = columns, rows
+
+    def __getitem__(self, name: str) -> Column:
+        match column := self.columns[name]:
+            case Numbers(values, is_whole):
+                return Numbers(values[self.rows], is_whole)
+            case Words(codes, levels):
+                return Words(codes[self.rows], levels)
+        return column
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.columns
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
+
+    def __len__(self) -> int:
+        return len(self.columns)
 
 
 def find(key: str, wanted: Any, names: Sequence[str], path: Path, has_names: bool = True) -> str:
@@ -229,14 +244,16 @@ class Gathering:
         decimal: the sign of numbers, see `number`.
         use: `auto`; `words`, whatever they look like; or `none`.
         num_rows: how many rows came before it was met first: they lack it.
+        most_rows: so many may come; memory that isn't written to is none. More may come all the same.
     """
 
-    def __init__(self, decimal: str = "point", use: str = "auto", num_rows: int = 0) -> None:
+    def __init__(self, decimal: str = "point", use: str = "auto", num_rows: int = 0, most_rows: int = 0) -> None:
         self.decimal, self.use = decimal, use
         self.kind = {"words": "words", "none": "none"}.get(use, "empty")
         self.num_rows = 0
         self.is_whole = True
-        self._parts: list[NDArray[Any]] = []
+        self._kept: NDArray[Any] = np.empty(0)  # longer than what it holds
+        self._num_kept, self._most = 0, most_rows
         self._codes: dict[str, int] = {}  # of cells as they are written
         self._levels: dict[str, int] = {}
         self._bad: Mixed | None = None
@@ -258,7 +275,7 @@ class Gathering:
         if self.kind in ("numbers", "empty"):
             self.kind = "numbers" if self.kind == "numbers" or not np.isnan(values).all() else "empty"
             self.is_whole &= is_whole
-            self._parts.append(values)
+            self._keep(values)
             self.num_rows += len(values)
         else:
             self.add(["" if np.isnan(x) else str(x) for x in values.tolist()])
@@ -271,7 +288,8 @@ class Gathering:
             return "numbers"
         kind = "dates" if _are_dates(there) else "words"
         if kind == "words" and self.num_rows:  # the rows before it had nothing
-            self._parts = [np.full(self.num_rows, -1, np.int32)]
+            self._num_kept = 0
+            self._keep(np.full(self.num_rows, -1, np.int32))
         return kind
 
     def _add_numbers(self, cells: Sequence[str]) -> None:
@@ -279,7 +297,7 @@ class Gathering:
         self.is_whole = self.is_whole and not any(sign in written for sign in ".,eEnN")
         if "_" not in written and self.decimal == "point":
             try:
-                self._parts.append(np.fromiter(map(float, cells), np.float64, len(cells)))
+                self._keep(np.fromiter(map(float, cells), np.float64, len(cells)))
                 return
             except ValueError:
                 pass
@@ -288,21 +306,30 @@ class Gathering:
         if bad:
             before = self._bad or Mixed(self.num_rows + bad[0], cells[bad[0]], 0)
             self._bad = Mixed(before.row, before.cell, before.count + len(bad))
-        self._parts.append(np.array([np.nan if value is None else value for value in found]))
+        self._keep(np.array([np.nan if value is None else value for value in found]))
 
     def _add_words(self, cells: Sequence[str]) -> None:
         codes = self._codes
         try:
-            self._parts.append(np.fromiter(map(codes.__getitem__, cells), np.int32, len(cells)))
+            self._keep(np.fromiter(map(codes.__getitem__, cells), np.int32, len(cells)))
             return
         except KeyError:
             for cell in cells:
                 if cell not in codes:
                     codes[cell] = self._code(cell)
-        self._parts.append(np.fromiter(map(codes.__getitem__, cells), np.int32, len(cells)))
+        self._keep(np.fromiter(map(codes.__getitem__, cells), np.int32, len(cells)))
         if self.use == "auto" and len(self._levels) > max(MOST_WORDS, self.num_rows // 2):
             self.kind = "text"
-            self._codes, self._levels, self._parts = {}, {}, []
+            self._codes, self._levels, self._kept = {}, {}, np.empty(0)
+
+    def _keep(self, values: NDArray[Any]) -> None:
+        """Behind those before: parts that are joined at the end would need their memory twice."""
+        if not self._num_kept:
+            self._kept = np.empty(max(self._most, len(values)), values.dtype)
+        start, self._num_kept = self._num_kept, self._num_kept + len(values)
+        if self._num_kept > len(self._kept):
+            self._kept = np.append(self._kept[:start], np.empty(self._num_kept, values.dtype))
+        self._kept[start : self._num_kept] = values
 
     def _code(self, cell: str) -> int:
         if is_missing(cell):
@@ -324,15 +351,13 @@ class Gathering:
             case "empty":
                 return Unused(EMPTY)
             case "numbers":
-                values = np.concatenate(self._parts)
-                self._parts = []
+                values = self._kept[: self._num_kept]
                 infinite = np.isinf(values)
                 if self._bad is None and infinite.any():
                     row = int(infinite.argmax())
                     return Mixed(row, str(values[row]), int(infinite.sum()))
                 return self._bad or Numbers(values, self.is_whole)
-        words = Words(np.concatenate(self._parts) if self._parts else np.empty(0, np.int32), tuple(self._levels))
-        self._parts = []
+        words = Words(self._kept[: self._num_kept].astype(np.int32, copy=False), tuple(self._levels))
         return words if self.use == "words" else told(words, self.decimal)
 
 
