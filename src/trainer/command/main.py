@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from trainer.command.folders import config_folders, has_own_folder
 from trainer.command.help import help_text, show_help, version_line
+from trainer.command.imports import Own, importing
 from trainer.command.listed import VERBS
 from trainer.command.verbs import run_verb
 from trainer.command.words import Words, sorted_words
@@ -25,6 +26,7 @@ def main() -> NoReturn:
     # another program wants their core, and NumPy's threads would be in the way of torch's.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    Own.process = True
     sys.exit(exit_code(lambda signals: run_command(argv, signals)))
 
 
@@ -81,13 +83,13 @@ def refuse_hydra(argv: list[str], words: Words) -> None:
 
 def run_once(argv: list[str], words: Words, signals: Signals | None) -> int:
     """A run in this process."""
-    from trainer.command.composing import composer
-
+    with importing():
+        from trainer.command.composing import composer
     with composer(argv, words) as made:
         request = made.request()
     try:
-        from trainer.run.run import run  # torch comes with it
-
+        with importing():
+            from trainer.run.run import run  # torch comes with it
         run(request, signals)
     except ModuleNotFoundError as error:
         raise UserError(f"the module {error.name} is missing. Type pip install {error.name}.") from error

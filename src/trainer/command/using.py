@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from trainer.command.imports import importing
 from trainer.config.schema import is_as_typed
 from trainer.errors import UserError, nearest
 
@@ -122,6 +123,8 @@ def use(verb: str, words: Sequence[str]) -> int:
     places, options, keys = used(verb, words)
     refuse_unused(verb, options, keys)
     try:
+        with importing():
+            import trainer.distributed  # noqa: F401 - torch comes with it
         if verb == "evaluate":
             from trainer.use.evaluate import show_evaluation
 
