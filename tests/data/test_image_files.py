@@ -18,8 +18,10 @@ from torch import Tensor
 
 from refusal import says
 from trainer.data import image_folder, image_table
+from trainer.data import look as look_module
 from trainer.data.batches import LoadedBatches
-from trainer.data.image_files import MAX_PIXELS, FolderImages, is_plain_jpeg, look
+from trainer.data.image_files import MAX_PIXELS, FolderImages
+from trainer.data.look import is_plain_jpeg, look
 from trainer.data.source import Data
 from trainer.data.upright import BACKGROUNDS
 
@@ -233,6 +235,24 @@ def test_several_broken_pictures_are_told_together(tmp_path: Path) -> None:
         cut(tmp_path / "dog" / f"{i}.png", 0.4)
     message = says(load, "data.root: 5 files are not whole images: ", " and others. Replace them", root=tmp_path)
     assert message.count("/dog/") == 3
+
+
+def test_workers_find_what_one_process_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder(tmp_path, count=8)
+    noise().convert("RGBA").save(tmp_path / "cat" / "2.png")
+    alone = load(tmp_path)
+    monkeypatch.setattr(look_module, "FEW", 0)
+    monkeypatch.setattr(look_module, "AT_ONCE", 3)
+    together = load(tmp_path, num_workers=2)
+    assert together.notes == alone.notes != ()
+    for split in ("train", "val", "test"):
+        files = getattr(together, split)
+        assert files.content() == getattr(alone, split).content()
+        assert files.content() == FolderImages(files.paths, files.targets).content()
+    for i in range(5):
+        cut(tmp_path / "dog" / f"{i}.png", 0.5)
+    said = [says(image_folder.load, "5 files", root=str(tmp_path), num_workers=n) for n in (0, 2)]
+    assert said[0] == said[1]
 
 
 def png(width: int, height: int) -> bytes:

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.data import arrays
-from trainer.data.image_files import FolderImages, look
+from trainer.data.image_files import FolderImages
 from trainer.data.image_folder import find_images, split_folders
+from trainer.data.look import look
 from trainer.data.quoting import cut, listed
 from trainer.data.source import Data, ImageFiles, Samples, existing_path
 from trainer.data.table import Wanted, refuse_problems

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from trainer.data.image_files import SUFFIXES, FolderImages, look, passed_over
+from trainer.data.image_files import SUFFIXES, FolderImages, passed_over
+from trainer.data.look import look
 from trainer.data.quoting import cut, listed
 from trainer.data.source import Data, existing_path
 from trainer.data.split import split_rows
@@ -54,11 +55,14 @@ def load(
             f"data.root={root}: {error.filename}: {error.strerror}. Give a folder of folders that you may read."
         ) from error
 
-    together = [path for part in parts.values() for path in part.paths]
-    notes = [
-        *look(FolderImages(together, torch.zeros(len(together)), background)),
-        *passed_over(dict(others), str(folder)),
-    ]
+    together = FolderImages(
+        [path for part in parts.values() for path in part.paths],
+        torch.cat([part.targets for part in parts.values()]),
+        background,
+    )
+    notes = [*look(together, num_workers), *passed_over(dict(others), str(folder))]
+    rows = torch.arange(len(together)).split([len(part) for part in parts.values()])
+    parts = {split: together.take(index) for split, index in zip(parts, rows, strict=True)}
     missing = {split: part for split, part in (("val", val_fraction), ("test", test_fraction)) if split not in parts}
     if missing:
         whole = parts["train"]

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.data.image_files import SUFFIXES, FolderImages, look
+from trainer.data.image_files import SUFFIXES, FolderImages
+from trainer.data.look import look
 from trainer.data.quoting import cut, listed
 from trainer.data.source import Data, existing_path
 from trainer.data.split import split_rows
@@ -73,7 +74,7 @@ def load(
     refuse_problems(table, [], wanted)
     meant = targets_of(table, wanted, num_classes)
     files = FolderImages(_paths(table, column, folder, suffix), meant.splits["its"], background, key="data.path")
-    notes = [*table.notes, *meant.notes, *look(files)]
+    notes = [*table.notes, *meant.notes, *look(files, num_workers)]
     rows = split_rows(
         table.num_rows,
         split_seed,
