@@ -185,12 +185,20 @@ def _hashes(rows: NDArray[np.uint8]) -> NDArray[np.uint64]:
 def _same_files(first: Any, second: Any) -> dict[int, int]:
     """Only files with equal sums are read whole: of sizes alone hardly one of a million has no equal."""
     ours, theirs = (np.ascontiguousarray(files.sums[:, :8]).view(np.uint64)[:, 0] for files in (first, second))
-    rows = np.flatnonzero(np.isin(theirs, ours)).tolist()
+    common = ours[_is_among(ours, theirs)]
+    rows = np.flatnonzero(_is_among(theirs, common)).tolist() if len(common) else []
     contents = {_digest(second.paths[row]): row for row in reversed(rows)}
     found = {}
-    for row in np.flatnonzero(np.isin(ours, theirs)).tolist():
+    for row in np.flatnonzero(_is_among(ours, common)).tolist() if rows else []:
         if (other := contents.get(_digest(first.paths[row]))) is not None:
             found[row] = other
+    return found
+
+
+def _is_among(numbers: NDArray[np.uint64], others: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """As `numpy.isin`, which takes ten times as long for few among many."""
+    known = np.sort(others)
+    found: NDArray[np.bool_] = known[np.searchsorted(known, numbers).clip(max=len(known) - 1)] == numbers
     return found
 
 
