@@ -3,6 +3,8 @@
 A process that stays: `{"how": "train", "folder": ...}` is answered with seconds a picture, see `WAYS`.
 """
 
+import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -16,6 +18,7 @@ from processes import Kept, answer_questions, new_folder
 from rounds import Contest, Row
 
 SIDE, NUM_WORKERS, BATCH_SIZE = 224, 2, 32
+SETTLED = 2.5  # seconds
 SIZES = ((500, 375), (333, 500))  # as most of ImageNet's
 
 
@@ -23,9 +26,14 @@ def contests(is_short: bool) -> Iterator[Contest]:
     process = Kept("pictures.py")
     with new_folder() as folder:
         make(folder, 200 if is_short else 1000)
+        time.sleep(SETTLED)  # or else the last of them are not kept
         title = f"a JPEG of 500 x 375 read at {SIDE}, two workers: DataLoader with Pillow / image_folder"
         yield Contest(
-            [Row(title, "train", "loader", 1.5, is_gain=True)],
+            [
+                Row(title, "train", "loader", 1.5, is_gain=True),
+                Row(f"{title} with data.cache, first epoch", "filling", "loader", is_gain=True),
+                Row(f"{title} with data.cache, later epochs", "filled", "loader", 10, is_gain=True),
+            ],
             {how: partial(process.ask, {"how": how, "folder": str(folder)}) for how in WAYS},
         )
     process.close()
@@ -42,7 +50,7 @@ def make(root: Path, count: int) -> None:
         Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC).save(path, quality=90)
 
 
-def by_train(paths: list[str]) -> int:
+def by_train(paths: list[str], cache: str | None = None) -> int:
     import torch
 
     from trainer.data.batches import LoadedBatches
@@ -50,6 +58,7 @@ def by_train(paths: list[str]) -> int:
 
     files = FolderImages(paths, torch.zeros(len(paths), dtype=torch.long))
     files.channels, files.image_size = 3, SIDE
+    files.keep(cache)
     batches = LoadedBatches(files, torch.device("cpu"), lambda images: images, num_workers=NUM_WORKERS)
     most = -(-len(paths) // BATCH_SIZE)
     return sum(batch.num_samples for _, batch in zip(range(most), batches.training(BATCH_SIZE, 0, 1), strict=False))
@@ -83,11 +92,22 @@ class Read:
         return torch.from_numpy(np.array(image.crop((left, top, left + SIDE, top + SIDE)))).permute(2, 0, 1)
 
 
-WAYS: dict[str, Callable[[list[str]], int]] = {"train": by_train, "loader": by_loader}
+WAYS: dict[str, Callable[[list[str]], int]] = {
+    "train": by_train,
+    "loader": by_loader,
+    "filling": partial(by_train, cache="10GB"),
+    "filled": partial(by_train, cache="10GB"),
+}
 
 
 def seconds(question: dict[str, Any]) -> float:
     paths = sorted(map(str, Path(question["folder"]).rglob("*.jpg")))
+    os.environ["XDG_CACHE_HOME"] = cache = f"{question['folder']}/cache"
+    if question["how"] == "filling":
+        shutil.rmtree(cache, ignore_errors=True)
+    if question["how"] == "filled":
+        by_train(paths, "10GB")
+        paths *= 3  # epochs
     start = time.perf_counter()
     if WAYS[question["how"]](paths) != len(paths):
         raise ValueError("some were not read")

@@ -160,6 +160,7 @@ TABLE: dict[str, tuple[list[Any], list[Any]]] = {
     "data.encoding": (["auto", "utf-8", "latin-1"], ["", None, ["utf-8"]]),
     "data.background": (["white", "grey", "black"], ["red", "gray", 0, None]),
     "data.suffix": (["", ".jpg"], ["a/b", None]),
+    "data.cache": ([None, 0, 1000, "20GB"], ["disk", -1, True]),
     "data.num_workers": ([0, 2, 256], [-1, 257, 1.5, "two", None, True]),
     "data.download": ([True, False], ["maybe"]),
     "data.path": (["mine.csv", "/a b/c"], ["", None, ["mine.csv"]]),

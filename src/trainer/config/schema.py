@@ -174,6 +174,7 @@ _FRACTION = Number(at_least=0, below=1, example="0.9")
 _FRACTION_OR_1 = Number(at_least=0, at_most=1, example="0")
 _PART = Number(above=0, below=1, example="0.1")
 _FLAG = Flag()
+_DISK_SPACE = r"\d+(\.\d+)? ?([kMGT]B)?"
 _WEIGHTS = Text(
     "imagenet, the path of a state dict, or null", optional=True, example="null", as_typed=True, words=("imagenet",)
 )
@@ -198,9 +199,7 @@ RULES: dict[str, Rule] = {
     "compile": _FLAG,
     "fast": _FLAG,
     "cuda_graphs": _FLAG,
-    "cache_limit": Text(
-        "a number of bytes, or of kB, MB, GB or TB; 0 keeps nothing", r"\d+(\.\d+)? ?([kMGT]B)?", example="4GB"
-    ),
+    "cache_limit": Text("a number of bytes, or of kB, MB, GB or TB; 0 keeps nothing", _DISK_SPACE, example="4GB"),
     "deterministic": _FLAG,
     "threads": Number(at_least=1, at_most=1024, whole=True, optional=True, words=("auto",), example="auto"),
     "on_nan": Choice(("stop", "skip")),
@@ -339,6 +338,9 @@ RULES: dict[str, Rule] = {
     "data.background": Choice(("white", "grey", "black")),
     "data.suffix": Text("an ending such as .jpg, or nothing", r"[^/\\]*", example=".jpg"),
     "data.num_workers": Number(at_least=0, at_most=256, whole=True, example="2"),
+    "data.cache": Text(
+        "a number of bytes, or of kB, MB, GB or TB; null keeps nothing", _DISK_SPACE, optional=True, example="20GB"
+    ),
     "data.balance": _FLAG,
     "loss.class_weights": Either(
         (Choice(("balanced",)), ListOf(_NOT_NEGATIVE, optional=True, example="[1,2]")), example="balanced"

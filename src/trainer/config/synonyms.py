@@ -63,6 +63,7 @@ _KEYS = {
     "data.limit": "limit subset max_samples limit_train_batches num_train_samples train_size",
     "data.image_size": "image_size img_size imgsz resize input_size",
     "data.num_workers": "num_workers workers n_workers dataloader_num_workers num_data_workers loader_workers j",
+    "data.cache": "cache_images image_cache disk_cache cache_dir",
     "data.val_fraction": "val_split validation_split val_fraction val_size val_ratio",
     "data.test_fraction": "test_split test_size test_ratio",
     "loss.label_smoothing": "label_smoothing smoothing",

@@ -26,6 +26,7 @@ def load(
     test_fraction: float = 0.2,
     split_seed: int = 0,
     num_workers: int = 2,
+    cache: str | int | None = None,
 ) -> Data:
     """Images in `root/<class>/`, or in `root/train/<class>/` with `root/val/<class>/` and `root/test/<class>/`.
 
@@ -40,6 +41,7 @@ def load(
         val_fraction, test_fraction: the parts that become the splits which have no folder of their own.
         split_seed: decides which images those are.
         num_workers: processes that read images ahead; 0 reads them in the main one.
+        cache: see `FolderImages.keep`.
 
     Raises:
         UserError: there is no such folder, it holds no classes, a class holds no images, or a file is no whole image.
@@ -60,6 +62,7 @@ def load(
         torch.cat([part.targets for part in parts.values()]),
         background,
     )
+    together.keep(cache)
     notes = [*look(together, num_workers), *passed_over(dict(others), str(folder))]
     rows = torch.arange(len(together)).split([len(part) for part in parts.values()])
     parts = {split: together.take(index) for split, index in zip(parts, rows, strict=True)}
@@ -115,8 +118,7 @@ def find_images(folder: Path, class_names: tuple[str, ...], background: str, oth
             )
         images, passed = [], Counter[str]()
         for path in _files(subfolder):
-            suffix = _suffix(path)
-            if suffix in SUFFIXES:
+            if path.endswith(SUFFIXES) or (suffix := _suffix(path)) in SUFFIXES:  # the first is quicker
                 images.append(path)
             elif os.path.basename(path).lower() not in _JUNK:
                 passed[suffix] += 1

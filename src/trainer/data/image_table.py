@@ -36,6 +36,7 @@ def load(
     test_fraction: float = 0.2,
     split_seed: int = 0,
     num_workers: int = 2,
+    cache: str | int | None = None,
 ) -> Data:
     """Images that the rows of a table name, and their targets. Every file is looked at before the training begins.
 
@@ -51,6 +52,7 @@ def load(
         val_fraction, test_fraction: the parts that become these splits.
         split_seed: decides which rows those are.
         num_workers: processes that read images ahead; 0 reads them in the main one.
+        cache: see `FolderImages.keep`.
 
     Raises:
         UserError: the table can't be read or names no images; a file is not there, or no whole image.
@@ -74,6 +76,7 @@ def load(
     refuse_problems(table, [], wanted)
     meant = targets_of(table, wanted, num_classes)
     files = FolderImages(_paths(table, column, folder, suffix), meant.splits["its"], background, key="data.path")
+    files.keep(cache)
     notes = [*table.notes, *meant.notes, *look(files, num_workers)]
     rows = split_rows(
         table.num_rows,

@@ -196,6 +196,8 @@ def doubts(data: Data, name: str, dtype: torch.dtype, leak: Leak | None = None) 
             f"warning: data.num_workers={data.num_workers}: there are {cores} cores for them, for which more "
             f"workers wait. Try data.num_workers={cores}."
         )
+    if isinstance(data.train, ImageFiles):
+        found += [f"warning: {doubt}" for doubt in data.train.doubts()]
     if leak is not None:
         found.append(f"warning: data={name}: {leak.said}")
     targets = {split: targets_of(getattr(data, split)) for split in ("train", "val", "test")}

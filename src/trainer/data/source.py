@@ -58,6 +58,10 @@ class ImageFiles(Dataset[tuple[Tensor, int]], Sized):
         """What the content of the files is told by without opening them; None where nothing tells it."""
         return None
 
+    def doubts(self) -> list[str]:
+        """What its user should know of how they are read."""
+        return []
+
 
 @dataclass(frozen=True)
 class Data:

@@ -130,25 +130,32 @@ class Cache:
 
         try:
             make_private(self.folder)
-            self._make_room(needed)
+            make_room(self.folder, "*.pt", needed, self.limit)
             write_atomically(path, save)
         except (OSError, RuntimeError) as error:
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
             self.note(f"warning: {path} can't be written ({reason}); other runs will compute it again.")
 
-    def _make_room(self, needed: int) -> None:
-        """Removes what has not been read for longest; who reads it at this moment does not notice."""
-        for path in self.folder.glob(".*.tmp"):
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - path.stat().st_mtime > STALE_AFTER:
-                    path.unlink()
-        files = []
-        for path in self.folder.glob("*.pt"):
-            with contextlib.suppress(FileNotFoundError):  # another process makes room, too
+
+def make_room(folder: Path, pattern: str, needed: int, limit: int, but: Path | None = None) -> None:
+    """Removes what has not been read for longest; who reads it at this moment does not notice.
+
+    Args:
+        pattern: of the files that together stay below the limit.
+        but: one of them that stays, and is part of what is needed.
+    """
+    for path in folder.glob(".*.tmp"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > STALE_AFTER:
+                path.unlink()
+    files = []
+    for path in folder.glob(pattern):
+        with contextlib.suppress(FileNotFoundError):  # another process makes room, too
+            if path != but:
                 files.append((path.stat().st_mtime_ns, path.stat().st_size, path))
-        room = self.limit - needed - sum(size for _, size, _ in files)
-        for _, size, path in sorted(files):
-            if room >= 0:
-                break
-            path.unlink(missing_ok=True)
-            room += size
+    room = limit - needed - sum(size for _, size, _ in files)
+    for _, size, path in sorted(files):
+        if room >= 0:
+            break
+        path.unlink(missing_ok=True)
+        room += size

@@ -50,6 +50,7 @@ FREE = (
     "dry_run",
     "profile",
     "gradient.checkpoint",
+    "data.cache",
     "data.num_workers",  # the order and the draws of samples are the same with any number
 )
 
