@@ -84,6 +84,7 @@ def test_a_run_comes_to_the_same_numbers(
 ) -> None:
     words = ("data=image_folder", f"data.root={root}", f"data.image_size={SIDE}", *MODEL, *more)
     plain = numbers(train(*words, "data.num_workers=0"))
+    train(*words, "data.num_workers=0", "data.cache=1GB", "dry_run=true")
     assert not store(root)
     decoded.clear()
     first = numbers(train(*words, "data.num_workers=0", "data.cache=1GB"))

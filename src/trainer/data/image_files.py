@@ -78,6 +78,7 @@ class FolderImages(ImageFiles):
 
     def keep(self, limit: str | int | None) -> None:
         """Keeps decoded pictures on the disk, in no more than this: `20GB`. None or 0: keeps none."""
+        self.kept = None
         if limit is not None and num_bytes(limit):
             from trainer.data.kept import KeptPictures
 

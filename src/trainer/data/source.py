@@ -58,6 +58,9 @@ class ImageFiles(Dataset[tuple[Tensor, int]], Sized):
         """What the content of the files is told by without opening them; None where nothing tells it."""
         return None
 
+    def keep(self, limit: str | int | None) -> None:
+        """Keeps what is read on the disk, in no more than this, where it can be read again; None: keeps nothing."""
+
     def doubts(self) -> list[str]:
         """What its user should know of how they are read."""
         return []

@@ -13,7 +13,7 @@ from trainer.data.given import Asked, as_data
 from trainer.data.images import Augmentation
 from trainer.data.pixels import refuse_missing_torchvision
 from trainer.data.prepare import Splits, check, detached, limited, prepare
-from trainer.data.source import Data
+from trainer.data.source import Data, ImageFiles
 from trainer.draws import seed_all
 from trainer.errors import UserError
 from trainer.run.classes import balance
@@ -35,6 +35,10 @@ def build_data(settings: Settings) -> Data:
         seed, standardize = (settings.group("data").get(key) for key in ("split_seed", "standardize"))
         data = pooled(detached(data), folds, name, seed if isinstance(seed, int) else 0, standardize is True)
     refuse_unread(settings, data)
+    if settings.dry_run:
+        for split in (data.train, data.val, data.test):
+            if isinstance(split, ImageFiles):
+                split.keep(None)
     data = limited(data, keys.get("limit"))
     check(data, name)
     return few(settings, data)
