@@ -189,17 +189,19 @@ def read_picture(path: str | Path, channels: int, size: tuple[int, int], backgro
     try:
         refuse_no_file(Path(path))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what Pillow says of a file's header, `look` says before the training
+            # What Pillow says of a file's header, `look` says before the training; torch, of bytes that are not copied.
+            warnings.simplefilter("ignore")
             with Image.open(path, formats=FORMATS) as image:
                 refuse_too_large(image)
                 # A JPEG is decoded at the smallest of its built-in scales that is large enough.
                 image.draft(mode, (2 * width, 2 * height))
                 ImageOps.exif_transpose(image, in_place=True)
                 pixels = in_8_bit(image, background)
-                numbers = np.array(pixels if pixels.mode == mode else pixels.convert(mode))
+                numbers = np.asarray(pixels if pixels.mode == mode else pixels.convert(mode))
+                whole = torch.from_numpy(numbers).view(*numbers.shape[:2], channels)
     except Exception as error:  # Pillow's decoders fail in as many ways as files can be damaged
         raise ValueError(reason_of(error)) from error
-    return fitted(torch.from_numpy(numbers).view(*numbers.shape[:2], channels), height, width)
+    return fitted(whole, height, width)
 
 
 def fitted(pixels: Tensor, height: int, width: int) -> Tensor:
