@@ -21,7 +21,7 @@ from trainer.data import image_folder, image_table
 from trainer.data import look as look_module
 from trainer.data.batches import LoadedBatches
 from trainer.data.image_files import MAX_PIXELS, FolderImages
-from trainer.data.look import is_plain_jpeg, look
+from trainer.data.look import is_plain_jpeg, is_plain_png, look
 from trainer.data.source import Data
 from trainer.data.upright import BACKGROUNDS
 
@@ -227,6 +227,25 @@ def test_a_jpeg_of_which_pillow_need_not_look_at_the_header(tmp_path: Path) -> N
         assert look(FolderImages([str(tmp_path / f"{name}.jpg")], torch.zeros(1))) == []
         cut(tmp_path / f"{name}.jpg", 0.5)
         says(look, "is not a whole image", files=FolderImages([str(tmp_path / f"{name}.jpg")], torch.zeros(1)))
+
+
+def test_a_png_of_which_pillow_need_not_look_at_the_header(tmp_path: Path) -> None:
+    modes = ("RGB", "L", "P", "1", "I;16", "RGBA", "LA")
+    heads = {}
+    for mode in modes:
+        path = tmp_path / f"{mode.replace(';', '')}.png"
+        picture = Image.new("I;16", (9, 9)) if mode == "I;16" else noise(9).convert(mode)
+        picture.save(path, dpi=(72, 72))
+        heads[mode] = path.read_bytes()
+    assert [mode for mode, head in heads.items() if is_plain_png(head)] == ["RGB", "L", "P", "1", "I;16"]
+    head, picture_at = heads["RGB"], heads["RGB"].index(b"IDAT")
+    assert not any(is_plain_png(head[:end]) for end in range(picture_at + 4))
+    for at in range(picture_at - 4):  # every byte of it is under a checksum, or its meaning is checked
+        assert not is_plain_png(head[:at] + bytes([head[at] ^ 1]) + head[at + 1 :]), at
+    assert not is_plain_png(png(1 << 14, 1 << 14)[:64] + head)
+    transparent = tmp_path / "shown.png"
+    noise(9).convert("P").save(transparent, transparency=3)
+    assert not is_plain_png(transparent.read_bytes())
 
 
 def test_several_broken_pictures_are_told_together(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import os
 import struct
 import warnings
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,6 +34,11 @@ _TAIL_BYTES = 32
 _PLAIN = frozenset((0xE0, 0xDB, 0xC4, 0xDD, 0xFE))
 _SEGMENT = struct.Struct(">BBH").unpack_from  # its mark, kind and length
 _SIZE = struct.Struct(">BHHB").unpack_from  # bits, height, width, channels
+# The same of PNGs: sizes of a chunk by its kind, bits by its kind of colour.
+_PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+_PNG_CHUNK, _PNG_SIZE = struct.Struct(">I4s").unpack_from, struct.Struct(">IIBBBBB").unpack_from
+_PNG_BITS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8)}
+_PNG_PLAIN = {b"IHDR": (13,), b"PLTE": range(3, 769, 3), b"gAMA": (4,), b"pHYs": (9,), b"sRGB": (1,), b"cHRM": (32,)}
 AT_ONCE = 1000  # files, which a worker looks at before it hands over what it found
 FEW = 20_000  # files, which are looked at sooner than workers have begun
 
@@ -122,7 +128,8 @@ def _look_at(path: str, files: FolderImages, found: _Found) -> bytes:
     known = bytes(SUM_BYTES)
     try:
         head, known, tail = glimpse(path)
-        if is_plain_jpeg(head) and _ENDS["JPEG"] in tail[-_TAIL_BYTES:]:
+        end = tail[-_TAIL_BYTES:]
+        if (_ENDS["JPEG"] in end and is_plain_jpeg(head)) or (_ENDS["PNG"] in end and is_plain_png(head)):
             return known
         with open(path, "rb") as file, Image.open(file, formats=FORMATS) as image:
             refuse_too_large(image)
@@ -163,6 +170,29 @@ def is_plain_jpeg(head: bytes) -> bool:
         bits, height, width, channels = _SIZE(head, at + 4)
         is_picture = bits == 8 and 0 < height * width <= MAX_PIXELS and channels in (1, 3)
         at += 2 + length
+    return False
+
+
+def is_plain_png(head: bytes) -> bool:
+    """The same of PNGs. Those with an alpha channel are not plain, since they are counted.
+
+    Args:
+        head: see `is_plain_jpeg`.
+    """
+    if not head.startswith(_PNG) or len(head) < len(_PNG) + 13:
+        return False
+    width, height, bits, colour, *methods, interlace = _PNG_SIZE(head, len(_PNG))
+    if bits not in _PNG_BITS.get(colour, ()) or any(methods) or interlace > 1 or not 0 < width * height <= MAX_PIXELS:
+        return False
+    at = 8
+    while at + 12 <= len(head):
+        length, kind = _PNG_CHUNK(head, at)
+        if kind == b"IDAT":  # the picture begins
+            return True
+        end = at + 8 + length
+        if length not in _PNG_PLAIN.get(kind, ()) or head[end : end + 4] != zlib.crc32(head[at + 4 : end]).to_bytes(4):
+            return False
+        at = end + 4
     return False
 
 

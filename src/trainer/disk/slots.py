@@ -58,7 +58,7 @@ class Slots:
         os.utime(self.path)  # those go first that have not been opened for longest
         others = [path.stat() for path in folder.glob(f"*{ENDING}") if path != self.path]
         promised = sum(its.st_size - _allocated(its) for its in others)
-        free = max(0, shutil.disk_usage(folder).free - promised) // 2 + _allocated(self.path.stat())
+        free = max(0, shutil.disk_usage(folder).free - promised + _allocated(self.path.stat())) // 2
         room = min(needed, limit, free)
         self.num_kept = room // self.size
         if room < needed:
