@@ -128,10 +128,9 @@ class FolderImages(ImageFiles):
         return image, int(target) if target.dim() == 0 else target
 
     def doubts(self) -> list[str]:
-        problem = None if self.kept is None else self.kept.problem
-        return (
-            [f"data.cache: not all pictures are kept: {problem}. The others are decoded each time."] if problem else []
-        )
+        if self.kept is None or not (problem := self.kept.problem):
+            return []
+        return [f"data.cache: not all pictures are kept: {problem.rstrip('.')}. The others are decoded each time."]
 
     def image(self, path: str) -> Tensor:
         """What a file holds, as uint8 `[channels, image_size, image_size]`."""

@@ -85,6 +85,6 @@ def _mark(path: str, until: float | None = None) -> bytes | None:
     with contextlib.suppress(OSError):
         its = os.stat(path)
         if until is None or max(its.st_mtime, its.st_ctime) < until:
-            facts = f"{path}\0{its.st_size} {its.st_mtime_ns} {its.st_ctime_ns} {its.st_ino} {its.st_dev}"
+            facts = f"{path}\0{its.st_size} {its.st_mtime_ns} {its.st_ctime_ns} {its.st_ino}"
             return hashlib.blake2b(os.fsencode(facts), digest_size=MARK_BYTES).digest()
     return None

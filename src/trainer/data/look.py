@@ -22,7 +22,7 @@ from trainer.data.image_files import (
     reason_of,
     refuse_too_large,
 )
-from trainer.data.loader import read
+from trainer.data.loader import METHOD, read
 from trainer.data.quoting import cut
 from trainer.data.upright import is_transparent
 from trainer.errors import UserError
@@ -40,7 +40,7 @@ _PNG_CHUNK, _PNG_SIZE = struct.Struct(">I4s").unpack_from, struct.Struct(">IIBBB
 _PNG_BITS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8)}
 _PNG_PLAIN = {b"IHDR": (13,), b"PLTE": range(3, 769, 3), b"gAMA": (4,), b"pHYs": (9,), b"sRGB": (1,), b"cHRM": (32,)}
 AT_ONCE = 1000  # files, which a worker looks at before it hands over what it found
-FEW = 20_000  # files, which are looked at sooner than workers have begun
+FEW = 20_000 if METHOD == "fork" else 500_000  # files, which are looked at sooner than workers have begun
 
 
 @dataclass
