@@ -14,7 +14,7 @@ from trainer.data import hf_sets, torchvision_sets
 from trainer.data.given import Asked, as_data
 from trainer.data.prepare import check, prepare
 from trainer.errors import UserError
-from trainer.meaning import Classes, Places
+from trainer.meaning import Classes, Numbers, Places
 
 Train = Callable[..., dict[str, Any]]
 PIXELS = np.random.default_rng(0).integers(0, 256, (30, 32, 32, 3), dtype=np.uint8)
@@ -123,6 +123,7 @@ class TestTorchvision:
         data = as_data(torchvision_sets.load("OxfordIIITPet", str(pets)), "torchvision", Asked())
         assert isinstance(data.meaning, Classes)
         assert [len(getattr(data, split)) for split in ("train", "val", "test")] == [18, 2, 10]
+        assert torch.bincount(data.train.known).tolist() == [6, 6, 6]
         splits = prepare(data, CPU, torch.float32, image_size=16)
         assert next(splits.train.training(4, 0, 1)).inputs.shape == (4, 3, 16, 16)
 
@@ -137,6 +138,15 @@ class TestTorchvision:
         assert batch.targets.shape == (4, 16, 16)
         assert batch.targets.unique().tolist() == [0, 1, 2]
 
+    def test_classes_that_are_not_those_of_the_targets_have_no_names(self, pets: Path) -> None:
+        """It has the names of breeds, and was asked for cat or dog; or for numbers."""
+        (pets / "oxford-iiit-pet/annotations/test.txt").write_text("Cat_20 1 2 1\nCat_21 1 1 1\n")
+        made = torchvision_sets.load("OxfordIIITPet", str(pets), options={"target_types": "binary-category"})
+        assert as_data(made, "torchvision", Asked()).meaning == Classes(2, ())
+        made = torchvision_sets.load("OxfordIIITPet", str(pets))
+        assert as_data(made, "torchvision", Asked(num_classes=5)).meaning == Classes(5, ())
+        assert as_data(made, "torchvision", Asked(task="regression")).meaning == Numbers(1)
+
     def test_what_is_not_there_is_a_line(self, tmp_path: Path) -> None:
         for name, options, message in (
             ("CIFR100", None, "torchvision has no such data set. Did you mean CIFAR100?"),
@@ -146,3 +156,20 @@ class TestTorchvision:
             with pytest.raises(UserError) as raised:
                 torchvision_sets.load(name, str(tmp_path), options=options)
             assert message in str(raised.value)
+
+    @pytest.mark.parametrize(
+        ("name", "asked", "message"),
+        [
+            ("FakeData", {"root": "x"}, "data.root=x: FakeData reads no files. Leave it out."),
+            ("FakeData", {"download": True}, "data.download=true: torchvision does not fetch FakeData. Leave it out."),
+            ("ImageFolder", {"download": True}, "does not fetch ImageFolder. Get its files, and type data.root="),
+            ("EMNIST", {}, "data.name=EMNIST: needs split. Type 'data.options={split: ...}'."),
+            ("EMNIST", {"options": {"split": "digit"}}, "to train on: Unknown value 'digit' for argument split. Valid"),
+            ("ImageFolder", {"root": "."}, "). Type data.root=<its folder>."),
+            ("CIFAR100", {"options": {"download": True}}, "data.options.download: has a key of its own. Type data.do"),
+        ],
+    )
+    def test_what_was_typed_is_used_or_refused(self, name: str, asked: dict[str, Any], message: str) -> None:
+        with pytest.raises(UserError) as raised:
+            torchvision_sets.load(name, **asked)
+        assert message in str(raised.value)

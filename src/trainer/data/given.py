@@ -10,17 +10,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset
 
+from trainer.data.apart import class_names, labels_apart, targets_apart
 from trainer.data.item_targets import Labels, Reading
-from trainer.data.items import Items, is_of_arrow
+from trainer.data.items import Items
 from trainer.data.loader import read
 from trainer.data.quoting import listed
 from trainer.data.source import Data, ImageFiles, Samples
 from trainer.data.split import split_rows
 from trainer.data.targets import meaning
 from trainer.errors import UserError, nearest
-from trainer.meaning import IGNORED
+from trainer.meaning import IGNORED, Classes
 from trainer.trees import leaves, mapped
 
 SPLITS = ("train", "val", "test")
@@ -266,20 +267,6 @@ def _labels_of_names(
     return None, {"num_classes": len(named), "class_names": named, "notes": ()}
 
 
-def _class_names(items: Items) -> tuple[str, ...]:
-    """What a data set says its classes are called, as torchvision's and those of `datasets` do; empty: nothing."""
-    dataset = items.dataset
-    while type(dataset) is Subset:
-        dataset = dataset.dataset
-    if is_of_arrow(dataset):
-        is_one = items.targets is not None and len(items.targets) == 1
-        found = getattr(dataset.features[items.targets[0]], "names", None) if items.targets and is_one else None
-    else:
-        found = getattr(dataset, "classes", None)
-    is_named = isinstance(found, list | tuple) and all(isinstance(name, str) for name in found)
-    return tuple(found) if is_named and found else ()
-
-
 def _labels_of_places(given: Mapping[str, Tensor], name: str, asked: Asked) -> tuple[Labels | None, dict[str, Any]]:
     every = torch.cat([part.unique() for part in given.values()]).unique()
     found = every[every != asked.ignored].tolist()
@@ -321,16 +308,28 @@ def _understood(data: Data, name: str, asked: Asked) -> Data:
     if task == "multilabel":
         return _told(replace(data, is_multilabel=True, num_classes=None), is_multilabel=True)
     if task == "regression":
-        _refuse_classes_of_numbers(data.num_classes, name)
+        _refuse_classes_of_numbers(asked.num_classes, name)
         if _are_words(targets):
             raise UserError(f"data.task=regression: data={name} has words as targets. Type data.task=classification.")
-        return _told(data, are_numbers=True)
+        return _told(replace(data, num_classes=None, class_names=()), are_numbers=True)
     if data.num_classes is not None:
-        named = _class_names(data.train)
-        is_named = not data.class_names and len(named) == data.num_classes
-        data = replace(data, class_names=named if is_named else data.class_names)
-        return _told(data, num_classes=data.num_classes)
+        named = data.class_names or class_names(data.train)
+        data = replace(data, class_names=named if len(named) == data.num_classes else ())
+        return _known(_told(data, num_classes=data.num_classes), name)
     return _counted(data, name, asked, is_scalar=not isinstance(first, np.ndarray))
+
+
+def _known(data: Data, name: str) -> Data:
+    """With the labels that the data sets keep apart, where their classes are told."""
+    parts: dict[str, Any] = {}
+    for split in SPLITS:
+        items = getattr(data, split)
+        if items is not None and (labels := labels_apart(items)) is not None:
+            try:
+                parts[split] = replace(items, known=items.reading(labels))
+            except UserError as error:
+                raise UserError(f"data={name}: the {split} split has {error}.") from error
+    return replace(data, **parts)
 
 
 def _are_words(targets: Any) -> bool:
@@ -384,7 +383,7 @@ def _counted(data: Data, name: str, asked: Asked, is_scalar: bool) -> Data:
             for s, part in raw.items()
         }
         found = {split: torch.from_numpy(part) for split, part in whole.items()}
-        named = _class_names(data.train)
+        named = class_names(data.train)
         labels, more = _labels_of_names(found, named, asked.ignored) or _labels_of(found, name, asked)
         if named and more["class_names"] != named:
             lost = f"classes of data={name}: are {len(named)} names, and its labels are not 0 to {len(named) - 1}."
@@ -400,28 +399,11 @@ def _counted(data: Data, name: str, asked: Asked, is_scalar: bool) -> Data:
 
 def _all_targets(items: Items, num_workers: int) -> list[Any]:
     """Of all items, as the data set has them; without reading the inputs, where it keeps targets apart."""
-    if items.collate_fn is None and (apart := _kept_apart(items.dataset, items.targets)) is not None:
+    if (apart := targets_apart(items)) is not None:
         return apart
     rows = range(len(items))
     keys = (("targets", list(rows[i : i + AT_ONCE])) for i in range(0, len(items), AT_ONCE))
     return [target for some in read(items.raw_targets, keys, num_workers) for target in some]
-
-
-def _kept_apart(dataset: Any, names: tuple[str, ...] | None) -> list[Any] | None:
-    """The targets of data sets of libraries that have them in a place of their own, and turn them into no others."""
-    if type(dataset) is Subset:
-        inner = _kept_apart(dataset.dataset, names)
-        return None if inner is None else [inner[row] for row in dataset.indices]
-    if type(dataset) is TensorDataset and len(dataset.tensors) == 2 and dataset.tensors[1].dim() == 1:
-        return dataset.tensors[1].tolist()
-    if is_of_arrow(dataset) and names and len(names) == 1:
-        return list(dataset[names[0]])
-    if type(dataset).__module__.startswith("torchvision.datasets") and getattr(dataset, "target_transform", 0) is None:
-        targets = getattr(dataset, "targets", None)
-        targets = targets.tolist() if isinstance(targets, Tensor) else targets
-        if isinstance(targets, list) and len(targets) == len(dataset) and all(isinstance(t, int) for t in targets):
-            return targets
-    return None
 
 
 # --- splits that there are none of -----------------------------------------------------------------------------------
@@ -441,6 +423,9 @@ def _completed(data: Data, name: str, asked: Asked) -> Data:
     targets = train.known if isinstance(train, Items) else train.targets
     is_of_classes = data.num_classes is not None and isinstance(targets, Tensor) and targets.dim() == 1
     labels = targets if is_of_classes and asked.stratify is not False else None
+    if isinstance(train, Items) and isinstance(data.meaning, Classes) and targets is None and train.group is None:
+        why = "nobody has looked at the labels: the shares of the classes in the splits are as chance has them"
+        data = replace(data, notes=data.notes if asked.stratify is False else (*data.notes, why))
     groups = _groups(train, data.num_workers) if isinstance(train, Items) and train.group is not None else None
     rows = split_rows(len(train), asked.split_seed or 0, fractions, labels, groups)
     parts: dict[str, Any] = {split: _rows(train, index, split) for split, index in rows.items()}

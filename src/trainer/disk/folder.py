@@ -57,6 +57,8 @@ FREE = (
 
 # Where the data lies: it may have moved. What tells it from other data stands in the checkpoint.
 PLACES = ("data.path", "data.root")
+# That does so, too, for how samples fell into splits: older releases did not stratify all that is stratified now.
+CHECKED = (*PLACES, "data.stratify")
 
 
 def is_free(key: str) -> bool:
@@ -187,7 +189,7 @@ def refuse_changes(folder: Path, stored: Mapping[str, Any], config: Mapping[str,
         for key in {**old, **new}
         if not is_free(key)
         and old.get(key) != new.get(key)
-        and not (may_move and key in PLACES)
+        and not (may_move and key in CHECKED)
         and (key, new.get(key)) != ("batch_size", "auto")  # then it is what the run began with
     ]
     if differing:

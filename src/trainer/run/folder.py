@@ -12,6 +12,8 @@ from omegaconf import OmegaConf
 from trainer.config import schema
 from trainer.config.request import Config, Request, resolved
 from trainer.config.settings import Settings
+from trainer.data.items import Items
+from trainer.data.source import Data
 from trainer.disk import folder as folders
 from trainer.disk.checkpoint import Checkpoints, num_bytes, refuse_other_kinds
 from trainer.disk.files import cannot_write, remove_leftovers
@@ -176,20 +178,26 @@ def finished(folder: Path, parts: Parts) -> Config | None:
 
 
 def refuse_other_data(folder: Path, parts: Parts) -> None:
-    """Raises UserError where the data lies elsewhere than the run's and is not the same."""
+    """Raises UserError where the data lies elsewhere than the run's, or is split otherwise, and is not the same."""
     stored, now = dict(schema.leaves(folders.read_config(folder) or {})), parts.settings.request.config
-    if all(stored.get(key) == value for key, value in schema.leaves(now) if key in folders.PLACES):
+    if all(stored.get(key) == value for key, value in schema.leaves(now) if key in folders.CHECKED):
         return
     state = Checkpoints(folder / "checkpoints", keep=1).newest(lambda _: None)
     try:
         parts.state.refuse_other_data(state or {})
     except ValueError as error:
-        raise does_not_fit(folder, error) from error
+        raise does_not_fit(folder, error, parts.data) from error
 
 
-def does_not_fit(folder: Path, error: Exception) -> UserError:
+def does_not_fit(folder: Path, error: Exception, data: Data | None = None) -> UserError:
+    """
+    Args:
+        data: that of the run, where it may be split otherwise than an older release did.
+    """
     what = " ".join(str(error).split())[:300].rstrip(".")  # torch says in further lines what does not fit
     how = "If a class of yours or the data has changed since, type another name= for a new run."
+    if data is not None and data.by_chance and isinstance(data.train, Items) and data.train.known is not None:
+        how += " A run of an older release, whose splits did not heed the classes, continues with data.stratify=false."
     return UserError(f"{folder}: the checkpoint does not fit: {what}. {how}")
 
 
@@ -255,7 +263,7 @@ def take_up(training: Training, state: Config) -> None:
         if "diagnosis" in state:
             training.diagnosis.load_state_dict(state["diagnosis"])
     except Exception as error:  # of every kind: the file may be anybody's
-        raise does_not_fit(folder, error) from error
+        raise does_not_fit(folder, error, parts.data) from error
 
 
 def begin_folder(folder: Path, parts: Parts, warn: Callable[[str], None]) -> bool:
