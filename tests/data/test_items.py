@@ -292,6 +292,29 @@ def test_a_collate_fn_makes_batches_of_items_of_different_lengths() -> None:
     assert "items of the train split have different shapes, [[1]] and [[2]]. Give a collate_fn" in message
 
 
+@pytest.mark.parametrize(
+    ("first", "other", "message"),
+    [
+        ((["a", "b"], 0), (["c", "d"], 1), "an item has a list that is no array of numbers, ['a', 'b']."),
+        (([1.0, None], 0), ([1.0, 2.0], 1), "an item has a list that is no array of numbers, [1.0, None]."),
+        (([[1, 2], [1]], 0), ([[1, 2], [1]], 1), "an item has a list that is no array of numbers, [[1, 2], [1]]."),
+        (([1.0], ["a"]), ([1.0], ["b"]), "for several labels 0 and 1 for each"),
+        (([1.0], 0.5), (None, 0.5), "some items have no number where others have one (None). Take them out."),
+        (([1.0], 0.5), ([1.0], None), "some items have no number where others have one (None). Take them out."),
+        (([1.0], None), ([1.0], 0.5), "some items have no number where others have one (None). Take them out."),
+    ],
+)
+def test_what_is_no_number_is_a_line(first: Any, other: Any, message: str) -> None:
+    assert message in refused(lambda: only(Listed([first, other])))
+
+
+def test_words_are_classes_however_many_are_told_and_never_labels_of_several() -> None:
+    items = [([float(i)], "abc"[i % 3]) for i in range(30)]
+    assert as_data(items, "mine", Asked(num_classes=4)).meaning == Classes(4, ("a", "b", "c"))
+    for asked, message in ((Asked(num_classes=2), "are 3 words: a, b, c"), (Asked(task="multilabel"), "has words as")):
+        assert message in refused(lambda asked=asked: as_data(items, "mine", asked))  # type: ignore[misc]
+
+
 def test_pictures_are_images_of_the_models_size(tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
     pixels = draw.integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)

@@ -72,6 +72,54 @@ def test_columns_become_what_they_are(saved: Path) -> None:
     assert words.train.sample[0].shape == (1, 2)
 
 
+def columns(path: Path, labels: Any, **splits: Any) -> Path:
+    """A saved data set of two numbers and a label per row; with splits, if there are labels of such."""
+    datasets = pytest.importorskip("datasets")
+
+    def of(labels: Any) -> Any:
+        found = datasets.Dataset.from_dict({"v": [[float(i), 1.0] for i in range(len(labels))], "label": labels})
+        is_named = all(type(label) is int or label is None for label in labels)
+        return found.cast_column("label", datasets.ClassLabel(names=["a", "b", "c"])) if is_named else found
+
+    whole = {"train": of(labels), **{name: of(others) for name, others in splits.items()}}
+    (datasets.DatasetDict(whole) if splits else whole["train"]).save_to_disk(str(path))
+    return path
+
+
+def test_the_column_that_is_called_so_has_its_classes_and_its_share_of_each(tmp_path: Path) -> None:
+    data = read(columns(tmp_path / "a", [0, 1, 2, 2, 2] * 20), None, None)
+    assert data.meaning == Classes(3, ("a", "b", "c"))
+    assert [torch.bincount(part.known).tolist() for part in (data.train, data.val, data.test)] == [
+        [14, 14, 42],
+        [2, 2, 6],
+        [4, 4, 12],
+    ]
+    assert read(columns(tmp_path / "b", [True, False] * 20), None, None).meaning == Classes(2, ())
+
+
+def test_a_test_split_whose_labels_are_kept_back_is_left_out_in_a_line(tmp_path: Path) -> None:
+    data = read(columns(tmp_path / "a", [0, 1, 2] * 20, test=[-1] * 30, validation=[0, 1, 2]), None, None)
+    assert [len(part) for part in (data.train, data.val, data.test)] == [48, 3, 12]
+    assert "the test split has no labels, and is left out" in data.notes
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, None, 1, 2], "data.targets=[label]: 10 of 40 rows of the train split have nothing there. Take them out"),
+        (["a", None, "b", "c"], "data.targets=[label]: 10 of 40 rows of the train split have nothing there."),
+        ([0.5, 1.5, 1.0, None], "data.targets=[label]: 10 of 40 rows of the train split have nothing there."),
+        ([0, 1, -1, 2], "labels from -1 to 2; with 3 classes they go from 0 to 2. Take out the items that have no"),
+        ([["a"], ["b", "c"], ["a"], ["b"]], "an item has a list that is no array of numbers, ['a']."),
+    ],
+    ids=str,
+)
+def test_rows_without_a_label_or_with_several_words_are_a_line(labels: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as raised:
+        read(columns(tmp_path / "a", labels * 10), None, None)
+    assert message in str(raised.value)
+
+
 @pytest.mark.parametrize(
     ("name", "inputs", "message"),
     [

@@ -306,13 +306,15 @@ def _understood(data: Data, name: str, asked: Asked) -> Data:
         return data
     task = _task(targets, data, asked, name)
     if task == "multilabel":
+        if _are_words(targets):
+            raise UserError(f"data.task=multilabel: data={name} has words as targets. Give 0 and 1 for each label.")
         return _told(replace(data, is_multilabel=True, num_classes=None), is_multilabel=True)
     if task == "regression":
         _refuse_classes_of_numbers(asked.num_classes, name)
         if _are_words(targets):
             raise UserError(f"data.task=regression: data={name} has words as targets. Type data.task=classification.")
         return _told(replace(data, num_classes=None, class_names=()), are_numbers=True)
-    if data.num_classes is not None:
+    if data.num_classes is not None and not _are_words(targets):
         named = data.class_names or class_names(data.train)
         data = replace(data, class_names=named if len(named) == data.num_classes else ())
         return _known(_told(data, num_classes=data.num_classes), name)
@@ -328,7 +330,8 @@ def _known(data: Data, name: str) -> Data:
             try:
                 parts[split] = replace(items, known=items.reading(labels))
             except UserError as error:
-                raise UserError(f"data={name}: the {split} split has {error}.") from error
+                hint = " Take out the items that have no class." if int(labels.min()) < 0 else ""
+                raise UserError(f"data={name}: the {split} split has {error}.{hint}") from error
     return replace(data, **parts)
 
 
@@ -372,7 +375,8 @@ def _counted(data: Data, name: str, asked: Asked, is_scalar: bool) -> Data:
             raise UserError(f"data={name}: item {row} of the {split} split has no target, others have. Give it one.")
     known: dict[str, Tensor | None] = dict.fromkeys(splits)
     if is_scalar and isinstance(raw["train"][0], str):
-        meant = meaning({split: np.array(part) for split, part in raw.items()}, f"data={name}", "classification")
+        words = {split: np.array(part) for split, part in raw.items()}
+        meant = meaning(words, f"data={name}", "classification", data.num_classes)
         labels: Labels | None = Labels(meant.class_names)
         more: dict[str, Any] = {"num_classes": meant.num_classes, "class_names": meant.class_names}
         known |= meant.splits

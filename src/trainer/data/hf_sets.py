@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.data.given import CALLED
+from trainer.data.item_parts import TARGET_NAMES
 from trainer.data.items import Items
 from trainer.data.quoting import listed
 from trainer.data.source import Data, existing_path
@@ -42,8 +43,17 @@ def load(path: str | None, inputs: list[str] | str | None = None, targets: list[
             if name not in columns:
                 raise UserError(f"{key}=[{name}]: {file} has {listed(columns)}.{nearest(name, columns)}")
     its_inputs, its_targets = names.values()
+    if its_targets is None and not are_own:
+        its_targets = tuple(name for name in TARGET_NAMES if name in columns and name not in (its_inputs or ()))[:1]
+    target = its_targets[0] if its_targets and len(its_targets) == 1 else None
+    if target is not None:
+        found, more = _labelled(datasets, found, target)
+        notes += more
+    for which, part in found.items():
+        used = its_inputs or tuple(name for name in columns if name not in (its_targets or ()))
+        _refuse_gaps(part, which, used, its_targets or ())
     items = {which: Items(part, which, None, its_inputs, its_targets) for which, part in found.items()}
-    feature = found["train"].features[its_targets[0]] if its_targets and len(its_targets) == 1 else None
+    feature = found["train"].features[target] if target is not None else None
     classes = tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else ()
     return Data(
         items["train"],
@@ -55,6 +65,31 @@ def load(path: str | None, inputs: list[str] | str | None = None, targets: list[
         notes=tuple(notes),
         are_own_targets=are_own,
     )
+
+
+def _labelled(datasets: Any, found: dict[str, Any], target: str) -> tuple[dict[str, Any], list[str]]:
+    """Without validation and test splits whose labels are all kept back, as publishers of contests do; and notes."""
+    feature = found["train"].features[target]
+    is_label = isinstance(feature, datasets.ClassLabel) or str(getattr(feature, "dtype", "")).startswith(("int", "str"))
+    hidden = {None, -1}
+    if not is_label or hidden & set(found["train"].unique(target)):
+        return found, []
+    lacking = [which for which in found if which != "train" and set(found[which].unique(target)) <= hidden]
+    notes = [f"the {which} split has no labels, and is left out" for which in lacking]
+    return {which: part for which, part in found.items() if which not in lacking}, notes
+
+
+def _refuse_gaps(part: Any, which: str, inputs: tuple[str, ...], targets: tuple[str, ...]) -> None:
+    """Raises UserError where rows have nothing in a column that is used."""
+    for key, names in (("data.inputs", inputs), ("data.targets", targets)):
+        for name in names:
+            if not part.data.column(name).null_count:  # of the whole table, of which this may be a part
+                continue
+            if missing := part.with_format("arrow")[name].null_count:
+                raise UserError(
+                    f"{key}=[{name}]: {missing:,} of {len(part):,} rows of the {which} split have nothing there. Take "
+                    "them out: filter(...).save_to_disk(...)."
+                )
 
 
 def _listed(names: list[str] | str | None) -> tuple[str, ...] | None:

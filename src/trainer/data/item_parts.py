@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from trainer.data.quoting import listed
+from trainer.data.quoting import cut, listed
 from trainer.errors import UserError
 
 # What a dict calls its targets, where nobody says it.
@@ -145,8 +145,10 @@ class Pictures:
 
     def targets(self, parts: Sequence[Any]) -> Any:
         """Those of several items as one batch; words stay a list, None stands for none."""
-        if parts[0] is None or is_word(parts[0]):
-            return list(parts) if is_word(parts[0]) else None
+        if parts[0] is None and all(part is None for part in parts):
+            return None
+        if is_word(parts[0]):
+            return list(parts)
         return self.inputs(parts if type(parts[0]) in READY else [self.mask(part) for part in parts])
 
     def tensors(self, part: Any) -> Any:
@@ -157,9 +159,23 @@ class Pictures:
             return {name: self.tensors(value) for name, value in part.items()}
         if isinstance(part, tuple):
             return tuple(self.tensors(value) for value in part)
+        if part is None:
+            raise UserError("data: some items have no number where others have one (None). Take them out.")
         if isinstance(part, list):
-            return torch.from_numpy(np.asarray(part))
+            return _tensor(part)
         return self.image(part) if is_picture(part) else part
+
+
+def _tensor(numbers: list[Any]) -> Tensor:
+    """Raises UserError: they are no numbers, or lists of them of different lengths."""
+    try:
+        return torch.from_numpy(np.asarray(numbers))
+    except (TypeError, ValueError) as error:
+        told = cut(repr(numbers))
+        raise UserError(
+            f"data: an item has a list that is no array of numbers, {told}. Make numbers of its words and fill its "
+            "gaps before: token ids of one length, or for several labels 0 and 1 for each."
+        ) from error
 
 
 def is_word(target: Any) -> bool:

@@ -14,6 +14,7 @@ from trainer.data.images import Augmentation
 from trainer.data.pixels import refuse_missing_torchvision
 from trainer.data.prepare import Splits, check, detached, limited, prepare
 from trainer.data.source import Data, ImageFiles
+from trainer.data.tables.read import SUFFIXES
 from trainer.draws import seed_all
 from trainer.errors import UserError
 from trainer.run.classes import balance
@@ -68,12 +69,12 @@ def build_splits(settings: Settings, data: Data, device: torch.device, dtype: to
         given = f"a dict of {', '.join(inputs)}" if isinstance(inputs, dict) else f"a tuple of {len(inputs)}"
         raise UserError(
             f"model={names['model']}: takes one tensor, but data={names['data']} gives {given}. Type "
-            "data.inputs=[<one of them>], or give a model of your own."
+            f"data.inputs=[<one of them>], or give a model of your own.{as_table(settings)}"
         )
     if is_sized and isinstance(inputs, Tensor) and inputs.dim() == 1:
         raise UserError(
-            f"model={names['model']}: an item of data={names['data']} is a single number. Give tensors, such as "
-            "torch.tensor([number])."
+            f"model={names['model']}: an item of data={names['data']} is a single number. "
+            f"{as_table(settings).strip() or 'Give tensors, such as torch.tensor([number]).'}"
         )
     asked = {k: value for k, value in (config.get("augment") or {}).items() if k not in ("mixup", "cutmix")}
     trust.check_keys("data.augment", asked, Augmentation)
@@ -94,6 +95,13 @@ def build_splits(settings: Settings, data: Data, device: torch.device, dtype: to
     balance(settings, data, splits.train)
     largest = largest_token(splits)
     return splits if largest is None else replace(splits, vocab_size=largest + 1)
+
+
+def as_table(settings: Settings) -> str:
+    """What to type where the columns of a file may be meant as one row of numbers."""
+    path = str(settings.group("data").get("path")).lower()
+    is_file = settings.names["data"] == "hf" and path.endswith(SUFFIXES)
+    return " Type data=table for a table of numbers and words." if is_file else ""
 
 
 def largest_token(splits: Splits) -> int | None:

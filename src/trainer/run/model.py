@@ -75,7 +75,7 @@ def _refuse_untold(settings: Settings, sizes: Sizes) -> None:
         if key in config and config[key] is None:
             raise UserError(
                 f"model.{key}=null: data={settings.names['data']} has no targets that tell how many outputs there "
-                f"are. Type model.{key}=<how many>."
+                f"are: none, or several by name. Type model.{key}=<how many>."
             )
 
 
