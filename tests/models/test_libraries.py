@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from exact import assert_same, states
 from trainer.errors import UserError
@@ -69,6 +70,32 @@ def test_a_model_of_torchvision_is_told_of_the_data(train: Train) -> None:
     assert train(*QUIET, *words)["num_parameters"] == 1_528_106
     with pytest.raises(UserError, match=r"^model.name=mobilenet: there is no such model. Did you mean mobilenet"):
         train(*QUIET, *words, "model.name=mobilenet")
+
+
+@with_vision
+def test_a_model_of_torchvision_for_one_size_is_made_for_that_of_the_data(train: Train) -> None:
+    from trainer.models.libraries import torchvision
+
+    with torch.device("meta"):  # 88 million numbers
+        model: Any = torchvision("vit_b_32", num_classes=3, image_size=64)
+    assert (model.image_size, model.encoder.pos_embedding.shape) == (64, (1, 5, 768))
+    with pytest.raises(UserError, match=r"^model=torchvision: Input shape indivisible by patch size!$"):
+        train(*QUIET, "model=torchvision", "model.name=vit_b_32", "model.image_size=40")
+
+
+@with_vision
+def test_no_weights_of_a_backbone_are_fetched_unasked() -> None:
+    from trainer.models.libraries import torchvision
+
+    with torch.device("meta"):
+        assert torchvision("lraspp_mobilenet_v3_large", num_classes=3)
+
+
+@with_hf
+def test_a_frozen_backbone_for_images_is_one_for_images(train: Train) -> None:
+    keys = [f"model.backbone.{key}={size}" for key, size in {**SIZES, "image_size": 8, "num_channels": 1}.items()]
+    target = "model.backbone._target_=trainer.models.libraries.transformers"
+    assert train(*QUIET, "model=frozen", target, "model.backbone.name=vit", *keys)["num_trainable"] == 10 * 17
 
 
 DAY = [

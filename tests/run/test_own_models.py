@@ -88,6 +88,20 @@ class Recurrent(nn.Module):
         return hidden, self.head(outputs[:, -1])
 
 
+class Open(nn.Module):
+    '''Says what it is told, and takes no `in_features`.'''
+
+    def __init__(self, num_classes, **facts):
+        super().__init__()
+        if "in_features" in facts:
+            raise TypeError("Open.__init__() got an unexpected keyword argument 'in_features'")
+        self.facts = {"num_classes": num_classes, **facts}
+        self.a = nn.LazyLinear(num_classes)
+
+    def forward(self, x):
+        return self.a(x.flatten(1))
+
+
 class Signals(nn.Module):
     def __init__(self, in_channels, sequence_length, num_classes):
         super().__init__()
@@ -176,6 +190,22 @@ def test_a_module_trains_as_in_a_plain_loop_and_goes_on_exactly(model: str, kind
 def test_a_lazy_layer_that_is_never_called_is_refused(train: Train) -> None:
     with pytest.raises(UserError, match=r"^model=Uncalled: has a lazy layer that it does not call. Leave it out.$"):
         train(*QUIET, *words("Uncalled"))
+
+
+def test_an_open_class_is_told_what_it_takes_of_images_as_well() -> None:
+    typed = ("data=digits", "model._target_=own_models.Open")
+    facts: Any = {"num_classes": 10, "out_features": 10, "in_channels": 1, "image_size": 8}
+    assert parts_of(*typed).model.facts == facts
+    asked = parts_of(*typed, "model.in_channels=3", "model.image_size=6").model.facts
+    assert asked == facts | {"in_channels": 3, "image_size": 6}
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "key"), [("Recurrent", "rows", "num_tokens"), ("Tied", "rows", "vocab_size")]
+)
+def test_what_nothing_tells_of_the_data_is_asked_for(model: str, kind: str, key: str) -> None:
+    with pytest.raises(UserError, match=rf"^model\.{key}=null: data=data does not tell it\. Type model\.{key}=<a num"):
+        parts_of(*words(model))
 
 
 class TestWeightsFromAnywhere:

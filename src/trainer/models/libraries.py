@@ -1,6 +1,7 @@
 """Models of other libraries by their names: torchvision, timm and transformers, each imported when it is asked for."""
 
 import contextlib
+import inspect
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,12 +23,19 @@ TASKS = {
 }
 
 
-def torchvision(name: str, num_classes: int | None = None, pretrained: bool = False, **keys: Any) -> nn.Module:
+def torchvision(
+    name: str,
+    num_classes: int | None = None,
+    image_size: int | None = None,
+    pretrained: bool = False,
+    **keys: Any,
+) -> nn.Module:
     """A model of torchvision, as `torchvision.models.get_model` makes it.
 
     Args:
         name: `mobilenet_v3_small`, say.
         num_classes: None for as many as the library has.
+        image_size: a side in pixels, for models that are made for one size.
         pretrained: with the weights that torchvision publishes for it, fetched once; the last layer starts anew where
             it has another number of classes.
         keys: of the model itself, such as `dropout`.
@@ -39,7 +47,15 @@ def torchvision(name: str, num_classes: int | None = None, pretrained: bool = Fa
         from torchvision import models
     refuse_other_name(name, models.list_models())
     keys |= {} if num_classes is None else {"num_classes": num_classes}
-    model: nn.Module = models.get_model(name, weights=None, **keys)
+    if "weights_backbone" in inspect.signature(models.get_model_builder(name)).parameters:
+        keys.setdefault("weights_backbone", None)  # which are fetched if nobody says so
+    sized = keys if image_size is None else {**keys, "image_size": image_size}
+    try:
+        model: nn.Module = models.get_model(name, weights=None, **sized)
+    except TypeError as error:
+        if "'image_size'" not in str(error):
+            raise
+        model = models.get_model(name, weights=None, **keys)
     if pretrained:
         published = models.get_model_weights(name).DEFAULT
         instead = "model.pretrained=false model.weights=<path of that file>"
@@ -97,7 +113,7 @@ def transformers(
 
     Args:
         name: a folder with a `config.json`, whose `model.safetensors` is taken where it has one; or a kind: `bert`.
-        task: one of `TASKS`; auto: image_classification where images come in, else sequence_classification.
+        task: one of `TASKS`; auto: image_classification for images, else sequence_classification.
         num_classes, in_channels, image_size, vocab_size: of the data; left out where the configuration has none.
         keys: of the configuration, such as `hidden_size`.
 
@@ -106,9 +122,7 @@ def transformers(
     """
     with needed("transformers", "hf"):
         import transformers as library
-    if task == "auto":
-        task = "sequence_classification" if in_channels is None else "image_classification"
-    if task not in TASKS:
+    if task not in ("auto", *TASKS):
         raise UserError(f"task={task}: is none of auto, {', '.join(TASKS)}.{nearest(task, TASKS)}")
     folder = Path(os.path.expanduser(name))
     if folder.is_dir():
@@ -121,6 +135,11 @@ def transformers(
                 f"{nearest(name, kinds)}"
             )
         config = library.AutoConfig.for_model(name)
+    if task == "auto":
+        takes_images = in_channels is not None or (
+            hasattr(config, "num_channels") and not hasattr(config, "vocab_size")
+        )
+        task = "image_classification" if takes_images else "sequence_classification"
     facts = {"num_labels": num_classes, "num_channels": in_channels, "image_size": image_size, "vocab_size": vocab_size}
     for key in keys:
         if not hasattr(config, key):

@@ -34,6 +34,7 @@ FACTS = (
     "num_classes",
     "out_features",
 )
+MADE = ("in_channels", "image_size")  # images are turned into that, whether the class takes it or not
 # Of torch's criteria: a number for each class.
 WEIGHTS = ("weight", "pos_weight")
 # What a class raises when it is given something wrong.
@@ -83,8 +84,10 @@ def built(settings: Settings, group: str, changes: Mapping[str, Any] | None = No
     if group == "model":
         # A fact that nobody has said and that the class does not take is left out; one that was typed is not.
         takes = trust.parameters(found(settings, group))
-        read = ("in_channels", "image_size")  # images are turned into that
-        config = {k: v for k, v in config.items() if k not in FACTS or k in takes or (v is not None and k not in read)}
+        given = {
+            key for key, fact in config.items() if fact is not None and (key not in MADE or key in (changes or {}))
+        }
+        config = {k: v for k, v in config.items() if k not in FACTS or k in takes or k in given}
     trust.check_targets(group, config, KINDS[group], nn.Module, settings.own)
     try:
         made = instantiate(for_loss(settings, config) if group == "loss" else config, _convert_="all")
@@ -137,8 +140,12 @@ def complaint(settings: Settings, group: str, error: BaseException) -> BaseExcep
 
 
 def is_complaint(settings: Settings, group: str, error: BaseException) -> bool:
-    """Whether an error is the user's: of what was typed, or any error in a class of their own."""
-    return settings.is_own(group) or isinstance(error, COMPLAINTS)
+    """Whether an error is the user's: of what was typed, or any error in a class of their own or of another library."""
+    config = settings.group(group)
+    backbone = config.get("backbone")
+    targets = [part.get("_target_") for part in (config, backbone) if isinstance(part, Mapping)]
+    is_of_library = any(str(target).startswith("trainer.models.libraries.") for target in targets)
+    return settings.is_own(group) or is_of_library or isinstance(error, COMPLAINTS)
 
 
 def words(settings: Settings, group: str, error: BaseException) -> str:

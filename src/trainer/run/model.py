@@ -2,6 +2,7 @@
 
 import math
 import re
+from inspect import Parameter
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from trainer.errors import UserError
 from trainer.models.initialise import initialise
 from trainer.models.weights import fit_in, read_weights
 from trainer.run.freeze import freeze
-from trainer.run.instantiate import built, complaint, found, ours
+from trainer.run.instantiate import FACTS, MADE, built, complaint, found, ours
 from trainer.run.memory import recompute_as_asked
 from trainer.system.private import applied
 from trainer.trees import called, mapped
@@ -135,6 +136,12 @@ def told(settings: Settings, sizes: Sizes) -> nn.Module:
     config, kind = settings.group("model"), found(settings, "model")
     takes, is_open = trust.parameters(kind), trust.takes_any(kind) and not trust.is_ours(kind)
     facts = {n: fact for n, fact in facts_of(sizes).items() if (n in takes or is_open) and config.get(n) is None}
+    facts |= {n: config[n] for n in MADE if is_open and n not in takes and config.get(n) is not None}
+    for name in FACTS:
+        is_needed = name in takes and takes[name].default is Parameter.empty and not trust.is_ours(kind)
+        if is_needed and name not in facts and config.get(name) is None:
+            what = f"data={settings.names['data']} does not tell it"
+            raise UserError(f"model.{name}=null: {what}. Type model.{name}=<a number>.")
     random = random_state(torch.device("cpu"))
     while True:
         try:
