@@ -91,6 +91,19 @@ def test_no_weights_of_a_backbone_are_fetched_unasked() -> None:
         assert torchvision("lraspp_mobilenet_v3_large", num_classes=3)
 
 
+@with_vision
+def test_a_frozen_backbone_takes_weights_from_a_file(train: Train, capfd: pytest.CaptureFixture[str]) -> None:
+    from trainer.models.libraries import torchvision
+
+    torch.save(torchvision("mobilenet_v3_small", num_classes=4).state_dict(), "some.pt")
+    target = "model.backbone._target_=trainer.models.libraries.torchvision"
+    words = ("model=frozen", target, "model.backbone.name=mobilenet_v3_small", "model.in_channels=3")
+    train(*QUIET, *words, "model.image_size=32", "model.weights=some.pt")
+    assert "model.weights=some.pt: 242 of 244 tensors are taken from it." in capfd.readouterr().out
+    with pytest.raises(UserError, match=r"^model.backbone.weights=some.pt: .* Type model.weights=some.pt.$"):
+        train(*QUIET, *words, "model.backbone.weights=some.pt")
+
+
 @with_hf
 def test_a_frozen_backbone_for_images_is_one_for_images(train: Train) -> None:
     keys = [f"model.backbone.{key}={size}" for key, size in {**SIZES, "image_size": 8, "num_channels": 1}.items()]

@@ -16,6 +16,7 @@ from trainer.command.words import Words
 from trainer.config.settings import settings_of
 from trainer.disk import checkpoint
 from trainer.errors import UserError
+from trainer.models.weights import fit_in, read_weights
 from trainer.run.parts import Parts, build
 from trainer.trees import called
 
@@ -229,6 +230,30 @@ class TestWeightsFromAnywhere:
         assert_close(parts_of(*typed, f"model.weights={path}").model.state_dict(), state, rtol=0, atol=0)
         train(*QUIET, *typed, f"model.weights={path}", "max_steps=1", "name=second")
         assert f"model.weights={path}: 4 of 4 tensors are taken from it." in capfd.readouterr().out
+
+    @pytest.mark.parametrize(
+        "wrapped",
+        [
+            lambda state: {"ema": state},
+            lambda state: {"net": state, "opt": {"state": {0: {"step": torch.ones(1)}}}, "epoch": 3},
+            lambda state: {"state_dict": {f"net.{name}": part for name, part in state.items()}},
+            lambda state: {f"module.backbone.{name}": part for name, part in state.items()},
+            lambda state: {"head.weight": torch.ones(5, 2), **{f"net.{name}": part for name, part in state.items()}},
+            lambda state: {name.removeprefix("0."): part for name, part in state.items()},
+        ],
+    )
+    def test_are_found_in_whatever_somebody_has_wrapped_them(self, wrapped: Callable[..., Any], tmp_path: Path) -> None:
+        state = {"0.a.weight": torch.rand(3, 2), "0.a.bias": torch.rand(3)}
+        torch.save(wrapped(state), tmp_path / "some.pt")
+        model = nn.Sequential(nn.ModuleDict({"a": nn.Linear(2, 3)}))
+        found = fit_in(model, read_weights(str(tmp_path / "some.pt")), "some.pt")
+        assert found[0] == "2 of 2 tensors are taken from it"
+        assert_close(model.state_dict(), state, rtol=0, atol=0)
+
+    def test_of_several_in_a_file_none_is_chosen(self, tmp_path: Path) -> None:
+        torch.save({name: {"a": torch.ones(1)} for name in ("first", "second")}, tmp_path / "some.pt")
+        with pytest.raises(UserError, match=r"holds several state dicts: first, second\. Save one of them alone\."):
+            read_weights(str(tmp_path / "some.pt"))
 
     def test_fill_what_they_fit_and_the_rest_is_named(self, train: Train, capfd: pytest.CaptureFixture[str]) -> None:
         torch.save({"a.weight": torch.ones(8, 7), "b.weight": torch.ones(5, 8), "c": torch.ones(1)}, "some.pt")

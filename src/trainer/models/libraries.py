@@ -3,7 +3,7 @@
 import contextlib
 import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ def torchvision(
     Raises:
         UserError: torchvision is missing, has no such model, or its weights can't be had.
     """
+    refuse_weights(keys)
     with needed("torchvision", "vision"):
         from torchvision import models
     refuse_other_name(name, models.list_models())
@@ -84,6 +85,7 @@ def timm(
     Raises:
         UserError: timm is missing, has no such model, or its weights can't be had.
     """
+    refuse_weights(keys)
     with needed("timm", "timm"):
         import timm as library
     refuse_other_name(name, library.list_models(), library.list_models(pretrained=True))
@@ -120,6 +122,7 @@ def transformers(
     Raises:
         UserError: transformers is missing, there is no such folder or kind, or a key or a task that it does not have.
     """
+    refuse_weights(keys)
     with needed("transformers", "hf"):
         import transformers as library
     if task not in ("auto", *TASKS):
@@ -159,6 +162,14 @@ def transformers(
             raise
         fitting = [t for t, kind in TASKS.items() if type(config) in getattr(library, kind)._model_mapping]
         raise UserError(f"task={task}: {name} has no such model; it has {one_of(fitting) or 'none'}.") from error
+
+
+def refuse_weights(keys: Mapping[str, Any]) -> None:
+    """Raises UserError for the weights of a backbone alone: a file's are put in where the whole model is made."""
+    if (weights := keys.get("weights")) is not None:
+        raise UserError(
+            f"weights={shown(weights)}: the backbone does not take it. Type model.weights={shown(weights)}."
+        )
 
 
 @contextlib.contextmanager

@@ -50,7 +50,7 @@ def read_weights(weights: str, words: Sequence[str] = ()) -> State:
             f"weights={weights}: not a state dict that can be read without running code or filling the memory. "
             "Try a file that torch.save(model.state_dict(), path) wrote."
         ) from error
-    state = _state_in(held)
+    state = _state_in(held, weights)
     if state is None:
         raise UserError(
             f"weights={weights}: not a state dict (tensors under parameter names), and none is in it. "
@@ -80,14 +80,29 @@ def read_safetensors(path: Path) -> State:
     return load_file(path)
 
 
-def _state_in(held: Any, depth: int = 3) -> State | None:
-    """The state dict, at most so many names deep."""
-    if not isinstance(held, Mapping) or not held:
-        return None
-    if all(isinstance(name, str) and isinstance(value, Tensor) for name, value in held.items()):
+def _state_in(held: Any, weights: str) -> State | None:
+    """The state dict, or the only one that is in it under whatever name. Raises UserError: there are several."""
+    found = _state_below(held)
+    if found is not None or not isinstance(held, Mapping):
+        return found
+    others = {str(name): value for name, value in held.items() if _is_state(value)}
+    if len(others) > 1:
+        raise UserError(f"weights={weights}: holds several state dicts: {', '.join(others)}. Save one of them alone.")
+    return dict(next(iter(others.values()))) if others else None
+
+
+def _state_below(held: Any, depth: int = 3) -> State | None:
+    """Itself or what is called so in it, at most so many names deep."""
+    if _is_state(held):
         return dict(held)  # without the attributes that a file may give its mappings
-    found = (_state_in(held[name], depth - 1) for name in HOLDERS if name in held) if depth else ()
+    names = [name for name in HOLDERS if name in held] if depth and isinstance(held, Mapping) else []
+    found = (_state_below(held[name], depth - 1) for name in names)
     return next((state for state in found if state is not None), None)
+
+
+def _is_state(held: Any) -> bool:
+    is_mapping = isinstance(held, Mapping) and bool(held)
+    return is_mapping and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in held.items())
 
 
 def fit_in(model: nn.Module, state: State, weights: str) -> list[str]:
@@ -150,10 +165,20 @@ def fetched(url: str, said: str, instead: str) -> State:
 
 
 def without_prefixes(state: State, own: Mapping[str, Tensor]) -> State:
-    """The same tensors by the names that the model has for them, where a wrapper has put something before each."""
+    """The same tensors by the names that the model has for them, where a wrapper has put something before each.
+
+    Where none of these names fits, the part that somebody's own wrapper has is taken off, or put before: `net.`.
+    """
     while not state.keys() & own.keys():
         prefix = next((p for p in PREFIXES if all(name.startswith(p) for name in state)), None)
         if prefix is None:
-            return state
+            return _with_other_beginning(state, own)
         state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     return state
+
+
+def _with_other_beginning(state: State, own: Mapping[str, Tensor]) -> State:
+    first, of_own = ([*dict.fromkeys(name.partition(".")[0] + "." for name in names)] for names in (state, own))
+    others = [{name.removeprefix(part): tensor for name, tensor in state.items()} for part in first]
+    others += [{part + name: tensor for name, tensor in state.items()} for part in of_own]
+    return max([state, *others], key=lambda names: sum(n in own and own[n].shape == t.shape for n, t in names.items()))
