@@ -4,7 +4,9 @@
 
 Both train the same network for as many steps, from the first to the last, and validate as often, in turns in this
 process; `train` logs nothing. Times are of the CPU, which others on the machine disturb less. A ratio is that of the
-least ones; in brackets the smallest and largest of a round.
+least ones; in brackets the smallest and largest of a round. Large networks take a tenth of the steps.
+Items that draw at random: the loop's do the same, seeded by (seed, epoch, index), which makes a run resume exactly with
+any number of workers. A second row is a loop whose items draw on and on: it has no goal, for it does less.
 Exits with 1 where one is above 1.05. Jobs whose library is missing are left out.
 """
 
@@ -13,6 +15,7 @@ import contextlib
 import copy
 import io
 import os
+import random
 import re
 import runpy
 import shlex
@@ -25,6 +28,7 @@ from typing import Any
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parents[1]))
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -39,6 +43,7 @@ from trainer.run import train as room
 from trainer.run.run import run
 
 GOAL = 1.05
+LARGE = ("timm", "torchvision")  # a step of theirs takes 0.3 s
 PAGE = (MANUAL / "jobs.md").read_text()
 FILES = dict(re.findall(r"`(\w+)\.py`:\n\n```python\n(.*?)```", PAGE, re.DOTALL))
 # Data sets of one's own that are read item by item.
@@ -77,6 +82,12 @@ ITEMS = {
     "model=two_layer"
     for draw in ("nothing", "torch", "numpy", "python")
 }
+# The quickest way to seed each generator: `torch.manual_seed` looks for GPUs, too, and takes 70 us.
+SEED: dict[str, Callable[[int], Any]] = {
+    "items that draw from torch": torch.default_generator.manual_seed,
+    "items that draw from numpy": np.random.seed,
+    "items that draw from python": random.seed,
+}
 
 
 def commands() -> dict[str, list[str]]:
@@ -87,7 +98,7 @@ def commands() -> dict[str, list[str]]:
         if line.startswith("train "):
             words, _, needs = line.partition("#")
             files = re.findall(r"(\w+)\.py", needs)
-            name = files[0] if files else " ".join(word for word in words.split() if "model" in word)[:40]
+            name = files[0] if files else " ".join(re.findall(r"model(?:\.name)?=(\w+)", words))
             found[name] = [word for word in shlex.split(words)[1:] if not word.startswith("max_")]
     return {**found, **{name: words.split() for name, words in ITEMS.items()}}
 
@@ -127,14 +138,30 @@ class Pairs(Dataset[Any]):
         return self.inputs[i], self.targets[i]
 
 
-def plain(name: str, words: list[str], num_steps: int) -> Callable[[], float]:
-    """A loop that trains and validates; gives its seconds."""
+class Seeded(Dataset[Any]):
+    """What an item draws is a function of the epoch and its index."""
+
+    def __init__(self, inner: Dataset[Any], seed: Callable[[int], Any]) -> None:
+        self.inner, self.seed, self.epoch = inner, seed, 0
+
+    def __len__(self) -> int:
+        return len(self.inner)  # type: ignore[arg-type]
+
+    def __getitem__(self, i: int) -> Any:
+        self.seed(self.epoch << 20 | i)
+        return self.inner[i]
+
+
+def plain(name: str, words: list[str], num_steps: int, seed: Callable[[int], Any] | None = None) -> Callable[[], float]:
+    """A loop that trains and validates; gives its seconds. `seed`: of each item."""
     parts = parts_of(*words, "monitor=off", "fast=false")
     model, loss_of_batch = parts.model, loss_of(name, parts)
     for parameter in model.parameters():
         parameter.data, parameter.grad = parameter.data.clone(), None
     splits = [getattr(parts.splits, split) for split in ("train", "val")]
     sets = [split.items.dataset if hasattr(split, "items") else Pairs(split) for split in splits]
+    if seed is not None:
+        sets = [Seeded(inner, seed) for inner in sets]
     batch_size, every = parts.length.batch_size, evaluation_period(None, parts.length.steps_per_epoch)
     start = copy.deepcopy(model.state_dict())
     options = parts.settings.group("optimizer")
@@ -154,6 +181,8 @@ def plain(name: str, words: list[str], num_steps: int) -> Callable[[], float]:
                     validate(model, val, name, loss_of_batch)
                 if step == num_steps:
                     return time.process_time() - since
+            if seed is not None:
+                sets[0].epoch += 1
 
     return loop
 
@@ -204,14 +233,19 @@ def main() -> int:
         runpy.run_path("flats.py")
         for name, words in commands().items():
             if asked.only in name:
-                missed += measured(name, [*words, "threads=1"], asked.steps, asked.rounds)
+                words, num_steps = [*words, "threads=1"], asked.steps // (10 if name.startswith(LARGE) else 1)
+                missed += measured(name, words, num_steps, asked.rounds, SEED.get(name))
+                if name in SEED:
+                    measured(f"  beside a loop that seeds none [{name.split()[-1]}]", words, num_steps, asked.rounds)
     return int(missed > 0)
 
 
-def measured(name: str, words: list[str], num_steps: int, num_rounds: int) -> bool:
+def measured(
+    name: str, words: list[str], num_steps: int, num_rounds: int, seed: Callable[[int], Any] | None = None
+) -> bool:
     """Prints a row; whether its goal is missed."""
     try:
-        mine, other = ratios(ours(words, num_steps), plain(name, words, num_steps), num_rounds)
+        mine, other = ratios(ours(words, num_steps), plain(name, words, num_steps, seed), num_rounds)
     except UserError as error:  # a library that is missing
         print(f"{name:<42} {error}"[:120], flush=True)
         return False

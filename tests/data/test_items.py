@@ -26,6 +26,7 @@ from trainer.data.item_batches import ItemBatches
 from trainer.data.items import Items
 from trainer.data.prepare import check, prepare
 from trainer.data.source import Data, Samples
+from trainer.draws import seed_from, seeds_from
 from trainer.errors import UserError
 from trainer.meaning import Classes
 
@@ -119,6 +120,22 @@ def test_it_makes_no_difference_when_somebody_is_first_seen_to_draw() -> None:
     ours = np.random.randn()
     np.random.seed(0)
     assert ours == np.random.randn(2)[1]
+
+
+@pytest.mark.parametrize("dataset", [Drawing(), [(torch.ones(1), 0)] * 14, Seldom()])
+def test_numbers_that_the_run_draws_between_batches_are_those_without_them(dataset: Any) -> None:
+    """Whether a normal number of NumPy's is kept for the next draw or not."""
+    split, drawn = batches(dataset), []
+    np.random.seed(0), random.seed(0), torch.manual_seed(0)
+    for step in range(1, 6):
+        drawn.append((np.random.randn(), random.gauss(0, 1), torch.randn(()).item()))
+        inputs_of(split, step, 1)
+    np.random.seed(0), random.seed(0), torch.manual_seed(0)
+    assert drawn == [(np.random.randn(), random.gauss(0, 1), torch.randn(()).item()) for _ in range(5)]
+
+
+def test_the_numbers_of_rows_are_those_of_their_texts() -> None:
+    assert seeds_from("7/0", [0, 13, 10**12]) == [seed_from(f"7/0/{row}") for row in (0, 13, 10**12)]
 
 
 class Asking(Drawing):

@@ -75,6 +75,10 @@ class Reading:
         if targets.is_floating_point():  # others than whole ones are told by whoever checks the data
             is_whole = targets.dim() == 1 and bool((targets == targets.floor()).all())
             return targets.long() if is_whole else targets
+        if targets.numel():
+            low, high = (end.item() for end in targets.aminmax())
+            if low >= 0 and high < self.num_classes:
+                return targets.long()
         counted = targets[targets != self.ignored]
         if counted.numel() and not (int(counted.min()) >= 0 and int(counted.max()) < self.num_classes):
             raise UserError(

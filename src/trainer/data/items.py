@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import repeat
 from typing import Any
 
 from torch import Tensor
@@ -13,7 +14,7 @@ from trainer.config import trust
 from trainer.data.item_parts import Parts, Pictures, is_picture, plain
 from trainer.data.item_targets import Reading
 from trainer.data.quoting import cut
-from trainer.draws import ForeignDraws
+from trainer.draws import ForeignDraws, seed_from, seeds_from
 from trainer.errors import UserError
 from trainer.trees import Tree, leaves, mapped, num_samples
 
@@ -110,11 +111,12 @@ class Items:
         if self.is_still and hasattr(self.dataset, "__getitems__"):  # many at once are quicker
             with contextlib.suppress(Exception):  # which of them is at fault is told below
                 return list(self.dataset.__getitems__(rows))
-        found, row, is_seeded = [], -1, not self.is_still
+        found, row, seed = [], -1, self.draws.seed
+        numbers = repeat(None) if self.is_still else seeds_from(draws, rows)
         try:
-            for row in rows:
-                if is_seeded:
-                    self.draws.seed(f"{draws}/{row}")
+            for row, number in zip(rows, numbers, strict=False):
+                if number is not None:
+                    seed(number)
                 found.append(self.dataset[row])
                 if self.tell is not None:
                     self.tell()
@@ -128,7 +130,7 @@ class Items:
         draws, rows = key
         items = self._items(draws, rows)
         if self.collate_fn is not None:
-            self.draws.seed(f"{draws}/batch of {rows}")
+            self.draws.seed(seed_from(f"{draws}/batch of {rows}"))
             try:
                 return self.collate_fn(items)
             except Exception as error:
