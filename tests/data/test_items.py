@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.testing import assert_close
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset, random_split
 from torch.utils.data._utils import signal_handling
 
 from trainer.data import loader
@@ -24,11 +24,11 @@ from trainer.data.batches import permutation
 from trainer.data.given import Asked, as_data
 from trainer.data.item_batches import ItemBatches
 from trainer.data.items import Items
-from trainer.data.prepare import check, prepare
+from trainer.data.prepare import check, doubts, prepare
 from trainer.data.source import Data, Samples
 from trainer.draws import seed_from, seeds_from
 from trainer.errors import UserError
-from trainer.meaning import Classes
+from trainer.meaning import Classes, Numbers
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of Python 3.12 on: beside torch's threads
 CPU = torch.device("cpu")
@@ -323,6 +323,31 @@ def test_a_collate_fn_makes_batches_of_items_of_different_lengths() -> None:
 )
 def test_what_is_no_number_is_a_line(first: Any, other: Any, message: str) -> None:
     assert message in refused(lambda: only(Listed([first, other])))
+
+
+@pytest.mark.parametrize("is_in_memory", [False, True])
+def test_a_column_of_whole_numbers_is_one_class_each(is_in_memory: bool) -> None:
+    labels = torch.arange(60) % 3 + 1
+    whole: Any = (torch.rand(60, 4), labels[:, None])
+    items = whole if is_in_memory else Listed([*zip(whole[0], whole[1], strict=True)])
+    data = as_data(items, "mine", Asked())
+    assert data.meaning == Classes(3, ("1", "2", "3"))
+    (batch,) = prepare(data, CPU, torch.float32).test.in_order()
+    assert batch.targets.unique(return_counts=True)[1].tolist() == [4, 4, 4]
+    assert as_data(items, "mine", Asked(task="regression")).meaning == Numbers(1)
+
+
+def test_a_list_of_data_sets_is_one_of_splits() -> None:
+    """`random_split` gives a list."""
+    parts = random_split(Drawing(30), [18, 6, 6], generator=torch.Generator().manual_seed(0))
+    data = as_data(parts, "mine", Asked())
+    assert [len(part) for part in (data.train, data.val, data.test)] == [18, 6, 6]
+
+
+def test_images_with_their_channels_last_are_named() -> None:
+    data = as_data(Listed([(torch.zeros(12, 9, 3, dtype=torch.uint8), i % 2) for i in range(40)]), "mine", Asked())
+    assert "have 12 channels and are 3 wide. If their" in doubts(data, "mine", torch.float32)[0]
+    assert "12 channels; only 1 and 3" in refused(lambda: prepare(data, CPU, torch.float32, channels=1))
 
 
 def test_words_are_classes_however_many_are_told_and_never_labels_of_several() -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
 
+from trainer.data.item_parts import TARGET_NAMES, plain
 from trainer.data.items import Items, is_of_arrow
 
 LABELS = ("targets", "labels", "_labels", "y")  # what data sets call the labels of all items
@@ -19,8 +20,8 @@ def class_names(items: Items) -> tuple[str, ...]:
     """What a data set says its classes are called, as torchvision's and those of `datasets` do; empty: nothing."""
     dataset = _inner(items)
     if is_of_arrow(dataset):
-        is_one = items.targets is not None and len(items.targets) == 1
-        found = getattr(dataset.features[items.targets[0]], "names", None) if items.targets and is_one else None
+        column = _column(items)
+        found = None if column is None else getattr(dataset.features[column], "names", None)
     else:
         found = getattr(dataset, "classes", None)
         if _is_of_torchvision(dataset) and _is_of_others(items):  # such as `binary-category` of OxfordIIITPet
@@ -38,8 +39,8 @@ def targets_apart(items: Items) -> list[Any] | None:
         return None
     if type(dataset) is TensorDataset and len(dataset.tensors) == 2 and dataset.tensors[1].dim() == 1:
         return _of_rows(items.dataset, dataset.tensors[1].tolist())
-    if is_of_arrow(dataset) and items.targets and len(items.targets) == 1:
-        return _of_rows(items.dataset, list(dataset[items.targets[0]]))
+    if is_of_arrow(dataset) and (column := _column(items)) is not None:
+        return _of_rows(items.dataset, [plain(target) for target in dataset[column]])
     if _is_of_torchvision(dataset) and getattr(dataset, "target_transform", 0) is None:
         return _of_attribute(items)
     return None
@@ -53,6 +54,14 @@ def labels_apart(items: Items) -> Tensor | None:
     if found is None or not all(isinstance(label, int) for label in found):
         return None
     return torch.tensor(found, dtype=torch.int64)
+
+
+def _column(items: Items) -> str | None:
+    """The only column of targets of one of Hugging Face's data sets."""
+    names, columns = items.targets, _inner(items).column_names
+    if names is None:
+        names = tuple(name for name in TARGET_NAMES if name in columns and name not in (items.inputs or ()))[:1]
+    return names[0] if len(names) == 1 else None
 
 
 def _is_of_torchvision(dataset: Any) -> bool:

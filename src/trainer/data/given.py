@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from trainer.data.apart import class_names, labels_apart, targets_apart
 from trainer.data.item_targets import Labels, Reading
@@ -96,7 +96,7 @@ def _splits_of(made: Any, name: str) -> dict[str, Any]:
                     f"data={name}: gives a dict with {key}; its splits are called train, val and test."
                     f"{nearest(key, SPLITS)}"
                 )
-    elif isinstance(made, tuple) and not _is_pair_of_arrays(made):
+    elif _are_splits(made):
         if not 1 <= len(made) <= len(SPLITS):
             raise UserError(
                 f"data={name}: gives a tuple of {len(made)}; accepted are (train, val) and (train, val, test)."
@@ -109,6 +109,13 @@ def _splits_of(made: Any, name: str) -> dict[str, Any]:
     if found.get("train") is None:
         raise UserError(f"data={name}: gives no train split, only {listed(found)}. Give one.")
     return found
+
+
+def _are_splits(made: Any) -> bool:
+    """Whether it is a tuple of splits, or a list of them, as `torch.utils.data.random_split` gives."""
+    if isinstance(made, list):
+        return 1 < len(made) <= len(SPLITS) and all(isinstance(part, Dataset) for part in made)
+    return isinstance(made, tuple) and not _is_pair_of_arrays(made)
 
 
 def _is_pair_of_arrays(split: Any) -> bool:
@@ -186,6 +193,9 @@ def _reread(data: Data, name: str, asked: Asked) -> Data:
     if data.are_own_targets or not isinstance(targets, Tensor) or not isinstance(data.train, Samples):
         return data
     given = {split: getattr(data, split).targets for split in SPLITS if getattr(data, split) is not None}
+    if _is_column(targets, data, asked):
+        given, targets = {split: part.flatten() for split, part in given.items()}, targets.flatten()
+        data = _with_targets(data, given)
     if asked.num_classes is not None and asked.task != "regression":
         data = replace(data, num_classes=asked.num_classes)
     if asked.task == "multilabel":
@@ -203,6 +213,12 @@ def _reread(data: Data, name: str, asked: Asked) -> Data:
         classes = given if labels is None else {split: labels(part) for split, part in given.items()}
         return _with_targets(replace(data, ignored=asked.ignored, **more), classes)
     return replace(data, ignored=asked.ignored)
+
+
+def _is_column(targets: Any, data: Data, asked: Asked) -> bool:
+    """Whether targets are `[N, 1]` whole numbers, which are one class each unless somebody says otherwise."""
+    is_one = isinstance(targets, Tensor) and targets.dim() == 2 and targets.shape[1] == 1 and _is_whole(targets)
+    return is_one and asked.task in ("auto", "classification") and not data.is_multilabel
 
 
 def _refuse_classes_of_numbers(num_classes: int | None, name: str) -> None:
@@ -304,6 +320,8 @@ def _understood(data: Data, name: str, asked: Asked) -> Data:
     first = data.train.raw_targets(("first", [0]))[0]
     if data.are_own_targets or targets is None or (not isinstance(targets, Tensor) and not _are_words(targets)):
         return data
+    if _is_column(targets, data, asked):
+        data, targets, first = _told(data, is_column=True), targets.flatten(), first.item()
     task = _task(targets, data, asked, name)
     if task == "multilabel":
         if _are_words(targets):
@@ -374,6 +392,8 @@ def _counted(data: Data, name: str, asked: Asked, is_scalar: bool) -> Data:
         if (row := next((row for row, target in enumerate(part) if target is None), None)) is not None:
             raise UserError(f"data={name}: item {row} of the {split} split has no target, others have. Give it one.")
     known: dict[str, Tensor | None] = dict.fromkeys(splits)
+    if is_scalar:  # those of a column come as arrays
+        raw = {s: [target.item() if isinstance(target, np.ndarray) else target for target in t] for s, t in raw.items()}
     if is_scalar and isinstance(raw["train"][0], str):
         words = {split: np.array(part) for split, part in raw.items()}
         meant = meaning(words, f"data={name}", "classification", data.num_classes)

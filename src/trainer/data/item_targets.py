@@ -48,6 +48,7 @@ class Reading:
         is_multilabel: they are 0 and 1 for each label.
         are_numbers: they are numbers, though whole ones.
         ignored: the label of places that have no class.
+        is_column: each is a row of one class, `[N, 1]`.
     """
 
     labels: Labels | None = None
@@ -55,6 +56,7 @@ class Reading:
     is_multilabel: bool = False
     are_numbers: bool = False
     ignored: int = IGNORED
+    is_column: bool = False
 
     def __call__(self, targets: Any) -> Tree:
         """A batch of targets as losses take them.
@@ -62,6 +64,8 @@ class Reading:
         Raises:
             UserError, KeyError: one of them is no class.
         """
+        if self.is_column and isinstance(targets, Tensor):
+            targets = targets.flatten()
         if self.labels is not None and targets is not None:
             return self.labels(targets)
         if not isinstance(targets, Tensor):

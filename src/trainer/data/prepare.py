@@ -28,6 +28,7 @@ SUMMED = 1 << 20  # numbers at once
 SAME = 1e-5  # the largest difference of such sums that is one of rounding
 # How many image files are read for mean and standard deviation.
 STATISTICS_FILES = 1024
+_LAST = "If their channels come last, move them to the front: [C, H, W]."
 LOOKED_AT = 8  # items of a split that tell it from another
 
 
@@ -205,6 +206,9 @@ def doubts(data: Data, name: str, dtype: torch.dtype, leak: Leak | None = None) 
         found += [f"warning: {doubt}" for doubt in data.train.doubts()]
     if leak is not None:
         found.append(f"warning: data={name}: {leak.said}")
+    shape = data.sample_shape
+    if data.is_images and len(shape) == 3 and shape[-1] in (1, 3) and shape[0] not in (1, 2, 3, 4):
+        found.append(f"warning: data={name}: the images have {shape[0]} channels and are {shape[-1]} wide. {_LAST}")
     targets = {split: targets_of(getattr(data, split)) for split in ("train", "val", "test")}
     if data.are_own_targets or not all(isinstance(part, Tensor) for part in targets.values()):
         return [*said, *found]
@@ -322,12 +326,7 @@ def prepare(
             files.image_size = image_size or files.image_size
         size = (data.train.image_size, data.train.image_size)
     else:
-        stored = data.train.inputs.shape[1]
-        if channels not in (None, stored) and stored not in (1, 3):
-            raise UserError(
-                f"model.in_channels={channels}: the images have {stored} channels; only 1 and 3 are converted."
-            )
-        channels = channels or stored
+        channels = _channels(channels, tuple(data.train.inputs.shape[1:]))
         size = (image_size, image_size) if image_size else tuple(data.train.inputs.shape[-2:])
     transform = ImageTransform(channels, size, data.scale, dtype)
     if normalize:
@@ -357,10 +356,16 @@ def _fit_pictures(data: Data, channels: int | None, image_size: int | None) -> t
     for items in (data.train, data.val, data.test):
         items.pictures = Pictures(channels, image_size)
         vars(items).pop("sample", None)  # of another size
-    stored, *size = data.train.sample[0].shape[1:]
-    if channels not in (None, stored) and stored not in (1, 3):
-        raise UserError(f"model.in_channels={channels}: the images have {stored} channels; only 1 and 3 are converted.")
-    return channels or stored, (image_size, image_size) if image_size else tuple(size)
+    shape = tuple(data.train.sample[0].shape[1:])
+    return _channels(channels, shape), (image_size, image_size) if image_size else shape[1:]
+
+
+def _channels(wanted: int | None, shape: tuple[int, ...]) -> int:
+    """Of images of a shape, as a model gets them. Raises UserError: it wants others, and they are not converted."""
+    if wanted not in (None, shape[0]) and shape[0] not in (1, 3):
+        told = f"the images have {shape[0]} channels; only 1 and 3 are converted."
+        raise UserError(f"model.in_channels={wanted}: {told}{f' {_LAST}' if shape[-1] in (1, 3) else ''}")
+    return wanted or shape[0]
 
 
 def on_device(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
