@@ -323,3 +323,22 @@ def test_new_items_of_a_class_of_ones_own(train: Train, tmp_path: Path) -> None:
         found(n=30, classes=["x", "y", "z"])
     with pytest.raises(UserError, match=r"samples of shape \[5\]; give \[4\]"):
         found(n=30, width=5)
+
+
+PICTURES = """
+import numpy as np
+from PIL import Image
+def pictures():
+    draw = np.random.default_rng(0)
+    return [(Image.fromarray(draw.integers(0, 256, (12, 12, 3), dtype=np.uint8)), i % 3) for i in range(60)]
+"""
+
+
+def test_pictures_are_compared_in_the_size_that_the_model_wants(train: Train, tmp_path: Path) -> None:
+    """They are 12 pixels wide and colour, LeNet wants 32 and grey."""
+    (tmp_path / "ownpictures.py").write_text(PICTURES)
+    words = ("data._target_=ownpictures.pictures", "trust=[ownpictures]", "model=lenet")
+    result = train(*TINY, *words)
+    trained = open_run(find("x"), {"trust": ["ownpictures"]})
+    for split in ("test", "val"):
+        assert evaluation(trained, split).numbers["loss"] == result[f"{split}/loss"]

@@ -65,12 +65,12 @@ def own(trained: Trained, split: str) -> Labelled:
     """A split of the run's own data. Raises UserError: it has changed since."""
     settings, device = trained.settings, trained.device
     data = build_data(settings)
+    splits = build_splits(settings, data, device, trained.dtype)
     if (difference := _difference(trained, data, split)) is not None:
         raise UserError(
             f"data={settings.names['data']}: {difference}. To evaluate on other data than the run's own, say where it "
             "lies: data.path=..., data.root=... or data=..."
         )
-    splits = build_splits(settings, data, device, trained.dtype)
     if split == "all":
         raise UserError("split=all: of the run's own data one split at a time is evaluated. Type split=test.")
     batches: Batches = getattr(splits, split)
@@ -80,12 +80,15 @@ def own(trained: Trained, split: str) -> Labelled:
 def _is_the_same_elsewhere(trained: Trained, split: str) -> bool:
     """Whether what was typed leads to the samples that the run had, in another place."""
     try:
-        return _difference(trained, build_data(trained.settings), split) is None
+        data = build_data(trained.settings)
+        build_splits(trained.settings, data, trained.device, trained.dtype)
+        return _difference(trained, data, split) is None
     except UserError:
         return False
 
 
 def _difference(trained: Trained, data: Data, split: str) -> str | None:
+    """In words, how a split differs from the run's. Its pictures have the size by then that the model wants."""
     begun = trained.state.get("data", {})
     for name, found in fingerprint(data).items():
         if name in begun and split in (name, "all"):
