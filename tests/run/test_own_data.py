@@ -84,6 +84,10 @@ def stream():
     return Stream(), Stream()
 
 
+def named():
+    return trainer.Samples({"a": torch.rand(60, 2), "b": torch.rand(60, 2)}, torch.arange(60) % 2)
+
+
 def loaders():
     return torch.utils.data.DataLoader(Noisy())
 
@@ -189,6 +193,7 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bits_with_other_workers(
             "counts data.kind=lost data.num_classes=2",
             "data: collate_fn: gives 2 inputs and 1 targets in a batch",
         ),
+        ("named", "model=two_layer: takes one tensor, but data=named gives a dict of a, b. Give a model of your own."),
         (
             "splits",
             "model=two_layer: takes one tensor, but data=splits gives a dict of points, scale. Type data.inputs=[",

@@ -119,6 +119,11 @@ class Auto(nn.Module):
         return self.wide(self.narrow(x.flatten(1))).view_as(x)
 
 
+class Both(Auto):
+    def forward(self, x):
+        return {"code": self.narrow(x.flatten(1)), "picture": super().forward(x)}
+
+
 class OwnLoss(nn.Module):
     def forward(self, outputs, targets):
         assert targets is None
@@ -220,6 +225,15 @@ def test_images_are_their_own_targets_as_the_model_gets_them(tasks: Any, train: 
     turned = train(*words, "data.limit=64", "data.augment.rotation=90")
     assert 0 < plain["test/loss"] < 1.1
     assert turned["train/loss"] != plain["train/loss"]
+
+
+def test_images_in_another_size_are_found_among_what_a_model_gives(
+    tasks: Any, train: Train, sources: dict[str, tuple[str, ...]]
+) -> None:
+    """Beside their code, by how many numbers they have."""
+    words = ("data.targets=inputs", "model._target_=tasks.Both", "loss=mse", "max_steps=2", *QUIET)
+    assert train(*words, "data=digits", "data.limit=64", "data.image_size=6")["test/loss"] > 0
+    assert train(*words, "data=image_folder", *sources["image_folder"])["test/loss"] > 0
 
 
 def test_whole_numbers_that_are_floats_are_classes_where_it_is_said(tasks: Any, train: Train) -> None:

@@ -77,7 +77,7 @@ def as_data(made: Any, name: str, asked: Asked) -> Data:
     if isinstance(data.train, Items):
         data = _understood(data, name, asked)
     else:
-        _refuse_unused(asked, name, has_all=None not in (data.val, data.test))
+        _refuse_unused(asked, name, None not in (data.val, data.test), isinstance(data.train, ImageFiles))
         data = _reread(data, name, asked)
     data = _completed(data, name, asked)
     if not data.description:
@@ -169,13 +169,14 @@ def _names(key: str, names: Any) -> tuple[str, ...] | None:
     return tuple(names)
 
 
-def _refuse_unused(asked: Asked, name: str, has_all: bool) -> None:
+def _refuse_unused(asked: Asked, name: str, has_all: bool, is_files: bool) -> None:
     """Raises UserError for a key that only data read item by item has a use for."""
     of_parts = ("val_fraction", "test_fraction", "split_seed", "stratify")
     of_items = ("inputs", "num_workers", "group", *(of_parts if has_all else ()))
     for field in fields(asked):
         if field.name in of_items and getattr(asked, field.name) is not None:
-            why = "has all its splits" if field.name in of_parts else "is in memory as tensors"
+            why = "has image files" if is_files else "is in memory as tensors"
+            why = "has all its splits" if field.name in of_parts else why
             raise UserError(f"data.{field.name}: nothing reads this key: data={name} {why}. Leave it out.")
     if asked.targets not in (None, "inputs"):
         raise UserError(

@@ -11,6 +11,7 @@ from trainer.data.download import only_as_asked
 from trainer.data.folds import in_folds, pooled
 from trainer.data.given import Asked, as_data
 from trainer.data.images import Augmentation
+from trainer.data.items import Items
 from trainer.data.pixels import refuse_missing_torchvision
 from trainer.data.prepare import Splits, check, detached, limited, prepare
 from trainer.data.source import Data, ImageFiles
@@ -67,9 +68,12 @@ def build_splits(settings: Settings, data: Data, device: torch.device, dtype: to
     is_sized = not settings.is_own("model") and any(key in model for key in ("in_channels", "in_features"))
     if is_sized and isinstance(inputs, dict | tuple):
         given = f"a dict of {', '.join(inputs)}" if isinstance(inputs, dict) else f"a tuple of {len(inputs)}"
+        # Parts of tensors in memory have no key that chooses among them.
+        hint = " Type data.inputs=[<one of them>], or give" if isinstance(data.train, Items) else " Give"
+        hint = " Type data.embed=[], or give" if settings.group("data").get("embed") else hint
         raise UserError(
-            f"model={names['model']}: takes one tensor, but data={names['data']} gives {given}. Type "
-            f"data.inputs=[<one of them>], or give a model of your own.{as_table(settings)}"
+            f"model={names['model']}: takes one tensor, but data={names['data']} gives {given}."
+            f"{hint} a model of your own.{as_table(settings)}"
         )
     if is_sized and isinstance(inputs, Tensor) and inputs.dim() == 1:
         raise UserError(

@@ -1,6 +1,7 @@
 """The loss of a run, tried on a few samples together with the model."""
 
 import math
+import warnings
 from functools import partial
 from itertools import repeat
 from typing import Any
@@ -43,8 +44,10 @@ def build_loss(
     weigh_classes(settings, criterion, data)
     criterion = with_teacher(settings, criterion, data, splits, model, sample.inputs)
     weights = ours(settings, "loss").get("weights")
+    # Inputs that are targets have the size that the model gets them in.
+    meaning = Numbers(splits.num_outputs) if data.are_own_targets and splits.num_outputs else data.meaning
     try:
-        loss_fn = LossFunction(criterion, model, data.meaning, settings.names, weights)
+        loss_fn = LossFunction(criterion, model, meaning, settings.names, weights)
     except UserError as error:
         raise UserError(f"{error}{task_to_type(data)}") from error
     note_differentiating(loss_fn, model, sample, precision)
@@ -90,7 +93,8 @@ def note_differentiating(loss_fn: LossFunction, model: nn.Module, sample: Batch,
     """Whether the model differentiates in its forward pass, or the loss by the inputs: then evaluations do, too."""
     for is_tried in (False, True):
         try:
-            with undisturbed(model, sample_device(sample), loss=loss_fn), precision():
+            with undisturbed(model, sample_device(sample), loss=loss_fn), precision(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of shapes, say: that is told later
                 inputs = differentiable(sample.inputs) if loss_fn.differentiates_inputs else sample.inputs
                 loss_fn(called(model, loss_fn.given(inputs, sample.targets)), sample.targets, inputs)
             return
