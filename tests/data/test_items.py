@@ -325,6 +325,22 @@ def test_what_is_no_number_is_a_line(first: Any, other: Any, message: str) -> No
     assert message in refused(lambda: only(Listed([first, other])))
 
 
+@pytest.mark.parametrize("asked", [Asked(), Asked(inputs=["ids"], targets=["labels"])])
+def test_labels_that_a_batch_alone_has_under_that_name_are_counted(asked: Asked) -> None:
+    items = [{"ids": [1] * (i % 5 + 1), "kind": i % 3 + 4} for i in range(60)]
+    data = Data(Listed(items), collate_fn=lambda some: padded([(item["ids"], item["kind"]) for item in some]))
+    found = as_data(data, "mine", asked)
+    assert found.meaning == Classes(3, ("4", "5", "6"))
+    assert torch.bincount(found.test.known).tolist() == [4, 4, 4]
+
+
+def test_items_with_a_gradient_come_without_it_from_a_worker() -> None:
+    items = Listed([(torch.ones(3, requires_grad=True), torch.ones(1, requires_grad=True))] * 8)
+    (batch,) = batches(items, num_workers=1).in_order()
+    assert not batch.inputs.requires_grad
+    assert not batch.targets.requires_grad
+
+
 @pytest.mark.parametrize("is_in_memory", [False, True])
 def test_a_column_of_whole_numbers_is_one_class_each(is_in_memory: bool) -> None:
     labels = torch.arange(60) % 3 + 1

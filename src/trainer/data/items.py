@@ -88,7 +88,16 @@ class Items:
         """The targets of some items as the data set has them."""
         draws, rows = key
         items = self.draws.apart(lambda: self._items(draws, rows))
-        return [plain(self.pictures.mask(target)) for target in self._parts.of(items)[1]]
+        try:
+            targets: Any = self._parts.of(items)[1]
+        except UserError:
+            if self.collate_fn is None:
+                raise
+            targets = [None]
+        if self.collate_fn is not None and targets[0] is None:  # a batch has them, under another name
+            found = self.load(key)[1]
+            targets = found if isinstance(found, list | Tensor) and len(found) == len(rows) else targets
+        return [plain(self.pictures.mask(target)) for target in targets]
 
     def groups(self, key: Key) -> list[str | int | float]:
         """The groups of some items."""
@@ -157,13 +166,14 @@ class Items:
     def _parted(self, batch: Any) -> tuple[Tree, Tree]:
         """A batch as inputs and targets in the form that losses take."""
         (inputs,), (targets,) = ([batch[0]], [batch[1]]) if self.collate_fn is None else self._parts.of([batch])
-        inputs = mapped(lambda tensor: tensor, dict(inputs) if isinstance(inputs, Mapping) else inputs)
+        # Without what it was computed from, which can't leave a worker.
+        inputs = mapped(Tensor.detach, dict(inputs) if isinstance(inputs, Mapping) else inputs)
         if isinstance(inputs, list):
             inputs = tuple(inputs)
         if not leaves(inputs) or num_samples(inputs) == 0:
             raise UserError(f"data: a batch of the {self.name} split has no tensor among its inputs.")
         try:
-            targets = self.reading(targets)
+            targets = mapped(Tensor.detach, self.reading(targets))
         except (UserError, KeyError) as error:
             raise UserError(f"data: the {self.name} split: {str(error).strip('.')}.") from error
         if self.collate_fn is not None and self.reading.num_classes is not None:
