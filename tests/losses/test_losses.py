@@ -23,6 +23,8 @@ CHOICES = {
     "loss=cross_entropy": nn.CrossEntropyLoss,
     "loss=nll": nn.NLLLoss,
 }
+# Criteria that take class labels, in whatever form.
+OF_CLASSES = {criterion: wants for criterion, wants in WANTS.items() if not wants.only}
 MSE = {"weight": 1, "criterion": nn.MSELoss()}
 FORMS = ("logits", "probabilities", "log_probabilities")
 
@@ -79,7 +81,9 @@ class TestPenalties:
 class TestTargets:
     """The same number from class labels through `Term` and from the form that torch documents."""
 
-    @pytest.mark.parametrize("criterion", [c for c, wants in WANTS.items() if wants.targets not in ("index", "masks")])
+    @pytest.mark.parametrize(
+        "criterion", [c for c, wants in OF_CLASSES.items() if wants.targets not in ("index", "masks")]
+    )
     @pytest.mark.parametrize("num_classes", [2, 3, 10])
     def test_labels_become_one_hot(self, criterion, num_classes):
         form = WANTS[criterion].outputs[0]
@@ -210,7 +214,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize(
         ("gives", "criterion"),
-        [(g, criterion) for g in FORMS for criterion in WANTS if (g, criterion) not in INSTEAD and criterion != Dice],
+        [(g, c) for g in FORMS for c in OF_CLASSES if g in WANTS[c].outputs and c != Dice],
         ids=lambda x: x if isinstance(x, str) else x.__name__,
     )
     def test_what_is_not_refused_gives_a_finite_number(self, gives, criterion):
@@ -274,6 +278,31 @@ class TestRefusals:
             loss_function(nn.BCEWithLogitsLoss()).check_targets(targets)
         loss_function(nn.BCEWithLogitsLoss()).check_targets(targets.clamp(0, 1))
         loss_function(nn.MSELoss()).check_targets(targets)
+
+    @pytest.mark.parametrize(
+        ("criterion", "good", "bad"),
+        [
+            (nn.PoissonNLLLoss, 3.0, -1.0),
+            (nn.SoftMarginLoss, -1.0, 0.0),
+            (nn.HingeEmbeddingLoss, -1.0, 0.5),
+            (nn.MultiLabelSoftMarginLoss, 0.0, 2.0),
+        ],
+    )
+    def test_criteria_that_are_defined_for_some_numbers_refuse_others(self, criterion, good, bad):
+        """Torch gives a number for them, and one for outputs `[N]` beside targets `[N, 1]`."""
+        loss_fn = loss_function(criterion())
+        loss_fn.check_targets(torch.tensor([[1.0], [good]]))
+        with pytest.raises(UserError, match=r"^loss=chosen: takes targets .*Type loss=mse\.$"):
+            loss_fn.check_targets(torch.tensor([[1.0], [bad]]))
+        with pytest.raises(UserError, match=r"loss=chosen takes equal shapes"):
+            loss_fn.check(torch.zeros(2), torch.tensor([[1.0], [good]]))
+        if WANTS[criterion].only:
+            with pytest.raises(UserError, match=r"has class labels\. Type loss=cross_entropy\.$"):
+                loss_function(criterion(), 3)
+
+    def test_weights_that_are_all_zero_are_refused(self):
+        with pytest.raises(UserError, match=r"^loss\.weight: all are 0"):
+            loss_function(nn.CrossEntropyLoss(torch.zeros(3)), 3).check(torch.zeros(4, 3), torch.zeros(4).long())
 
     def test_a_composite_is_refused_for_any_of_its_terms(self):
         terms = {"mse": MSE, "nll": {"weight": 1, "criterion": nn.NLLLoss()}}

@@ -82,6 +82,25 @@ def words(outputs, targets):
     return {"a": F.cross_entropy(outputs, targets), "b": 0.0}
 
 
+def silent(outputs, targets):
+    F.cross_entropy(outputs, targets)
+
+
+def turned(outputs, targets):
+    return torch.complex(outputs.mean(), outputs.mean())
+
+
+def torchs(input, target):
+    return F.cross_entropy(input, target)
+
+
+class Kinds:
+    @classmethod  # is a loss like a function
+    def total(cls, outputs, targets):
+        loss = F.cross_entropy(outputs, targets)
+        return {"loss": loss + outputs.square().mean(), "squares": outputs.square().mean()}
+
+
 class Plain(nn.Module):
     def __init__(self, in_features, num_classes):
         super().__init__()
@@ -151,8 +170,7 @@ def state(name: str) -> dict[str, Any]:
 
 
 def of(model: str, loss: str) -> tuple[str, ...]:
-    is_own = (loss.islower() and loss in ("elbo", "smooth", "scaled", "unclear", "words", "decay")) or loss == "Elbo"
-    loss = f"loss._target_=own_losses.{loss}" if is_own else f"loss={loss}"
+    loss = f"loss={loss}" if loss in ("of_model", "composite", "cross_entropy") else f"loss._target_=own_losses.{loss}"
     return (f"model._target_=own_losses.{model}", loss)
 
 
@@ -217,10 +235,24 @@ def test_a_function_may_differentiate_by_the_inputs(train: Train) -> None:
     assert model(torch.ones(1, 1).double()).item() == pytest.approx(0.3679, rel=0.01)
 
 
+def test_a_term_that_may_be_the_sum_of_the_others_is_said(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("model._target_=own_losses.Plain", "loss._target_=own_losses.Kinds.total", *QUIET, "max_steps=1")
+    train(*words)
+    assert "its terms loss, squares are added up. If loss is their sum already, leave it out" in capsys.readouterr().out
+    train(*words, "loss.weights.loss=0")
+    assert "are added up" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         ((*of("Plain", "unclear"),), r"^loss\.y: is missing\..* Type loss\.y=\.\.\., or call the parameter targets"),
+        ((*of("Plain", "silent"),), r"^loss=silent: can't be taken of .*: it gives None; one number in a tensor"),
+        ((*of("Plain", "turned"),), r"^loss=turned: gives a complex number"),
+        (
+            (*of("Plain", "torchs"),),
+            r"^loss\.input: is missing\. No parameter of torchs is called outputs.* call the",
+        ),
         ((*of("Plain", "smooth"), "loss.outputs=1"), r"^loss\.outputs: is what the run gives to a loss"),
         (
             (*of("Plain", "smooth"), "loss.hw_much=1"),

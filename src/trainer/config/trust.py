@@ -29,6 +29,7 @@ TRUSTED = {
 NOTHING_BUILT = (type(None), bool, int, float, str, bytes)
 # What a loss is given by these names: a plain function with the first of them is a loss itself.
 GIVEN = ("outputs", "targets", "inputs", "model")
+FUNCTIONS = (types.FunctionType, types.MethodType)  # the latter: a class method
 HYDRA_KEYS = frozenset({"_target_", "_partial_", "_args_", "_convert_", "_recursive_"})
 
 
@@ -239,7 +240,7 @@ def is_ours(found: Any) -> bool:
 
 def is_loss(key: str, found: Any) -> bool:
     """Whether what `_target_` below `key` names is a loss itself, and not called to make one."""
-    return key.split(".")[0] == "loss" and isinstance(found, types.FunctionType) and GIVEN[0] in parameters(found)
+    return key.split(".")[0] == "loss" and isinstance(found, FUNCTIONS) and GIVEN[0] in parameters(found)
 
 
 def check_keys(key: str, config: Mapping[str, Any], found: Any) -> None:
@@ -247,6 +248,8 @@ def check_keys(key: str, config: Mapping[str, Any], found: Any) -> None:
     given = GIVEN if is_loss(key, found) else ()
     if given:
         _refuse_wrong_keys_of_loss(key, config, found)
+    elif key.split(".")[0] == "loss" and isinstance(found, FUNCTIONS):
+        _refuse_missing_keys_of_maker(key, config, found)
     if takes_any(found):
         return
     known = [n for n, p in parameters(found).items() if p.kind is not inspect.Parameter.VAR_POSITIONAL]
@@ -257,15 +260,30 @@ def check_keys(key: str, config: Mapping[str, Any], found: Any) -> None:
             raise unknown_key(f"{key}.{name}", [f"{key}.{k}" for k in known if k not in ("params", "optimizer")])
 
 
-def _refuse_wrong_keys_of_loss(key: str, config: Mapping[str, Any], function: types.FunctionType) -> None:
+def _needed(function: Any) -> list[str]:
+    """The parameters that it can't be called without."""
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [n for n, p in parameters(function).items() if p.kind in named and p.default is p.empty]
+
+
+def _refuse_missing_keys_of_maker(key: str, config: Mapping[str, Any], function: Any) -> None:
+    for name in _needed(function):
+        if name not in config:
+            raise UserError(
+                f"{key}.{name}: is missing. No parameter of {function.__name__} is called {GIVEN[0]}, so that it is "
+                f"called to make a loss. Type {key}.{name}=...; or, where it is a loss itself, call the parameter for "
+                f"what the model gives {GIVEN[0]}."
+            )
+
+
+def _refuse_wrong_keys_of_loss(key: str, config: Mapping[str, Any], function: Any) -> None:
     for name in config:
         if name in GIVEN:
             raise UserError(f"{key}.{name}: is what the run gives to a loss, and no key. Leave it out.")
         if name in HYDRA_KEYS - {"_target_"}:
             raise UserError(f"{key}.{name}: a function that is a loss itself is called in every step. Leave it out.")
-    for name, parameter in parameters(function).items():
-        is_named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-        if is_named and parameter.default is parameter.empty and name not in (*config, *GIVEN):
+    for name in _needed(function):
+        if name not in (*config, *GIVEN):
             raise UserError(
                 f"{key}.{name}: is missing. A loss is given {', '.join(GIVEN)} by these names; all else is a key. "
                 f"Type {key}.{name}=..., or call the parameter targets if that is what it takes."

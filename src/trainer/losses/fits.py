@@ -19,6 +19,8 @@ class Wants:
     # "index", "values" (class labels become one-hot), "fractions" (values in 0..1), or "masks": a class for each place,
     # or fractions
     targets: str
+    # What values must be beside that: "signs" (-1 or 1), or "counts" (0 and more). Class labels are neither.
+    only: str = ""
 
 
 _VALUES = Wants(("logits", "probabilities", "log_probabilities"), "values")
@@ -36,6 +38,10 @@ WANTS: dict[type[nn.Module], Wants] = {
     # The log-softmax of log-probabilities is themselves: cross-entropy takes both.
     nn.CrossEntropyLoss: Wants(("logits", "log_probabilities"), "index"),
     nn.NLLLoss: Wants(("log_probabilities", "probabilities"), "index"),
+    nn.PoissonNLLLoss: Wants(_VALUES.outputs, "values", "counts"),
+    nn.SoftMarginLoss: Wants(("logits",), "values", "signs"),
+    nn.HingeEmbeddingLoss: Wants(("logits",), "values", "signs"),
+    nn.MultiLabelSoftMarginLoss: Wants(("logits",), "fractions"),
     Focal: Wants(("logits",), "index"),
     Dice: Wants(("logits",), "masks"),
 }
@@ -55,11 +61,15 @@ INSTEAD = {
     ("log_probabilities", Dice): "loss=nll",
 }
 
+ONLY = {"signs": "targets of -1 and 1", "counts": "targets of 0 and more"}
+
 
 def refuse_other_length(key: str, weights: Any, length: int) -> None:
-    """Raises UserError where there are weights, and not one for each class or output."""
+    """Raises UserError where there are weights, and not one for each class or output; or all are 0."""
     if weights is not None and (weights.dim() != 1 or len(weights) != length):
         raise UserError(f"{key}: has {weights.numel()} numbers; {length} are needed, one for each class or output.")
+    if weights is not None and key.endswith(".weight") and not weights.any():
+        raise UserError(f"{key}: all are 0, so that nothing counts. Give one above 0.")
 
 
 def refuse_no_fit(criterion: nn.Module, gives: str, meaning: Meaning, names: Mapping[str, str]) -> None:
@@ -78,6 +88,8 @@ def refuse_no_fit(criterion: nn.Module, gives: str, meaning: Meaning, names: Map
         has = f"takes class labels, but {typed('data')} has {meaning.told}. Type loss={meaning.loss_to_type}"
     elif wants.targets == "masks" and isinstance(meaning, Classes):
         has = f"compares masks, but {typed('data')} has one class for each sample. Type loss=cross_entropy"
+    elif wants.only and isinstance(meaning, Classes):
+        has = f"takes {ONLY[wants.only]}, but {typed('data')} has class labels. Type loss=cross_entropy"
     elif wants.targets not in ("index", "masks") and isinstance(meaning, Places):
         has = f"takes a number for each output, but {typed('data')} has a class for each place. Type loss=cross_entropy"
     else:
@@ -121,11 +133,15 @@ def refuse_other_shapes(
 
 def refuse_other_targets(wants: Wants, meaning: Meaning, names: Mapping[str, str], targets: Tensor) -> None:
     """Raises UserError for numbers outside what a criterion is defined for; `targets`: all of a split."""
-    if isinstance(meaning, Classes | Places) or wants.targets not in ("fractions", "masks"):
+    is_of_0_to_1 = wants.targets in ("fractions", "masks")
+    if isinstance(meaning, Classes | Places) or not (is_of_0_to_1 or wants.only):
         return
     low, high = targets.min().item(), targets.max().item()
-    if low < 0 or high > 1:
+    is_wrong = low < 0 or (is_of_0_to_1 and high > 1)
+    if wants.only == "signs":
+        is_wrong = bool((targets.abs() != 1).any())
+    if is_wrong:
         raise UserError(
-            f"loss={names['loss']}: takes targets from 0 to 1, but those of data={names['data']} "
-            f"go from {low:.4g} to {high:.4g}. Type loss=mse."
+            f"loss={names['loss']}: takes {ONLY.get(wants.only, 'targets from 0 to 1')}, but those of "
+            f"data={names['data']} go from {low:.4g} to {high:.4g}. Type loss={meaning.loss_to_type}."
         )

@@ -189,7 +189,9 @@ def _parted(value: Any) -> tuple[dict[str, Tensor], Tensor | None]:
 
 
 def refuse_no_numbers(value: Any) -> None:
-    """Raises ValueError where a dict of terms is empty, or one of them is no single number in a tensor."""
+    """Raises ValueError where there is nothing, or one term of a dict is no single number in a tensor."""
+    if value is None:
+        raise ValueError("it gives None; one number in a tensor, or a dict of them, is needed")
     if isinstance(value, Mapping) and not value:
         raise ValueError("an empty dict; it needs a term")
     for name, number in value.items() if isinstance(value, Mapping) else ():

@@ -239,6 +239,7 @@ def guess(loss_fn: LossFunction, train: Any, val: Any, samples_per_step: int) ->
         return {} if even is None else {"train/loss": even, "val/loss": even}
     wants = WANTS.get(type(part.criterion))
     is_known = isinstance(loss_fn.meaning, Numbers) and wants is not None and wants.targets == "values"
+    is_known = is_known and not (wants and wants.only)  # of signs and counts a mean of the targets is no output
     if not is_known or not (isinstance(train, Tensor) and isinstance(val, Tensor)):
         return {}
     with torch.no_grad():

@@ -28,6 +28,9 @@ from trainer.run.teacher import with_teacher
 from trainer.trees import called, differentiable, leaves
 from trainer.trials import DIFFERENTIATING, undisturbed
 
+# What a term is called that others of the dict may be part of already.
+TOTALS = ("loss", "total", "total_loss")
+
 
 def build_loss(
     settings: Settings, data: Data, splits: Splits, model: nn.Module, sample: Batch, precision: Precision
@@ -158,6 +161,12 @@ def doubts_of_loss(settings: Settings, loss_fn: LossFunction, model: nn.Module, 
         )
     elif any(term.kind == "sum" and term.wants is None for term in loss_fn.terms):
         found.append(f"loss={names['loss']}: is a sum over samples")
+    totals = [name for name in loss_fn.term_names if name in TOTALS and loss_fn.weight_of.get(name, 1)]
+    if totals and loss_fn.names == [""] and not loss_fn.is_of_model and len(loss_fn.term_names) > 1:
+        found.append(
+            f"warning: loss={names['loss']}: its terms {', '.join(loss_fn.term_names)} are added up. If {totals[0]} is "
+            "their sum already, leave it out of the dict."
+        )
     return found
 
 
@@ -199,6 +208,8 @@ def tried_loss(settings: Settings, loss_fn: LossFunction, outputs: Any, sample: 
         raise UserError(f"{loss}: gives a {type(total).__name__}; a tensor is needed.")
     if total.dim():
         raise UserError(f"{loss}: gives a tensor of shape {list(total.shape)}; one number is needed.")
+    if total.is_complex():
+        raise UserError(f"{loss}: gives a complex number; a real one is needed, as its abs() or .real.")
     return total, list(terms)
 
 
