@@ -427,6 +427,14 @@ MISTAKES: list[Row] = [
     Row("model=sequential", "loss=cross_entropy: takes logits ... gives probabilities. Type loss=nll."),
     Row("loss=nll", "loss=nll: takes log_probabilities ... model=lenet gives logits. Type loss=cross_entropy."),
     Row("loss=bce", "loss=bce: takes probabilities, but model=lenet gives logits. Type loss=bce_with_logits."),
+    Row(
+        "loss=composite loss.terms.cross_entropy.criterion.label_smothing=0.1",
+        "criterion.label_smothing: nothing reads this key. Did you mean ... criterion.label_smoothing?",
+    ),
+    Row(
+        "loss=composite loss.terms.cross_entropy.criterion.label_smoothing=0.1 loss.terms.l4=null",
+        "loss.terms.l4: nothing reads this key.",
+    ),
     Row("loss=composite loss.terms.cross_entropy=null", "loss=composite: has penalties alone, which look at no"),
     *values("model=sequential model.layers", "3 null", "must be a list of layers."),
     Row("model=sequential model.layers=[]", "model.layers=[]: a network needs at least one layer."),

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from meanings import meaning_of
+from plain import parts_of
 from trainer.errors import UserError
 from trainer.losses.criteria import Composite, Dice, L1Penalty, L2Penalty, SumSquaredError
 from trainer.losses.fits import INSTEAD, WANTS
@@ -190,6 +191,14 @@ class TestLossFunction:
     def test_terms_that_are_none_are_refused(self, terms):
         with pytest.raises(ValueError, match="terms"):
             Composite(terms)
+
+    def test_what_its_criteria_take_need_not_be_listed(self):
+        """Beside a key that is listed; two processes and parts of a batch weigh such classes, too."""
+        word = "loss.terms.cross_entropy.criterion"
+        words = (f"{word}.weight=[{'1,' * 9}2]", f"{word}.label_smoothing=0.1", "loss.terms.l1.weight=2")
+        loss_fn = parts_of("model=two_layer", "loss=composite", *words).loss_fn
+        (term,) = loss_fn.terms
+        assert (term.kind, term.criterion.label_smoothing, loss_fn.weights[1]) == ("weighted mean", 0.1, 2)
 
     def test_has_no_parameters_and_nothing_to_save(self):
         loss_fn = loss_function(Composite({"l2": {"weight": 1, "criterion": L2Penalty()}, "mse": MSE}), 3)

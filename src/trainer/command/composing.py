@@ -45,8 +45,8 @@ class Composer:
     def _composed(self, words: list[str]) -> Request:
         """What one run is asked to do.
 
-        A key that the config of a user's own class, or of a library's model, does not list is the class's; and one that
-        the run reads whatever the class is need not be listed.
+        A key that the config of a user's own class, of a library's model, or of a criterion in a composite loss does
+        not list is the class's; and one that the run reads whatever the class is need not be listed.
         """
         from hydra.errors import HydraException
 
@@ -55,13 +55,16 @@ class Composer:
         except HydraException as error:
             key = re.search(r"Could not override '([^']+)'", str(error))
             group = key[1].partition(".")[0] if key is not None else ""
-            added = [f"++{word}" if word.startswith(f"{group}.") else word for word in words]
+            named = key[1] if key is not None else ""
+            is_of_term = bool(re.match(r"loss\.terms\.[^.]+\.criterion\.", named))  # its class says what it takes
+            added = [f"++{word}" if word.startswith(named if is_of_term else f"{group}.") else word for word in words]
             if group not in GROUPS or added == words:
                 raise
             request = self._composed(added)
-            named = key[1] if key is not None else ""
+            above = [*nodes_above(named, request.config)]
             is_read_here = named.split(".")[1:2] and named.split(".")[1] in READ_HERE.get(group, ())
-            if not is_read_here and not any(map(is_open, nodes_above(named, request.config))):
+            is_taken = is_of_term and isinstance(above[-1], Mapping) and "_target_" in above[-1]
+            if not (is_read_here or is_taken or any(map(is_open, above))):
                 raise
             return request
 
