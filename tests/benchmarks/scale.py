@@ -81,16 +81,42 @@ def jobs(folder: Path, count: int) -> list[tuple[str, Measured]]:
     return found
 
 
+def ranks(folder: Path, count: int) -> list[tuple[str, Measured]]:
+    """200 steps in so many processes, without their start; what each of them sends to others."""
+    (few, sent_by_few), (many, sent_by_many) = (in_processes(folder, count, steps) for steps in (20, 220))
+    title = "processes of a run of LeNet (0.24 MiB of gradients), one batch for all: 200 steps; sent by each"
+    return [(title, (many - few, (sent_by_many - sent_by_few) / count))]
+
+
+def in_processes(folder: Path, count: int, num_steps: int) -> Measured:
+    """Seconds, and MiB over the loopback device; those of other programs count, too."""
+    words = ("device=cpu", "monitor=off", f"max_steps={num_steps}", "eval_every=1000", "test=last", "run_dir=run")
+    shutil.rmtree(folder / "run", ignore_errors=True)
+    start = looped_back()
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={count}", "-m", "trainer", *words]
+    ended = run(command, folder, threads=1)
+    return ended.seconds, looped_back() - start
+
+
+def looped_back() -> float:
+    counts = Path("/proc/net/dev")
+    lines = counts.read_text().splitlines() if counts.exists() else []
+    return next((int(line.split()[1]) / 2**20 for line in lines if line.strip().startswith("lo:")), math.nan)
+
+
 WHAT: dict[str, tuple[Callable[[Path, int], list[tuple[str, Measured]]], tuple[int, ...]]] = {
     "rows": (rows, (10_000, 100_000, 1_000_000)),
     "files": (files, (1000, 10_000, 100_000)),
     "runs": (runs, (10, 100, 1000)),
     "jobs": (jobs, (8, 40, 200)),
+    "ranks": (ranks, (1, 2, 4)),
 }
 
 
 def slope(before: float, now: float, times: float) -> str:
-    return "" if math.isnan(before + now) else f"{math.log(now / before) / math.log(times):.2f}"
+    if math.isnan(before + now) or min(before, now) < 0.01:
+        return ""
+    return f"{math.log(now / before) / math.log(times):.2f}"
 
 
 def main() -> int:
@@ -104,7 +130,7 @@ def main() -> int:
         if arguments.only not in (None, name):
             continue
         before: dict[str, tuple[int, Measured]] = {}
-        for count in (*sizes, 10 * sizes[-1]) if arguments.long else sizes:
+        for count in (*sizes, 10 * sizes[-1]) if arguments.long and name != "ranks" else sizes:
             with new_folder() as folder:
                 found = measure(folder, count)
             for title, (seconds, mib) in found:
