@@ -8,7 +8,7 @@ from typing import Any
 from trainer.command.complaints import one_line
 from trainer.command.folders import config_folders, options
 from trainer.command.words import Words
-from trainer.config.compose import combinations, composed, for_hydra
+from trainer.config.compose import Alike, combinations, for_hydra
 from trainer.config.request import Request
 from trainer.config.schema import GROUPS, OPEN, READ_HERE, is_open, is_unlisted
 from trainer.errors import UserError
@@ -27,6 +27,7 @@ class Composer:
         self.config_name = words.value_of("--config-name", "-cn") or "train"
         self.typed = {for_hydra(added(word), words.is_sweep): word for word in own_classes(words.overrides)}
         self.overrides = list(self.typed)
+        self._alike = Alike(self.config_name)
 
     def request(self) -> Request:
         """What one run is asked to do."""
@@ -51,7 +52,7 @@ class Composer:
         from hydra.errors import HydraException
 
         try:
-            return composed(words, self.config_name)
+            return self._alike.composed(words)
         except HydraException as error:
             key = re.search(r"Could not override '([^']+)'", str(error))
             group = key[1].partition(".")[0] if key is not None else ""

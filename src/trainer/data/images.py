@@ -50,7 +50,7 @@ class ImageTransform:
                 torch.tensor(numbers, dtype=self.dtype, device=images.device).view(1, -1, 1, 1)
                 for numbers in (self.mean, self.std)
             )
-            images = (images - mean) / std
+            images = (images - mean).div_(std)
         return images.contiguous()
 
 

@@ -19,7 +19,7 @@ from hydra.errors import MissingConfigException
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from trainer.config.compose import combinations, composed
+from trainer.config.compose import Alike, combinations, composed
 from trainer.config.request import Request
 from trainer.errors import UserError
 from trainer.signals import Signals
@@ -82,7 +82,8 @@ class PluggedSweep:
                 raise UserError(f"hydra/sweeper: there is nothing to search. Type an interval such as {example}.")
             self.requests = [self.request(trial) for trial in self.corners()]
         else:
-            self.requests = [composed(words, config_name) for words in combinations(own)]
+            alike = Alike(config_name)
+            self.requests = [alike.composed(words) for words in combinations(own)]
 
     def run(self, folder: Path, argv: Sequence[str], signals: Signals) -> int:
         """Runs it in the folder of the sweep. Returns how many jobs have failed."""
