@@ -72,9 +72,10 @@ def _labelled(datasets: Any, found: dict[str, Any], target: str) -> tuple[dict[s
     feature = found["train"].features[target]
     is_label = isinstance(feature, datasets.ClassLabel) or str(getattr(feature, "dtype", "")).startswith(("int", "str"))
     hidden = {None, -1}
-    if not is_label or hidden & set(found["train"].unique(target)):
+    others = [which for which in found if which != "train"] if is_label else []
+    lacking = [which for which in others if set(found[which].unique(target)) <= hidden]
+    if not lacking or hidden & set(found["train"].unique(target)):
         return found, []
-    lacking = [which for which in found if which != "train" and set(found[which].unique(target)) <= hidden]
     notes = [f"the {which} split has no labels, and is left out" for which in lacking]
     return {which: part for which, part in found.items() if which not in lacking}, notes
 
