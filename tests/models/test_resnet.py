@@ -175,6 +175,10 @@ class TestFile:
         fresh = resnet18(num_classes=10).fc
         torch.manual_seed(1)
         model = resnet18(num_classes=10, weights=str(tmp_path / "trained.pth"))
+        assert model.fitted == [
+            "120 of 122 tensors are taken from it",
+            "of another size, left as they start: fc.weight ([1000, 512], here [10, 512]), fc.bias ([1000], here [10])",
+        ]
         assert torch.equal(model.fc.weight, fresh.weight)
         assert torch.equal(model.fc.bias, fresh.bias)
         state = model.state_dict()

@@ -6,11 +6,12 @@ shortcut changes shape it is a 1x1 convolution (the paper's option B).
 """
 
 import textwrap
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from trainer.errors import UserError
-from trainer.models.weights import fetched, read_weights, without_prefixes
+from trainer.models.weights import fetched, fit_in, read_weights, without_prefixes
 
 # The first eight digits of the file's SHA-256 stand in its name; torch.hub checks them.
 IMAGENET = {
@@ -95,6 +96,7 @@ class ResNet(nn.Module):
     """
 
     is_pretrained = False  # True once `load` has filled it
+    fitted: Sequence[str] = ()  # what it said then, see `trainer.models.weights.fit_in`
 
     def __init__(
         self,
@@ -168,12 +170,12 @@ def load(model: ResNet, architecture: str, weights: str | None) -> ResNet:
     state = fetched(IMAGENET[architecture], *said) if is_published else read_weights(weights, IMAGENET_WORDS)
     own = model.state_dict()
     state = without_prefixes(state, own)
-    if "fc.weight" in state and state["fc.weight"].shape[:1] != own["fc.weight"].shape[:1]:
-        state |= {"fc.weight": own["fc.weight"], "fc.bias": own["fc.bias"]}
+    is_other_head = "fc.weight" in state and state["fc.weight"].shape[:1] != own["fc.weight"].shape[:1]
+    head = {"fc.weight": own["fc.weight"], "fc.bias": own["fc.bias"]} if is_other_head else {}
     try:
-        model.load_state_dict(state, strict=True)
+        model.load_state_dict(state | head, strict=True)
     except RuntimeError as error:  # its first line is a heading, then come a line or more for what is amiss
         reasons = "; ".join(textwrap.shorten(line, 120, placeholder=" ...") for line in str(error).splitlines()[1:3])
         raise UserError(f"weights={weights}: does not fit {architecture}: {reasons.rstrip('. ')}.") from error
-    model.is_pretrained = True
+    model.is_pretrained, model.fitted = True, fit_in(model, state, weights)
     return model

@@ -112,20 +112,21 @@ def materialized(
 
 
 def load_weights(settings: Settings, model: nn.Module) -> list[str]:
-    """Fills the model from `model.weights`, for a class that does not take weights itself; says what did not fit.
+    """Fills the model from `model.weights`, where its class has not done so itself; says what did not fit.
 
     Raises:
         UserError: they can't be read, or nothing in them fits.
     """
     weights = ours(settings, "model").get("weights")
-    if weights is None:
-        return []
-    try:
-        found = fit_in(model, read_weights(str(weights)), str(weights))
-    except UserError as error:
-        raise complaint(settings, "model", error) from error
-    model.is_pretrained = True  # type: ignore[assignment]  # see monitor.facts
-    return [f"{'' if i == 0 else 'warning: '}model.weights={weights}: {line}." for i, line in enumerate(found)]
+    found = getattr(model, "fitted", ()) if trust.is_ours(type(model)) else ()
+    if weights is not None:
+        try:
+            found = fit_in(model, read_weights(str(weights)), str(weights))
+        except UserError as error:
+            raise complaint(settings, "model", error) from error
+        model.is_pretrained = True  # type: ignore[assignment]  # see monitor.facts
+    said = f"model.weights={settings.group('model').get('weights')}"
+    return [f"{'' if i == 0 else 'warning: '}{said}: {line}." for i, line in enumerate(found)]
 
 
 def told(settings: Settings, sizes: Sizes) -> nn.Module:
