@@ -106,7 +106,7 @@ def test_a_frozen_backbone_takes_weights_from_a_file(train: Train, capfd: pytest
 
 @with_hf
 def test_a_frozen_backbone_for_images_is_one_for_images(train: Train) -> None:
-    keys = [f"model.backbone.{key}={size}" for key, size in {**SIZES, "image_size": 8, "num_channels": 1}.items()]
+    keys = [f"model.backbone.{key}={size}" for key, size in SIZES.items()]
     target = "model.backbone._target_=trainer.models.libraries.transformers"
     assert train(*QUIET, "model=frozen", target, "model.backbone.name=vit", *keys)["num_trainable"] == 10 * 17
 

@@ -35,6 +35,7 @@ FACTS = (
     "out_features",
 )
 MADE = ("in_channels", "image_size")  # images are turned into that, whether the class takes it or not
+LIBRARIES = "trainer.models.libraries."  # what makes models of other libraries
 # Of torch's criteria: a number for each class.
 WEIGHTS = ("weight", "pos_weight")
 # What a class raises when it is given something wrong.
@@ -144,7 +145,7 @@ def is_complaint(settings: Settings, group: str, error: BaseException) -> bool:
     config = settings.group(group)
     backbone = config.get("backbone")
     targets = [part.get("_target_") for part in (config, backbone) if isinstance(part, Mapping)]
-    is_of_library = any(str(target).startswith("trainer.models.libraries.") for target in targets)
+    is_of_library = any(str(target).startswith(LIBRARIES) for target in targets)
     return settings.is_own(group) or is_of_library or isinstance(error, COMPLAINTS)
 
 

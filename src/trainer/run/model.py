@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Mapping
 from inspect import Parameter
 from typing import Any
 
@@ -17,7 +18,7 @@ from trainer.errors import UserError
 from trainer.models.initialise import initialise
 from trainer.models.weights import fit_in, read_weights
 from trainer.run.freeze import freeze
-from trainer.run.instantiate import FACTS, MADE, built, complaint, found, ours
+from trainer.run.instantiate import FACTS, LIBRARIES, MADE, built, complaint, found, ours
 from trainer.run.memory import recompute_as_asked
 from trainer.system.private import applied
 from trainer.trees import called, mapped
@@ -138,6 +139,7 @@ def told(settings: Settings, sizes: Sizes) -> nn.Module:
     takes, is_open = trust.parameters(kind), trust.takes_any(kind) and not trust.is_ours(kind)
     facts = {n: fact for n, fact in facts_of(sizes).items() if (n in takes or is_open) and config.get(n) is None}
     facts |= {n: config[n] for n in MADE if is_open and n not in takes and config.get(n) is not None}
+    facts |= _of_backbone(settings, sizes)
     for name in FACTS:
         is_needed = name in takes and takes[name].default is Parameter.empty and not trust.is_ours(kind)
         if is_needed and name not in facts and config.get(name) is None:
@@ -154,6 +156,18 @@ def told(settings: Settings, sizes: Sizes) -> nn.Module:
                 raise
             del facts[refused[1]]
             set_random_state(random, torch.device("cpu"))
+
+
+def _of_backbone(settings: Settings, sizes: Sizes) -> dict[str, Any]:
+    """A library's backbone told of the images, as the library's models are."""
+    backbone = settings.group("model").get("backbone")
+    target = str(backbone.get("_target_")) if isinstance(backbone, Mapping) else ""
+    if not isinstance(backbone, Mapping) or not target.startswith(LIBRARIES):
+        return {}
+    takes = trust.parameters(trust.resolve("model.backbone._target_", target, nn.Module, settings.own))
+    facts = facts_of(sizes)
+    told_of = {name: facts[name] for name in MADE if name in facts and name in takes and backbone.get(name) is None}
+    return {"backbone": {**backbone, **told_of}} if told_of else {}
 
 
 def sizes_to_type(settings: Settings, sizes: Sizes) -> str:
