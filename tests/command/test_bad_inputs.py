@@ -435,6 +435,10 @@ MISTAKES: list[Row] = [
         "loss=composite loss.terms.cross_entropy.criterion.label_smoothing=0.1 loss.terms.l4=null",
         "loss.terms.l4: nothing reads this key.",
     ),
+    Row(
+        "loss=l1 loss.weight=[1,2]",
+        "loss=l1 has no weight; ... Type loss=cross_entropy 'loss.weight=[1,2]'.",
+    ),
     Row("loss=composite loss.terms.cross_entropy=null", "loss=composite: has penalties alone, which look at no"),
     *values("model=sequential model.layers", "3 null", "must be a list of layers."),
     Row("model=sequential model.layers=[]", "model.layers=[]: a network needs at least one layer."),

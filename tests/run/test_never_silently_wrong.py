@@ -490,8 +490,9 @@ class TestWeightsOfClasses:
     def test_of_another_length_are_refused(self, train: Train) -> None:
         with pytest.raises(UserError, match=r"^loss.weight: has 3 numbers; 10 are needed"):
             train(*QUIET, "model=two_layer", "loss.weight=[1,2,3]")
-        with pytest.raises(UserError, match=r"^loss.pos_weight: has 2 numbers; 10 are needed"):
-            train(*QUIET, "model=two_layer", "loss=bce_with_logits", "loss.pos_weight=[1,2]")
+        for key in ("weight", "pos_weight"):
+            with pytest.raises(UserError, match=rf"^loss.{key}: has 2 numbers; 10 are needed"):
+                train(*QUIET, "model=two_layer", "loss=bce_with_logits", f"loss.{key}=[1,2]")
 
 
 class TestKindsOfNumbers:

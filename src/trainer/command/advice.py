@@ -13,7 +13,8 @@ from trainer.errors import nearest
 from trainer.system import shell
 
 _TABLES = (".csv", ".npz", ".npy")
-_USUAL = ("sgd", "two_layer", "lenet", "resnet18")  # options that are proposed before others which would do as well
+# Options that are proposed before others which would do as well.
+_USUAL = ("sgd", "two_layer", "lenet", "resnet18", "cross_entropy")
 _INSTALLED = ("torch", "torchvision", "trainer")  # packages that need no trust, or whose classes an option names
 
 
