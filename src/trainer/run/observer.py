@@ -126,6 +126,7 @@ class RunObserver:
         is_best = metric in better(numbers, self.state.last, self.parts.settings.config)
         if is_best:
             self.state.best = {"metric": metric, "step": step, "value": numbers[metric]}
+        self.state.last.update(numbers)  # a plateau asks for them, and whoever prunes
         self.records.add(step, numbers, {})
         if self.rule is not None and step < self.max_steps:
             self.pruned_for = self.rule.verdict(step, self.state.last)

@@ -26,25 +26,26 @@ class Records:
     def __init__(self, journal: Journal, diagnosis: Diagnosis, statistics: Statistics | None) -> None:
         self.journal, self.diagnosis, self.statistics = journal, diagnosis, statistics
         self._waiting: list[tuple[int, dict[str, float], Mapping[str, float] | None]] = []
-        self._since = 0.0
+        self._since, self._pace = 0.0, SLOW
 
     def add(
-        self, step: int, numbers: dict[str, float], layers: Mapping[str, float] | None, seconds: float = SLOW
+        self, step: int, numbers: dict[str, float], layers: Mapping[str, float] | None, seconds: float | None = None
     ) -> None:
         """One step.
 
         Args:
             layers: numbers of single layers, beside those of the statistics; None: the step is shown and no more.
-            seconds: until the next record, as far as is known.
+            seconds: until the next record, as far as is known; None: as it was known last.
 
         Raises:
             UserError: what waits can't be written.
         """
         now = time.perf_counter()
+        self._pace = self._pace if seconds is None else seconds
         if not self._waiting:
             self._since = now
         self._waiting.append((step, numbers, layers))
-        if seconds >= SLOW or len(self._waiting) == MOST or now - self._since >= LATEST:
+        if self._pace >= SLOW or len(self._waiting) == MOST or now - self._since >= LATEST:
             self.write()
 
     def write(self) -> None:
