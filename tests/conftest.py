@@ -27,6 +27,7 @@ import pytest
 import torch
 from PIL import Image
 
+from trainer.command import imports
 from trainer.command import main as cli
 
 torch.set_num_threads(1)  # two pytest workers share two cores
@@ -59,6 +60,12 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def own_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that is called in here leaves the collector of garbage alone, and so do all that come after it."""
+    monkeypatch.setattr(imports.Own, "process", False)
 
 
 @pytest.fixture
