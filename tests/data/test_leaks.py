@@ -201,13 +201,11 @@ def test_what_is_drawn_anew_each_time_is_no_leak() -> None:
     assert said(*items(train=Own(rows, noise=1.0), val=Own(rows, noise=1.0), test=Own(rows, noise=1.0))) is None
 
 
-def test_slow_items_and_broken_ones_cost_half_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(item_leaks, "LOOK_FOR", 0.2)
+def test_slow_items_and_broken_ones_are_not_all_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(item_leaks, "LOOK_FOR", 1.0)  # a busy machine may sleep for tenths of a second
     rows = [*NUMBERS[:100]]
-    begin = time.monotonic()
-    message = said(*items(train=Own(rows, seconds=0.005), val=Own(rows, seconds=0.005), test=Own([None] * 100)))
-    assert time.monotonic() - begin < 1
-    assert message is not None
+    message = said(*items(train=Own(rows, seconds=0.02), val=Own(rows, seconds=0.02), test=Own([None] * 100)))
+    assert message is not None  # which counts them: all would take 4 seconds
     assert " of 300 items were looked at." in message
 
 
