@@ -635,10 +635,10 @@ def test_what_can_not_be_chosen_is_no_option(train):
 
 @pytest.mark.parametrize("value", ["a" * 100_000, f"[{'1,' * 40_000}1]", "[" * 10_001, "name=" * 5000])
 def test_a_word_without_end_is_refused_at_once(train, value):
-    began = time.monotonic()
+    began = time.process_time()
     for words in ((f"model.x={value}",), (f"name={value}",), ("--multirun", f"seed={value}"), ("runs", value)):
         assert len(refusal(train, *words, says="a word has at most 10,000")) < 300
-    assert time.monotonic() - began < 2
+    assert time.process_time() - began < 2
 
 
 def test_a_weight_for_each_of_a_thousand_classes_can_be_typed(train):

@@ -318,16 +318,16 @@ HOSTILE = {
 def test_what_never_ends_is_refused_at_once(tmp_path: Path, kind: str, what: str) -> None:
     folder(tmp_path)
     hostile(kind, tmp_path / "cat" / "x.png")
-    start = time.monotonic()
+    start = time.process_time()
     says(load, f"{tmp_path / 'cat' / 'x.png'} is not a whole image ({what}", root=tmp_path)
-    assert time.monotonic() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_pixels_are_counted_before_they_are_decoded(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(png(13_000, 13_000))
-    start = time.monotonic()
+    start = time.process_time()
     says(FolderImages([str(tmp_path / "x.png")], torch.zeros(1)).__getitem__, "13,000 x 13,000 pixels", index=0)
-    assert time.monotonic() - start < 1
+    assert time.process_time() - start < 1
 
 
 def test_what_pillow_warns_of_is_a_note(tmp_path: Path) -> None:

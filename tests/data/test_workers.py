@@ -91,7 +91,7 @@ def test_are_started_with_the_first_batch_and_gone_when_nobody_wants_more(files)
     assert len(pids()) == 2
     start = time.monotonic()
     batches.close()
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < 4  # a DataLoader left to itself takes 5 s
     assert are_gone()
 
 
