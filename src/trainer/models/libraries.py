@@ -1,9 +1,10 @@
 """Models of other libraries by their names: torchvision, timm and transformers, each imported when it is asked for."""
 
 import contextlib
+import functools
 import inspect
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +51,7 @@ def torchvision(
     keys |= {} if num_classes is None else {"num_classes": num_classes}
     if "weights_backbone" in inspect.signature(models.get_model_builder(name)).parameters:
         keys.setdefault("weights_backbone", None)  # which are fetched if nobody says so
-    sized = keys if image_size is None else {**keys, "image_size": image_size}
-    try:
-        model: nn.Module = models.get_model(name, weights=None, **sized)
-    except TypeError as error:
-        if "'image_size'" not in str(error):
-            raise
-        model = models.get_model(name, weights=None, **keys)
+    model = _of_size(functools.partial(models.get_model, name, weights=None), keys, "image_size", image_size)
     if pretrained:
         published = models.get_model_weights(name).DEFAULT
         instead = "model.pretrained=false model.weights=<path of that file>"
@@ -91,15 +86,9 @@ def timm(
     refuse_other_name(name, library.list_models(), library.list_models(pretrained=True))
     keys |= {} if num_classes is None else {"num_classes": num_classes}
     keys |= {} if in_channels is None else {"in_chans": in_channels}
-    sized = keys if image_size is None else {**keys, "img_size": image_size}
     with told_if_not_fetched(pretrained):
-        try:
-            model: nn.Module = library.create_model(name, pretrained=pretrained, **sized)
-        except TypeError as error:
-            if "'img_size'" not in str(error):
-                raise
-            model = library.create_model(name, pretrained=pretrained, **keys)
-    return model
+        make = functools.partial(library.create_model, name, pretrained=pretrained)
+        return _of_size(make, keys, "img_size", image_size)
 
 
 def transformers(
@@ -162,6 +151,18 @@ def transformers(
             raise
         fitting = [t for t, kind in TASKS.items() if type(config) in getattr(library, kind)._model_mapping]
         raise UserError(f"task={task}: {name} has no such model; it has {one_of(fitting) or 'none'}.") from error
+
+
+def _of_size(make: Callable[..., nn.Module], keys: dict[str, Any], word: str, size: int | None) -> nn.Module:
+    """A model that is told the size of its images by a word, unless it knows no such word."""
+    if size is None:
+        return make(**keys)
+    try:
+        return make(**{**keys, word: size})
+    except TypeError as error:
+        if f"'{word}'" not in str(error):
+            raise
+        return make(**keys)
 
 
 def refuse_weights(keys: Mapping[str, Any]) -> None:
