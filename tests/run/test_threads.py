@@ -11,7 +11,7 @@ from torch import nn
 
 from trainer.data.batches import Batch
 from trainer.run import environment, origin, threads
-from trainer.run.threads import PER_THREAD, enough_threads, products
+from trainer.run.threads import SLEEPING, SPINNING, enough_threads, products
 
 Train = Callable[..., dict[str, Any]]
 QUIET = ("monitor=off", "monitor.every=1", "max_steps=3")
@@ -66,8 +66,12 @@ def test_products_are_counted_and_nothing_is_left(model: nn.Module, shape: tuple
 
 @pytest.mark.usefixtures("four_cores")
 @pytest.mark.parametrize(("share", "expected"), [(0.01, 1), (1.9, 1), (2, 2), (3.5, 3), (100, 4)])
-def test_each_thread_finds_enough_to_do(share: float, expected: int) -> None:
-    model, batch_size = nn.Linear(100, 50), round(share * PER_THREAD / 5000)
+@pytest.mark.parametrize(("spins", "per_thread"), [(True, SPINNING), (False, SLEEPING)])
+def test_each_thread_finds_enough_to_do(
+    spins: bool, per_thread: int, share: float, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "is_spinning", lambda: spins)
+    model, batch_size = nn.Linear(100, 50), round(share * per_thread / 5000)
     assert enough_threads(model, Loss, of(100), batch_size) == expected  # type: ignore[arg-type]
     assert enough_threads(nn.LSTM(8, 16), Loss, of(5, 8), batch_size) == 4  # type: ignore[arg-type]
 
@@ -76,10 +80,11 @@ def test_each_thread_finds_enough_to_do(share: float, expected: int) -> None:
 def test_a_run_says_its_threads_and_continues_with_them(
     train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(threads, "is_spinning", lambda: False)
     words = ("model=two_layer", *QUIET)
     train(*words, "name=one")
     assert ", cpu, 1 thread\n" in capsys.readouterr().out
-    monkeypatch.setattr(threads, "PER_THREAD", 100)  # as of a release with another rule
+    monkeypatch.setattr(threads, "SLEEPING", 100)  # as of a release with another rule
     train(*words, "name=four")
     assert ", cpu, 4 threads\n" in capsys.readouterr().out
     train(*words[:-1], "max_steps=4", "name=one")

@@ -17,15 +17,14 @@ from trainer.config.bounds import refuse_long_words
 from trainer.errors import UserError
 from trainer.exits import exit_code
 from trainer.signals import Signals
+from trainer.system.waiting import set_waiting
 
 
 def main() -> NoReturn:
     """The console script. Exits with 0, or with a code of `trainer.errors`; 1 is our own fault, with a traceback."""
     argv = [word.removesuffix("\r") for word in sys.argv[1:]]  # of a script with the line ends of Windows
-    # Before torch and NumPy are there. Threads that wait for each other by spinning are many times slower as soon as
-    # another program wants their core, and NumPy's threads would be in the way of torch's.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    set_waiting()  # before torch and NumPy are there
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's threads would be in the way of torch's
     Own.process = True
     sys.exit(exit_code(lambda signals: run_command(argv, signals)))
 

@@ -24,8 +24,10 @@ def set_up_torch(settings: Settings) -> None:
     """Memory, threads and determinism, before the first tensor."""
     if settings.fast:
         from trainer.fast.heap import keep_freed_memory
+        from trainer.fast.neighbours import watch_neighbours
 
         keep_freed_memory()
+        watch_neighbours()
     if settings.compile:
         keep_programs_private()
     torch.set_num_threads(settings.threads if isinstance(settings.threads, int) else most_threads())

@@ -1,19 +1,20 @@
 """`threads=auto`: as many threads as find enough to do in one of a model's products.
 
 The number is counted, not timed: the same command gives the same bits on a machine, and on a busy machine a trial would
-choose otherwise each time. Threads meet at the end of every operation, and the one that waits sleeps (`OMP_WAIT_POLICY`
-in `command/main.py`), since threads that spin are many times slower as soon as another program wants their core.
-Measured on an AMD EPYC (Zen 4), 2 cores, busy, torch 2.13, 2026-11-26, in turns of a few steps in one process, the
-least of them; million multiplications in a product, and two threads as a share of the time of one:
+choose otherwise each time. Threads meet at the end of every operation; where those that wait sleep, each needs more to
+do (`system/waiting.py`). Million multiplications in a product, and two threads as a share of the time of one:
 
-| network | products | share |
-|---|---|---|
-| 64-32-10, batch 64 | 0.1 | 1.9 |
-| 64-512-10, batch 64 | 1.2 | 1.5 |
-| 1000-100-10, batch 64 | 3.2 | 1.3 |
-| LeNet, batch 64 | 5.3 | 1.06 |
-| 64-2048-10, batch 64 | 4.9 | 1.24 |
-| 64-2048-10, batch 256 | 20 | 1.06 |
+| network | products | spinning | asleep |
+|---|---|---|---|
+| 64-32-10, batch 64 | 0.1 | 1.05 | 1.9 |
+| 64-512-10, batch 64 | 1.2 | 0.91 to 1.7 | 1.5 |
+| 1000-100-10, batch 64 | 3.2 | 0.72 | 1.3 |
+| 64-2048-10, batch 64 | 4.9 | 0.70 | 1.24 |
+| LeNet, batch 64 | 5.3 | 0.60 | 1.06 |
+| 64-2048-10, batch 256 | 20 | 0.75 to 1.0 | 1.06 |
+
+AMD EPYC (Zen 4), 2 cores, torch 2.13, 2026-11-26: medians of steps on a quiet machine, three runs in turns; asleep on a
+busy one, in turns of a few steps, the least of them.
 """
 
 from typing import Any
@@ -25,15 +26,17 @@ from trainer.data.batches import Batch
 from trainer.losses.function import LossFunction
 from trainer.run.environment import most_threads
 from trainer.system.private import TorchDispatchMode, flop_counts
+from trainer.system.waiting import is_spinning
 from trainer.trees import called
 from trainer.trials import undisturbed
 
-# Multiplications of a product's forward pass that a thread must find: about a third of a millisecond.
-PER_THREAD = 8_000_000
+# Multiplications of a product's forward pass that a thread must find, where threads spin and where they sleep: about
+# 60 and 330 microseconds.
+SPINNING, SLEEPING = 1_500_000, 8_000_000
 
 
 def enough_threads(model: nn.Module, loss_fn: LossFunction, sample: Batch, batch_size: int) -> int:
-    """So many threads that each has `PER_THREAD` multiplications in the mean product of a model's forward pass.
+    """So many threads that each has enough multiplications in the mean product of a model's forward pass.
 
     Args:
         sample: a few samples.
@@ -44,7 +47,7 @@ def enough_threads(model: nn.Module, loss_fn: LossFunction, sample: Batch, batch
     if not found:  # one core, or nobody knows
         return most
     mean = sum(found) / len(found) * batch_size / sample.num_samples
-    return max(1, min(most, int(mean / PER_THREAD)))
+    return max(1, min(most, int(mean / (SPINNING if is_spinning() else SLEEPING))))
 
 
 def products(model: nn.Module, loss_fn: LossFunction, sample: Batch) -> list[int]:
