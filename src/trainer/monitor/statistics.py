@@ -22,6 +22,7 @@ MOMENTS = ("norm", "mean", "std", "max", "zeros")
 # A float32 dot product of numbers of one sign drifts with their count (measured: 6e-4 for two million equal ones), so
 # blocks of it are added up in float64. And above 10,000 numbers OpenBLAS starts threads, which would fight torch's.
 _BLOCK = 8192
+_ONES = {dtype: np.ones(_BLOCK, dtype) for dtype in "fd"}
 # Numbers of a segment that is looked at with others, and how many of those it is worth for.
 _SMALL, _FEW = 256, 2
 # Steps that are looked at together at the most, and numbers that may be kept for it: 4 MB.
@@ -200,7 +201,7 @@ def _moments(x: NDArray) -> NDArray[np.float64]:
     """`[num_steps, len(MOMENTS)]` of rows that are not empty; those of a row do not depend on the others."""
     n = x.shape[1]
     squares = _sums_of_squares(x)
-    totals = _dots(x, np.ones(n, x.dtype))
+    totals = _dots(x)
     for i in np.flatnonzero(~np.isfinite(totals)):
         totals[i] = x[i].sum(dtype=np.float64)
     means = totals / n
@@ -221,13 +222,13 @@ def _sums_of_squares(x: NDArray) -> NDArray[np.float64]:
     return squares
 
 
-def _dots(x: NDArray, y: NDArray) -> NDArray[np.float64]:
-    """Of rows `[num_steps, n]` with rows, or with one."""
-    whole = x.shape[1] // _BLOCK * _BLOCK
-    dots = np.vecdot(x[:, whole:], y[..., whole:]).astype(np.float64)
+def _dots(x: NDArray, y: NDArray | None = None) -> NDArray[np.float64]:
+    """`[num_steps]` of rows `[num_steps, n]` with rows, or with ones."""
+    whole, ones = x.shape[1] // _BLOCK * _BLOCK, _ONES[x.dtype.char]
+    dots = np.vecdot(x[:, whole:], ones[: x.shape[1] - whole] if y is None else y[:, whole:]).astype(np.float64)
     if whole:
-        blocks = [z[..., :whole].reshape(*z.shape[:-1], -1, _BLOCK) for z in (x, y)]
-        dots += np.vecdot(*blocks).sum(axis=-1, dtype=np.float64)
+        blocks = x[:, :whole].reshape(len(x), -1, _BLOCK)
+        dots += np.vecdot(blocks, ones if y is None else y[:, :whole].reshape(blocks.shape)).sum(1, dtype=np.float64)
     return dots
 
 
