@@ -32,9 +32,9 @@ def sleeps():
     after = resource.getrusage(resource.RUSAGE_SELF)
     return after.ru_nvcsw - before.ru_nvcsw
 def gone():
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while threads() > before and time.monotonic() < deadline:
-        time.sleep(0.01)
+        time.sleep(0.7)  # a main thread that sleeps waits for no core, however busy the machine is
     return threads() == before
 numbers.add_(1)
 before = threads()

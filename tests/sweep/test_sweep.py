@@ -26,7 +26,7 @@ from trainer.disk import checkpoint
 from trainer.disk.folder import read_result
 from trainer.errors import UserError
 from trainer.sweep.plan import Job, job_name, refuse_another, rounded, told_apart, units
-from trainer.sweep.results import Row, metric_of, settings
+from trainer.sweep.results import Row, Table, metric_of, settings
 from trainer.sweep.search import job_of
 from trainer.sweep.together import refuse_unmeasured
 
@@ -468,3 +468,23 @@ def test_the_best_setting_is_that_of_the_best_mean() -> None:
     assert [setting.swept for setting in found] == [{"lr": "0.2"}, {"lr": "0.1"}, {"lr": "1"}]
     assert found[1].mean("best/val/accuracy") == pytest.approx(0.7)
     assert found[1].spread("best/val/accuracy") == pytest.approx(0.2828427)
+
+
+def test_the_results_of_many_jobs_are_not_written_after_each(tmp_path: Path) -> None:
+    looks: list[float] = []
+
+    def rows() -> list[Row]:
+        time.sleep(0.02)  # as long as it takes where there are many
+        looks.append(time.monotonic())
+        return []
+
+    table = Table(tmp_path, rows)
+    for _ in range(50):
+        table.refresh()
+    assert len(looks) == 1
+    while len(looks) == 1:
+        table.refresh()
+    assert looks[1] - looks[0] >= 0.02 / table.SHARE
+    table.write()
+    assert len(looks) == 3
+    assert json.loads((tmp_path / "results.json").read_text()) == []

@@ -5,7 +5,8 @@ import io
 import json
 import math
 import statistics
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,35 @@ def read_failures(folder: Path) -> dict[str, dict[str, str]]:
         return {r["name"]: {"status": r["status"], "reason": r["reason"]} for r in rows if r["reason"]}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
+
+
+class Table:
+    """The results of a sweep on the disk, while its jobs come to their ends.
+
+    Writing takes as long as the sweep has jobs: after each of a thousand it would take a minute in all.
+
+    Args:
+        rows: what the jobs came to so far.
+    """
+
+    SHARE = 0.05  # of the time, at the most
+
+    def __init__(self, folder: Path, rows: Callable[[], list[Row]]) -> None:
+        self.folder, self.rows = folder, rows
+        self._next = 0.0
+
+    def refresh(self) -> None:
+        """Writes what there is, unless that has just been done."""
+        if time.monotonic() >= self._next:
+            self.write()
+
+    def write(self) -> list[Row]:
+        start = time.monotonic()
+        rows = self.rows()
+        write_results(self.folder, rows)
+        end = time.monotonic()
+        self._next = end + (end - start) / self.SHARE
+        return rows
 
 
 def write_results(folder: Path, rows: Sequence[Row]) -> None:

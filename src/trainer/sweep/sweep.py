@@ -22,7 +22,7 @@ from trainer.sweep.cluster import Cluster
 from trainer.sweep.plan import Job, is_finished, listing, plan, refuse_another, units
 from trainer.sweep.processes import SIGNALLED, UNKNOWN, Outcome, Pool, reason
 from trainer.sweep.progress import Progress
-from trainer.sweep.results import Row, metric_of, print_table, read_failures, row, write_results
+from trainer.sweep.results import Row, Table, metric_of, print_table, read_failures, row
 from trainer.sweep.verify import verify
 from trainer.system import shell
 
@@ -154,6 +154,7 @@ def run_all(
     killed: set[Job] = set()  # while they trained together
     # Jobs that train together are at every step together: none has finished that another could be measured by.
     waiting = units(left, "never" if settings["prune"] else settings["stack"], pool.at_once)
+    table = Table(folder, lambda: [row(job, failures) for job in jobs])
     is_told = False
     while waiting or pool.running:
         is_stopping = signals.received != 0 or (bool(failures) and settings["on_failure"] == "stop")
@@ -186,11 +187,9 @@ def run_all(
                 outcome = Outcome(job, code, seconds, reason(job, code))
                 note(outcome, failures)
                 progress.ended(outcome)
-            write_results(folder, [row(job, failures) for job in jobs])
+            table.refresh()
         progress.update([job for running in pool.running for job in running.jobs])
-    rows = [row(job, failures) for job in jobs]
-    write_results(folder, rows)
-    return rows
+    return table.write()
 
 
 def note(outcome: Outcome, failures: dict[str, dict[str, str]]) -> None:
