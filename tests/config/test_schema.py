@@ -136,6 +136,7 @@ TABLE: dict[str, tuple[list[Any], list[Any]]] = {
     "loss.teacher": (["runs/x", None], ["", True]),
     "loss.temperature": ([2, 0.5, None], [0, -1]),
     "loss.teacher_weight": ([0, 0.5, None], [-1, "a"]),
+    "data.fixed": ([True, False], [1, None]),
     "loss.class_weights": (["balanced", [1, 2.5], None], ["balance", [-1, 1], 2, True]),
     "data.folds": ([2, 5, None], [1, 2.5]),
     "data.fold": ([0, 4, None], [-1, 0.5]),

@@ -342,6 +342,7 @@ RULES: dict[str, Rule] = {
         "a number of bytes, or of kB, MB, GB or TB; null keeps nothing", _DISK_SPACE, optional=True, example="20GB"
     ),
     "data.balance": _FLAG,
+    "data.fixed": _FLAG,
     "loss.class_weights": Either(
         (Choice(("balanced",)), ListOf(_NOT_NEGATIVE, optional=True, example="[1,2]")), example="balanced"
     ),
@@ -405,7 +406,7 @@ LARGER_IS_BETTER = frozenset(
 # Keys of a group that are off until they are typed: any option takes them, and none lists them.
 UNLISTED: dict[str, tuple[str, ...]] = {
     "data": (
-        "balance",
+        *("balance", "fixed"),
         *(f"augment.{key}" for key in ("resized_crop", "policy", "color_jitter", "erase", "mixup", "cutmix")),
     ),
     "loss": ("class_weights", "weights", "teacher", "temperature", "teacher_weight"),

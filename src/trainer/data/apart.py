@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
 
+from trainer.data.fixed import is_of_arrow
 from trainer.data.item_parts import TARGET_NAMES, plain
-from trainer.data.items import Items, is_of_arrow
+from trainer.data.items import Items
 
 LABELS = ("targets", "labels", "_labels", "y")  # what data sets call the labels of all items
 PAIRS = ("samples", "_samples")  # and a file with its label of each

@@ -42,6 +42,7 @@ class Asked:
         split_seed: decides which samples those are.
         stratify: each of them gets its share of every class.
         group: the part of an item that names its group; those of one group fall into one split.
+        fixed: an item is the same whenever it is read.
         ignored: the label of places that have no class.
     """
 
@@ -55,6 +56,7 @@ class Asked:
     split_seed: int | None = None
     stratify: bool | None = None
     group: str | None = None
+    fixed: bool | None = None
     ignored: int = IGNORED
 
 
@@ -127,7 +129,7 @@ def _is_pair_of_arrays(split: Any) -> bool:
 def _split(split: Any, which: str, data: Data, name: str, asked: Asked) -> Any:
     """One split as Samples, ImageFiles or Items."""
     if isinstance(split, Items):
-        return replace(split, group=asked.group, reading=Reading(ignored=asked.ignored))
+        return replace(split, group=asked.group, reading=Reading(ignored=asked.ignored), fixed=bool(asked.fixed))
     if split is None or isinstance(split, Samples | ImageFiles):
         return split
     where = f"data={name}: the {which} split"
@@ -156,7 +158,13 @@ def _split(split: Any, which: str, data: Data, name: str, asked: Asked) -> Any:
     if asked.targets is not None and asked.targets != "inputs":
         targets = _names("data.targets", asked.targets)
     collate_fn = data.collate_fn or getattr(split, "collate_fn", None)
-    return Items(split, which, collate_fn, inputs, targets, asked.group, Reading(ignored=asked.ignored))
+    if asked.fixed and collate_fn is not None:
+        raise UserError(
+            f"data.fixed=true: data={name} has a collate_fn, which may give a sample that depends on the others in its "
+            "batch. Leave it out."
+        )
+    reading, fixed = Reading(ignored=asked.ignored), bool(asked.fixed)
+    return Items(split, which, collate_fn, inputs, targets, asked.group, reading, fixed=fixed)
 
 
 def _names(key: str, names: Any) -> tuple[str, ...] | None:
@@ -172,7 +180,7 @@ def _names(key: str, names: Any) -> tuple[str, ...] | None:
 def _refuse_unused(asked: Asked, name: str, has_all: bool, is_files: bool) -> None:
     """Raises UserError for a key that only data read item by item has a use for."""
     of_parts = ("val_fraction", "test_fraction", "split_seed", "stratify")
-    of_items = ("inputs", "num_workers", "group", *(of_parts if has_all else ()))
+    of_items = ("inputs", "num_workers", "group", "fixed", *(of_parts if has_all else ()))
     for field in fields(asked):
         if field.name in of_items and getattr(asked, field.name) is not None:
             why = "has image files" if is_files else "is in memory as tensors"

@@ -73,16 +73,22 @@ class ItemBatches:
 
     def in_order(self, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
         rows = range(len(self))[share(len(self), rank, world_size)]
-        size = self._evaluation_batch
+        size = self.evaluation_batch
         keys: list[Key] = [("evaluation", list(rows[i : i + size])) for i in range(0, len(rows), size)]
         # Of one batch nobody would read ahead.
         batches = map(self._finished, read(self.items.load, keys, min(self.num_workers, max(0, len(keys) - 1))))
         return map(as_own_targets, batches) if self.are_own_targets else batches
 
     @cached_property
-    def _evaluation_batch(self) -> int:
+    def evaluation_batch(self) -> int:
+        """Samples of a batch of `in_order`."""
         num_bytes = sum(leaf.nbytes for leaf in leaves(self.items.sample))
         return max(1, min(EVALUATION_BATCH, EVALUATION_BYTES // max(1, num_bytes)))
+
+    @property
+    def target_bytes(self) -> int:
+        """That the targets of an item take."""
+        return sum(leaf.nbytes for leaf in leaves(self.items.sample[1]))
 
     def _finished(self, batch: tuple[Tree, Tree]) -> Batch:
         inputs, targets = (mapped(self._placed, tree) for tree in batch)

@@ -8,9 +8,10 @@ from itertools import repeat
 from typing import Any
 
 from torch import Tensor
-from torch.utils.data import Subset, TensorDataset
+from torch.utils.data import Subset
 
 from trainer.config import trust
+from trainer.data.fixed import is_fixed, is_plain
 from trainer.data.item_parts import Parts, Pictures, is_picture, plain
 from trainer.data.item_targets import Reading
 from trainer.data.quoting import cut
@@ -36,6 +37,7 @@ class Items:
         group: the part of a dict that names its group.
         reading: what a loss gets of its targets.
         pictures: what those of Pillow become.
+        fixed: its user says that an item is the same whenever it is read.
 
     Attributes:
         known: the targets of all items, `[N]` int64, where they have been looked at.
@@ -51,6 +53,7 @@ class Items:
     group: str | None = None
     reading: Reading = field(default_factory=Reading)
     pictures: Pictures = field(default_factory=Pictures)
+    fixed: bool = False
     known: Tensor | None = field(default=None, repr=False)
     tell: Callable[[], None] | None = field(default=None, repr=False)
     draws: ForeignDraws = field(default_factory=ForeignDraws, repr=False)
@@ -70,11 +73,16 @@ class Items:
 
     @cached_property
     def is_still(self) -> bool:
-        """Whether its items are known to draw nothing at random: of torch's and Python's own classes."""
+        """Whether its items are known to draw nothing at random, and are quickly read."""
         inner = self.dataset
         while type(inner) is Subset:
             inner = inner.dataset
-        return self.collate_fn is None and (type(inner) in (list, tuple, TensorDataset) or is_of_arrow(inner))
+        return self.collate_fn is None and is_plain(inner)
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether an item is the same whenever it is read, and whatever it stands beside in a batch."""
+        return self.collate_fn is None and (self.fixed or is_fixed(self.dataset))
 
     def load(self, key: Key) -> tuple[Tree, Tree]:
         """Some items as a batch, on the CPU. What an item draws is a function of the key's first part and its row.
@@ -193,8 +201,3 @@ class Items:
         owners = (inner, *([self.collate_fn] if self.collate_fn else []))
         modules = [getattr(owner, "__module__", None) or type(owner).__module__ for owner in owners]
         return cut(trust.told(error, [module for module in modules if isinstance(module, str)]), 400)
-
-
-def is_of_arrow(dataset: Any) -> bool:
-    """Whether it is one of Hugging Face's, whose items nobody's own function makes."""
-    return type(dataset).__module__ == "datasets.arrow_dataset" and dataset.format["type"] != "custom"

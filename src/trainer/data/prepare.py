@@ -182,6 +182,10 @@ def _check_items(data: Data, items: Items, where: str) -> None:
         raise UserError(f"{where} has inputs of another form than the train split.")
     if isinstance(targets, Tensor) and not data.are_own_targets:
         _refuse_wrong(data, targets if items.known is None else items.known, where)
+    if items.fixed:
+        once, again = ([[*map(checksum, row)] for row in _some_rows(items, draws)] for draws in ("once", "again"))
+        if once != again:
+            raise UserError(f"data.fixed=true: {where} has items that change when they are read again. Leave it out.")
 
 
 def doubts(data: Data, name: str, dtype: torch.dtype, leak: Leak | None = None) -> list[str]:
@@ -245,10 +249,10 @@ def _fingerprint(samples: Samples | ImageFiles | Items) -> Fingerprint:
     )
 
 
-def _some_rows(items: Items) -> list[list[Tensor]]:
+def _some_rows(items: Items, draws: str = "fingerprint") -> list[list[Tensor]]:
     """The numbers of some items, evenly spaced."""
     rows = torch.linspace(0, len(items) - 1, min(len(items), LOOKED_AT)).long().unique().tolist()
-    return [leaves(items.load(("fingerprint", [row]))) for row in rows]
+    return [leaves(items.load((draws, [row]))) for row in rows]
 
 
 def _sums(tensors: list[Tensor]) -> tuple[float, ...]:

@@ -51,6 +51,7 @@ FREE = (
     "profile",
     "gradient.checkpoint",
     "data.cache",
+    "data.fixed",
     "data.num_workers",  # the order and the draws of samples are the same with any number
 )
 

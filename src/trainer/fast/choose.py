@@ -145,16 +145,30 @@ def features_of(
     trains_later = any(name.startswith("backbone.") for name in work.state.store.names)
     if type(model) is not Finetune or model.unfrozen or trains_later or is_random or work.loss_fn.is_of_inputs:
         return None
-    if isinstance(work.train, ItemBatches | OwnTargets):
-        note(
-            "the frozen backbone runs at every step: what a data set of your own gives may differ from epoch to epoch."
-        )
+    if problem := why_not_fixed(work):
+        note(f"the frozen backbone runs at every step: {problem}.")
         return None
     try:
         cache = Cache(cache_folder("features"), limit, note)
     except RuntimeError:  # no home folder
         cache = Cache(folder, 0, note)
     return Features(work, cache, note, is_stop_requested)
+
+
+def why_not_fixed(work: Work) -> str:
+    """Why a sample may be another one when it is read again, or be of a form that has no features; empty: it is not."""
+    splits = (work.train, work.val, work.test)
+    if any(isinstance(split, OwnTargets) or getattr(split, "are_own_targets", False) for split in splits):
+        return "the targets are the inputs"
+    batches = [split for split in splits if isinstance(split, ItemBatches)]
+    if any(split.items.collate_fn is not None for split in batches):
+        return "a collate_fn of your own may give a sample that depends on the others in its batch"
+    if not all(split.items.is_fixed for split in batches):
+        return "items of your data set may change from epoch to epoch. If they never do, type data.fixed=true"
+    if work.loss_fn.is_weighted and any(split.targets is None for split in batches):
+        # Their weights are added up batch by batch, which rounds in another way than all at once.
+        return "nobody has looked at the labels, which have weights. Leave out data.num_classes, and they are counted"
+    return ""
 
 
 def products(work: Work, is_compiled: bool, num_runs: int = 1) -> AbstractContextManager[None]:

@@ -9,6 +9,7 @@ from torch import nn
 
 from trainer.data.batches import Batches, LoadedBatches, ResidentBatches
 from trainer.data.images import ImageTransform
+from trainer.data.item_batches import ItemBatches
 from trainer.disk.checkpoint import checksum
 from trainer.system.private import hooks_of
 
@@ -33,8 +34,10 @@ def backbone_key(backbone: nn.Module, device: torch.device, precision_name: str)
 def split_facts(split: Batches) -> Any:
     """What the inputs of a split are told by: their content, or the names, sizes and times of their files.
 
-    None where nothing tells them from others: files of a class of the user's own.
+    None where nothing tells them from others: items, and files of a class of the user's own.
     """
+    if isinstance(split, ItemBatches):
+        return None
     if isinstance(split, ResidentBatches):
         if not isinstance(split.transform, ImageTransform | None):
             return None

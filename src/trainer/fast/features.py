@@ -9,6 +9,7 @@ images 3x64x64), 10.5 (10.4 to 13.8) on a Zen 5 (2026-11-22, 512 images).
 """
 
 import contextlib
+import itertools
 import math
 from collections.abc import Callable
 from functools import cached_property
@@ -18,13 +19,15 @@ import torch
 from torch import Tensor
 
 from trainer.computation import Work
-from trainer.data.batches import EVALUATION_FILES, Batches, LoadedBatches, ResidentBatches
+from trainer.data.batches import EVALUATION_FILES, Batch, Batches, LoadedBatches, ResidentBatches
+from trainer.data.item_batches import ItemBatches
 from trainer.data.prepare import RESIDENT_BYTES
 from trainer.disk.cache import Cache
 from trainer.fast.feature_keys import backbone_key, digest, is_known, split_facts
 from trainer.fast.folding import folded, laid_in_blocks
 from trainer.fast.layout import in_blocks
 from trainer.models.finetune import Finetune
+from trainer.trees import joined, mapped
 from trainer.trials import evaluating
 
 # Samples whose maps a CPU's caches still help with; twice as many take longer each. In bfloat16 twice as many are best.
@@ -68,6 +71,7 @@ class Features:
         """
         splits = (self.work.train, self.work.val, self.work.test)
         num_bytes = sum(map(len, splits)) * self.model.head.in_features * self.model.head.weight.itemsize
+        num_bytes += sum(len(split) * split.target_bytes for split in splits if isinstance(split, ItemBatches))
         if num_bytes > RESIDENT_BYTES:
             self.note(f"the frozen backbone runs at every step: all its features would take {num_bytes:,} bytes.")
             return None
@@ -83,8 +87,8 @@ class Features:
         """A split whose inputs are features; None where a stop was asked for, or memory ran out."""
         if self._found.get(name) is None:
             split: Batches = getattr(self.work, name)
-            features = self._features(name, split, may_compute)
-            self._found[name] = None if features is None else on_features(split, features.to(self.device))
+            found = self._features(name, split, may_compute)
+            self._found[name] = None if found is None else on_features(split, found, self.device)
         return self._found[name]
 
     def _are_constants(self, features: Tensor) -> bool:
@@ -99,8 +103,8 @@ class Features:
         self.note("the frozen backbone runs at every step: what it gives for a sample is no constant.")
         return False
 
-    def _features(self, name: str, split: Batches, may_compute: bool) -> Tensor | None:
-        """On the CPU or where they were computed; the same on every rank."""
+    def _features(self, name: str, split: Batches, may_compute: bool) -> Batch | None:
+        """On the CPU or where they were computed; the same on every rank. Of items with their targets, else without."""
         key = self._key(split) if self.world.is_main else None
         with contextlib.ExitStack() as stack:
 
@@ -118,17 +122,19 @@ class Features:
             if found is not None:
                 if name == "train":
                     self.note(f"features of the frozen backbone: found in {self.cache.folder}")
-                return found
+                return Batch(found, None)
             if not may_compute:
                 return None
             if name == "train":
-                self.note(f"features of the frozen backbone: computed once for each of {len(split):,} samples")
-            parts = self.world.gather(self.world.together(lambda: self._computed(split)))
-            if any(part is None for part in parts):
+                kept = ", for this run alone" if isinstance(split, ItemBatches) else ""
+                self.note(f"features of the frozen backbone: computed once for each of {len(split):,} samples{kept}")
+            shares = self.world.gather(self.world.together(lambda: self._computed(split)))
+            if any(share is None for share in shares):
                 return None
-            whole = torch.cat([part for part in parts if part is not None])
+            parts = itertools.chain.from_iterable(share for share in shares if share is not None)
+            whole = Batch(*map(joined, zip(*parts, strict=True)))
             if key is not None:
-                self.cache.write(key, whole)
+                self.cache.write(key, whole.inputs)
             return whole
 
     def _is_of(self, split: Batches, features: Tensor) -> bool:
@@ -144,9 +150,10 @@ class Features:
         is_fitting = found is not None and found.shape == (len(split), self.model.head.in_features)
         return found if is_fitting else None
 
-    def _computed(self, split: Batches) -> Tensor | None:
+    def _computed(self, split: Batches) -> list[Batch] | None:
         """Of this rank's share of the samples, in order; None where a stop was asked for or memory ran out."""
-        parts, cpu_batch = [], CPU_BATCH * (2 if self.precision_name == "bfloat16" else 1)
+        computed, cpu_batch = [], CPU_BATCH * (2 if self.precision_name == "bfloat16" else 1)
+        are_items = isinstance(split, ItemBatches)
         try:
             with evaluating(self.model, self.device):
                 for batch in split.in_order(self.world.rank, self.world.size):
@@ -154,11 +161,11 @@ class Features:
                     for part in batch.parts(size):
                         if self.is_stop_requested():
                             return None
-                        parts.append(self._compute(part.inputs.clone()))  # it may write into them
+                        features = self._compute(part.inputs.clone())  # it may write into them
+                        computed.append(Batch(features, part.targets if are_items else None))
         except torch.OutOfMemoryError:
             return None
-        computed = torch.cat(parts)
-        return computed.cpu() if self.world.size > 1 else computed
+        return [Batch(*mapped(Tensor.cpu, tuple(part))) for part in computed] if self.world.size > 1 else computed
 
     @cached_property
     def _alone(self) -> Tensor:
@@ -209,15 +216,22 @@ class Features:
         return None if content is None else digest([self.backbone_key, content])
 
 
-def on_features(split: Batches, features: Tensor) -> ResidentBatches:
-    """The same samples, in the same batches."""
+def on_features(split: Batches, found: Batch, device: torch.device) -> ResidentBatches:
+    """The same samples, in the same batches.
+
+    Args:
+        found: features; and targets, of items alone.
+    """
+    features, targets = (mapped(lambda tensor: tensor.to(device), tree) for tree in found)
     if isinstance(split, LoadedBatches):
-        found = ResidentBatches(features, split.files.targets.to(features.device), evaluation_batch=EVALUATION_FILES)
+        made = ResidentBatches(features, split.files.targets.to(device), evaluation_batch=EVALUATION_FILES)
+    elif isinstance(split, ItemBatches):
+        made = ResidentBatches(features, targets, evaluation_batch=split.evaluation_batch)
     else:
         assert isinstance(split, ResidentBatches)
-        found = ResidentBatches(features, split.targets)
-    found.weights = split.weights
-    return found
+        made = ResidentBatches(features, split.targets)
+    made.weights = split.weights
+    return made
 
 
 def _is_near(found: Tensor, expected: Tensor, share: float) -> bool:

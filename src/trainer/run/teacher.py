@@ -24,7 +24,7 @@ from trainer.trees import called
 from trainer.trials import set_mode
 
 # Keys of the data that may differ between the two: they change neither splits nor what a sample looks like.
-FREE = ("augment", "balance", "cache", "num_workers", "download", "root", "urls", "image_size")
+FREE = ("augment", "balance", "cache", "fixed", "num_workers", "download", "root", "urls", "image_size")
 TERM = "teacher"
 
 

@@ -23,7 +23,7 @@ from trainer.use.trained import Trained
 
 SPLITS = ("train", "val", "test", "all")
 # Keys of data that say how it is read, not what.
-READING = ("num_workers", "download", "urls")
+READING = ("fixed", "num_workers", "download", "urls")
 
 
 @dataclass(frozen=True)
