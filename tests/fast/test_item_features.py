@@ -102,7 +102,7 @@ class TestSameAsRecomputed:
                     ("data.fixed=true", "batch_size=full", "dtype=float64"),
                     ("data.fixed=true", "data.balance=true", "loss.class_weights=balanced"),
                     ("data.kind=lists", "gradient.accumulate=2", "batch_size=7"),
-                    ("data.fixed=true", "data.num=37", "scheduler=cosine"),
+                    ("data.fixed=true", "data.num=37", "loss.weight=[1,2,0.3]"),
                 )
             ),
         ],
