@@ -30,6 +30,7 @@ from trainer.system.interpreters import safe_path
 from trainer.system.limits import num_cores
 
 LOG = "log.txt"
+LIBRARIES = "trainer.models.libraries."
 UNKNOWN = 255  # what multiprocessing says of a process whose server was killed
 SIGNALLED = tuple(128 + number for number in ENDING)
 
@@ -96,14 +97,16 @@ class Pool:
     Args:
         at_once: how many processes.
         devices: numbers of the GPUs that are dealt out to them in turn, or None.
+        first: of the jobs: what it needs of libraries is imported once for all of them.
     """
 
-    def __init__(self, at_once: int, devices: Sequence[int] | None) -> None:
+    def __init__(self, at_once: int, devices: Sequence[int] | None, first: Request | None = None) -> None:
         self.at_once, self.devices = at_once, devices
         self.share = max(1, num_cores() // at_once) if at_once > 1 else None  # of the cores, for each
         self.context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
         if sys.platform == "linux":
-            self.context.set_forkserver_preload(["trainer.sweep.deaf", "trainer.run.run"])
+            vision = ["trainer.sweep.vision"] if first is not None and _needs_torchvision(first) else []
+            self.context.set_forkserver_preload(["trainer.sweep.deaf", "trainer.run.run", *vision])
         self.running: list[Running] = []
 
     def has_room(self) -> bool:
@@ -180,6 +183,14 @@ class Pool:
         finally:
             process.join()
             ours.close()
+
+
+def _needs_torchvision(request: Request) -> bool:
+    """Whether a job imports it, as far as it is known before; timm and transformers do, too."""
+    backbone = request.config["model"].get("backbone") or {}
+    target = str(backbone.get("_target_"))
+    is_of_model = request.choices.get("model") in ("torchvision", "timm", "hf") or target.startswith(LIBRARIES)
+    return is_of_model or request.choices.get("data") == "torchvision"
 
 
 def _answer(pipe: Connection, function: Callable[..., Any], *arguments: Any) -> None:

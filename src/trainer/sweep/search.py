@@ -61,7 +61,7 @@ def search(space: Space, folder: Path, words: Sequence[str], signals: Signals, c
     corners = [(trial, space.request(trial)) for trial in space.corners()]
     first = corners[0][1]
     settings = first.config["sweep"]
-    pool = Pool(settings["jobs"], settings["devices"])
+    pool = Pool(settings["jobs"], settings["devices"], first)
     at_corners = [plan([request], folder, keys_of(trial))[0] for trial, request in corners]
     refuse_another(folder, at_corners[:1])
     refuse_unbuildable(at_corners, pool)

@@ -54,7 +54,7 @@ def sweep(
     is_begun(folder, "sweep")
     jobs = plan(requests, folder)
     refuse_another(folder, jobs)
-    pool = Pool(min(settings["jobs"], len(jobs)), settings["devices"])
+    pool = Pool(min(settings["jobs"], len(jobs)), settings["devices"], requests[0])
     refuse_unbuildable(jobs, pool)
     if requests[0].config["dry_run"]:
         for number, job in enumerate(jobs):
