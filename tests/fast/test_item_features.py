@@ -65,6 +65,7 @@ WORDS = ("model=frozen", "model.backbone._target_=items.Body", "data._target_=it
 WORDS = (*WORDS, "batch_size=16", "max_steps=12", "optimizer=sgd", "eval_every=4", "checkpoint.every=6", "monitor=off")
 WORDS = (*WORDS, "device=cpu", "threads=1")
 ONCE = "features of the frozen backbone: computed once for each of 40 samples, for this run alone"
+CHANGING = "items of your data set may change from epoch to epoch. If they never do, type data.fixed=true."
 ALWAYS = "the frozen backbone runs at every step: "
 
 
@@ -151,7 +152,8 @@ class TestOnlyWhereItIsTheSame:
     @pytest.mark.parametrize(
         ("words", "why"),
         [
-            ((), "items of your data set may change from epoch to epoch. If they never do, type data.fixed=true."),
+            ((), CHANGING),
+            (("data.kind=lists", "data.fixed=false"), CHANGING),
             (("data.kind=collated",), "a collate_fn of your own may give a sample that depends on the others"),
             (
                 ("data.kind=plain", "data.fixed=true", "data.num_classes=3", "loss.weight=[1,2,0.3]"),

@@ -129,7 +129,7 @@ def _is_pair_of_arrays(split: Any) -> bool:
 def _split(split: Any, which: str, data: Data, name: str, asked: Asked) -> Any:
     """One split as Samples, ImageFiles or Items."""
     if isinstance(split, Items):
-        return replace(split, group=asked.group, reading=Reading(ignored=asked.ignored), fixed=bool(asked.fixed))
+        return replace(split, group=asked.group, reading=Reading(ignored=asked.ignored), fixed=asked.fixed)
     if split is None or isinstance(split, Samples | ImageFiles):
         return split
     where = f"data={name}: the {which} split"
@@ -163,8 +163,8 @@ def _split(split: Any, which: str, data: Data, name: str, asked: Asked) -> Any:
             f"data.fixed=true: data={name} has a collate_fn, which may give a sample that depends on the others in its "
             "batch. Leave it out."
         )
-    reading, fixed = Reading(ignored=asked.ignored), bool(asked.fixed)
-    return Items(split, which, collate_fn, inputs, targets, asked.group, reading, fixed=fixed)
+    reading = Reading(ignored=asked.ignored)
+    return Items(split, which, collate_fn, inputs, targets, asked.group, reading, fixed=asked.fixed)
 
 
 def _names(key: str, names: Any) -> tuple[str, ...] | None:

@@ -37,7 +37,7 @@ class Items:
         group: the part of a dict that names its group.
         reading: what a loss gets of its targets.
         pictures: what those of Pillow become.
-        fixed: its user says that an item is the same whenever it is read.
+        fixed: whether an item is the same whenever it is read, as its user says; None: nobody says it.
 
     Attributes:
         known: the targets of all items, `[N]` int64, where they have been looked at.
@@ -53,7 +53,7 @@ class Items:
     group: str | None = None
     reading: Reading = field(default_factory=Reading)
     pictures: Pictures = field(default_factory=Pictures)
-    fixed: bool = False
+    fixed: bool | None = None
     known: Tensor | None = field(default=None, repr=False)
     tell: Callable[[], None] | None = field(default=None, repr=False)
     draws: ForeignDraws = field(default_factory=ForeignDraws, repr=False)
@@ -82,7 +82,7 @@ class Items:
     @property
     def is_fixed(self) -> bool:
         """Whether an item is the same whenever it is read, and whatever it stands beside in a batch."""
-        return self.collate_fn is None and (self.fixed or is_fixed(self.dataset))
+        return self.collate_fn is None and (is_fixed(self.dataset) if self.fixed is None else self.fixed)
 
     def load(self, key: Key) -> tuple[Tree, Tree]:
         """Some items as a batch, on the CPU. What an item draws is a function of the key's first part and its row.
