@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from trainer.disk import checkpoint
+from trainer.system.limits import num_cores
 from trainer.system.waiting import SPINS, set_waiting
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems bring another OpenMP")
@@ -97,10 +98,18 @@ def test_whether_threads_spin_is_known(
     assert said("print(is_spinning())") == expected
 
 
+def test_bound_threads_are_as_many(environment: pytest.MonkeyPatch) -> None:
+    """Torch, where it is imported, then binds the main thread to one core."""
+    environment.setenv("OMP_PROC_BIND", "true")
+    script = "import trainer.command.main, torch; from trainer.system.limits import num_cores; print(num_cores())"
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=120)
+    assert int(done.stdout) == num_cores()
+
+
 @pytest.mark.usefixtures("environment")
 def test_a_crowd_has_threads_sleep_and_leaves_nothing() -> None:
     found = said("""
-crowd = neighbours.Crowd()
+crowd = neighbours.Crowd(3)
 for _ in range(3):
     crowd.gather()
     crowd.gather()
@@ -109,10 +118,25 @@ for _ in range(3):
     crowd.leave()
     print(gone())
 torch.set_num_threads(1)
-crowd.gather()
-print(gone())
+print(crowd.gather(), gone())
+torch.set_num_threads(2)
+many = neighbours.Crowd(100)
+print(many.gather(), threads() >= 100)
+many.leave()
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 400 * 2**20,) * 2)
+print(neighbours.Crowd(1000).gather(), gone())
 """)
-    assert found.splitlines() == ["True True", "True"] * 3 + ["True"]
+    assert found.splitlines() == ["True True", "True"] * 3 + ["True True", "True True", "False True"]
+
+
+@pytest.mark.usefixtures("environment")
+def test_a_process_ends_well_while_a_crowd_gathers() -> None:
+    said("""
+neighbours.PERIOD, neighbours.BUSY, neighbours.QUIET, neighbours.LOOKS = 0.0001, -1, 9, 1
+neighbours.watch_neighbours()
+time.sleep(0.05)
+""")
 
 
 @pytest.mark.usefixtures("environment")
@@ -139,7 +163,7 @@ def test_however_threads_wait_the_bits_are_the_same(tmp_path: Path, busy_core: i
     cores = os.sched_getaffinity(0)
     for number, (own, policy) in enumerate([(cores, {}), ({busy_core}, {}), (cores, {"OMP_WAIT_POLICY": "active"})]):
         script = f"import os; os.sched_setaffinity(0, {own}); from trainer.command.main import main; main()"
-        words = ("max_steps=25", "threads=2", "monitor=off", f"name={number}")
+        words = ("max_steps=8", "threads=2", "monitor=off", f"name={number}")
         variables = os.environ | policy
         subprocess.run(
             [sys.executable, "-c", script, *words],

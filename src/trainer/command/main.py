@@ -7,6 +7,7 @@ import os
 import sys
 from typing import NoReturn
 
+import trainer.system.limits  # noqa: F401 - reads which cores there are, before torch is imported
 from trainer.command.folders import config_folders, has_own_folder
 from trainer.command.help import help_text, show_help, version_line
 from trainer.command.imports import Own, importing

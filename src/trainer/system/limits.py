@@ -9,6 +9,9 @@ from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
 _OWN_GROUP = Path("/proc/self/cgroup")
+# The cores that this process is bound to. Read before torch is imported, which binds the main thread to one of them
+# where OMP_PROC_BIND is set.
+BOUND = os.sched_getaffinity(0) if sys.platform == "linux" else frozenset()
 
 
 def free_bytes() -> int | None:
@@ -19,8 +22,7 @@ def free_bytes() -> int | None:
 
 def num_cores() -> int:
     """How many cores this process may use: those it is bound to, and no more than its container is given."""
-    ways = (_bound, cores_of_container)
-    return max(1, min([os.cpu_count() or 1, *(found for way in ways if (found := _tried(way)) is not None)]))
+    return max(1, min(len(BOUND) or os.cpu_count() or 1, _tried(cores_of_container) or sys.maxsize))
 
 
 def _tried(way: Callable[[], int | None]) -> int | None:
@@ -46,12 +48,6 @@ def _process() -> int | None:
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     used: int = psutil.Process().memory_info().vms
     return None if limit == resource.RLIM_INFINITY else limit - used
-
-
-def _bound() -> int | None:
-    if sys.platform != "linux":
-        return None
-    return len(os.sched_getaffinity(0))
 
 
 def _groups(controller: str, root: Path, own: Path) -> Iterator[Path]:

@@ -37,15 +37,18 @@ def is_spinning() -> bool:
     """Whether torch's threads spin on a quiet machine and sleep on a busy one. Asked when torch has been imported."""
     if os.environ.get("OMP_WAIT_POLICY") != "passive" or os.environ.get("GOMP_SPINCOUNT") in (None, "0"):
         return False
-    if seconds_in_line() is None:
-        return False
+    return seconds_in_line() is not None and gnu_openmp() is not None
+
+
+def gnu_openmp() -> str | None:
+    """The path of GNU's OpenMP, where this process has loaded it and no other."""
     with contextlib.suppress(OSError):  # a distribution may link libgomp to LLVM's or Intel's, which know no spins
         mapped = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
-        files = {line.rsplit("/", 1)[-1] for line in mapped if "omp" in line}
-        return any(name.startswith("libgomp") for name in files) and not any(
-            name.startswith(("libomp", "libiomp")) for name in files
-        )
-    return False
+        files = {line.split(maxsplit=5)[-1] for line in mapped if "omp" in line}
+        names = {file.rsplit("/", 1)[-1]: file for file in files}
+        if not any(name.startswith(("libomp", "libiomp")) for name in names):
+            return next((file for name, file in names.items() if name.startswith("libgomp")), None)
+    return None
 
 
 def seconds_in_line() -> float | None:
