@@ -220,9 +220,12 @@ class TrainingState:
         for name, p, (start, end) in rows:
             view(self.average.values[0, start:end], p).copy_(kept[name])
         self.average.updates = state["updates"]
-        buffers = {name for name, _ in self.model.named_buffers()}
+        if self.average.decay is not None:  # it has none of its own: see `trainer.run.validation`
+            return
+        norms = [(n, m) for n, m in self.model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        names = [f"{name}.{key}" for name, norm in norms for key, _ in norm.named_buffers()]
         device = self.store.values.device
-        self.average.buffers = {n: t.to(device) for n, t in state["model"].items() if n in buffers}
+        self.average.buffers = {name: state["model"][name].to(device) for name in names}
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values alone, so that `torch.load(weights_only=True)` reads it.

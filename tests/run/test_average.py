@@ -98,6 +98,16 @@ def test_of_the_last_part_with_its_batch_norms_measured(train: Train) -> None:
         train(*EACH, *words, "max_steps=40", "name=run")
 
 
+def test_an_exponential_one_has_the_model_s_batch_norms_after_a_resume_too(train: Train) -> None:
+    Path("normed.py").write_text(NORMED)
+    words = ("model._target_=normed.Normed", "trust=[normed]", "average.decay=0.6")
+    whole = train(*EACH, *words, "max_steps=12", "name=whole")
+    train(*EACH, *words, "max_steps=7", "name=run")
+    resumed = train(*EACH, *words, "max_steps=12", "name=run")
+    assert resumed["val/average/loss"] == whole["val/average/loss"]
+    assert_same(*(states(f"runs/{name}", 12)["average"] for name in ("run", "whole")))
+
+
 @pytest.mark.slow
 def test_killed_it_goes_on_exactly(train: Train, command: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     """With an average, a patience, metrics, and a best checkpoint that is not the last."""
