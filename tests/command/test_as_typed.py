@@ -180,8 +180,10 @@ def test_a_value_of_the_environment_counts_as_if_it_were_typed(
     train: Train, monkeypatch: Any, key: str, text: str, value: Any
 ) -> None:
     monkeypatch.setenv("VALUE", text)
-    train(*QUICK, "max_epochs=1", "run_dir=it", f"{key}=${{oc.env:VALUE}}")
-    stored = yaml.safe_load(Path("it/config.yaml").read_text())
+    place = () if key == "name" else ("name=it",)
+    train(*QUICK, "max_epochs=1", *place, f"{key}=${{oc.env:VALUE}}")
+    (config,) = Path("runs").glob("*/config.yaml")
+    stored = yaml.safe_load(config.read_text())
     section, _, last = key.rpartition(".")
     assert (stored[section][last] if section else stored[last]) == value
 
@@ -270,6 +272,24 @@ def test_the_line_ends_of_windows(tmp_path: Path) -> None:
     assert "runs/one: finished" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("sweep.jobs=2", "sweep.jobs=2: is of a sweep. Type --multirun and values of a key, such as seed=0,1;"),
+        ("name=a run_dir=b", "name=a run_dir=b: a run lies in one folder. Type name=a or run_dir=b."),
+        ("name=a resume=runs/b", "name=a resume=runs/b: a run lies in one folder. Type name=a or resume=runs/b."),
+    ],
+)
+def test_what_one_run_has_no_use_for_is_refused(
+    words: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as caught:
+        cli.run_command([*QUICK, *words.split()])
+    assert says in str(caught.value)
+    assert not Path("runs").exists()
+
+
 # --- sweeps ----------------------------------------------------------------------------------------------------------
 
 
@@ -282,6 +302,7 @@ def test_the_line_ends_of_windows(tmp_path: Path) -> None:
         ("run_dir=x", "Type name=x."),
         ("resume=runs/x", "resume=runs/x: a sweep continues by its name."),
         ("name=../x", "name=../x: must be letters, digits"),
+        ("sweep.jobs=1,2", "sweep.jobs=1,2: is of the sweep itself, which has one. Type sweep.jobs=1."),
     ],
 )
 def test_where_the_jobs_of_a_sweep_lie_is_not_swept(train: Train, word: str, says: str) -> None:

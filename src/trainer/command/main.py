@@ -5,6 +5,7 @@ Imports no torch: help, `--cfg job` and tab completion answer before it would be
 
 import os
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 import trainer.system.limits  # noqa: F401 - reads which cores there are, before torch is imported
@@ -15,9 +16,10 @@ from trainer.command.listed import VERBS
 from trainer.command.verbs import run_verb
 from trainer.command.words import Words, sorted_words
 from trainer.config.bounds import refuse_long_words
-from trainer.errors import UserError
+from trainer.errors import UserError, one_of
 from trainer.exits import exit_code
 from trainer.signals import Signals
+from trainer.system import shell
 from trainer.system.waiting import set_waiting
 
 
@@ -87,6 +89,7 @@ def run_once(argv: list[str], words: Words, signals: Signals | None) -> int:
         from trainer.command.composing import composer
     with composer(argv, words) as made:
         request = made.request()
+    refuse_unread(request.overrides)
     try:
         with importing():
             from trainer.run.run import run  # torch comes with it
@@ -94,3 +97,26 @@ def run_once(argv: list[str], words: Words, signals: Signals | None) -> int:
     except ModuleNotFoundError as error:
         raise UserError(f"the module {error.name} is missing. Type pip install {error.name}.") from error
     return 0
+
+
+def refuse_unread(overrides: list[str]) -> None:
+    """Refuses words that one run has no use for: those of a sweep, and a second place to lie in.
+
+    Raises:
+        UserError: says what to type instead.
+    """
+    typed = [(word, *word.lstrip("+~").partition("=")[::2]) for word in overrides]
+    places = {
+        key: (Path("runs", value) if key == "name" else Path(value), word)
+        for word, key, value in typed
+        if key in ("name", "run_dir", "resume") and value not in ("null", "auto", "")
+    }
+    if len({folder for folder, _ in places.values()}) > 1:
+        words = [shell.quote(word) for _, word in places.values()]
+        raise UserError(f"{' '.join(words)}: a run lies in one folder. Type {one_of(words)}.")
+    for word, key, _ in typed:
+        # A job of a sweep that continues heeds some of them.
+        if key.startswith("sweep.") and not {"resume", "run_dir"} & places.keys():
+            raise UserError(
+                f"{word}: is of a sweep. Type --multirun and values of a key, such as seed=0,1; or leave it out."
+            )
