@@ -49,7 +49,7 @@ def measure_norms(
         False where a stop was asked for before the end.
     """
     assert state.average is not None
-    norms = {n: m for n, m in state.model.named_modules() if is_measured(m)}
+    norms = norms_of(state.model)
     if not norms:
         return True
     momenta = {name: norm.momentum for name, norm in norms.items()}
@@ -78,7 +78,7 @@ def measure_norms(
     return True
 
 
-def is_measured(module: nn.Module) -> bool:
-    """Whether a batch norm measures while it trains."""
-    is_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
-    return is_norm and module.training and module.running_mean is not None
+def norms_of(model: nn.Module) -> dict[str, nn.modules.batchnorm._BatchNorm]:
+    """The batch norms that measure while they train, by name."""
+    norms = {n: m for n, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+    return {name: norm for name, norm in norms.items() if norm.training and norm.running_mean is not None}

@@ -314,6 +314,10 @@ MISTAKES: list[Row] = [
         "--multirun 'seed=glob(*)'", "seed=glob(*): glob finds options of a group, and here none. Type the values: seed"
     ),
     Row("model={a:1}", "model: takes the name of an option; there is frozen, frozen_resnet, hf, lenet"),
+    Row(
+        """optimizer='{"_target_": "torch.optim.NAdam", lr: 0.01}'""",
+        "takes the name of an option. Type optimizer._target_=torch.optim.NAdam optimizer.lr=0.01.",
+    ),
     Row("lenet", "lenet: is neither KEY=VALUE nor a flag. Did you mean model=lenet?"),
     Row("optimizer.lr=1e-3,1e-4", "several values are a sweep. Type --multirun optimizer.lr=1e-3,1e-4."),
     Row("optimizer=adam,sgd", "optimizer=adam,sgd: several values are a sweep. Type --multirun optimizer=adam,sgd."),

@@ -70,7 +70,8 @@ def test_a_step_that_does_not_fit_is_made_in_halves(train: Train, capsys: pytest
 
 def test_what_can_not_be_is_refused(train: Train) -> None:
     for words, message in (
-        (["gradient.checkpoint=true"], "model=lenet has no blocks"),
+        (["gradient.checkpoint=true"], r"model=lenet has no blocks .* gradient.checkpoint=\[conv1\]\."),
+        (["gradient.checkpoint=true", "model=two_layer"], r"no blocks .*nn.ModuleList. Leave it out\."),
         (["gradient.checkpoint=[conv]"], "^gradient.checkpoint=conv: the model's parts are conv1"),
         (["gradient.checkpoint=conv1"], r"must be true or false or a list"),
     ):

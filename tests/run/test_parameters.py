@@ -94,6 +94,12 @@ def test_a_frozen_part_keeps_its_statistics_too(train: Train) -> None:
     [
         (["optimizer.lr_times={conv:2}"], r"^optimizer.lr_times=conv: matches no parameter. Did you mean conv2\?"),
         (["model.freeze=[conv]"], "^model.freeze=conv: the model's parts are conv1, conv2, fc1, fc2 or fc3. Did you"),
+        (
+            ["model.freeze=[layer1]", "model=two_layer"],
+            "the model holds its parameters itself, without parts. Leave",
+        ),
+        (["optimizer.lr_times={'conv':2}"], r"^optimizer.lr_times=conv: matches no parameter."),
+        (['optimizer.lr_times={"*.bas" : 2}'], r"^optimizer.lr_times=\*.bas: matches no parameter."),
         (["optimizer=manual_sgd", "optimizer.decay=weights"], "manual_sgd has no weight_decay. Try optimizer=adamw."),
         (["model.unfreeze_at={conv1:1}", "compile=true"], "Type compile=false."),
         (["model.unfreeze_at={conv1:0}"], "must be names with a whole number >= 1 each"),

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,10 +32,11 @@ from trainer.models.finetune import Finetune
 from trainer.models.lenet import LeNet
 from trainer.models.sequential import Sequential
 from trainer.models.two_layer import TwoLayer
+from trainer.optim.average import Average
 from trainer.optim.schedulers import Schedule
 from trainer.stack.batches import stacked_batches
 from trainer.stack.evaluate import evaluate as evaluate_all
-from trainer.stack.fit import fit_stack
+from trainer.stack.fit import fit_stack, refuse_plan
 from trainer.stack.member import Member
 from trainer.stack.refusal import CannotStack
 from trainer.stack.stack import Stack
@@ -613,6 +615,15 @@ class TestRefused:
     def test_what_the_loop_can_do_for_one_run_alone(self, part_size, changes, reason):
         with pytest.raises(CannotStack, match=reason):
             stacked(members_of([Run(), Run()]), replace(PLAN, **changes), part_size=part_size)
+
+    def test_batch_norms_of_an_average_that_are_measured(self):
+        for average, says in ((Average, "average.last: each run measures"), (partial(Average, decay=0.9), None)):
+            members = members_of([Run(), Run()])
+            for member in members:
+                member.state.average = average(member.state.store.values.clone())
+                member.state.model.train().add_module("norm", nn.BatchNorm1d(3))
+            with pytest.raises(CannotStack, match=says) if says else nullcontext():
+                refuse_plan(members, PLAN, BATCH_SIZE)
 
     def test_runs_at_different_steps(self):
         members = members_of([Run(), Run()])

@@ -8,9 +8,9 @@ from typing import Any
 from trainer.command.complaints import one_line
 from trainer.command.folders import config_folders, options
 from trainer.command.words import Words
-from trainer.config.compose import Alike, combinations, for_hydra
+from trainer.config.compose import Alike, combinations, for_hydra, read
 from trainer.config.request import Request
-from trainer.config.schema import GROUPS, OPEN, READ_HERE, is_open, is_unlisted
+from trainer.config.schema import GROUPS, OPEN, READ_HERE, is_open, is_unlisted, typed
 from trainer.errors import UserError
 
 
@@ -108,7 +108,7 @@ def composer(argv: list[str], words: Words) -> Iterator[Composer]:
 
 
 def refuse_lists(argv: list[str], words: Words) -> None:
-    """Refuses `model=[a,b]`: a group takes one option.
+    """Refuses `model=[a,b]`: a group takes one option. And a class with its arguments in braces.
 
     Raises:
         UserError: says how several are tried.
@@ -121,6 +121,11 @@ def refuse_lists(argv: list[str], words: Words) -> None:
             raise UserError(
                 f"{word}: takes one option; there is {', '.join(known[group])}. Type {several} for a sweep."
             )
+        is_braced = group in known and group != "metric" and value[:1] == "{"
+        node = read(for_hydra(f"x={value}")[2:]) if is_braced else None
+        if isinstance(node, dict) and "_target_" in node:  # Hydra would keep the keys of the option's class beside them
+            keys = " ".join(typed(f"{group}.{key}", item) for key, item in node.items())
+            raise UserError(f"{word}: takes the name of an option. Type {keys}.")
 
 
 def added(word: str) -> str:

@@ -213,13 +213,13 @@ def _answered(key: str, value: str, config: DictConfig) -> Any:
     if key in PLACES:
         return None if answer is None else str(answer)
     is_text = isinstance(RULES.get(key), Text | Choice)
-    return answer if is_text or not isinstance(answer, str) else _read(answer)
+    return answer if is_text or not isinstance(answer, str) else read(answer)
 
 
-def _read(answer: str) -> Any:
-    """A text from the environment as if it had been typed: a number, true, false, null, a list, or a text."""
+def read(answer: str) -> Any:
+    """A text from the environment as if it had been typed: a number, true, false, null, a list, names, or a text."""
     try:
         value = OverridesParser.create().parse_override(f"x={answer}").value()
     except HydraException:
         return answer
-    return value if isinstance(value, int | float | list | None) else answer
+    return value if isinstance(value, int | float | list | dict | None) else answer

@@ -69,7 +69,8 @@ def mended(value: str, can_be_read: CanBeRead) -> str | None:
         return None if inner is None else f"[{inner}]"
     if value[:1] == "{" and value[-1:] == "}":
         pairs = [part.partition(":") for part in _split(value[1:-1])]
-        items = [(key, mended(item, can_be_read)) for key, _, item in pairs]
+        # JSON and Python quote names, Hydra's grammar does not.
+        items = [(re.sub(r"""^\s*(["'])(.*)\1\s*$""", r"\2", key), mended(item, can_be_read)) for key, _, item in pairs]
         return None if any(item is None for _, item in items) else f"{{{','.join(f'{k}:{item}' for k, item in items)}}}"
     return None if not value or "${" in value or _FUNCTION.fullmatch(value) else quoted(value)
 

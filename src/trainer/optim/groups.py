@@ -120,7 +120,9 @@ def refuse_unknown_parts(key: str, model: nn.Module, wanted: Sequence[str]) -> d
     for pattern in map(str, wanted):  # a name may be a number, that of a place in an nn.Sequential
         matching = {name: part for name, part in known.items() if fnmatchcase(name, pattern)}
         if not matching:
-            outermost = one_of(name for name in known if "." not in name) if known else "none"
+            if not known:
+                raise UserError(f"{key}={pattern}: the model holds its parameters itself, without parts. Leave it out.")
+            outermost = one_of(name for name in known if "." not in name)
             raise UserError(f"{key}={pattern}: the model's parts are {outermost}.{nearest(pattern, known)}")
         found |= matching
     return found

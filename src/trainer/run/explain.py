@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from trainer.errors import NonFinite
+from trainer.errors import NonFinite, one_of
 from trainer.monitor.nonfinite import first_non_finite
 from trainer.run.training import Training
 from trainer.trees import called, leaves
@@ -49,9 +49,13 @@ def explained(error: NonFinite, training: Training, origin: Origin) -> str:
         numbers += f" grad_norm={norm:.4g}"
     where = origin.place or "the loss itself, of outputs that are finite"
     last = f" Last: {words}." if (words := last_words(state.last)) else ""
+    settings = training.parts.settings
+    tries = [f"optimizer.lr={lr / 10:.4g}"]
+    tries += ["gradient.clip_norm=1"] if (settings.gradient.clip_norm or math.inf) > 1 else []
+    tries += ["on_nan=skip"] if settings.on_nan == "stop" else []
     return (
-        f"{error}. {numbers}. The first value that is not finite: {where}.{last} Try optimizer.lr={lr / 10:.4g}, "
-        f"gradient.clip_norm=1 or on_nan=skip. train replay {training.folder} shows the step."
+        f"{error}. {numbers}. The first value that is not finite: {where}.{last} Try {one_of(tries)}. "
+        f"train replay {training.folder} shows the step."
     )
 
 

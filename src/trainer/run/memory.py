@@ -26,9 +26,11 @@ def recompute_as_asked(settings: Settings, model: nn.Module) -> None:
     if asked is True:
         parts = blocks_of(model)
         if not parts:
+            named = next((n for n, part in model.named_children() if any(True for _ in part.parameters())), None)
+            how = "Leave it out" if named is None else f"Name its parts: gradient.checkpoint=[{named}]"
             raise UserError(
                 f"gradient.checkpoint=true: model={settings.names['model']} has no blocks in an nn.Sequential or "
-                "nn.ModuleList. Name its parts: gradient.checkpoint=[layer1]."
+                f"nn.ModuleList. {how}."
             )
     else:
         parts = refuse_unknown_parts("gradient.checkpoint", model, list(asked))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from trainer.averaged import average_in_place
+from trainer.averaged import average_in_place, norms_of
 from trainer.cadence import is_due
 from trainer.data.batches import Batches
 from trainer.errors import NonFinite
@@ -163,3 +163,5 @@ def refuse_plan(members: Sequence[Member], plan: Plan, part_size: int) -> None:
         raise CannotStack("precision=float16: the runs' gradients are not scaled one by one")
     if any(state.world.size > 1 for state in states):
         raise CannotStack("several processes train one model each")
+    if any(s.average is not None and s.average.decay is None and norms_of(s.model) for s in states):
+        raise CannotStack("average.last: each run measures the batch norms of its average alone")
