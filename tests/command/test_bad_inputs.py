@@ -588,6 +588,8 @@ MISTAKES: list[Row] = [
     Row(f"{QUICK} run_dir=secret/x", "Permission denied. Type another name=", without_permission("secret")),
     Row(f"{QUICK} run_dir=/proc/x", "/proc/x: can't be written: No such file or directory"),
     # Going on
+    Row("resume=runs/one/checkpoints", "is no folder of a run, but lies in one. Type resume=runs/one.", ran()),
+    Row("resume=runs", "resume=runs: is a folder of runs. For one of its runs, type resume=runs/one.", ran()),
     Row("resume=runs/ome", "resume=runs/ome: there is no run. Did you mean runs/one?", ran()),
     Row("resume=", "resume=: must be the path of a run's folder, auto, or null."),
     Row("resume=one", "resume=one: there is no run.", directory("one")),

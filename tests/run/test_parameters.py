@@ -80,6 +80,18 @@ def test_a_part_is_unfrozen_with_its_epoch(fast: str, train: Train) -> None:
     assert_near("it", model)
 
 
+def test_a_part_may_be_called_by_its_place(train: Train) -> None:
+    layers = "{_target_:torch.nn.Flatten},{_target_:torch.nn.Linear,in_features:64,out_features:8}"
+    words = (
+        *WORDS,
+        "model=sequential",
+        f"model.layers=[{layers},{{_target_:torch.nn.Linear,in_features:8,out_features:10}}]",
+    )
+    train(*words, "max_steps=3", 'model.unfreeze_at={"1":2}', "optimizer.lr_times={2:3}", "name=it")
+    train(*words, "max_steps=3", "model.freeze=[1]", "optimizer.lr=0.03", "name=same")
+    assert all(torch.equal(value, weights("same")[name]) for name, value in weights("it").items())
+
+
 def test_a_frozen_part_keeps_its_statistics_too(train: Train) -> None:
     words = (*WORDS, "model=resnet18", "data.limit=20", "max_steps=2", "batch_size=10", "optimizer=sgd")
     train(*words, "model.freeze=[bn1,layer1,layer2]", "name=it")

@@ -158,7 +158,8 @@ class MapOf:
     def allows(self, value: Any) -> bool:
         if not isinstance(value, Mapping):
             return value is None and self.optional
-        return all(isinstance(name, str) and self.item.allows(item) for name, item in value.items())
+        # A number is the name of a part of an nn.Sequential.
+        return all(type(name) in (str, int) and self.item.allows(item) for name, item in value.items())
 
 
 Rule = Number | Choice | Flag | Text | ListOf | Either | MapOf

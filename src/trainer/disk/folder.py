@@ -85,13 +85,25 @@ def run_folder(word: str) -> Path:
         UserError: it is none, and another is meant: that of a file of a run, or that of a name.
     """
     folder = Path(os.path.expanduser(word))
-    run = next((parent for parent in folder.parents if (parent / "config.yaml").is_file()), None)
-    if run is not None and not folder.is_dir():
+    if os.path.isfile(folder / MARKS["run"]):
+        return folder
+    run = next((parent for parent in folder.parents if _holds_run(parent)), None)
+    if run is not None:
         raise UserError(f"resume={word}: is no folder of a run, but lies in one. Type {typed('resume', run)}.")
-    below = Path("runs", word)
-    if not os.path.lexists(folder) and (below / "config.yaml").is_file():
-        raise UserError(f"resume={word}: there is no run. Type {typed('resume', below)}.")
+    below = sorted(parent for depth in ("*", "*/*") for parent in folder.glob(depth) if _holds_run(parent))
+    if below:
+        is_sweep = os.path.isfile(folder / MARKS["sweep"])
+        what = "a sweep, which its own command continues" if is_sweep else "a folder of runs"
+        raise UserError(f"resume={word}: is {what}. For one of its runs, type {typed('resume', below[0])}.")
+    named = Path("runs", word)
+    if not os.path.lexists(folder) and os.path.isfile(named / MARKS["run"]):
+        raise UserError(f"resume={word}: there is no run. Type {typed('resume', named)}.")
     return folder
+
+
+def _holds_run(folder: Path) -> bool:
+    """Not by its `config.yaml` alone: a project may have one of its own."""
+    return os.path.isfile(folder / MARKS["run"]) and os.path.isfile(folder / "overrides.yaml")
 
 
 MARKS = {"run": "config.yaml", "sweep": "sweep.yaml"}  # what makes a folder one
