@@ -68,6 +68,14 @@ def test_from_another_folder_the_line_names_where_the_data_lies(
     assert train("resume=../runs/it", "max_steps=20", *shlex.split(word))["steps"] == 20
 
 
+def test_a_schedule_that_was_laid_out_over_the_run_says_what_to_type(train: Callable[..., Any]) -> None:
+    words = ("model=two_layer", "monitor=off", "scheduler=cosine", "name=it")
+    train(*words, "max_steps=4")
+    says = "laid out over 4 intervals, not 6. Type max_steps= or max_epochs= as it was begun with, or another name="
+    with pytest.raises(UserError, match=says):
+        train(*words, "max_steps=6")
+
+
 @pytest.mark.slow
 def test_the_line_repeats_what_was_typed_since(moved: Path, tmp_path: Path) -> None:
     """The stored config has ten steps and the old path, which would refuse to continue."""

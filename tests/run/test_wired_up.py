@@ -9,7 +9,7 @@ import torch
 
 from plain import losses, parts_of, request_of
 from trainer.command import main as cli
-from trainer.errors import RunStopped
+from trainer.errors import RunStopped, UserError
 from trainer.run.run import run
 
 Train = Callable[..., dict[str, Any]]
@@ -30,6 +30,8 @@ def test_a_dry_run_writes_nothing_and_prints_what_there_is(train: Train, capsys:
         assert "N x 10" in said
         assert "40 x 1 x 8 x 8 float32" in said
         assert "nothing was written" in said
+    with pytest.raises(UserError, match=r"^profile=true dry_run=true: a profile is of a run"):
+        train(*SMALL, "profile=true", "dry_run=true")
     assert contents() == before
 
 

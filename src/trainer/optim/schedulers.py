@@ -7,6 +7,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 
+class OtherLength(ValueError):
+    """A schedule was laid out over another length than the run has now, and would continue along another curve."""
+
+
 def warmup_cosine(optimizer: Optimizer, warmup_steps: int, total_steps: int, min_factor: float = 0.0) -> LambdaLR:
     """From 1/warmup_steps of the learning rate linearly up to all of it, then along half a cosine down to `min_factor`.
 
@@ -72,8 +76,8 @@ class Schedule:
         return {} if self.scheduler is None else {"scheduler": self.scheduler.state_dict(), "length": self.length}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises ValueError: the schedule was laid out over another length, and would go on along another curve."""
+        """Raises OtherLength."""
         if self.scheduler is not None:
             if state["length"] != self.length:
-                raise ValueError(f"its scheduler was laid out over {state['length']} intervals, not {self.length}")
+                raise OtherLength(f"its scheduler was laid out over {state['length']} intervals, not {self.length}")
             self.scheduler.load_state_dict(state["scheduler"])

@@ -11,6 +11,7 @@ from torch import Tensor
 from trainer.computation import Computation, ordinary
 from trainer.config.request import Config
 from trainer.data.batches import Batch, batch_length
+from trainer.errors import UserError
 from trainer.monitor.summary import summary_table
 from trainer.monitor.texts import model_rows
 from trainer.run.optimizer import reevaluated
@@ -30,6 +31,8 @@ def dry_run(training: Training) -> Config:
     Returns:
         the numbers: `seconds_per_step`, and bytes by what they are for.
     """
+    if training.parts.settings.profile:
+        raise UserError("profile=true dry_run=true: a profile is of a run. Leave one of the two out.")
     parts = training.parts
     with surroundings(training):
         batches = training.batches(parts.splits.train)

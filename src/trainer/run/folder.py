@@ -20,6 +20,7 @@ from trainer.disk.files import cannot_write, remove_leftovers
 from trainer.disk.lock import holder, locked
 from trainer.errors import UserError, nearest
 from trainer.monitor.journal import cut_metrics
+from trainer.optim.schedulers import OtherLength
 from trainer.run.batch_size import with_size
 from trainer.run.origin import as_trained, write_origin
 from trainer.run.parts import Parts
@@ -196,6 +197,8 @@ def does_not_fit(folder: Path, error: Exception, data: Data | None = None) -> Us
     """
     what = " ".join(str(error).split())[:300].rstrip(".")  # torch says in further lines what does not fit
     how = "If a class of yours or the data has changed since, type another name= for a new run."
+    if isinstance(error, OtherLength):
+        how = "Type max_steps= or max_epochs= as it was begun with, or another name= for a new run."
     if data is not None and data.by_chance and isinstance(data.train, Items) and data.train.known is not None:
         how += " A run of an older release, whose splits did not heed the classes, continues with data.stratify=false."
     return UserError(f"{folder}: the checkpoint does not fit: {what}. {how}")

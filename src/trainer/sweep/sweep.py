@@ -219,11 +219,17 @@ def refuse_unbuildable(jobs: Sequence[Job], pool: Pool) -> None:
 
 def first_problem(requests: Sequence[tuple[str, Request]]) -> str | None:
     """What is wrong with the first request that can't be built."""
+    import torch
+
     from trainer.config.settings import settings_of
-    from trainer.run.parts import build  # torch comes with it
+    from trainer.run.parts import build
 
     sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - to the end of the process
     tags: list[str] = []
+    devices = requests[0][1].config["sweep"]["devices"] if requests else None
+    if devices and max(devices) >= (num_gpus := torch.cuda.device_count()):
+        there = schema.shown([*range(num_gpus)] or None)
+        return f"sweep.devices={schema.shown(devices)}: the number of GPUs is {num_gpus}. Type sweep.devices={there}."
     for name, request in requests:
         try:
             parts = build(settings_of(request))
