@@ -126,7 +126,10 @@ def test_it_is_gone_on_with_extended_and_not_changed(command: Command, tmp_path:
         (("loss=cross_entropy,nll",), "job nll: loss=nll: takes log_probabilities or probabilities"),
         (("optimizer.lr=0.1,0.10", "seed=1,1"), "is the same as another"),
         (("name=../x", "seed=0,1"), "name=../x: must be"),
-        (("sweep.devices=[0,99]", "seed=0,1"), "sweep.devices=[0,99]: the number of GPUs is "),
+        pytest.param(
+            *(("sweep.devices=[0,99]", "seed=0,1"), "sweep.devices=[0,99]: the number of GPUs is "),
+            marks=pytest.mark.slow,
+        ),
         (
             ("sweep.metric=val/acuracy", "seed=0,1"),
             "sweep.metric=val/acuracy: is not measured here; there is",
