@@ -314,7 +314,7 @@ def test_where_the_jobs_of_a_sweep_lie_is_not_swept(train: Train, word: str, say
 
 @pytest.mark.parametrize(("word", "folder"), [("name=1e5", "1e5"), ("name=b${batch_size}", "b64"), ('name="x"', "x")])
 def test_a_sweep_has_the_name_that_was_typed(train: Train, word: str, folder: str) -> None:
-    assert cli.run_command(["--multirun", *QUICK, "seed=0,1", word]) == 0
+    assert cli.run_command(["--multirun", *QUICK, "seed=0,1", "sweep.retry=true", word]) == 0
     assert (Path("runs") / folder / "seed=1/result.json").is_file()
     typed_words = yaml.safe_load((Path("runs") / folder / "seed=1/overrides.yaml").read_text())
     assert typed_words == [*QUICK, "seed=1"]

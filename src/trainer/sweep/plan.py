@@ -67,7 +67,7 @@ def plan(
         config = {**request.config, "run_dir": str(folder / name), "name": None, "resume": "auto"}
         if config["sweep"]["share_batches"] and config["order_seed"] is None:
             config["order_seed"] = requests[0].config["seed"]
-        own = [word for word in request.overrides if not word.startswith("name=")]  # that is the sweep's
+        own = [word for word in request.overrides if not word.startswith(("name=", "sweep."))]  # those are the sweep's
         jobs[name] = Job(name, folder / name, swept, Request(config, request.choices, own))
         try:
             refuse(jobs[name])
