@@ -240,8 +240,8 @@ def test_what_the_training_rows_lacked_is_said(tmp_path: Path) -> None:
     assert found[:, 1:].tolist() == [[0, 0], [0, 0]]
     assert found[0, 0] == 0  # the mean
     assert notes == [
-        "column n: 1 rows lack it, as no training row does; they count as its mean.",
-        "column word: 1 rows have green, which no training row has; they count as none of its levels.",
+        "column n: 1 row lacks it, as no training row does: its mean is taken.",
+        "column word: 1 row has green, which no training row has: taken as none of its levels.",
     ]
 
 

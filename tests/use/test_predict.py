@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from PIL import Image
 import trainer
 from trainer.command import main as cli
 from trainer.data import digits
+from trainer.errors import UserError
 from trainer.use.evaluate import evaluation
 from trainer.use.export import about
 from trainer.use.find import find
@@ -70,9 +72,20 @@ def test_pictures_in_arrays_and_files(train: Train, tmp_path: Path, capsys: pyte
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == rows
     assert not list(tmp_path.glob(".*.tmp"))
 
+    odd = os.fsencode("pics/deep/") + b"\xe9.png"  # a name that is no UTF-8, as an old disk has it
+    shutil.copy("pics/deep/0.png", odd)
+    for out in ("d.csv", "d.jsonl", "d.npz", "d.parquet"):
+        if out == "d.parquet":
+            pytest.importorskip("pyarrow")
+        typed("pics/deep", f"out={out}")
+    assert odd + b"," in Path("d.csv").read_bytes()
 
-def through(lines: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(lines.encode())))
+
+def through(
+    lines: str | bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str
+) -> list[str]:
+    given = lines.encode() if isinstance(lines, str) else lines
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(given)))
     capsys.readouterr()
     cli.run_command(["predict", "x", "-", *words])
     return capsys.readouterr().out.splitlines()
@@ -103,6 +116,38 @@ def test_rows_of_a_table_and_lines(
     assert answers[1]["error"].startswith("line 2: {: ")
     assert "it lacks 2 columns" in answers[2]["error"]
 
+    # Standard input is read as a file is: what programs write before a table, and the signs of other countries.
+    plain = through("size,colour,count\n0.125,red,2\n1.5,blue,3\n", monkeypatch, capsys)[1:]
+    for lines, *how in (
+        ("\ufeffsize,colour,count\r\n0.125,red,2\r\n1.5,blue,3",),
+        ("size,colour,count\n0.125,red,2\n1.5,blue,3".encode("utf-16"),),
+        ("size;colour;count\n0,125;red;2\n1,5;blue;3\n",),
+        ("sep=;\nsize;colour;count\n0,125;red;2\n1,5;blue;3\n",),
+        ("# of today\n# size colour count\n0.125 red 2\n1.5 blue 3\n",),
+        ("size,colour,count\n0.125,red,2\n1.5,blue,3\n".encode("cp037"), "data.encoding=cp037"),
+        ('size,colour,count\n"0,125",red,2\n"1,5",blue,3\n', "data.decimal=comma", "data.delimiter=comma"),
+    ):
+        found = through(lines, monkeypatch, capsys, *how)[1:]
+        assert [line.partition(",")[2] for line in found] == [line.partition(",")[2] for line in plain], lines
+    head = "size;colour;count\n"
+    for lines, said, *how in (
+        (head + "1,250;red;2", "1,250 may have a decimal comma or a comma between thousands"),
+        (head + "0,125;red;2", "'0,125' is not a number", "data.decimal=point"),
+        (head + "1;grey;2", "column colour: 1 row has grey, which no training row has"),
+        (head + "1;red;2", "the model's columns have names", "data.header=false"),
+        (head + "1;red;2", "it lacks 3 columns", "data.delimiter=tab"),
+        (head + "1;red;2", "nobody knows it", "data.encoding=hex"),
+    ):
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(lines.encode())))
+        told = ""
+        try:
+            cli.run_command(["predict", "x", "-", *how])
+        except UserError as error:
+            told = str(error)
+        assert said in told + capsys.readouterr().err, lines
+    with pytest.warns(UserWarning, match="colour: 1 row has grey"):
+        trainer.load("x").predict([{"size": 1.5, "colour": "grey", "count": 2}])
+
 
 def test_numbers_and_lines(
     train: Train, sources: Sources, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -114,9 +159,9 @@ def test_numbers_and_lines(
     typed("new.npy", "out=a.npz")
     with np.load("a.npz") as found:
         assert np.array_equal(found["outputs"], left["outputs"])
-    lines = [" ".join(map(repr, map(float, raw[0]))), json.dumps(raw[1].tolist()), "1;2;3"]
-    first, second, third = (line.split(",") for line in through("\n".join(lines), monkeypatch, capsys))
-    assert [first[1], second[1], third[1]] == [*map(str, left["outputs"][:2].argmax(1)), ""]
+    lines = [" ".join(map(repr, map(float, raw[0]))), json.dumps(raw[1].tolist()), "1;2;3", "1,5;2,5"]
+    first, second, third, fourth = (line.split(",") for line in through("\n".join(lines), monkeypatch, capsys))
+    assert [first[1], second[1], third[1], fourth[1]] == [*map(str, left["outputs"][:2].argmax(1)), "", ""]
 
 
 @pytest.mark.long

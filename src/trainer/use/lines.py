@@ -1,5 +1,6 @@
 """Samples that come in on standard input, one in each line: what one line says is answered before the next is there."""
 
+import codecs
 import csv
 import json
 import sys
@@ -12,7 +13,9 @@ import torch
 from trainer.data.image_files import read_picture
 from trainer.data.preparation import Pictures, Preparation, Rows, Scaled, Theirs
 from trainer.data.quoting import cut
-from trainer.data.tables.dialect import parsed, told_delimiter
+from trainer.data.tables.delimited import told_encoding
+from trainer.data.tables.dialect import parsed, told_by_a_line, told_decimal, told_delimiter
+from trainer.data.tables.recipe import Number
 from trainer.errors import UserError
 from trainer.trees import Tree, joined
 from trainer.use.form import refuse_other_form, told_form
@@ -43,13 +46,16 @@ class Reader:
     Attributes:
         inputs: what is to be done to the samples.
         has_header: the first line is none of the samples; None until it has been read.
+        notes: what its user should know.
     """
 
     def __init__(self, inputs: Preparation, how: Mapping[str, Any]) -> None:
         self.inputs = of_pictures_in_files(inputs, how) if isinstance(inputs, Pictures) else inputs
         self.has_header: bool | None = None
+        self.notes: list[str] = []
         self._names: list[str] = []
-        self._delimiter = "comma"
+        self._header = str(how.get("header", "auto")).lower()
+        self._delimiter, self._decimal = (str(how.get(key, "auto")) for key in ("delimiter", "decimal"))
         self._number = 0
 
     def read(self, lines: Sequence[str]) -> list[Line]:
@@ -57,8 +63,13 @@ class Reader:
         found = []
         for line in lines:
             self._number += 1
-            if not line.strip() or self._is_header(line):
+            if not line.strip():
                 continue
+            try:
+                if self._is_header(line):
+                    continue
+            except UserError as error:
+                raise UserError(str(error).replace("rows: ", f"line {self._number}: ", 1)) from error
             try:
                 found.append(Line(self._number, self._sample(line)))
             except UserError as error:
@@ -68,17 +79,32 @@ class Reader:
         return found
 
     def _is_header(self, line: str) -> bool:
+        """Whether it is no sample: the names of the columns, or what stands before them."""
         if self.has_header is not None:
             return False
-        is_named = isinstance(self.inputs, Rows) and self.inputs.recipe.has_names
-        self.has_header = is_named and not line.lstrip().startswith("{")
-        if isinstance(self.inputs, Rows):
-            self._delimiter = told_delimiter([line])
-            names = [column.name for column in self.inputs.recipe.columns]
-            self._names = next(parsed([line], self._delimiter)) if self.has_header else names
-            self._names = [name.strip() for name in self._names]
-            if self.has_header:
-                self.inputs.recipe.apply([dict.fromkeys(self._names, "")])  # says which columns are missing
+        if not isinstance(self.inputs, Rows):
+            self.has_header = False
+            return False
+        recipe = self.inputs.recipe
+        used = self._names = [column.name for column in recipe.columns]
+        if line.lstrip().startswith("{"):
+            self.has_header, self._delimiter = False, self._delimiter.replace("auto", "comma")
+            return False
+        if (said := told_by_a_line(line)) is not None:
+            self._delimiter = said if self._delimiter == "auto" else self._delimiter
+            return True
+        if self._delimiter == "auto":
+            self._delimiter = told_delimiter([line.lstrip("# ")])
+        names = [name.strip() for name in next(parsed([line.lstrip("# ")], self._delimiter))]
+        if line.startswith("#") and not set(used) & set(names):
+            self._delimiter = "auto"
+            return True  # a remark
+        self.has_header = recipe.has_names if self._header == "auto" else self._header == "true"
+        if recipe.has_names and not self.has_header:
+            raise UserError("data.header=false: the model's columns have names. Give a first line that names them.")
+        if self.has_header:
+            self._names = names
+            recipe.apply([dict.fromkeys(self._names, "")])  # says which columns are missing
         return self.has_header
 
     def _sample(self, line: str) -> Tree:
@@ -86,9 +112,12 @@ class Reader:
             channels, height, width = self.inputs.raw_shape
             return read_picture(line.strip(), channels, (height, width), self.inputs.background).unsqueeze(0)
         if isinstance(self.inputs, Rows):
-            return self.inputs.recipe.apply([self._row(line)])
+            row = self._row(line)
+            return self.inputs.recipe.apply([row], self.notes, self._decimal_of(row))
         if isinstance(self.inputs, Theirs):
             raise UserError(f"the model takes {told_form(self.inputs)}. In Python: trainer.load(folder)(inputs).")
+        if "," in line and ";" in line:
+            raise ValueError("it has commas and semicolons. Write numbers with a point, between commas or blanks")
         numbers = (
             json.loads(line) if line.lstrip().startswith("[") else line.replace(",", " ").replace(";", " ").split()
         )
@@ -97,7 +126,7 @@ class Reader:
             raise ValueError("it holds what is NaN or infinite")
         is_whole = not isinstance(self.inputs, Scaled) and not self.inputs.dtype.startswith(("float", "bfloat"))
         raw = torch.from_numpy(array.astype(np.int64) if is_whole else array).unsqueeze(0)
-        refuse_other_form(self.inputs, raw, f"line {self._number}")
+        refuse_other_form(self.inputs, raw, "numbers")
         return raw
 
     def _row(self, line: str) -> Mapping[str, Any]:
@@ -105,21 +134,52 @@ class Reader:
             row = json.loads(line)
             return {str(name): value for name, value in row.items()}
         cells = next(parsed([line], self._delimiter))
+        by_place = {str(place): cell for place, cell in enumerate(cells)}
+        if len(cells) > len(self._names) and by_place.keys() >= set(self._names):
+            return by_place  # of a table without names, with columns that are no inputs
         if len(cells) != len(self._names):
             raise ValueError(f"{len(cells)} cells, and {len(self._names)} are needed: {', '.join(self._names)}")
         return dict(zip(self._names, cells, strict=True))
 
+    def _decimal_of(self, row: Mapping[str, Any]) -> str:
+        """As the first rows have it that can be read in one way only."""
+        assert isinstance(self.inputs, Rows)
+        if self._decimal == "auto":
+            numbers = {column.name for column in self.inputs.recipe.columns if isinstance(column, Number)}
+            texts = [cell for name, cell in row.items() if name in numbers and isinstance(cell, str)]
+            self._decimal = told_decimal("rows", texts) or "auto"
+        return "point" if self._decimal == "auto" else str(self._decimal)
 
-def typed_lines() -> Iterator[list[str]]:
-    """The lines of standard input as they come: all that are there, without a wait for more."""
-    rest = b""
+
+def typed_lines(encoding: str = "auto") -> Iterator[list[str]]:
+    """The lines of standard input as they come: all that are there, without a wait for more.
+
+    Args:
+        encoding: a name that Python knows, or `auto`: what a byte order mark says, else UTF-8; what is none of it stays
+            as the name of a file has it.
+
+    Raises:
+        UserError: the input is none of that, or nobody knows it.
+    """
     stream: Any = sys.stdin.buffer
-    while block := stream.read1(1 << 16):
-        *lines, rest = (rest + block).split(b"\n")
-        if lines:
-            yield [line.decode(errors="replace").removesuffix("\r") for line in lines]
-    if rest:
-        yield [rest.decode(errors="replace").removesuffix("\r")]
+    decoder: codecs.IncrementalDecoder | None = None
+    rest, is_end = "", False
+    try:
+        while not is_end:
+            block = stream.read1(1 << 16)
+            is_end = not block
+            if decoder is None:
+                name = encoding if encoding != "auto" else told_encoding(block) or "utf-8"
+                "".encode(name)  # some names are of no texts
+                decoder = codecs.getincrementaldecoder(name)("surrogateescape" if encoding == "auto" else "strict")
+            *lines, rest = (rest + decoder.decode(block, is_end)).split("\n")
+            lines += [rest] if is_end and rest else []
+            if lines:
+                yield [line.removesuffix("\r") for line in lines]
+    except UnicodeError as error:
+        raise UserError(f"-: not a text in {name} ({cut(str(error), 100)}). Type data.encoding=<its name>.") from error
+    except LookupError as error:
+        raise UserError(f"data.encoding={cut(encoding)}: nobody knows it. Type data.encoding=utf-8.") from error
 
 
 def together(lines: Sequence[Line]) -> Tree:

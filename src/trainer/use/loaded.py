@@ -1,6 +1,7 @@
 """A finished run's model as an object of Python: raw samples in, and what the run says of itself."""
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -143,13 +144,17 @@ class Loaded(nn.Module):
             for part in parts_of(inputs, list(map(str, samples)), AT_ONCE, {}):
                 if part.failed:
                     raise UserError(part.failed[0])
+                _warn(part.notes)
                 yield part.raw, part.inputs
             return
         if isinstance(samples, Sequence) and samples and all(isinstance(s, Mapping) for s in samples):
             if inputs.kind != "table":
                 raise UserError("predict: mappings are rows of a table, and the model was trained with none.")
             for start in range(0, len(samples), AT_ONCE):
-                yield inputs.recipe.apply(samples[start : start + AT_ONCE]), inputs  # type: ignore[union-attr]
+                notes: list[str] = []
+                rows = inputs.recipe.apply(samples[start : start + AT_ONCE], notes)  # type: ignore[union-attr]
+                _warn(notes)
+                yield rows, inputs
             return
         raw = torch.as_tensor(np.asarray(samples) if not isinstance(samples, Tensor) else samples)
         refuse_other_form(inputs, raw, "predict")
@@ -170,6 +175,11 @@ class Loaded(nn.Module):
 
     def __repr__(self) -> str:
         return f"<{self._trained.name}: {self._trained.about.data}>"
+
+
+def _warn(notes: Sequence[str]) -> None:
+    for note in notes:
+        warnings.warn(note, stacklevel=4)  # at the call of `predict`
 
 
 def _together(model: Model, parts: list[Predicted]) -> list[Prediction] | NDArray[Any]:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from trainer.data.batches import EVALUATION_BATCH, EVALUATION_FILES
@@ -52,7 +52,7 @@ def predict(
     found = find(run, checkpoint)
     if found.note:
         print(found.note, file=sys.stderr)
-    trained = open_run(found, keys)
+    trained = open_run(found, keys, are_given=True)
     model = Model(trained, top)
     if model.top != top:
         known = model.meaning.num_outputs if isinstance(model.meaning, Classes) else 0
@@ -63,7 +63,8 @@ def predict(
     if out is None and not is_json and sys.stdout.isatty() and isinstance(model.meaning, Classes):
         form = "words"
     if sources == ["-"]:
-        return of_lines(model, Reader(trained.about.inputs, how), out, form)
+        lines = typed_lines(str(how.get("encoding", "auto")))
+        return of_lines(model, Reader(trained.about.inputs, how), lines, out, form)
     is_of_files = isinstance(trained.about.inputs, Pictures) and trained.about.inputs.stored is None
     size = batch_size or (EVALUATION_FILES if is_of_files else EVALUATION_BATCH)
     to = writer(out, form)
@@ -100,15 +101,19 @@ class Progress:
             for line in self.failures[self._num_told :]:
                 print(f"error: {printable(line)}", file=sys.stderr)
             self._num_told = len(self.failures)
-        for note in part.notes:
-            if note not in self._notes:
-                self._notes.add(note)
-                print(printable(note), file=sys.stderr)
+        self.tell(part.notes)
         now = time.monotonic()
         if now - self._said > (1.0 if self._is_terminal else SECONDS):
             self._said = now
             line = f"{self.count:,} samples, {self.count / (now - self._started):,.0f} a second"
             print(line, end="\r" if self._is_terminal else "\n", file=sys.stderr, flush=True)
+
+    def tell(self, notes: Iterable[str]) -> None:
+        """Each once."""
+        for note in notes:
+            if note not in self._notes:
+                self._notes.add(note)
+                print(printable(note), file=sys.stderr)
 
     def nothing_read(self) -> UserError:
         """The line where there is no sample to predict."""
@@ -128,15 +133,18 @@ def of_part(model: Model, part: Part, to: Writer, progress: Progress) -> None:
     progress.add(part)
 
 
-def of_lines(model: Model, reader: Reader, out: str | None, form: str) -> int:
+def of_lines(model: Model, reader: Reader, blocks: Iterator[list[str]], out: str | None, form: str) -> int:
     """A filter: a line out for each sample that comes in, before the next is waited for."""
     to: Writer | None = None
     columns: list[str] = []
     is_whole = True
+    progress = Progress()
     with model.ready():
         try:
-            for lines in typed_lines():
+            for lines in blocks:
                 block = reader.read(lines)
+                progress.tell(reader.notes)
+                reader.notes.clear()
                 raw = together(block)
                 found = None if raw is None else model.predicted(raw, reader.inputs)
                 if to is None and block:

@@ -17,6 +17,7 @@ from trainer.config.request import Config, Request
 from trainer.config.settings import Settings, settings_of
 from trainer.config.shipped import CONFIGS, defaults, shipped
 from trainer.data import preparation
+from trainer.data.fresh import HOW
 from trainer.data.preparation import Preparation
 from trainer.data.prepare import Sizes
 from trainer.disk import checkpoint, foreign
@@ -24,12 +25,22 @@ from trainer.disk import folder as folders
 from trainer.errors import UserError, nearest
 from trainer.meaning import Meaning
 from trainer.run.environment import autocast, find_device, first_line, set_up_torch
+from trainer.run.instantiate import ours
 from trainer.run.model import build_model
 from trainer.run.origin import as_trained
 from trainer.use.find import Found
 
 FREE = ("device", "precision", "trust", "threads")  # what may be typed of a run's own keys, beside data
 MAX_STEP = 1 << 62
+# Of data: which it is; what is made of its samples, of all sources and of some; how it is split.
+WHERE = ("path", "root", "name", "options", "inputs")
+PREPARED_BY = (
+    *("normalize", "image_size", "augment", "balance", "standardize"),
+    *("categorical", "max_levels", "embed", "drop", "keep"),
+)
+MEANT_BY = {"table": ("targets", "task", "num_classes"), "arrays": ("task", "num_classes")}
+SPLIT_BY = ("val_fraction", "test_fraction", "split_seed", "stratify", "group", "limit", "folds", "fold")
+WHOLE = ("table", "arrays", "image_folder")  # sources that are read anew without being split
 
 
 @dataclass(frozen=True)
@@ -112,15 +123,17 @@ class Trained:
         return f"{self.found.folder} at step {self.step:,}{average}"
 
 
-def open_run(found: Found, typed: Mapping[str, Any] | None = None) -> Trained:
+def open_run(found: Found, typed: Mapping[str, Any] | None = None, are_given: bool = False) -> Trained:
     """
     Args:
         typed: dotted keys of the config to their values, in place of the run's own.
+        are_given: new samples are given beside the keys, which say how they are read.
 
     Raises:
         UserError: something is missing, damaged or not trusted, or a key can't be typed here.
     """
     settings = as_trained(settings_for(found.folder, typed or {}), found.folder)
+    refuse_kept(settings, found.folder, typed or {}, are_given)
     set_up_torch(settings)
     device = find_device(settings.device)
     dtype = torch.float64 if settings.dtype == "float64" else torch.float32
@@ -214,6 +227,37 @@ def put(config: Config, key: str, value: Any) -> None:
     if last not in holder:
         raise schema.unknown_key(key, [f"{first}.{k}" for k in holder])
     holder[last] = value
+
+
+def refuse_kept(settings: Settings, folder: Path, typed: Mapping[str, Any], are_given: bool) -> None:
+    """Raises UserError for a typed key of data that would change what is as in training, or do nothing.
+
+    Args:
+        typed: dotted.
+        are_given: new samples are given beside the keys.
+    """
+    words = {key: value for key, value in typed.items() if key.startswith("data.")}
+    if not words:
+        return
+    data, stored = settings.group("data"), (folders.read_config(folder) or {})["data"]
+    own = None if schema.is_shipped(data) else ours(settings, "data")  # a user's function may call its keys so, too
+    target = str(data.get("_target_")).removeprefix("trainer.data.").removesuffix(".load")
+    names = {key: key.split(".")[1] for key in words}
+    is_other_source = any(data.get(key) != stored.get(key) for key in ("_target_", "name"))
+    is_another = is_other_source or any(n in WHERE if own is None else n not in own for n in names.values())
+    for key, name in names.items():
+        if (own is not None and name not in own) or ("data" not in typed and data.get(name) == stored.get(name)):
+            continue
+        told = f"{key}={schema.shown(words[key])}"
+        if name in PREPARED_BY or name in MEANT_BY.get(target, ()):
+            raise UserError(f"{told}: what is made of samples stays as in training. Leave it out.")
+        if name in SPLIT_BY and is_another and target in WHOLE:
+            raise UserError(f"{told}: all new samples are taken. Leave it out.")
+        if name in (*SPLIT_BY, *HOW, "background") and not is_another and not are_given:
+            raise UserError(
+                f"{told}: the run's own data is read and split as in training. Leave it out, or say where other data "
+                "lies: data.path=..., data.root=... or data=..."
+            )
 
 
 def source(name: Any) -> Config:

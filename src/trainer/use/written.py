@@ -50,7 +50,8 @@ class Text:
         self._stream: IO[str] = sys.stdout
         if self._temporary is not None:
             try:
-                self._stream = open(self._temporary, "w", encoding="utf-8", newline="")  # noqa: SIM115 - see `close`
+                # A path that is no UTF-8 is written as the disk has it.
+                self._stream = open(self._temporary, "w", encoding="utf-8", errors="surrogateescape", newline="")  # noqa: SIM115 - see `close`
             except OSError as error:
                 raise cannot_write(self._temporary, error) from error
         self._csv = csv.writer(self._stream, lineterminator="\n")
@@ -138,6 +139,7 @@ class Arrays:
         import pyarrow
         from pyarrow import parquet
 
+        ids = [id.encode(errors="replace").decode() if isinstance(id, str) else id for id in ids]  # Parquet is UTF-8
         rows = [row for part in self._parts for row in part.rows]
         columns = {name: [row[i] for row in rows] for i, name in enumerate(first.columns)}
         parquet.write_table(pyarrow.table({"id": ids, **columns}), file)

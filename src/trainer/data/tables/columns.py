@@ -48,9 +48,13 @@ _DAY = (
 DATE = re.compile(rf"{_DAY}(?:[t\s]\s*{_CLOCK})?|{_CLOCK}", re.IGNORECASE)
 # A number with a sign of percent or money: it is meant as one, but is none.
 _WITH_A_SIGN = re.compile(r"[$€£¥]\s*[+-]?[\d.,'\s]*\d[\d.,']*|[+-]?[\d.,'\s]*\d[\d.,']*\s*[%$€£¥]")
-_GROUPS = {  # thousands apart, by the decimal sign
-    "point": re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d*)?|[+-]?\d{1,3}(?:[ '\u00a0\u2009\u202f]\d{3})+(?:\.\d*)?"),
-    "comma": re.compile(r"[+-]?\d{1,3}(?:\.\d{3})+(?:,\d*)?|[+-]?\d{1,3}(?:[ '\u00a0\u2009\u202f]\d{3})+(?:,\d*)?"),
+_GROUPS = {  # thousands apart, by the decimal sign; what begins with 0 is a fraction
+    "point": re.compile(
+        r"[+-]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?|[+-]?[1-9]\d{0,2}(?:[ '\u00a0\u2009\u202f]\d{3})+(?:\.\d*)?"
+    ),
+    "comma": re.compile(
+        r"[+-]?[1-9]\d{0,2}(?:\.\d{3})+(?:,\d*)?|[+-]?[1-9]\d{0,2}(?:[ '\u00a0\u2009\u202f]\d{3})+(?:,\d*)?"
+    ),
 }
 _GROUP_SIGNS = {
     "point": str.maketrans("", "", ", '\u00a0\u2009\u202f"),

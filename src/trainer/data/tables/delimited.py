@@ -91,12 +91,16 @@ def read(
     raise AssertionError
 
 
+def told_encoding(start: bytes) -> str | None:
+    """What a byte order mark says, if there is one."""
+    return next((name for mark, name in _BOMS.items() if start.startswith(mark)), None)
+
+
 def _encodings(path: Path) -> list[str]:
     with open(path, "rb") as file:
         start = file.read(4096)
-    for mark, name in _BOMS.items():
-        if start.startswith(mark):
-            return [name]
+    if (told := told_encoding(start)) is not None:
+        return [told]
     if b"\0" in start:
         raise UserError(f"data.path={path}: not a text: it holds zero bytes. Export the table as CSV, in UTF-8.")
     return ["utf-8", "cp1252"]

@@ -54,7 +54,9 @@ class Dialect:
             elif has_row_names := self._are_row_names([row[0] for row in rows[1:]]):
                 rows[0] = ["", *rows[0]]
         self.width = len(rows[0])
-        self.decimal = self._told_decimal(rows) if decimal == "auto" else decimal
+        if decimal == "auto":
+            decimal = told_decimal(f"data.path={path}", (cell for row in rows for cell in row)) or "point"
+        self.decimal = decimal
         names = self._names(header, called, has_row_names)
         self.has_names = names is not None
         self.columns = names or [str(column) for column in range(self.width)]
@@ -66,9 +68,8 @@ class Dialect:
     def _skip_preamble(self, sample: list[str]) -> int:
         """How many lines stand before the table, and takes them off: `sep=;`, and remarks that begin with #."""
         num_skipped = 0
-        if sample and (said := re.fullmatch(r"\"?sep=(.)\"?[,;\t]*\s*", sample[0])):
-            if self.delimiter == "auto" and said[1] in SIGNS.values():
-                self.delimiter = next(word for word, sign in SIGNS.items() if sign == said[1])
+        if sample and (said := told_by_a_line(sample[0])) is not None:
+            self.delimiter = said if self.delimiter == "auto" else self.delimiter
             del sample[0]
             num_skipped = 1
         remarks = 0
@@ -93,26 +94,6 @@ class Dialect:
             return False
         self.notes.append("the first line has a name less than the others have cells: the first cells are row names.")
         return True
-
-    def _told_decimal(self, rows: Sequence[Sequence[str]]) -> str:
-        """By cells that can be only one of the two; refuses what may be both."""
-        seen: dict[str, str] = {}
-        for cell in (cell.strip() for row in rows for cell in row if "," in cell or "." in cell):
-            for kind, pattern in _WRITTEN.items():
-                if pattern.fullmatch(cell):
-                    seen.setdefault(kind, cell)
-                    break
-        if "comma" in seen and "point" in seen:
-            raise self._error(
-                f"numbers with a decimal comma ({cut(seen['comma'])}) and with a decimal point ({cut(seen['point'])}). "
-                "Write all alike; or type data.decimal=point or data.decimal=comma, and the others are told."
-            )
-        if "either" in seen and not seen.keys() & {"comma", "point"}:
-            raise self._error(
-                f"{cut(seen['either'])} may have a decimal comma or a comma between thousands. Type data.decimal=comma "
-                "or data.decimal=point."
-            )
-        return "comma" if "comma" in seen else "point"
 
     def _names(self, header: str, called: Sequence[str], has_row_names: bool) -> list[str] | None:
         """The columns' names, different from each other; None where the first line is a row like the others."""
@@ -146,6 +127,38 @@ _WRITTEN = {
         r"(?:[eE][+-]?\d+)?"
     ),
 }
+
+
+def told_decimal(where: str, cells: Iterable[str]) -> str | None:
+    """By cells that can be only one of the two, None where all are neither; refuses what may be both.
+
+    Args:
+        where: the cells are, for the message.
+    """
+    seen: dict[str, str] = {}
+    for cell in (cell.strip() for cell in cells if "," in cell or "." in cell):
+        for kind, pattern in _WRITTEN.items():
+            if pattern.fullmatch(cell):
+                seen.setdefault(kind, cell)
+                break
+    if "comma" in seen and "point" in seen:
+        raise UserError(
+            f"{where}: numbers with a decimal comma ({cut(seen['comma'])}) and with a decimal point "
+            f"({cut(seen['point'])}). Write all alike; or type data.decimal=point or data.decimal=comma, and the "
+            "others are told."
+        )
+    if seen.keys() == {"either"}:
+        raise UserError(
+            f"{where}: {cut(seen['either'])} may have a decimal comma or a comma between thousands. Type "
+            "data.decimal=comma or data.decimal=point."
+        )
+    return "comma" if "comma" in seen else "point" if "point" in seen else None
+
+
+def told_by_a_line(line: str) -> str | None:
+    """The delimiter that a first line `sep=;` says, as spreadsheets have it; None where it is no such line."""
+    said = re.fullmatch(r"\"?sep=(.)\"?[,;\t]*\s*", line)
+    return next((word for word, sign in SIGNS.items() if sign == said[1]), "auto") if said else None
 
 
 def parsed(lines: Iterable[str], delimiter: str, strict: bool = False) -> Any:

@@ -107,7 +107,9 @@ class Recipe:
         """The columns that a reader takes for words, whatever they look like."""
         return [column.name for column in self.columns if isinstance(column, Category)]
 
-    def apply(self, rows: Table | Sequence[Mapping[str, Any]], notes: list[str] | None = None) -> Inputs:
+    def apply(
+        self, rows: Table | Sequence[Mapping[str, Any]], notes: list[str] | None = None, decimal: str = "point"
+    ) -> Inputs:
         """The inputs of other rows: float64 `[N, D]`, a column for each of `names`.
 
         With embedded columns `{"numbers": float64 [N, D], "levels": int64 [N, C]}`.
@@ -115,11 +117,12 @@ class Recipe:
         Args:
             rows: a table as it was read, or a mapping per row.
             notes: gets a line for what was met that the training rows lacked.
+            decimal: the sign of numbers that mappings have as text.
 
         Raises:
             UserError: a column is missing, or one of numbers holds something else.
         """
-        table = rows if isinstance(rows, Table) else _table(rows, self.words)
+        table = rows if isinstance(rows, Table) else _table(rows, self.words, decimal)
         self._refuse_missing(table)
         numbers = np.zeros((table.num_rows, len(self.names)))
         embedded: list[NDArray[np.int64]] = []
@@ -256,8 +259,8 @@ def _fill_numbers(into: NDArray[np.float64], column: Number, table: Table, notes
         into[:, 1] = missing
     elif missing.any():
         notes.append(
-            f"column {cut(column.name)}: {int(missing.sum()):,} rows lack it, as no training row does; they count as "
-            "its mean."
+            f"column {cut(column.name)}: {_rows(missing, 'lacks', 'lack')} it, as no training row does: its mean is "
+            "taken."
         )
 
 
@@ -289,11 +292,16 @@ def _codes(column: Category, table: Table, notes: list[str]) -> NDArray[np.int64
     if is_new.any() and not column.has_other:
         words = [level for level in found.levels if level not in number_of]
         notes.append(
-            f"column {cut(column.name)}: {int(is_new.sum()):,} rows have {listed(words, 3)}, which no training row "
-            "has; they count as none of its levels."
+            f"column {cut(column.name)}: {_rows(is_new, 'has', 'have')} {listed(words, 3)}, which no training row "
+            "has: taken as none of its levels."
         )
     result: NDArray[np.int64] = codes.astype(np.int64)
     return result
+
+
+def _rows(which: NDArray[np.bool_], one: str, several: str) -> str:
+    number = int(which.sum())
+    return f"1 row {one}" if number == 1 else f"{number:,} rows {several}"
 
 
 def _fill_one_hot(into: NDArray[np.float64], column: Category, codes: NDArray[np.int64]) -> None:
@@ -313,12 +321,12 @@ def as_words(numbers: Numbers) -> Words:
     return Words(np.where(numbers.missing, -1, codes).astype(np.int32), levels)
 
 
-def _table(rows: Sequence[Mapping[str, Any]], words: Sequence[str]) -> Table:
+def _table(rows: Sequence[Mapping[str, Any]], words: Sequence[str], decimal: str) -> Table:
     """The rows as a reader would have read them."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns = {}
     for name in names:
-        gathered = Gathering(use="words" if name in words else "auto")
+        gathered = Gathering(decimal, use="words" if name in words else "auto")
         values = [row.get(name) for row in rows]
         gathered.add(["" if v is None else str(v).lower() if isinstance(v, bool) else str(v) for v in values])
         columns[str(name)] = gathered.done()
