@@ -72,6 +72,25 @@ def test_columns_become_what_they_are(saved: Path) -> None:
     assert words.train.sample[0].shape == (1, 2)
 
 
+def test_several_files_are_one_data_set(saved: Path) -> None:
+    words = saved / "words.parquet"
+    (saved / "[a,b] c.parquet").write_bytes(words.read_bytes())  # a name, and no list
+    assert len(hf_sets.load(str(saved / "[a,b] c.parquet"), "ids", "word").train) == 30
+    second = saved / "second.parquet"
+    second.write_bytes(words.read_bytes())
+    data = hf_sets.load(f"[{words}, {second}]", "ids", "word")
+    assert len(data.train) == 60
+    assert data.description == "hf: words.parquet + second.parquet, train 60"
+    for wrong, said in (
+        (f"[{words},{words}]", "a file is there twice"),
+        (f"[{words},{saved / 'saved'}]", "must be of one kind"),
+        (f"[{words},{saved / 'nowhere.parquet'}]", "there is no "),
+        ("[]", "no path was given"),
+    ):
+        with pytest.raises(UserError, match=said):
+            hf_sets.load(wrong, "ids", "word")
+
+
 def columns(path: Path, labels: Any, **splits: Any) -> Path:
     """A saved data set of two numbers and a label per row; with splits, if there are labels of such."""
     datasets = pytest.importorskip("datasets")

@@ -25,7 +25,9 @@ from trainer.errors import UserError
 from trainer.use.evaluate import evaluation
 from trainer.use.export import about
 from trainer.use.find import find
+from trainer.use.predicted import Predicted
 from trainer.use.trained import open_run
+from trainer.use.written import writer
 
 Train = Callable[..., dict[str, Any]]
 Sources = dict[str, tuple[str, ...]]
@@ -162,6 +164,25 @@ def test_numbers_and_lines(
     lines = [" ".join(map(repr, map(float, raw[0]))), json.dumps(raw[1].tolist()), "1;2;3", "1,5;2,5"]
     first, second, third, fourth = (line.split(",") for line in through("\n".join(lines), monkeypatch, capsys))
     assert [first[1], second[1], third[1], fourth[1]] == [*map(str, left["outputs"][:2].argmax(1)), "", ""]
+    tested = json.loads(Path("runs/x/result.json").read_text())["tested"]
+    Path(f"runs/x/checkpoints/{tested}.pt").unlink()
+    typed("new.npy", "out=b.npz")
+    assert f"runs/x: its checkpoints/{tested}.pt is missing; " in capsys.readouterr().err
+    Path("runs/x/config.yaml").unlink()
+    for word in ("x", "runs/x"):
+        with pytest.raises(UserError, match=r"^runs/x/config.yaml: is missing"):
+            cli.run_command(["evaluate", word])
+
+
+def test_numbers_are_written_with_the_digits_that_they_have(tmp_path: Path) -> None:
+    for kind in (np.float32, np.float64):
+        values = (1e9 + np.random.default_rng(0).normal(size=(9, 1))).astype(kind)
+        file = tmp_path / f"{kind.__name__}.csv"
+        to = writer(str(file), "csv")
+        to.write(range(9), Predicted(["y"], {"outputs": values}, values.tolist()))
+        to.close()
+        found = np.loadtxt(file, delimiter=",", skiprows=1, usecols=[1])
+        assert np.array_equal(found.astype(kind), values[:, 0])
 
 
 @pytest.mark.long

@@ -1,5 +1,6 @@
 """Data sets in the form of Hugging Face's `datasets`, from files on this disk: memory-mapped, larger than memory."""
 
+import glob
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +21,8 @@ def load(path: str | None, inputs: list[str] | str | None = None, targets: list[
     """A data set that lies on this disk; nothing is asked of the network.
 
     Args:
-        path: a folder that `save_to_disk` wrote, a folder of files, or a .parquet, .json, .jsonl, .csv or .arrow file.
+        path: a folder that `save_to_disk` wrote, a folder of files, a .parquet, .json, .jsonl, .csv or .arrow file, or
+            several of one kind, one behind the other: `[a.csv,b.csv]`.
         inputs, targets: the columns that are what. One is a tensor, several are a dict, by keyword to the model. None:
             the target is what is called so, and inputs are all others. Targets may be the word `inputs`.
 
@@ -33,10 +35,11 @@ def load(path: str | None, inputs: list[str] | str | None = None, targets: list[
     except ImportError as error:
         raise UserError("data=hf: needs datasets. Type pip install datasets.") from error
     datasets.disable_progress_bars()
-    file = existing_path("data.path", path)
+    files = _files(path)
+    file = files[0]
     are_own = targets == "inputs"
     names = {"data.inputs": _listed(inputs), "data.targets": None if are_own else _listed(targets)}
-    found, notes = _splits(_opened(datasets, file))
+    found, notes = _splits(_opened(datasets, files))
     columns = found["train"].column_names
     for key, wanted in names.items():
         for name in wanted or ():
@@ -55,11 +58,12 @@ def load(path: str | None, inputs: list[str] | str | None = None, targets: list[
     items = {which: Items(part, which, None, its_inputs, its_targets) for which, part in found.items()}
     feature = found["train"].features[target] if target is not None else None
     classes = tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else ()
+    sizes = ", ".join(f"{which} {len(part):,}" for which, part in found.items())
     return Data(
         items["train"],
         items.get("val"),
         items.get("test"),
-        description=f"hf: {file.name}, {', '.join(f'{which} {len(part):,}' for which, part in found.items())}",
+        description=f"hf: {' + '.join(each.name for each in files)}, {sizes}",
         num_classes=len(classes) or None,
         class_names=classes,
         notes=tuple(notes),
@@ -97,7 +101,22 @@ def _listed(names: list[str] | str | None) -> tuple[str, ...] | None:
     return None if names is None else (names,) if isinstance(names, str) else tuple(map(str, names))
 
 
-def _opened(datasets: Any, file: Path) -> Any:
+def _files(path: str | None) -> list[Path]:
+    """The path, or those of a list. Raises UserError: one is not there, or they are of several kinds."""
+    text = str(path)
+    is_list = text[:1] + text[-1:] == "[]" and not os.path.lexists(os.path.expanduser(text))
+    if not is_list:
+        return [existing_path("data.path", path)]
+    files = [existing_path("data.path", name.strip()) for name in text[1:-1].split(",")]
+    if len({file.suffix.lower() for file in files}) > 1 or any(file.is_dir() for file in files):
+        raise UserError(f"data.path={path}: several files must be of one kind. Give one folder that holds them.")
+    if len(set(files)) < len(files):
+        raise UserError(f"data.path={path}: a file is there twice. Type each once.")
+    return files
+
+
+def _opened(datasets: Any, files: list[Path]) -> Any:
+    file = files[0]
     try:
         if file.is_dir() and any((file / name).exists() for name in ("state.json", "dataset_dict.json")):
             return datasets.load_from_disk(str(file))
@@ -110,8 +129,9 @@ def _opened(datasets: Any, file: Path) -> Any:
                 f"data.path={file}: is not read; accepted are {', '.join(READERS)}, a folder of such files, or one "
                 "that save_to_disk wrote."
             )
+        names = [glob.escape(str(each)) for each in files]  # a name with brackets is no pattern
         more = {"sep": "\t"} if file.suffix.lower() == ".tsv" else {}
-        return datasets.load_dataset(reader, data_files=str(file), split="train", cache_dir=str(cache), **more)
+        return datasets.load_dataset(reader, data_files=names, split="train", cache_dir=str(cache), **more)
     except UserError:
         raise
     except Exception as error:  # of the many kinds that its readers have

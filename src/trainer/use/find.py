@@ -54,10 +54,10 @@ def find(word: str, wanted: str | None = None) -> Found:
         from trainer.disk.pack import unpacked
 
         folder = unpacked(path)
-        return Found(folder, checkpoint_of(folder, wanted), is_average=is_average)
+        return _found(folder, wanted)
     for folder in (path, Path("runs", word)):
         if (folder / "config.yaml").is_file():
-            return Found(folder, checkpoint_of(folder, wanted), is_average=is_average)
+            return _found(folder, wanted)
     from trainer.sweep.compare import sweep_folder  # its imports are seldom needed
 
     sweep = sweep_folder(word)
@@ -67,9 +67,19 @@ def find(word: str, wanted: str | None = None) -> Found:
     return Found(folder, checkpoint_of(folder, wanted), f"{sweep}: its best run is {folder.name}", is_average)
 
 
+def _found(folder: Path, wanted: str | None) -> Found:
+    file, tested = checkpoint_of(folder, wanted), (read_result(folder) or {}).get("tested", "last")
+    is_another = wanted is None and file.stem != tested
+    note = f"{folder}: its checkpoints/{tested}.pt is missing; {file.name} is taken"
+    return Found(folder, file, note if is_another else "", wanted == AVERAGE)
+
+
 def no_run(word: str) -> UserError:
     """The line where there is nothing of the kind."""
     path = Path(word).expanduser()
+    for folder in (path, Path("runs", word)):
+        if folder.is_dir() and folder in run_folders(folder):
+            return UserError(f"{folder}/config.yaml: is missing; it says which model the run has. Type another run.")
     if path.is_dir():
         below = [folder.as_posix() for folder in run_folders(path)]
         if below:

@@ -31,9 +31,9 @@ class Writer(Protocol):
         """Leaves nothing behind."""
 
 
-def cell(value: str | float) -> str:
-    """A number with all digits that float32 has."""
-    return f"{value:.9g}" if isinstance(value, float) else value
+def cell(value: str | float, digits: int = 9) -> str:
+    """A number with all digits that float32 has, or so many."""
+    return f"{value:.{digits}g}" if isinstance(value, float) else value
 
 
 class Text:
@@ -58,8 +58,9 @@ class Text:
 
     def write(self, ids: Sequence[Any], found: Predicted) -> None:
         self._head(found.columns)
+        digits = 17 if found.arrays["outputs"].dtype == np.float64 else 9
         for id, row in zip(ids, found.rows, strict=True):
-            self._line(id, found.columns, row)
+            self._line(id, found.columns, row, digits)
         self._flush()
 
     def _head(self, columns: Sequence[str]) -> None:
@@ -67,14 +68,14 @@ class Text:
             self._csv.writerow(["id", *columns])
         self._is_first = False
 
-    def _line(self, id: Any, columns: Sequence[str], row: Sequence[str | float]) -> None:
+    def _line(self, id: Any, columns: Sequence[str], row: Sequence[str | float], digits: int) -> None:
         if self.form == "json":
             self._stream.write(json.dumps({"id": id, **dict(zip(columns, row, strict=True))}) + "\n")
         elif self.form == "words":
             told = [f"{cell(row[i])} {100 * float(row[i + 1]):.1f}%" for i in range(0, len(row), 2)]
             self._stream.write(f"{printable(str(id))}: {printable(', '.join(told))}\n")
         else:
-            self._csv.writerow([id, *map(cell, row)])
+            self._csv.writerow([id, *(cell(value, digits) for value in row)])
 
     def failed(self, id: Any, columns: Sequence[str], reason: str) -> None:
         self._head(columns)
