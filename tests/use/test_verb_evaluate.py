@@ -342,3 +342,24 @@ def test_pictures_are_compared_in_the_size_that_the_model_wants(train: Train, tm
     trained = open_run(find("x"), {"trust": ["ownpictures"]})
     for split in ("test", "val"):
         assert evaluation(trained, split).numbers["loss"] == result[f"{split}/loss"]
+    with pytest.raises(UserError, match=r"items that only it can read. Type preprocessing=false"):
+        cli.run_command(["export", "x", "format=pt2", "trust=[ownpictures]"])
+    assert cli.run_command(["export", "x", "format=pt2", "trust=[ownpictures]", "preprocessing=false"]) == 0
+
+
+def test_of_a_new_table_of_pictures_all_are_taken(train: Train, tmp_path: Path) -> None:
+    """Kind: new data that comes without splits is evaluated whole."""
+    draw = np.random.default_rng(0)
+    for i in range(20):
+        Image.fromarray(draw.integers(0, 256, (8, 8), dtype=np.uint8)).save(f"{i}.png")
+    lines = [f"{i}.png,{'ab'[i % 2]}" for i in range(20)]
+    Path("all.csv").write_text("\n".join(["file,kind", *lines]))
+    Path("new.csv").write_text("\n".join(["file,kind", *lines[:7]]))
+    words = ("data=image_table", "data.path=all.csv", "data.targets=[kind]", "data.num_workers=0", "data.image_size=8")
+    train(*words, "model=two_layer", *TINY)
+    for split in (None, "all"):
+        typed = {"data.path": "new.csv"}
+        found = evaluation(open_run(find("x"), typed), split, typed)
+        assert [row["support"] for row in found.classes] == [4, 3]
+    with pytest.raises(UserError, match=r"data.test_fraction=0.5: all new samples are taken"):
+        open_run(find("x"), {"data.path": "new.csv", "data.test_fraction": 0.5})

@@ -146,7 +146,9 @@ def of(inputs: Preparation, dtype: torch.dtype) -> nn.Module:
         case AsTheyAre():
             return AnyInputs(inputs, dtype)
         case Theirs():
-            raise UserError("its inputs are what only its own data source makes. Type preprocessing=false.")
+            raise UserError(
+                "several inputs for a sample: an export takes one. In Python: trainer.load(folder).network."
+            )
 
 
 class Portable(nn.Module):

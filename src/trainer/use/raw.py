@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from trainer.data import arrays, fresh
+from trainer.data.items import Items
 from trainer.data.preparation import Pictures, Rows, Scaled
 from trainer.data.source import Data, ImageFiles, existing_path
 from trainer.data.tables.columns import Table
@@ -48,6 +49,9 @@ def _whole(trained: Trained, data: Data) -> NDArray[Any]:
         raw = arrays.raw_inputs({split: x for split, (x, _) in pairs.items()}, Path(str(config.get("path"))))
         return raw["test"] if "test" in raw else raw["train"][rows.numpy() if rows is not None else slice(None)]
     assert not isinstance(data.test, ImageFiles)
+    if isinstance(data.test, Items):  # of pictures: all others are as they are
+        name = trained.settings.names["data"]
+        raise UserError(f"data={name}: its raw samples are items that only it can read. Type preprocessing=false.")
     if not isinstance(data.test.inputs, torch.Tensor):
         raise UserError("several inputs for a sample: an export takes one. In Python: trainer.load(folder).network.")
     array: NDArray[Any] = data.test.inputs.numpy()

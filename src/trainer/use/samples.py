@@ -9,6 +9,7 @@ import torch
 from trainer.config.request import Config
 from trainer.data import fresh
 from trainer.data.batches import Batches, LoadedBatches, ResidentBatches
+from trainer.data.image_files import FolderImages
 from trainer.data.items import Items
 from trainer.data.preparation import AsTheyAre, Pictures, Rows, Theirs
 from trainer.data.prepare import Fingerprint, Splits, fingerprint, on_device
@@ -119,12 +120,19 @@ def new(trained: Trained, split: str) -> Labelled:
         files = fresh.of_folder(root, outputs, config.get("background", "white"), split, notes)
         return _of_files(trained, inputs, files, config, f"{root}", notes)
     data = build_data(settings)
+    told = f"{split} split of {data.description}"
+    if "test" in data.by_chance:  # it comes without splits
+        if isinstance(data.test, FolderImages):
+            split, told = "test", data.description
+            data = replace(data, test=fresh.all_images(data))
+        else:
+            what = f"{len(data.test):,} of its {len(data.train) + len(data.val) + len(data.test):,} samples"
+            data = replace(data, notes=(*data.notes, f"this data has no test split: {what} are taken by chance"))
     if split == "all":
         raise UserError("split=all: this data has splits of its own. Type split=test.")
     if isinstance(getattr(data, split), Items):
         return _of_items(trained, data, split)
     samples = fresh.renumbered(data, split, outputs)
-    told = f"{split} split of {data.description}"
     if isinstance(samples, ImageFiles):
         if not isinstance(inputs, Pictures):
             raise UserError(f"data={settings.names['data']}: has pictures, and the model takes {told_form(inputs)}.")

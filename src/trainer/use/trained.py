@@ -40,7 +40,7 @@ PREPARED_BY = (
 )
 MEANT_BY = {"table": ("targets", "task", "num_classes"), "arrays": ("task", "num_classes")}
 SPLIT_BY = ("val_fraction", "test_fraction", "split_seed", "stratify", "group", "limit", "folds", "fold")
-WHOLE = ("table", "arrays", "image_folder")  # sources that are read anew without being split
+WHOLE = ("table", "arrays", "image_folder", "image_table")  # sources that are read anew without being split
 
 
 @dataclass(frozen=True)
