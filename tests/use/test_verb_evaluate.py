@@ -342,9 +342,16 @@ def test_pictures_are_compared_in_the_size_that_the_model_wants(train: Train, tm
     trained = open_run(find("x"), {"trust": ["ownpictures"]})
     for split in ("test", "val"):
         assert evaluation(trained, split).numbers["loss"] == result[f"{split}/loss"]
+
+
+@pytest.mark.long
+def test_pictures_that_are_items_are_exported_as_the_line_says(train: Train, tmp_path: Path) -> None:
+    (tmp_path / "ownpictures.py").write_text(PICTURES)
+    train(*TINY, "data._target_=ownpictures.pictures", "trust=[ownpictures]", "model=two_layer")
+    words = ["export", "x", "format=pt2", "trust=[ownpictures]"]
     with pytest.raises(UserError, match=r"items that only it can read. Type preprocessing=false"):
-        cli.run_command(["export", "x", "format=pt2", "trust=[ownpictures]"])
-    assert cli.run_command(["export", "x", "format=pt2", "trust=[ownpictures]", "preprocessing=false"]) == 0
+        cli.run_command(words)
+    assert cli.run_command([*words, "preprocessing=false"]) == 0
 
 
 def test_of_a_new_table_of_pictures_all_are_taken(train: Train, tmp_path: Path) -> None:

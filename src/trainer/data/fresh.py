@@ -20,13 +20,25 @@ from trainer.data.source import Data, ImageFiles, Samples, existing_path
 from trainer.data.table import Wanted, refuse_problems
 from trainer.data.tables.columns import Numbers as NumberColumn
 from trainer.data.tables.columns import Table, Words
-from trainer.data.tables.read import read
+from trainer.data.tables.read import JSONS, PARQUETS, read
 from trainer.data.tables.recipe import Inputs, Recipe, as_words
 from trainer.errors import UserError
 from trainer.meaning import Classes, Meaning, Numbers, Places
 
 Array = NDArray[Any]
 HOW = ("delimiter", "decimal", "encoding", "header")  # what a table is read by
+
+
+def refuse_no_text(paths: Sequence[str], typed: Mapping[str, Any]) -> None:
+    """Raises UserError where keys of `HOW` are typed, and all tables are of kinds that need none of them.
+
+    Args:
+        typed: dotted.
+    """
+    key = next((key for key in typed if key.removeprefix("data.") in HOW), None)
+    suffixes = [Path(path).suffix.lower() for path in paths]
+    if key is not None and suffixes and all(suffix in (*JSONS, *PARQUETS) for suffix in suffixes):
+        raise UserError(f"{key}={typed[key]}: is of text, as .csv is; {cut(paths[0])} says it itself. Leave it out.")
 
 
 def of_table(

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from trainer.data.batches import EVALUATION_BATCH, EVALUATION_FILES
-from trainer.data.fresh import HOW
+from trainer.data.fresh import HOW, refuse_no_text
 from trainer.data.preparation import Pictures
 from trainer.errors import UserError, printable
 from trainer.meaning import Classes
@@ -49,6 +49,7 @@ def predict(
     run, *sources = words
     if "-" in sources and len(sources) > 1:
         raise UserError("-: standard input is read by itself. Type it alone, or the other sources.")
+    refuse_no_text(sources, keys)
     found = find(run, checkpoint)
     if found.note:
         print(found.note, file=sys.stderr)

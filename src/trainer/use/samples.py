@@ -59,6 +59,7 @@ def labelled(trained: Trained, split: str | None, typed: Mapping[str, Any]) -> L
     is_another = split == "all" or "data" in typed
     if not is_new or (not is_another and _is_the_same_elsewhere(trained, split)):
         return own(trained, split)
+    fresh.refuse_no_text([str(trained.settings.group("data").get("path"))], typed)
     return new(trained, split)
 
 
