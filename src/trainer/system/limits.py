@@ -5,13 +5,16 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
 _OWN_GROUP = Path("/proc/self/cgroup")
 # The cores that this process is bound to. Read before torch is imported, which binds the main thread to one of them
 # where OMP_PROC_BIND is set.
-BOUND = os.sched_getaffinity(0) if sys.platform == "linux" else frozenset()
+BOUND: AbstractSet[int] = frozenset()
+if sys.platform == "linux":
+    BOUND = os.sched_getaffinity(0)
 
 
 def free_bytes() -> int | None:
