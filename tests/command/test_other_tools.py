@@ -92,6 +92,9 @@ loss=ce                             -> loss=cross_entropy
 loss=CrossEntropyLoss               -> loss=cross_entropy
 loss=nn.MSELoss                     -> loss=mse
 loss=mae                            -> loss=l1
+loss=SmoothL1Loss                   -> loss=smooth_l1
+loss=kl_divergence                  -> loss=kl_div
+loss=categorical_hinge              -> loss=multi_margin
 scheduler=none                      -> scheduler=constant
 scheduler=null                      -> scheduler=constant
 scheduler=CosineAnnealingLR         -> scheduler=cosine

@@ -1,5 +1,6 @@
 """Losses: torch's own numbers from targets in any form, weighted sums as by hand, refusals before the first step."""
 
+import contextlib
 import math
 
 import pytest
@@ -15,6 +16,7 @@ from trainer.losses.criteria import Composite, Dice, L1Penalty, L2Penalty, SumSq
 from trainer.losses.fits import INSTEAD, WANTS
 from trainer.losses.function import LossFunction
 from trainer.losses.term import Term
+from trainer.meaning import Numbers, Places, as_dict, from_dict
 
 NAMES = {"loss": "chosen", "model": "net", "data": "numbers"}
 # What the choices that messages name stand for.
@@ -27,6 +29,7 @@ CHOICES = {
 # Criteria that take class labels, in whatever form.
 OF_CLASSES = {criterion: wants for criterion, wants in WANTS.items() if not wants.only}
 MSE = {"weight": 1, "criterion": nn.MSELoss()}
+MEAN = {nn.KLDivLoss: {"reduction": "batchmean"}}  # of its own mean it is refused
 FORMS = ("logits", "probabilities", "log_probabilities")
 
 
@@ -87,10 +90,10 @@ class TestTargets:
     )
     @pytest.mark.parametrize("num_classes", [2, 3, 10])
     def test_labels_become_one_hot(self, criterion, num_classes):
-        form = WANTS[criterion].outputs[0]
+        form, mean = WANTS[criterion].outputs[0], MEAN.get(criterion, {})
         outputs = drawn(9, num_classes).softmax(1) if form == "probabilities" else drawn(9, num_classes)
-        term = Term(criterion(), form, meaning_of(num_classes), NAMES).double()
-        expected = criterion()(outputs, F.one_hot(labels(num_classes), num_classes).double())
+        term = Term(criterion(**mean), form, meaning_of(num_classes), NAMES).double()
+        expected = criterion(**mean)(outputs, F.one_hot(labels(num_classes), num_classes).double())
         assert term(outputs, labels(num_classes)).equal(expected)
 
     def test_two_classes_and_one_logit_are_a_softmax_over_zero_and_the_logit(self):
@@ -138,6 +141,91 @@ class TestTargets:
         assert Term(nn.MSELoss(), "logits", meaning_of(None), NAMES)(drawn(9, 4, seed=1), floats).equal(
             F.mse_loss(drawn(9, 4, seed=1), floats)
         )
+
+
+class TestShares:
+    """Targets that are a share of each class: soft labels."""
+
+    FORMS = (("logits", drawn(9, 4)), ("probabilities", drawn(9, 4).softmax(1)), ("log_probabilities", drawn(9, 4)))
+    SHARES = drawn(9, 4, seed=1).softmax(1)
+
+    @pytest.mark.parametrize(("gives", "outputs"), FORMS)
+    def test_the_divergence_is_the_sum_of_its_definition_and_comes_from_any_form(self, gives, outputs):
+        loss_fn = LossFunction(nn.KLDivLoss(reduction="batchmean"), Net(gives), Numbers(4), NAMES).double()
+        outputs = outputs.log_softmax(1) if gives == "log_probabilities" else outputs
+        loss_fn.check(outputs, self.SHARES)
+        said = {"logits": outputs.softmax(1), "log_probabilities": outputs.exp()}.get(gives, outputs)
+        by_hand = (self.SHARES * (self.SHARES / said).log()).sum(1)
+        assert_close(loss_fn(outputs, self.SHARES).total, by_hand.mean())
+        assert_close(loss_fn.each(outputs, self.SHARES), by_hand)
+        assert_close(loss_fn.meaning.scores(outputs), said)  # what mae and r2 are of
+
+    def test_cross_entropy_takes_them_too_and_weighs_by_samples(self):
+        weight = torch.tensor([1.0, 2.0, 3.0, 4.0])
+        loss_fn = LossFunction(nn.CrossEntropyLoss(weight), Net(), Numbers(4), NAMES).double()
+        outputs = drawn(9, 4)
+        loss_fn.check(outputs, self.SHARES)
+        expected = F.cross_entropy(outputs, self.SHARES, weight.double())
+        whole = loss_fn.whole(9, self.SHARES)
+        parts = [loss_fn(outputs[part], self.SHARES[part], of=whole).total for part in (slice(4), slice(4, 9))]
+        assert_close(loss_fn(outputs, self.SHARES).total, expected)
+        assert_close(sum(parts), expected)
+
+    @pytest.mark.parametrize(
+        ("criterion", "says"),
+        [(nn.CrossEntropyLoss(), "takes class labels"), (nn.KLDivLoss(reduction="batchmean"), "takes a share of each")],
+    )
+    @pytest.mark.parametrize("targets", [drawn(9, 4), 2 * SHARES, drawn(9, 1).sigmoid()], ids=["any", "2", "one"])
+    def test_other_numbers_are_refused(self, criterion, says, targets):
+        with pytest.raises(UserError, match=rf"^loss=chosen: {says}.* Type loss=mse\.$"):
+            LossFunction(criterion, Net(), Numbers(targets.shape[1]), NAMES).check_targets(targets)
+
+    def test_several_labels_are_told_of_where_each_is_0_or_1(self):
+        with pytest.raises(UserError, match=r", or data\.task=multilabel loss=bce_with_logits if several can be 1\.$"):
+            LossFunction(nn.CrossEntropyLoss(), Net(), Numbers(3), NAMES).check_targets(torch.ones(4, 3))
+
+    @pytest.mark.parametrize("reduction", ["mean", "batchmean"])
+    def test_the_mean_over_outputs_too_is_refused_by_the_key_of_the_term(self, reduction):
+        composite = Composite({"kl": {"weight": 1, "criterion": nn.KLDivLoss(reduction=reduction)}})
+        refused = pytest.raises(UserError, match=r"Type loss\.terms\.kl\.criterion\.reduction=batchmean")
+        with refused if reduction == "mean" else contextlib.nullcontext():
+            loss_function(composite, 3)
+
+
+class TestNumbersThatOutputsStandFor:
+    """mae and r2 are of them, and not of what the loss takes."""
+
+    @pytest.mark.parametrize(
+        ("criterion", "link"),
+        [
+            (nn.MSELoss(), lambda x: x),
+            (nn.BCEWithLogitsLoss(), torch.sigmoid),
+            (nn.PoissonNLLLoss(), torch.exp),
+            (nn.PoissonNLLLoss(log_input=False), lambda x: x),
+        ],
+        ids=["mse", "bce_with_logits", "poisson", "poisson of counts"],
+    )
+    def test_each_loss_has_its_own(self, criterion, link):
+        outputs = drawn(9, 2).abs()
+        loss_fn = LossFunction(criterion, Net(), Numbers(2), NAMES).double()
+        targets = link(outputs).clone()
+        loss_fn.check(outputs, targets)
+        sums = {name: total.tolist() for name, total in loss_fn.meaning.judged(outputs, targets).items()}
+        assert loss_fn.meaning.concluded(sums, 9) == {"mae": 0.0, "r2": 1.0}
+        assert from_dict(as_dict(loss_fn.meaning)) == loss_fn.meaning
+
+    def test_what_was_kept_before_there_were_several_is_read(self):
+        assert from_dict({"kind": "numbers", "num_outputs": 3, "is_judged": True}) == Numbers(3, is_judged=True)
+
+    def test_a_distance_is_no_number(self):
+        loss_fn = LossFunction(nn.HingeEmbeddingLoss(), Net(), Numbers(1), NAMES)
+        loss_fn.check(torch.zeros(2, 1), torch.ones(2, 1))
+        assert loss_fn.meaning.metrics == ()
+
+    def test_counts_have_no_logarithm_below_0(self):
+        loss_fn = LossFunction(nn.PoissonNLLLoss(log_input=False), Net(), Numbers(1), NAMES)
+        with pytest.raises(UserError, match=r"^model=net: gives numbers below 0.* Type loss\.log_input=true\.$"):
+            loss_fn.check(torch.tensor([[-0.1]]), torch.ones(1, 1))
 
 
 class TestLossFunction:
@@ -229,7 +317,8 @@ class TestRefusals:
     def test_what_is_not_refused_gives_a_finite_number(self, gives, criterion):
         outputs = {"logits": drawn(9, 3), "probabilities": drawn(9, 3).softmax(1)}
         outputs["log_probabilities"] = outputs["logits"].log_softmax(1)
-        assert Term(criterion(), gives, meaning_of(3), NAMES).double()(outputs[gives], labels(3)).isfinite()
+        term = Term(criterion(**MEAN.get(criterion, {})), gives, meaning_of(3), NAMES).double()
+        assert term(outputs[gives], labels(3)).isfinite()
 
     @pytest.mark.parametrize("criterion", [nn.CrossEntropyLoss, nn.NLLLoss])
     def test_class_criteria_refuse_float_targets(self, criterion):
@@ -312,6 +401,15 @@ class TestRefusals:
     def test_weights_that_are_all_zero_are_refused(self):
         with pytest.raises(UserError, match=r"^loss\.weight: all are 0"):
             loss_function(nn.CrossEntropyLoss(torch.zeros(3)), 3).check(torch.zeros(4, 3), torch.zeros(4).long())
+
+    def test_weights_of_another_length_are_told_by_the_key_of_the_term(self):
+        composite = Composite({"ce": {"weight": 1, "criterion": nn.CrossEntropyLoss(torch.ones(2))}})
+        with pytest.raises(UserError, match=r"^loss\.terms\.ce\.criterion\.weight: has 2 numbers; 3 are needed"):
+            loss_function(composite, 3).check(torch.zeros(4, 3), torch.zeros(4).long())
+
+    def test_a_margin_is_of_one_class_for_each_sample(self):
+        with pytest.raises(UserError, match=r"one for each place.* Type loss=cross_entropy\.$"):
+            LossFunction(nn.MultiMarginLoss(), Net(), Places(3), NAMES)
 
     def test_a_composite_is_refused_for_any_of_its_terms(self):
         terms = {"mse": MSE, "nll": {"weight": 1, "criterion": nn.NLLLoss()}}

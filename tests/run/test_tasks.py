@@ -4,11 +4,13 @@ In memory or read item by item, whole batches or parts: one training.
 """
 
 import importlib
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -242,6 +244,39 @@ def test_whole_numbers_that_are_floats_are_classes_where_it_is_said(tasks: Any, 
         train(*words)
     assert "test/accuracy" in train(*words, "data.task=classification")
     assert "test/accuracy" not in train(*words, "loss=mse")
+
+
+def test_soft_labels_one_hot_and_counts_in_a_file(train: Train, tmp_path: Path, capsys: Any) -> None:
+    """What the lines say to type is typed here."""
+    x = torch.randn(300, 4, generator=torch.Generator().manual_seed(0))
+    targets = {"soft": x[:, :3].softmax(1), "hot": F.one_hot(x[:, :3].argmax(1)), "counts": x[:, 0].abs().long()}
+    for name, values in targets.items():
+        np.savez(tmp_path / name, inputs=x.numpy(), targets=values.numpy())
+
+    def run(name: str, *words: str) -> dict[str, Any]:
+        data = ("data=arrays", f"data.path={tmp_path / name}.npz", "model=two_layer", "monitor=off", "threads=1")
+        return train(*data, "max_steps=100", "optimizer.lr=0.01", *words)
+
+    entropy = -(targets["soft"] * targets["soft"].log()).sum(1).mean().item()
+    assert run("soft", "loss=kl_div")["test/loss"] < 0.02
+    result = run("soft", "loss=cross_entropy")
+    assert result["test/loss"] == pytest.approx(entropy, rel=0.2)
+    assert result["test/r2"] > 0.9
+    capsys.readouterr()
+    assert "test/accuracy" not in run("hot", "loss=cross_entropy", "max_steps=1")
+    assert "look one-hot. Type data.task=classification" in capsys.readouterr().out
+    assert run("hot", "data.task=classification")["test/accuracy"] > 0.75
+    assert run("hot", "data.task=classification", "loss=multi_margin")["test/accuracy"] > 0.75
+    with pytest.raises(UserError, match=r"or a row of 0 with one 1\. Try data.task=regression"):
+        run("soft", "data.task=classification")
+    with pytest.raises(UserError, match=r"Or data\.task=regression, if these are numbers and no classes"):
+        run("counts", "loss=poisson_nll")
+    assert math.isfinite(run("counts", "loss=poisson_nll", "data.task=regression", "max_steps=2")["test/mae"])
+    assert "compares an output" not in capsys.readouterr().out
+    run("counts", "loss=smooth_l1", "max_steps=1")
+    assert "0 or 1 for each. Type data.task=regression if they are numbers" in capsys.readouterr().out
+    words = ("loss=composite", "loss.terms.l4={weight: 1, criterion: {_target_: torch.nn.MSELoss}}", "max_steps=1")
+    assert "train/loss/l4" in run("hot", "data.task=classification", *words)
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,8 @@ class Composer:
         """What one run is asked to do.
 
         A key that the config of a user's own class, of a library's model, or of a criterion in a composite loss does
-        not list is the class's; and one that the run reads whatever the class is need not be listed.
+        not list is the class's; a term of such a loss need not be listed if it is typed whole; nor need a key that the
+        run reads whatever the class is.
         """
         from hydra.errors import HydraException
 
@@ -58,16 +59,27 @@ class Composer:
             group = key[1].partition(".")[0] if key is not None else ""
             named = key[1] if key is not None else ""
             is_of_term = bool(re.match(r"loss\.terms\.[^.]+\.criterion\.", named))  # its class says what it takes
-            added = [f"++{word}" if word.startswith(named if is_of_term else f"{group}.") else word for word in words]
+            term = re.match(r"loss\.terms\.[^.]+", named)
+            start = named if is_of_term else term[0] if term else f"{group}."
+            added = [f"++{word}" if word.startswith(start) else word for word in words]
             if group not in GROUPS or added == words:
                 raise
             request = self._composed(added)
             above = [*nodes_above(named, request.config)]
             is_read_here = named.split(".")[1:2] and named.split(".")[1] in READ_HERE.get(group, ())
             is_taken = is_of_term and isinstance(above[-1], Mapping) and "_target_" in above[-1]
+            is_taken = is_taken or (term is not None and is_term(request.config["loss"], term[0].rpartition(".")[2]))
             if not (is_read_here or is_taken or any(map(is_open, above))):
                 raise
             return request
+
+
+def is_term(loss: Mapping[str, Any], name: str) -> bool:
+    """Whether a composite loss has a whole term of that name."""
+    terms = loss.get("terms") if str(loss.get("_target_")).endswith(".Composite") else None
+    term = terms.get(name) if isinstance(terms, Mapping) else None
+    criterion = term.get("criterion") if isinstance(term, Mapping) else None
+    return isinstance(criterion, Mapping) and "_target_" in criterion
 
 
 def nodes_above(key: str, config: Any) -> Iterator[Any]:

@@ -356,6 +356,13 @@ RULES: dict[str, Rule] = {
     "loss.gamma": _NOT_NEGATIVE,
     "loss.smooth": _POSITIVE,
     "loss.delta": _POSITIVE,
+    "loss.beta": _NOT_NEGATIVE,
+    "loss.margin": _POSITIVE,
+    "loss.p": Number(at_least=1, at_most=2, whole=True, example="1"),
+    "loss.log_input": _FLAG,
+    "loss.log_target": _FLAG,
+    "loss.full": _FLAG,
+    "loss.reduction": Choice(("mean", "sum", "batchmean")),
     "loss.ignore_index": Number(whole=True, example="-100"),
     "loss.label_smoothing": _FRACTION_OR_1,
     "optimizer.decay": Choice(("all", "weights")),
@@ -570,7 +577,22 @@ def check(config: Mapping[str, Any]) -> None:
             continue
         if key not in RULES and group not in GROUPS:
             raise unknown_key(key, sorted(RULES, key=lambda k: k.split(".")[0] in GROUPS))
+        if key == "loss.weights":
+            refuse_terms(value, found)
         refuse_value(key, value)
+
+
+def refuse_terms(value: Any, found: Mapping[str, Any]) -> None:
+    """Raises UserError for `loss.weights=[1,2]` and `{0: 1, 1: 2}`, where other keys weigh."""
+    if isinstance(value, Mapping):
+        if all(isinstance(name, str) for name in value):
+            return
+        value = list(value.values())
+    keys = [key for key in found if key == "loss.weight" or re.fullmatch(r"loss\.terms\.\w+\.weight", key)]
+    if keys:
+        is_list = keys == ["loss.weight"] and isinstance(value, list)
+        meant = f"loss.weight={shown(value)}" if is_list else f"{keys[0]}=1, or another number"
+        raise UserError(f"loss.weights={shown(value)}: weighs the terms of a loss of your own. Type {meant}.")
 
 
 def refuse_value(key: str, value: Any) -> None:

@@ -80,9 +80,15 @@ def meaning(
                 f"Try data.num_classes=null, or data.task=classification with whole numbers."
             )
         return Targets({split: _floats(array, f"{where}: {split} targets") for split, array in parts.items()})
+    if widths != {1} and "U" not in kinds and all(map(_is_one_hot, parts.values())):
+        (num_columns,) = widths
+        if num_classes not in (None, num_columns):
+            raise UserError(f"data.num_classes={num_classes}: the targets have {num_columns} columns. Leave it out.")
+        return Targets(_tensors({split: array.argmax(1) for split, array in parts.items()}), num_columns)
     if widths != {1}:
         raise UserError(
-            f"{where}: {widths.pop()} columns of targets; a class is one whole number a row. Try data.task=regression."
+            f"{where}: {widths.pop()} columns of targets; a class is one whole number a row, or a row of 0 with one 1. "
+            "Try data.task=regression."
         )
     columns = {split: array.reshape(-1) for split, array in parts.items()}
     if "U" in kinds:
@@ -101,6 +107,11 @@ def of_words(parts: Mapping[str, Array], names: tuple[str, ...], where: str, num
         )
     splits = {split: torch.from_numpy(np.asarray(part, np.int64)) for split, part in parts.items()}
     return Targets(splits, num_classes or len(names), names)
+
+
+def _is_one_hot(array: Array) -> bool:
+    """Whether each row has a 1 in one place and else 0."""
+    return bool(((array == 0) | (array == 1)).all()) and bool((array.sum(1) == 1).all())
 
 
 def _are_few(parts: Mapping[str, Array]) -> bool:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from trainer.errors import UserError
 from trainer.losses.criteria import Dice, Focal, SumSquaredError
-from trainer.meaning import Classes, Meaning, Places
+from trainer.meaning import Classes, Labels, Meaning, Numbers, Places, Unread
 
 
 @dataclass(frozen=True)
@@ -16,11 +16,12 @@ class Wants:
     """What a criterion takes: `outputs` of the model in one of these forms, and targets in this one."""
 
     outputs: tuple[str, ...]
-    # "index", "values" (class labels become one-hot), "fractions" (values in 0..1), or "masks": a class for each place,
-    # or fractions
+    # "index", "values" (class labels become one-hot), "fractions" (values in 0..1), "shares" (that add up to 1), or
+    # "masks": a class for each place, or fractions
     targets: str
     # What values must be beside that: "signs" (-1 or 1), or "counts" (0 and more). Class labels are neither.
     only: str = ""
+    is_of_places: bool = True  # whether those with an index, or shares, take a class for each place
 
 
 _VALUES = Wants(("logits", "probabilities", "log_probabilities"), "values")
@@ -42,6 +43,8 @@ WANTS: dict[type[nn.Module], Wants] = {
     nn.SoftMarginLoss: Wants(("logits",), "values", "signs"),
     nn.HingeEmbeddingLoss: Wants(("logits",), "values", "signs"),
     nn.MultiLabelSoftMarginLoss: Wants(("logits",), "fractions"),
+    nn.KLDivLoss: Wants(("log_probabilities", "logits", "probabilities"), "shares", is_of_places=False),
+    nn.MultiMarginLoss: Wants(("logits", "log_probabilities"), "index", is_of_places=False),
     Focal: Wants(("logits",), "index"),
     Dice: Wants(("logits",), "masks"),
 }
@@ -59,8 +62,10 @@ INSTEAD = {
     ("log_probabilities", Focal): "loss=nll",
     ("probabilities", Dice): "loss=bce",
     ("log_probabilities", Dice): "loss=nll",
+    ("probabilities", nn.MultiMarginLoss): "loss=nll",
 }
 
+SUM = 1e-3  # how far the shares of a sample may add up to another number than 1
 ONLY = {"signs": "targets of -1 and 1", "counts": "targets of 0 and more"}
 
 
@@ -72,9 +77,34 @@ def refuse_other_length(key: str, weights: Any, length: int) -> None:
         raise UserError(f"{key}: all are 0, so that nothing counts. Give one above 0.")
 
 
-def refuse_no_fit(criterion: nn.Module, gives: str, meaning: Meaning, names: Mapping[str, str]) -> None:
-    """Raises UserError where a criterion can't take what the model gives, or what the targets mean."""
+def takes_shares(criterion: nn.Module, meaning: Meaning) -> bool:
+    """Whether it compares outputs with a share of each class: floats `[N, K]`, as soft and one-hot labels are."""
+    is_one = isinstance(criterion, nn.KLDivLoss | nn.CrossEntropyLoss)
+    return is_one and isinstance(meaning, Numbers) and meaning.num_outputs > 1
+
+
+def compared_with(criterion: nn.Module, meaning: Meaning) -> str:
+    """What outputs are compared with: a word of `Wants.targets`; `logarithms`; or `others`, which have no numbers."""
     wants = WANTS[type(criterion)]
+    if takes_shares(criterion, meaning):
+        return "others" if getattr(criterion, "log_target", False) else "shares"
+    if isinstance(criterion, nn.PoissonNLLLoss):
+        return "logarithms" if criterion.log_input else "values"
+    return "others" if wants.only == "signs" else wants.targets
+
+
+def refuse_no_fit(criterion: nn.Module, gives: str, meaning: Meaning, names: Mapping[str, str], key: str) -> None:
+    """Raises UserError where a criterion can't take what the model gives, or what the targets mean.
+
+    Args:
+        key: of the criterion: `loss`, or `loss.terms.kl.criterion`.
+    """
+    wants = WANTS[type(criterion)]
+    if isinstance(criterion, nn.KLDivLoss) and criterion.reduction == "mean":
+        raise UserError(
+            f"{key}.reduction=mean: divides by the number of outputs, too. Type {key}.reduction=batchmean, the mean "
+            "over samples."
+        )
 
     def typed(key: str) -> str:
         return f"{key}={names[key]}"
@@ -85,7 +115,13 @@ def refuse_no_fit(criterion: nn.Module, gives: str, meaning: Meaning, names: Map
             f"{typed('loss')}: takes {' or '.join(wants.outputs)}, but {typed('model')} gives {gives}. Type {instead}."
         )
     if wants.targets == "index" and not isinstance(meaning, Classes | Places):
-        has = f"takes class labels, but {typed('data')} has {meaning.told}. Type loss={meaning.loss_to_type}"
+        if takes_shares(criterion, meaning):
+            return  # whether they are shares is seen once the targets are known
+        has = no_labels(names, meaning)
+    elif isinstance(meaning, Places) and not wants.is_of_places:
+        has = f"takes a class for each sample, but {typed('data')} has one for each place. Type loss=cross_entropy"
+    elif wants.targets == "shares" and isinstance(meaning, Labels | Unread):
+        has = f"takes a share of each class, but {typed('data')} has {meaning.told}. Type loss={meaning.loss_to_type}"
     elif wants.targets == "masks" and isinstance(meaning, Classes):
         has = f"compares masks, but {typed('data')} has one class for each sample. Type loss=cross_entropy"
     elif wants.only and isinstance(meaning, Classes):
@@ -97,12 +133,18 @@ def refuse_no_fit(criterion: nn.Module, gives: str, meaning: Meaning, names: Map
     raise UserError(f"{typed('loss')}: {has}.")
 
 
+def no_labels(names: Mapping[str, str], meaning: Numbers | Labels | Unread) -> str:
+    """What stands behind a loss of class labels where there are none."""
+    return f"takes class labels, but data={names['data']} has {meaning.told}. Type loss={meaning.loss_to_type}"
+
+
 def refuse_other_shapes(
-    criterion: nn.Module, meaning: Meaning, names: Mapping[str, str], outputs: Tensor, targets: Tensor
+    criterion: nn.Module, meaning: Meaning, names: Mapping[str, str], key: str, outputs: Tensor, targets: Tensor
 ) -> None:
     """Raises UserError where shapes do not belong together; torch would broadcast some of them without a word.
 
     Args:
+        key: see `refuse_no_fit`.
         outputs: of a few samples, a tensor.
         targets: of the same samples, in the form that the criterion wants.
     """
@@ -116,23 +158,33 @@ def refuse_other_shapes(
                 f"{gives} {num_classes} classes for targets of shape {list(targets.shape)}. {loss} takes one output "
                 f"per class and place: [N, {num_classes}, ...], or [N, ..., {num_classes}]."
             )
-        refuse_other_length("loss.weight", weight, num_classes)
+        refuse_other_length(f"{key}.weight", weight, num_classes)
         return
-    if isinstance(meaning, Classes) and WANTS[type(criterion)].targets == "index":
+    if isinstance(criterion, nn.PoissonNLLLoss) and not criterion.log_input and bool((outputs < 0).any()):
+        raise UserError(f"{model}: gives numbers below 0, which have no logarithm. Type {key}.log_input=true.")
+    if isinstance(meaning, Classes) and WANTS[type(criterion)].targets in ("index", "shares"):
         num_classes = meaning.num_classes
         if outputs.dim() != 2 or outputs.shape[1] != num_classes:
             raise UserError(f"{gives} {num_classes} classes. {loss} takes one output per class: [N, {num_classes}].")
-        refuse_other_length("loss.weight", weight, num_classes)
+        refuse_other_length(f"{key}.weight", weight, num_classes)
         return
     num_outputs = outputs.shape[-1] if outputs.dim() == 2 else 1  # of a mask one number for all places
     for name in ("weight", "pos_weight"):
-        refuse_other_length(f"loss.{name}", getattr(criterion, name, None), num_outputs)
+        refuse_other_length(f"{key}.{name}", getattr(criterion, name, None), num_outputs)
     if targets.shape != outputs.shape:
         raise UserError(f"{gives} targets of shape {list(targets.shape)}. {loss} takes equal shapes.")
 
 
-def refuse_other_targets(wants: Wants, meaning: Meaning, names: Mapping[str, str], targets: Tensor) -> None:
+def refuse_other_targets(criterion: nn.Module, meaning: Meaning, names: Mapping[str, str], targets: Tensor) -> None:
     """Raises UserError for numbers outside what a criterion is defined for; `targets`: all of a split."""
+    wants, loss = WANTS[type(criterion)], f"loss={names['loss']}"
+    if wants.targets == "shares" or takes_shares(criterion, meaning):
+        if isinstance(meaning, Numbers) and not are_shares(criterion, targets):
+            has = no_labels(names, meaning) if wants.targets == "index" else no_shares(names)
+            are_0_and_1 = bool(((targets == 0) | (targets == 1)).all())
+            or_ = ", or data.task=multilabel loss=bce_with_logits if several can be 1" if are_0_and_1 else ""
+            raise UserError(f"{loss}: {has}{or_}.")
+        return
     is_of_0_to_1 = wants.targets in ("fractions", "masks")
     if isinstance(meaning, Classes | Places) or not (is_of_0_to_1 or wants.only):
         return
@@ -142,6 +194,18 @@ def refuse_other_targets(wants: Wants, meaning: Meaning, names: Mapping[str, str
         is_wrong = bool((targets.abs() != 1).any())
     if is_wrong:
         raise UserError(
-            f"loss={names['loss']}: takes {ONLY.get(wants.only, 'targets from 0 to 1')}, but those of "
+            f"{loss}: takes {ONLY.get(wants.only, 'targets from 0 to 1')}, but those of "
             f"data={names['data']} go from {low:.4g} to {high:.4g}. Type loss={meaning.loss_to_type}."
         )
+
+
+def no_shares(names: Mapping[str, str]) -> str:
+    return f"takes a share of each class, which add up to 1, but data={names['data']} has other numbers. Type loss=mse"
+
+
+def are_shares(criterion: nn.Module, targets: Tensor) -> bool:
+    """Whether each row `[K]` of targets has numbers of 0 and more that add up to 1; `log_target`: their logarithms."""
+    if targets.dim() != 2 or targets.shape[1] < 2:
+        return False
+    shares = targets.exp() if getattr(criterion, "log_target", False) else targets
+    return bool((shares >= 0).all()) and bool(((shares.double().sum(1) - 1).abs() < SUM).all())

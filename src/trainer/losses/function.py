@@ -63,14 +63,14 @@ class LossFunction(nn.Module):
                 "Give it a term that does, as cross_entropy in loss=composite."
             )
         self.parts = nn.ModuleList(
-            part if penalty else Term(part, gives, meaning, names)
-            for part, penalty in zip(parts, is_penalty, strict=True)
+            part if penalty else Term(part, gives, meaning, names, f"loss.terms.{name}.criterion" if name else "loss")
+            for part, name, penalty in zip(parts, self.names, is_penalty, strict=True)
         )
         self._weighted = {
             i: part for i, part in enumerate(self.parts) if isinstance(part, Term) and part.kind == "weighted mean"
         }
-        wants = next((term.wants for term in self.terms if term.wants), None)
-        self.meaning = meaning.read_as(gives, wants.targets if wants else "index")
+        compared = next((term.compared_with for term in self.terms if term.wants), "index")
+        self.meaning = meaning.read_as(gives, compared)
         self.term_names = [name for name in self.names if name]
         self.differentiates_inputs = False
         self.weight_of = dict(weights or {})

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from trainer.errors import UserError
-from trainer.losses.criteria import SumSquaredError
-from trainer.losses.fits import WANTS, refuse_no_fit, refuse_other_shapes, refuse_other_targets
+from trainer.losses.criteria import Focal, SumSquaredError
+from trainer.losses.fits import WANTS, compared_with, refuse_no_fit, refuse_other_shapes, refuse_other_targets
 from trainer.losses.own import FromFunction
 from trainer.meaning import Classes, Meaning, Places, Unread
 
@@ -39,6 +39,7 @@ class Term(nn.Module):
         gives: what the model's outputs are: logits, probabilities or log_probabilities.
         meaning: of the targets.
         names: what the choices are called in messages, of the loss, the model and the data.
+        key: of the criterion: `loss`, or `loss.terms.kl.criterion`.
 
     Raises:
         UserError: the criterion can't take what the model gives.
@@ -47,25 +48,30 @@ class Term(nn.Module):
     kind: Kind
     one_hot: Tensor
 
-    def __init__(self, criterion: nn.Module, gives: str, meaning: Meaning, names: Mapping[str, str]) -> None:
+    def __init__(
+        self, criterion: nn.Module, gives: str, meaning: Meaning, names: Mapping[str, str], key: str = "loss"
+    ) -> None:
         super().__init__()
-        self.criterion, self.meaning, self.names = criterion, meaning, names
+        self.criterion, self.meaning, self.names, self.key = criterion, meaning, names, key
         self.wants = WANTS.get(type(criterion))
         self.kind = "sum" if getattr(criterion, "reduction", "mean") == "sum" else "mean"
-        self.is_log_needed = False
+        self.is_log_needed = self.is_softmax_needed = False
+        self.compared_with = "index"
         self.asks_for, self.takes_targets = _asked_for(criterion)
         if self.wants is None:  # the user's own, or one that we don't know: as they come
             return
-        refuse_no_fit(criterion, gives, meaning, names)
-        self.is_log_needed = isinstance(criterion, nn.NLLLoss) and gives == "probabilities"
-        is_index = self.wants.targets == "index"
+        refuse_no_fit(criterion, gives, meaning, names, key)
+        self.compared_with = compared_with(criterion, meaning)
+        self.is_log_needed = isinstance(criterion, nn.NLLLoss | nn.KLDivLoss) and gives == "probabilities"
+        self.is_softmax_needed = isinstance(criterion, nn.KLDivLoss) and gives == "logits"
+        is_index = self.compared_with == "index" and isinstance(criterion, nn.CrossEntropyLoss | nn.NLLLoss | Focal)
         is_weighted = is_index and (criterion.weight is not None or criterion.ignore_index >= 0)
         if self.kind == "mean" and (is_weighted or (isinstance(meaning, Places) and is_index)):
             self.kind = "weighted mean"
             summed = copy.copy(criterion)  # its weights are the same
             summed.reduction = "sum"  # type: ignore[assignment]
             self._summed = (summed,)  # no submodule: nothing of it is saved
-        if isinstance(meaning, Classes) and not is_index:
+        if isinstance(meaning, Classes) and self.wants.targets != "index":
             self.register_buffer("one_hot", torch.eye(meaning.num_classes), persistent=False)
 
     def check(self, outputs: Any, targets: Tensor) -> None:
@@ -84,12 +90,13 @@ class Term(nn.Module):
                 f"{self.meaning.num_outputs} numbers for each sample; loss={self.names['loss']} takes one. Give a loss "
                 "of your own."
             )
-        refuse_other_shapes(self.criterion, self.meaning, self.names, found, self.targets(found, targets))
+        refuse_other_shapes(self.criterion, self.meaning, self.names, self.key, found, self.targets(found, targets))
+        self.check_targets(targets)
 
     def check_targets(self, targets: Tensor) -> None:
         """Refuses targets outside what the criterion is defined for; `targets`: all of a split."""
         if self.wants is not None:
-            refuse_other_targets(self.wants, self.meaning, self.names, targets)
+            refuse_other_targets(self.criterion, self.meaning, self.names, targets)
 
     def targets(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The targets in the form that the criterion wants: class labels become one-hot, or 0 and 1 for one output."""
@@ -128,7 +135,8 @@ class Term(nn.Module):
         losses: Tensor = loss_of(single, *formed)
         if losses.dim() < 2:
             return losses
-        return losses.flatten(1).sum(1) if self.kind == "sum" else losses.flatten(1).mean(1)
+        is_sum = self.kind == "sum" or isinstance(self.criterion, nn.KLDivLoss)
+        return losses.flatten(1).sum(1) if is_sum else losses.flatten(1).mean(1)
 
     def weight(self, targets: Tensor) -> Tensor:
         """What targets weigh together in a weighted mean: nothing where they are ignored."""
@@ -152,6 +160,8 @@ class Term(nn.Module):
             outputs = self.meaning.classes_second(outputs)
         if self.is_log_needed:
             outputs = outputs.clamp_min(torch.finfo(outputs.dtype).tiny).log()
+        if self.is_softmax_needed:
+            outputs = outputs.log_softmax(1)
         return outputs, self.targets(outputs, targets)
 
 

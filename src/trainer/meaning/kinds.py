@@ -10,14 +10,18 @@ from torch import Tensor
 from trainer.meaning.classes import Classes
 from trainer.meaning.labels import Labels
 from trainer.meaning.named import Named
-from trainer.meaning.numbers import Numbers, Unread
+from trainer.meaning.numbers import LINKS, Numbers, Unread
 from trainer.meaning.places import IGNORED, Places
 from trainer.trees import Tree
 
 Meaning = Classes | Places | Labels | Numbers | Unread
 MAX_OUTPUTS = 1 << 24
 _KINDS: dict[str, type[Meaning]] = {kind.__name__.lower(): kind for kind in get_args(Meaning)}
-_WORDS = {"gives": ("logits", "probabilities", "log_probabilities"), "compared_with": ("index", "fractions", "values")}
+_WORDS = {
+    "gives": ("logits", "probabilities", "log_probabilities"),
+    "compared_with": ("index", "fractions", "values", "shares"),
+    "link": tuple(LINKS),
+}
 _PLAIN: dict[type, Callable[[Any], bool]] = {
     int: lambda value: type(value) is int and abs(value) <= MAX_OUTPUTS,
     bool: lambda value: isinstance(value, bool),
@@ -42,6 +46,8 @@ def from_dict(found: Any) -> Meaning:
     values = dict(found)
     try:
         kind = _KINDS[values.pop("kind")]
+        if kind is Numbers:
+            values.setdefault("link", "identity")  # of runs that were trained before there was another
         number = values["num_classes" if "num_classes" in values else "num_outputs"]
         if type(number) is not int or not (kind is not Unread) <= number <= MAX_OUTPUTS:
             raise TypeError("how many outputs there are")

@@ -1,8 +1,9 @@
 """Numbers for each sample, and outputs that only a loss can read."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import torch
@@ -13,6 +14,10 @@ from trainer.trees import Tree
 
 # Targets further from 0 than this, in the mean or by their deviation, are far from what a network gives at first.
 FAR = 100.0
+LINKS: dict[str, Callable[[Tensor], Tensor]] = {
+    **dict.fromkeys(("identity", "none"), lambda outputs: outputs),
+    **{"sigmoid": torch.sigmoid, "softmax": partial(torch.softmax, dim=-1), "exp": torch.exp},
+}
 ROUNDING = 1e-12  # a share of squares that float64 has lost in their sum
 
 
@@ -54,6 +59,7 @@ class Numbers(NothingCounted):
         num_outputs: numbers in a target.
         is_judged: the outputs have the shape of the targets, `[N, D]`. Pictures and their like are not judged: some of
             their pixels hardly differ from sample to sample, and the R2 of those says nothing.
+        link: how outputs become the numbers: `identity`, `sigmoid`, `softmax`, `exp`; `none`: not at all.
 
     Shapes:
         targets `[N, D]` float, outputs of the same shape.
@@ -61,6 +67,7 @@ class Numbers(NothingCounted):
 
     num_outputs: int
     is_judged: bool = False
+    link: str = "identity"
     has_labels: ClassVar[bool] = False
     told: ClassVar[str] = "float targets"
     loss_to_type: ClassVar[str] = "mse"
@@ -68,6 +75,21 @@ class Numbers(NothingCounted):
     @property
     def metrics(self) -> tuple[str, ...]:
         return ("mae", "r2") if self.is_judged else ()
+
+    def read_as(self, gives: str, compared_with: str) -> Self:
+        """The same numbers, for what a model gives and what the loss compares it with: see `losses.fits`."""
+        logits = {"fractions": "sigmoid", "shares": "softmax"} if gives == "logits" else {}
+        logs = {"shares": "exp"} if gives == "log_probabilities" else {}
+        links = {"logarithms": "exp", "others": "none"} | logits | logs
+        return replace(self, link=links.get(compared_with, "identity"))
+
+    def scores(self, outputs: Tensor) -> Tensor:
+        """The numbers that outputs stand for, of the same shape."""
+        return LINKS[self.link](outputs)
+
+    def measured(self, outputs: Tree, targets: Tensor) -> tuple[Tensor, Tensor] | None:
+        found = super().measured(outputs, targets)
+        return None if found is None else (self.scores(found[0]), found[1])
 
     def wrong_targets(self, targets: Tensor) -> str | None:
         if not targets.is_floating_point() or targets.dim() < 2:
@@ -92,7 +114,8 @@ class Numbers(NothingCounted):
     def fitted(self, outputs: Tree, targets: Tree) -> Self:
         scores = self.scores_of(outputs)
         is_one = scores is not None and isinstance(targets, Tensor) and scores.shape == targets.shape
-        return replace(self, is_judged=is_one and scores is not None and scores.dim() == 2)
+        is_read = is_one and self.link != "none"
+        return replace(self, is_judged=is_read and scores is not None and scores.dim() == 2)
 
     def judged(self, outputs: Tree, targets: Tensor) -> dict[str, Tensor]:
         """Absolute errors, and for each of `D` numbers of a target: squared errors, targets, squared targets.
@@ -104,7 +127,7 @@ class Numbers(NothingCounted):
             return {}
         wide = torch.float32 if scores.device.type == "mps" else torch.float64
         targets = targets.to(wide).expand_as(scores)
-        errors = scores.to(wide) - targets
+        errors = self.scores(scores.to(wide)) - targets
         sums = [part.sum(-2) for part in (errors.square(), targets, targets.square())]
         return {"mae": errors.abs().sum((-2, -1)), "r2": torch.cat(sums, -1)}
 

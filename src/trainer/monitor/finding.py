@@ -46,7 +46,8 @@ class Finding:
 
     def line(self) -> str:
         """For the console."""
-        return f"warning: step={self.step} {self.where}: {self.meaning} ({self.seen}). {self.what_to_do}"
+        seen = f" ({self.seen})" if self.seen else ""
+        return f"warning: step={self.step} {self.where}: {self.meaning}{seen}. {self.what_to_do}"
 
     @property
     def what_to_do(self) -> str:
@@ -54,7 +55,8 @@ class Finding:
         return f"It may follow from what stands first: {self.follows}." if self.follows else self.advice
 
     def markdown(self) -> str:
-        return f"**{self.where}**, step {self.step}: {self.meaning}. {self.what_to_do}\n\n`{self.seen}`"
+        seen = f"\n\n`{self.seen}`" if self.seen else ""
+        return f"**{self.where}**, step {self.step}: {self.meaning}. {self.what_to_do}{seen}"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values; what is not finite as a word, which JSON has no number for."""

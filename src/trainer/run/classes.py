@@ -14,7 +14,7 @@ from trainer.meaning import Classes, Places
 from trainer.run.instantiate import ours
 
 # torch's criteria with a weight for each class.
-WEIGHTED = (nn.CrossEntropyLoss, nn.NLLLoss, Focal)
+WEIGHTED = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss, Focal)
 MOST_DRAWN = 2**24  # samples that torch.multinomial takes
 
 

@@ -19,7 +19,7 @@ from trainer.errors import UserError, nearest
 from trainer.evaluate import MOST_AT_ONCE
 from trainer.losses.function import LossFunction
 from trainer.losses.term import Kind
-from trainer.meaning import Classes, Labels, Numbers, Places, Unread
+from trainer.meaning import Classes, Labels, Meaning, Numbers, Places, Unread
 from trainer.run.classes import weigh_classes
 from trainer.run.environment import Precision, is_out_of_memory
 from trainer.run.instantiate import built, is_complaint, ours, words
@@ -52,7 +52,7 @@ def build_loss(
     try:
         loss_fn = LossFunction(criterion, model, meaning, settings.names, weights)
     except UserError as error:
-        raise UserError(f"{error}{task_to_type(data)}") from error
+        raise UserError(f"{error}{task_to_type(settings, data) if 'class labels' in str(error) else ''}") from error
     note_differentiating(loss_fn, model, sample, precision)
     device = sample_device(sample)
     loss_fn.to(device, torch.float64 if settings.dtype == "float64" else torch.float32)
@@ -84,10 +84,23 @@ def build_loss(
     return loss_fn
 
 
-def task_to_type(data: Data) -> str:
-    """What to type where the targets are numbers that look like classes."""
+def are_taken_for_classes(settings: Settings, meaning: Meaning) -> bool:
+    """Whether the data has whole numbers that may be no classes: nobody said so."""
+    is_open = settings.group("data").get("task") == "auto"
+    return is_open and isinstance(meaning, Classes) and all(name.lstrip("-").isdecimal() for name in meaning.names)
+
+
+def task_to_type(settings: Settings, data: Data) -> str:
+    """What to type where the targets are numbers that look like classes, or classes that look like numbers."""
     targets = targets_of(data.train)
-    if not isinstance(data.meaning, Numbers) or not isinstance(targets, Tensor) or as_whole(targets) is None:
+    if are_taken_for_classes(settings, data.meaning):
+        return " Or data.task=regression, if these are numbers and no classes."
+    if (
+        settings.group("data").get("task") == "regression"
+        or not isinstance(data.meaning, Numbers)
+        or not isinstance(targets, Tensor)
+        or as_whole(targets) is None
+    ):
         return ""
     return " Or data.task=classification, if these whole numbers are classes."
 
@@ -154,6 +167,17 @@ def doubts_of_loss(settings: Settings, loss_fn: LossFunction, model: nn.Module, 
                     'does not take. Leave the softmax out; or write gives = "probabilities" into the class, and type '
                     "loss=nll."
                 )
+    meaning = loss_fn.meaning
+    if are_taken_for_classes(settings, meaning) and getattr(meaning, "compared_with", "") == "values":
+        found.append(
+            f"loss={names['loss']}: the targets are taken for {meaning.num_outputs} classes, and it compares an output "
+            "with 0 or 1 for each. Type data.task=regression if they are numbers."
+        )
+    is_of_shares = isinstance(meaning, Numbers) and any(term.compared_with == "shares" for term in loss_fn.terms)
+    if is_of_shares and bool(((sample.targets == 0) | (sample.targets == 1)).all()):
+        is_file = settings.group("data")["_target_"] in ("trainer.data.arrays.load", "trainer.data.table.load")
+        how = "Type data.task=classification" if is_file else "Give the number of the class, targets.argmax(1),"
+        found.append(f"the targets look one-hot. {how} to have an accuracy.")
     if any(term.kind == "whole" for term in loss_fn.terms):
         found.append(
             f"warning: loss={names['loss']}: is no mean and no sum over samples. Validation and test take it over the "
@@ -202,7 +226,7 @@ def tried_loss(settings: Settings, loss_fn: LossFunction, outputs: Any, sample: 
             raise
         raise UserError(
             f"{loss}: can't be taken of outputs {_shape(outputs)} and targets {_shape(sample.targets)} with "
-            f"precision={settings.precision}: {words(settings, 'loss', error)}."
+            f"precision={settings.precision}: {words(settings, 'loss', error)}.{by_a_function(loss_fn, error)}"
         ) from error
     if not isinstance(total, Tensor):
         raise UserError(f"{loss}: gives a {type(total).__name__}; a tensor is needed.")
@@ -211,6 +235,13 @@ def tried_loss(settings: Settings, loss_fn: LossFunction, outputs: Any, sample: 
     if total.is_complex():
         raise UserError(f"{loss}: gives a complex number; a real one is needed, as its abs() or .real.")
     return total, list(terms)
+
+
+def by_a_function(loss_fn: LossFunction, error: Exception) -> str:
+    """What to do with a criterion of torch's that takes more than outputs and targets."""
+    are_ours = all(type(term.criterion).__module__.startswith("torch.") for term in loss_fn.terms)
+    is_one = are_ours and isinstance(error, TypeError) and "missing" in str(error)
+    return " Call it in a function of your own: train help own." if is_one else ""
 
 
 def refuse_other_weights(settings: Settings, loss_fn: LossFunction) -> None:
@@ -223,7 +254,9 @@ def refuse_other_weights(settings: Settings, loss_fn: LossFunction) -> None:
             raise UserError(f"loss.weights.{name}: {loss} has weights of its own. Type loss.terms.{name}.weight=...")
         if name not in names:
             has = f"{loss} has the terms {', '.join(names)}" if names else f"{loss} gives one number and no terms"
-            raise UserError(f"loss.weights.{name}: {has}.{nearest(name, names) or ' Leave it out.'}")
+            are_weighed = any(hasattr(term.criterion, "weight") for term in loss_fn.terms)
+            else_ = " Classes are weighed by loss.weight=[1,2,...]." if are_weighed else " Leave it out."
+            raise UserError(f"loss.weights.{name}: {has}.{nearest(name, names) or else_}")
 
 
 def sample_device(sample: Batch) -> torch.device:

@@ -175,6 +175,7 @@ def criterion(terms: Sequence[Term]) -> Criterion:
 
     # Weights of classes or samples make the mean a weighted one; a class that is ignored is left out of it.
     is_plain = kind in ELEMENTWISE + OF_CLASSES and not list(first.buffers()) and getattr(first, "ignore_index", -1) < 0
+    is_plain = is_plain and terms[0].compared_with != "shares"
     is_reduced = is_plain and first.reduction != "none" and all(settings(t) == settings(terms[0]) for t in terms)
     if is_reduced and kind is nn.CrossEntropyLoss and not first.label_smoothing:
         return CrossEntropy(is_sum)

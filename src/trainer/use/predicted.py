@@ -84,14 +84,14 @@ class Model:
         if isinstance(meaning, Places) and scores is not None:
             return self._places(meaning, scores)
         if isinstance(meaning, Numbers) and scores is not None:
-            return self._numbers(scores, inputs)
+            return self._numbers(meaning.scores(scores), inputs, scores)
         found = leaves(outputs)
         if len(found) != 1 or not found[0].dim():
             raise UserError(
                 f"{self.trained.name}: its outputs are {len(found)} tensors, which only your own code can read. In "
                 "Python: trainer.load(folder)(inputs)."
             )
-        return self._numbers(found[0], inputs)
+        return self._numbers(found[0], inputs, found[0])
 
     def _classes(self, meaning: Classes, outputs: Tensor) -> Predicted:
         scores = meaning.scores(outputs)
@@ -131,11 +131,13 @@ class Model:
         arrays = {"classes": numbers, "outputs": outputs.float().cpu().numpy()}
         return Predicted([f"class_{i}" for i in range(flat.shape[1])], arrays, rows)
 
-    def _numbers(self, outputs: Tensor, inputs: Preparation) -> Predicted:
+    def _numbers(self, numbers: Tensor, inputs: Preparation, outputs: Tensor) -> Predicted:
+        """The numbers that outputs stand for; as arrays both, where they are not the same."""
         wide = torch.float64 if outputs.dtype == torch.float64 else torch.float32
-        values = outputs.to(wide).cpu().numpy()
+        values = numbers.to(wide).cpu().numpy()
         flat = values.reshape(len(values), -1)
         width = flat.shape[1]
         named = list(inputs.recipe.targets) if isinstance(inputs, Rows) and len(inputs.recipe.targets) == width else []
         columns = named or (["value"] if width == 1 else [f"value_{i}" for i in range(width)])
-        return Predicted(columns, {"outputs": values}, flat.tolist())
+        arrays = {"outputs": outputs.to(wide).cpu().numpy()} | ({} if numbers is outputs else {"values": values})
+        return Predicted(columns, arrays, flat.tolist())
