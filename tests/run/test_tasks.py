@@ -279,6 +279,33 @@ def test_soft_labels_one_hot_and_counts_in_a_file(train: Train, tmp_path: Path, 
     assert "train/loss/l4" in run("hot", "data.task=classification", *words)
 
 
+def test_samples_without_a_class_are_told_of(train: Train, tmp_path: Path, capsys: Any) -> None:
+    """They would be a class of their own, or be counted as wrong."""
+    x = torch.randn(90, 4, generator=torch.Generator().manual_seed(0)).numpy()
+    labels = x[:, :3].argmax(1)
+    none = np.arange(90) == 5
+    words = np.array(["cat", "dog", "eel"])[labels]
+    targets = {"whole": labels, "below": np.where(none, -1, labels), "empty": np.where(none, " ", words)}
+    for name, values in targets.items():
+        np.savez(tmp_path / name, inputs=x, targets=values)
+
+    def run(name: str, *words: str) -> dict[str, Any]:
+        data = ("data=arrays", f"data.path={tmp_path / name}.npz", "model=two_layer", "monitor=off", "threads=1")
+        return train(*data, "max_steps=1", *words)
+
+    with pytest.raises(UserError, match=r"^loss\.ignore_index=-1: .* labels -1, 0, 1, 2, which are numbered from 0\."):
+        run("below", "loss.ignore_index=-1")
+    with pytest.raises(UserError, match=r"train targets: an empty text in row 5 \(counted from 0\)"):
+        run("empty")
+    with pytest.raises(UserError, match=r"^loss\.log_target=true: .* Type loss\.log_target=false\.$"):
+        run("whole", "loss=kl_div", "loss.log_target=true")
+    capsys.readouterr()
+    run("whole", "loss.ignore_index=1")
+    assert "warning: loss.ignore_index=1: samples of class 1 are left out of the loss" in capsys.readouterr().out
+    run("below", "loss.ignore_index=7")
+    assert "ignore_index" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

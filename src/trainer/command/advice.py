@@ -97,6 +97,8 @@ class Advice:
         if (self.right_key(key) is not None and not is_anothers) or (owned := self.owners(key)) is None:
             return None
         group, _, last = owned[0].partition(".")
+        if key == "loss.reduction":
+            return "losses are means over samples, and a sum only has a larger gradient. Leave it out."
         chosen, options = chosen_options(self.folders, self.argv)[group], owned[1]
         has = f"{group}={chosen} has no {last}; {', '.join(options)} {'has' if len(options) == 1 else 'have'} it."
         both = self._with_option(*owned, value)

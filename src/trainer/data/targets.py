@@ -93,6 +93,12 @@ def meaning(
     columns = {split: array.reshape(-1) for split, array in parts.items()}
     if "U" in kinds:
         names = np.unique(np.concatenate(list(columns.values())))
+        if not names[0].strip():  # the first in alphabetical order
+            split, row = next((s, int(np.argmax(c == names[0]))) for s, c in columns.items() if names[0] in c)
+            raise UserError(
+                f"{where}: {split} targets: an empty text in row {row} (counted from 0); a class has a name. Take out "
+                "the rows that have none, or name it."
+            )
         labels = {split: np.searchsorted(names, column) for split, column in columns.items()}
         return of_words(labels, tuple(names.tolist()), where, num_classes)
     return _of_numbers(columns, where, num_classes, notes)

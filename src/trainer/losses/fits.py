@@ -106,6 +106,9 @@ def refuse_no_fit(criterion: nn.Module, gives: str, meaning: Meaning, names: Map
             "over samples."
         )
 
+    if getattr(criterion, "log_target", False) and isinstance(meaning, Classes):
+        raise UserError(f"{key}.log_target=true: data={names['data']} has classes. Type {key}.log_target=false.")
+
     def typed(key: str) -> str:
         return f"{key}={names[key]}"
 

@@ -14,12 +14,13 @@ from trainer.config.settings import Settings
 from trainer.data.batches import Batch
 from trainer.data.given import as_whole
 from trainer.data.prepare import Splits, targets_of
+from trainer.data.quoting import listed
 from trainer.data.source import Data
 from trainer.errors import UserError, nearest
 from trainer.evaluate import MOST_AT_ONCE
 from trainer.losses.function import LossFunction
 from trainer.losses.term import Kind
-from trainer.meaning import Classes, Labels, Meaning, Numbers, Places, Unread
+from trainer.meaning import IGNORED, Classes, Labels, Meaning, Numbers, Places, Unread
 from trainer.run.classes import weigh_classes
 from trainer.run.environment import Precision, is_out_of_memory
 from trainer.run.instantiate import built, is_complaint, ours, words
@@ -53,6 +54,7 @@ def build_loss(
         loss_fn = LossFunction(criterion, model, meaning, settings.names, weights)
     except UserError as error:
         raise UserError(f"{error}{task_to_type(settings, data) if 'class labels' in str(error) else ''}") from error
+    refuse_numbered(settings, loss_fn)
     note_differentiating(loss_fn, model, sample, precision)
     device = sample_device(sample)
     loss_fn.to(device, torch.float64 if settings.dtype == "float64" else torch.float32)
@@ -82,6 +84,20 @@ def build_loss(
         group = "loss" if any(output.requires_grad for output in leaves(outputs)) else "model"
         raise UserError(f"{group}={settings.names[group]}: no gradient leads through it; nothing would be learnt.")
     return loss_fn
+
+
+def refuse_numbered(settings: Settings, loss_fn: LossFunction) -> None:
+    """Raises UserError where the label that a loss leaves out is one of those that are numbered from 0."""
+    meaning = loss_fn.meaning
+    labels = meaning.names if isinstance(meaning, Classes) else ()
+    for term in loss_fn.terms:
+        ignored = getattr(term.criterion, "ignore_index", IGNORED)
+        if str(ignored) in labels:
+            raise UserError(
+                f"{term.key}.ignore_index={ignored}: data={settings.names['data']} has the labels {listed(labels)}, "
+                f"which are numbered from 0. Type {term.key}.ignore_index={IGNORED}, and take out the samples that "
+                "have no class."
+            )
 
 
 def are_taken_for_classes(settings: Settings, meaning: Meaning) -> bool:
@@ -173,6 +189,13 @@ def doubts_of_loss(settings: Settings, loss_fn: LossFunction, model: nn.Module, 
             f"loss={names['loss']}: the targets are taken for {meaning.num_outputs} classes, and it compares an output "
             "with 0 or 1 for each. Type data.task=regression if they are numbers."
         )
+    for term in loss_fn.terms:
+        ignored = getattr(term.criterion, "ignore_index", IGNORED)
+        if isinstance(meaning, Classes) and 0 <= ignored < meaning.num_classes:
+            found.append(
+                f"warning: {term.key}.ignore_index={ignored}: samples of class {meaning.name(ignored)} are left out of "
+                "the loss, and the accuracy counts them. Take them out of the data if they have no class."
+            )
     is_of_shares = isinstance(meaning, Numbers) and any(term.compared_with == "shares" for term in loss_fn.terms)
     if is_of_shares and bool(((sample.targets == 0) | (sample.targets == 1)).all()):
         is_file = settings.group("data")["_target_"] in ("trainer.data.arrays.load", "trainer.data.table.load")
