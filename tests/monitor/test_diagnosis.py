@@ -71,6 +71,13 @@ CASES: dict[str, list[tuple[tuple[str, ...], str | None, tuple[str, ...]]]] = {
             (*NETWORK, layers(*["ReLU"] * 9), "model.init=kaiming", "max_steps=20"),
         )
     ],
+    "exploding gradient on the way back": [
+        (
+            (*OWN, "model._target_=mine.Recurrent", "model.scale=4", "max_steps=60"),
+            "rnn",
+            (*OWN, "model._target_=mine.Recurrent", "max_steps=60"),
+        )
+    ],
     "exploding gradient": [((*LEAKY, "optimizer.lr=3", "max_steps=50"), "1", (*LEAKY, "max_steps=50"))],
     "first update too large": [
         (("model=two_layer", "optimizer.lr=0.1", "max_steps=1"), "w2", ("model=two_layer", "max_steps=1"))
@@ -174,6 +181,16 @@ class Frozen(Net):
 class Detached(Net):
     def between(self, hidden):
         return hidden.detach()
+
+class Recurrent(nn.Module):
+    def __init__(self, num_classes, scale=1.0):
+        super().__init__()
+        self.rnn, self.out = nn.RNN(1, 16, batch_first=True), nn.Linear(16, num_classes)
+        with torch.no_grad():
+            self.rnn.weight_hh_l0.copy_(scale * nn.init.orthogonal_(torch.empty(16, 16)))
+
+    def forward(self, inputs):
+        return self.out(self.rnn(inputs.flatten(1).unsqueeze(2))[0][:, -1])
 """
     )
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -458,6 +475,8 @@ NO_PULL = {"grad_norm/b.weight": 1e-9, "grad_norm/b.bias": 1e-9}
         ({}, {}, {"train/loss": 0.2, **NO_GRADIENT, "grad_zeros/a.bias": 0.0}, set()),  # not from the start
         ({"frozen": ["a"]}, {}, {"train/loss": 0.2}, {"frozen layer"}),
         ({}, {}, {"train/loss": 0.2, "grad_norm/a.weight": 1e-6, "grad_norm/a.bias": 1e-6}, {"vanishing gradient"}),
+        ({}, {}, {"train/loss": 2.0, "grad_norm/a.weight": 1e5}, {"exploding gradient on the way back"}),
+        ({}, {}, {"train/loss": 0.2, "grad_norm/a.weight": 1e5}, set()),
         ({}, {}, {"train/loss": 0.2, "grad_norm/a.weight": 1e-6}, set()),  # the bias of that layer has one
         # outputs
         ({"gives": "probabilities"}, {}, {"train/loss": 2.0, **NO_PULL}, {"saturated outputs"}),

@@ -19,6 +19,7 @@ from trainer.monitor.seen import SYMPTOMS, Seen
 # What may follow from something else that is wrong.
 FOLLOWING = SYMPTOMS | {
     *("learning rate too large", "learning rate too small", "vanishing gradient", "overfitting", "one class far worse"),
+    "exploding gradient on the way back",
     *("loss far from chance", "splits differ", "nothing carries over"),
 }
 OVERFLOWN = "the numbers have left the range of floating point"

@@ -74,14 +74,37 @@ def no_gradient(seen: Seen) -> Sighting | None:
     return Sighting(", ".join(seen.silent[:5]), {"layers": len(seen.silent)}, meaning, advice)
 
 
+def of_weights(seen: Seen) -> list[tuple[str, float]]:
+    """The layers with weights, in their order, and the norms of their gradients."""
+    weighted = {layer_of(name) for name in seen.facts.weights}
+    return [(layer, norm) for layer, norm in seen.record.gradients.items() if layer in weighted]
+
+
+def exploding_gradient_on_the_way_back(seen: Seen) -> Sighting | None:
+    """The first layers' gradient is very large beside the last one's: the opposite of one that vanishes.
+
+    Source: as of `exploding_gradient`.
+    """
+    norms = of_weights(seen)
+    if len(norms) < 2 or seen.has_learnt:
+        return None
+    first, norm = min(norms[: max(1, len(norms) // 4)], key=lambda x: x[1])
+    last, last_norm = norms[-1]
+    if not 0 < last_norm < VANISHED * norm or norm < EXPLODED * seen.loss:  # or the last one's is what is small
+        return None
+    numbers = {f"grad_norm/{first}": norm, f"grad_norm/{last}": last_norm}
+    meaning = "it grows on its way back through the layers, or through the steps of a sequence"
+    words = ["an LSTM for a plain recurrent net, norm layers between", *calmer(seen.facts)]
+    return Sighting(first, numbers, meaning, attempt(words))
+
+
 def vanishing_gradient(seen: Seen) -> Sighting | None:
     """The first layers' gradient is next to nothing beside the last one's: they do not learn.
 
     Sources: S. Hochreiter, "Untersuchungen zu dynamischen neuronalen Netzen" (1991); X. Glorot, Y. Bengio,
     "Understanding the difficulty of training deep feedforward neural networks" (AISTATS 2010), section 4.
     """
-    weighted = {layer_of(name) for name in seen.facts.weights}
-    norms = [(layer, norm) for layer, norm in seen.record.gradients.items() if layer in weighted]
+    norms = of_weights(seen)
     if len(norms) < 2:
         return None
     first, norm = max(norms[: max(1, len(norms) // 4)], key=lambda x: x[1])
@@ -309,6 +332,7 @@ CAUSES = (
     "no gradient",
     "vanishing gradient",
     "exploding gradient",
+    "exploding gradient on the way back",
     "first update too large",
     "learning rate too small",
     "learning rate too large",
@@ -320,6 +344,7 @@ RULES = (
     Rule(frozen_layer, rank=20),
     Rule(no_gradient, rank=21),
     Rule(vanishing_gradient, records=2, rank=60),
+    Rule(exploding_gradient_on_the_way_back, records=2, rank=50),
     Rule(exploding_gradient),
     Rule(first_update_too_large),
     Rule(learning_rate_too_small, records=5, is_long=True, rank=70),

@@ -197,6 +197,8 @@ def learning_rate_too_large(seen: Seen) -> Sighting | None:
     """
     if not (_is_thrown(seen) or _is_large(seen)):
         return None
+    if "exploding gradient on the way back" in seen.reported:
+        return None  # then the gradient is what is too large
     layer = seen.moved[0] if seen.moved is not None else None
     meaning = "steps are too large for the weights, and the loss stays high"
     if seen.is_lost:
