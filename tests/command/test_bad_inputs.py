@@ -447,6 +447,14 @@ MISTAKES: list[Row] = [
     Row(f"{QUICK} 'loss.weights={{0:1,1:2}}'", "weighs the terms of a loss of your own. Type loss.weight=[1,2]."),
     Row(f"{QUICK} 'loss.weights={{cat:2}}'", "loss.weights.cat: ... Classes are weighed by loss.weight=[1,2,...]."),
     Row("loss=composite 'loss.weights=[1,2]'", "Type loss.terms.cross_entropy.weight=1, or another number."),
+    Row(
+        "loss=composite 'loss.terms.cross_entropy.criterion.weight=[1,-2]'",
+        "loss.terms.cross_entropy.criterion.weight=[1,-2]: must be a list, each item a number >= 0",
+    ),
+    Row(
+        "loss=composite loss.terms.cross_entropy.criterion.label_smoothing=2",
+        "criterion.label_smoothing=2: must be a number >= 0 and <= 1. Try loss.terms.cross_entropy.criterion.",
+    ),
     Row("loss=mse loss.reduction=sum", "loss.reduction: losses are means over samples ... Leave it out."),
     Row("loss=composite loss.terms.kl.weight=2", "loss.terms.kl.weight: nothing reads this key."),
     Row("loss.terms.kl.criterion._target_=torch.nn.MSELoss", "nothing reads this key"),

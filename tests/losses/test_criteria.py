@@ -87,5 +87,6 @@ def test_a_number_for_each_class_is_needed(train) -> None:
     train(*quiet, "loss=focal", "loss.class_weights=balanced")
     with pytest.raises(UserError, match=r"^loss\.weight: has 2 numbers; 10 are needed"):
         train(*quiet, "loss=focal", "loss.weight=[1,2]")
-    with pytest.raises(UserError, match=r"^data\.augment\.mixup=0\.2: loss=focal takes no shares of classes"):
-        train(*quiet, "loss=focal", "data.augment.mixup=0.2")
+    for loss in ("focal", "multi_margin"):
+        with pytest.raises(UserError, match=rf"^data\.augment\.mixup=0\.2: loss={loss} takes no shares of classes"):
+            train(*quiet, f"loss={loss}", "data.augment.mixup=0.2")

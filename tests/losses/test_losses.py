@@ -402,6 +402,15 @@ class TestRefusals:
         with pytest.raises(UserError, match=r"^loss\.weight: all are 0"):
             loss_function(nn.CrossEntropyLoss(torch.zeros(3)), 3).check(torch.zeros(4, 3), torch.zeros(4).long())
 
+    def test_what_a_model_says_that_it_gives_is_one_of_three(self):
+        with pytest.raises(UserError, match=r"^model=net: says gives='softmax'; accepted are logits, probabilities, "):
+            loss_function(nn.MSELoss(), 3, Net("softmax"))
+
+    @pytest.mark.parametrize(("num_outputs", "instead"), [(3, "kl_div"), (1, "mse")])
+    def test_probabilities_beside_numbers_do_not_go_to_a_loss_of_labels(self, num_outputs, instead):
+        with pytest.raises(UserError, match=rf"Type loss={instead}\.$"):
+            LossFunction(nn.CrossEntropyLoss(), Net("probabilities"), Numbers(num_outputs), NAMES)
+
     def test_weights_of_another_length_are_told_by_the_key_of_the_term(self):
         composite = Composite({"ce": {"weight": 1, "criterion": nn.CrossEntropyLoss(torch.ones(2))}})
         with pytest.raises(UserError, match=r"^loss\.terms\.ce\.criterion\.weight: has 2 numbers; 3 are needed"):

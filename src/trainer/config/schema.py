@@ -580,6 +580,9 @@ def check(config: Mapping[str, Any]) -> None:
         if key == "loss.weights":
             refuse_terms(value, found)
         refuse_value(key, value)
+        part = re.fullmatch(r"loss\.terms\.([^.]+)\.criterion\.(\w+)", key)
+        if part is not None and is_shipped(config["loss"]["terms"][part[1]]["criterion"]):
+            refuse_value(key, value, f"loss.{part[2]}")  # as of a loss of its own
 
 
 def refuse_terms(value: Any, found: Mapping[str, Any]) -> None:
@@ -595,10 +598,11 @@ def refuse_terms(value: Any, found: Mapping[str, Any]) -> None:
         raise UserError(f"loss.weights={shown(value)}: weighs the terms of a loss of your own. Type {meant}.")
 
 
-def refuse_value(key: str, value: Any) -> None:
-    """Raises UserError where there is a rule for the key that does not allow the value."""
-    if key in RULES and not RULES[key].allows(value):
-        raise UserError(f"{key}={shown(value)}: must be {RULES[key].accepts}.{_hint(key, RULES[key], value)}")
+def refuse_value(key: str, value: Any, rule_of: str | None = None) -> None:
+    """Raises UserError where there is a rule for the key, or for `rule_of`, that does not allow the value."""
+    rule = RULES.get(rule_of or key)
+    if rule is not None and not rule.allows(value):
+        raise UserError(f"{key}={shown(value)}: must be {rule.accepts}.{_hint(key, rule, value)}")
 
 
 def _values(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

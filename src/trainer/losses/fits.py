@@ -114,6 +114,8 @@ def refuse_no_fit(criterion: nn.Module, gives: str, meaning: Meaning, names: Map
 
     if gives not in wants.outputs:
         instead = INSTEAD.get((gives, type(criterion)), "another loss")
+        if instead == "loss=nll" and isinstance(meaning, Numbers):  # which takes class labels
+            instead = "loss=kl_div" if meaning.num_outputs > 1 else "loss=mse"
         raise UserError(
             f"{typed('loss')}: takes {' or '.join(wants.outputs)}, but {typed('model')} gives {gives}. Type {instead}."
         )

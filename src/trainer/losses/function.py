@@ -11,7 +11,7 @@ from trainer.errors import UserError
 from trainer.losses.criteria import Composite
 from trainer.losses.own import OfModel, Said, takes_labels, with_labels
 from trainer.losses.term import Kind, Term, Whole
-from trainer.meaning import Meaning
+from trainer.meaning import FORMS, Meaning
 
 
 class Losses(NamedTuple):
@@ -38,7 +38,8 @@ class LossFunction(nn.Module):
         term_names: what `Losses.terms` has; of a criterion that gives a dict it is known once it has been called.
 
     Raises:
-        UserError: a criterion can't take what the model gives; or nothing but penalties, which look at no target.
+        UserError: a criterion can't take what the model gives; that is none of `FORMS`; or there is nothing but penalties,
+            which look at no target.
     """
 
     def __init__(
@@ -51,6 +52,8 @@ class LossFunction(nn.Module):
     ) -> None:
         super().__init__()
         gives = getattr(model, "gives", "logits")
+        if gives not in FORMS:
+            raise UserError(f"model={names['model']}: says gives={gives!r}; accepted are {', '.join(FORMS)}.")
         self._names = names
         parts = [criterion]
         self.names, self.weights = [""], [1.0]

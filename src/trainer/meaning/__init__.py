@@ -5,12 +5,13 @@ direction, and what a sample is called. Training, evaluation, pictures and table
 """
 
 from trainer.meaning.classes import Classes
-from trainer.meaning.kinds import Meaning, as_dict, class_names, from_dict, meaning_of
+from trainer.meaning.kinds import FORMS, Meaning, as_dict, class_names, from_dict, meaning_of
 from trainer.meaning.labels import Labels
 from trainer.meaning.numbers import Numbers, Unread
 from trainer.meaning.places import IGNORED, Places
 
 __all__ = [
+    "FORMS",
     "IGNORED",
     "Classes",
     "Labels",

@@ -16,9 +16,10 @@ from trainer.trees import Tree
 
 Meaning = Classes | Places | Labels | Numbers | Unread
 MAX_OUTPUTS = 1 << 24
+FORMS = ("logits", "probabilities", "log_probabilities")  # what a model may give
 _KINDS: dict[str, type[Meaning]] = {kind.__name__.lower(): kind for kind in get_args(Meaning)}
 _WORDS = {
-    "gives": ("logits", "probabilities", "log_probabilities"),
+    "gives": FORMS,
     "compared_with": ("index", "fractions", "values", "shares"),
     "link": tuple(LINKS),
 }

@@ -8,7 +8,6 @@ from trainer.data.prepare import targets_of
 from trainer.data.source import Data
 from trainer.distributed import World
 from trainer.errors import UserError
-from trainer.losses.criteria import Focal
 from trainer.losses.function import LossFunction
 from trainer.meaning import Classes, Numbers
 from trainer.run.instantiate import ours
@@ -34,7 +33,8 @@ def build_mix(settings: Settings, data: Data, loss_fn: LossFunction, world: Worl
     if is_classes and bool((targets < 0).any()):
         raise UserError(f"{key}: some samples have no class to mix. Leave it out.")
     for term in loss_fn.terms if is_classes else []:
-        if term.wants is None or isinstance(term.criterion, nn.NLLLoss | Focal):
+        is_of_labels = term.compared_with == "index" and not isinstance(term.criterion, nn.CrossEntropyLoss)
+        if term.wants is None or is_of_labels:
             raise UserError(f"{key}: loss={settings.names['loss']} takes no shares of classes. Try loss=cross_entropy.")
         if term.kind == "weighted mean":
             raise UserError(f"{key}: shares of classes have no weights. Leave loss.class_weights out.")
