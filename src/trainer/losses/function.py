@@ -38,8 +38,8 @@ class LossFunction(nn.Module):
         term_names: what `Losses.terms` has; of a criterion that gives a dict it is known once it has been called.
 
     Raises:
-        UserError: a criterion can't take what the model gives; that is none of `FORMS`; or there is nothing but penalties,
-            which look at no target.
+        UserError: a criterion can't take what the model gives; that is none of `FORMS`; or there is nothing but
+            penalties, which look at no target.
     """
 
     def __init__(
