@@ -92,7 +92,7 @@ def refuse_numbered(settings: Settings, loss_fn: LossFunction) -> None:
     labels = meaning.names if isinstance(meaning, Classes) else ()
     for term in loss_fn.terms:
         ignored = getattr(term.criterion, "ignore_index", IGNORED)
-        if str(ignored) in labels:
+        if str(ignored) in labels and labels.index(str(ignored)) != ignored:
             raise UserError(
                 f"{term.key}.ignore_index={ignored}: data={settings.names['data']} has the labels {listed(labels)}, "
                 f"which are numbered from 0. Type {term.key}.ignore_index={IGNORED}, and take out the samples that "
