@@ -157,6 +157,7 @@ print(until(lambda: threads() > before), gone())
     assert found == "True True"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("environment")
 def test_however_threads_wait_the_bits_are_the_same(tmp_path: Path, busy_core: int) -> None:
     weights = []
