@@ -164,10 +164,10 @@ class TestChanges:
 
     def test_what_is_free_are_keys_that_exist(self):
         names = {key.split(".")[0] for key in RULES}
-        names |= {"data.cache", "data.num_workers", "gradient.checkpoint", "metric"}
+        names |= {"data.cache", "data.fixed", "data.num_workers", "gradient.checkpoint", "metric"}
         assert set(FREE) <= names
         free = {key for key in RULES if key.split(".")[0] in ("model", "data", "loss", "optimizer") and is_free(key)}
-        assert free == {"data.num_workers", "data.cache"}  # a line says to type another number of them, and to continue
+        assert free == {"data.num_workers", "data.cache", "data.fixed"}  # all of them change no number
         assert {section for section in SECTIONS if not is_free(section)} == {"average", "gradient"}
 
 
