@@ -104,9 +104,8 @@ class Crowd:
 
 def _hold(size: int, said: "queue.SimpleQueue[bool | None]", end: threading.Event) -> None:
     """Says whether it has gathered them: None where nobody needs them, False where there is no room."""
-    library = gnu_openmp()
     # What torch computes with is set in each thread when that asks for it first, and may be set anew after that.
-    if torch.get_num_threads() == 1 or library is None:
+    if torch.get_num_threads() == 1 or (library := gnu_openmp()) is None:
         said.put(None)
     elif not _have_room(size):
         said.put(False)
