@@ -1,5 +1,6 @@
 """Products by oneDNN: as exact as float32 is, for models that gain by it, and with nobody's settings changed."""
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from trainer.errors import RunStopped
 from trainer.fast import products
-from trainer.fast.products import fast_products, is_float32, is_half_unused
+from trainer.fast.products import fast_products, is_float32
 from trainer.models.lenet import LeNet
 
 Train = Callable[..., dict[str, Any]]
@@ -19,7 +20,7 @@ WORDS = ("model=two_layer", "data=random_regression", "model.hidden_features=100
 
 @pytest.fixture
 def badly_served(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a CPU that gains by it. With AMX it would be refused all the same: see the test of that."""
+    """As on a CPU that gains by it."""
     monkeypatch.setattr(products, "is_served_badly", lambda: True)
 
 
@@ -111,19 +112,54 @@ def test_an_error_puts_it_back() -> None:
     assert torch.get_float32_matmul_precision() == "highest"
 
 
-@pytest.mark.parametrize(
-    ("vendor", "family", "flags", "expected"),
-    [
-        ("AuthenticAMD", 26, "fpu avx2 avx512f avx512_bf16", True),
-        ("AuthenticAMD", 25, "fpu avx2 avx512f avx512_bf16", False),  # Zen 4 has 256 bits at once
-        ("AuthenticAMD", 26, "fpu avx2", False),
-        ("AuthenticAMD", 26, "fpu avx2 avx512f amx_bf16 amx_tile", False),  # would compute with less
-        ("GenuineIntel", 6, "fpu avx2 avx512f", False),  # which MKL serves well
-    ],
-)
-def test_which_cpus_gain_by_it(vendor: str, family: int, flags: str, expected: bool) -> None:
-    facts = f"processor\t: 0\nvendor_id\t: {vendor}\ncpu family\t: {family}\nflags\t\t: {flags}\n"
-    assert is_half_unused(facts) is expected
+@pytest.fixture
+def tried() -> Iterator[None]:
+    """No earlier trial counts, and none of these later."""
+    products.is_served_badly.cache_clear()
+    yield
+    products.is_served_badly.cache_clear()
+
+
+@pytest.mark.parametrize(("blas", "onednn", "expected"), [(3e-3, 0.0, True), (0.0, 3e-3, False), (3e-3, 3e-3, False)])
+@pytest.mark.usefixtures("tried")
+def test_the_quicker_library_is_found_by_a_trial(
+    monkeypatch: pytest.MonkeyPatch, blas: float, onednn: float, expected: bool
+) -> None:
+    seconds = {"highest": blas, "medium": onednn}
+    multiply = torch.mm
+
+    def slowed(inputs: Tensor, weights: Tensor) -> Tensor:
+        time.sleep(seconds[torch.get_float32_matmul_precision()])
+        return multiply(inputs, weights)
+
+    monkeypatch.setattr(torch, "mm", slowed)
+    assert products.is_served_badly() is expected
+
+
+@pytest.mark.usefixtures("tried")
+def test_a_trial_leaves_nothing_behind() -> None:
+    threads, draws = torch.get_num_threads(), torch.get_rng_state()
+    torch.set_num_threads(2)
+    try:
+        assert len({products.is_served_badly() for _ in range(3)}) == 1  # once is enough
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert torch.equal(torch.get_rng_state(), draws)
+
+
+@pytest.mark.usefixtures("tried")
+def test_a_small_model_pays_for_no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unwanted(*_: Tensor) -> Tensor:
+        raise AssertionError("a trial")
+
+    monkeypatch.setattr(torch, "mm", unwanted)
+    with fast_products(nn.Linear(64, 32), 64):
+        pass
+    with pytest.raises(AssertionError, match="a trial"), fast_products(LARGE, 64):
+        pass
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 @pytest.fixture

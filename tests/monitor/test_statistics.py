@@ -1,6 +1,7 @@
 """Statistics from flat buffers equal plain torch in float64, tensor by tensor."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -106,6 +107,29 @@ def test_millions_of_equal_numbers() -> None:
     assert numbers["grad_mean/w"] == pytest.approx(0.1, rel=1e-6)
     assert numbers["weight_std/w"] == pytest.approx(0, abs=1e-8)
     assert numbers["update_ratio/w"] == pytest.approx(1, rel=1e-6)
+
+
+def test_a_network_of_which_one_step_has_room_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = buffers(num_steps=3)
+    together = numbers_of(Statistics(names(), bounds()), *data)
+    monkeypatch.setattr(statistics, "_ROOM", 1)
+    assert np.array_equal(numbers_of(Statistics(names(), bounds()), *data), together)
+
+
+@pytest.mark.parametrize("sizes", [(), (0,), (0, 3, 0), (16,) * 100, (1, 1 << 20), (256, 257, 1023, 1024, 1025)])
+def test_parameters_of_any_sizes(sizes: tuple[int, ...]) -> None:
+    ends = np.cumsum([0, *sizes]).tolist()
+    x = torch.randn(1, ends[-1], generator=torch.Generator().manual_seed(0))
+    x[0, ::3] = 0
+    compute = Statistics([f"p{i}" for i in range(len(sizes))], ends)
+    found = dict(zip(compute.tags, numbers_of(compute, x, 2 * x, -x)[0].tolist(), strict=True))
+    assert found["grad_norm"] == pytest.approx(2 * float(x.double().norm()), rel=1e-6)
+    for i, (a, b) in enumerate(pairwise(ends)):
+        part = x[0, a:b].double()
+        assert found[f"weight_norm/p{i}"] == pytest.approx(float(part.norm()), rel=1e-6)
+        assert found[f"weight_max/p{i}"] == (float(part.abs().max()) if b > a else 0)
+        assert found[f"grad_zeros/p{i}"] == pytest.approx(float((part == 0).sum()) / max(b - a, 1), rel=1e-12)
+        assert found[f"update_ratio/p{i}"] == pytest.approx(2 if part.any() else 0, rel=1e-6)
 
 
 @pytest.mark.parametrize("path", ["cpu", "cuda"])

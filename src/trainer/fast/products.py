@@ -1,6 +1,6 @@
-"""Which library multiplies matrices on a CPU: MKL, which torch takes by itself, or oneDNN, where that is faster."""
+"""Which library multiplies matrices on a CPU: its BLAS (as MKL), which torch takes by itself, or oneDNN, if faster."""
 
-import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -8,12 +8,15 @@ from functools import cache
 import torch
 from torch import nn
 
-# Multiplications in a model's mean product above which oneDNN is faster on the CPUs that `is_served_badly` names; it
-# takes 10 us to begin. Measured on 2026-11-22, one thread of an AMD EPYC (Zen 5), torch 2.13: 64x1000x100 0.54 of MKL's
+# Multiplications in a model's mean product above which oneDNN is faster where `is_served_badly` holds; it takes 10 us
+# to begin. Measured on 2026-11-22, one thread of an AMD EPYC (Zen 5), torch 2.13: 64x1000x100 0.54 of MKL's
 # time, 64x400x120 0.65, 64x120x84 1.2, 64x64x32 3; all nine of LeNet together, 1.3 million in the mean, 0.95, for
 # which its 7 MiB of kernels are too much.
 WORTH = 1 << 21
-FIRST_WIDE_FAMILY = 26  # AMD Zen 5
+# The trial: a product of a network 64-1000-100-10, how often each library computes it, and the share of the BLAS's time
+# that oneDNN must stay below. Of two that are as quick the BLAS is kept, so that no trial chooses otherwise than the
+# last one: results differ in the last places.
+TRIED, TURNS, MARGIN = (64, 1000, 100), 20, 1 / 1.3
 
 
 @contextmanager
@@ -22,11 +25,8 @@ def fast_products(model: nn.Module, num_samples: int, num_runs: int = 1, num_pla
 
     torch does so where it is allowed to compute with less (`torch.set_float32_matmul_precision("medium")`). oneDNN does
     compute with less where the CPU has instructions for it (AMX), and keeps float32 on others, which is what is looked
-    for here, and tried, too. Results differ from MKL's in the last places, so the CPU's make decides: a trial would
-    choose otherwise on a busy machine (ratios of 0.49 to 0.95 for the same product, 2026-11-26).
-
-    On a Zen 5 the largest product of a network 64-1000-100-10 takes 0.54 of MKL's time (2026-11-22). On a Zen 4 a step
-    of it would take 1.15 of MKL's (2026-11-26, one thread, torch 2.13): MKL is kept.
+    for here. On a Zen 5 the largest product of a network 64-1000-100-10 takes 0.54 of MKL's time (2026-11-22), on a
+    Zen 4 1.00 (2026-11-26, one thread, torch 2.13): there MKL is kept.
 
     Args:
         num_samples: that go through the model at once.
@@ -42,7 +42,7 @@ def fast_products(model: nn.Module, num_samples: int, num_runs: int = 1, num_pla
         if times.get(parameter.dim())
     ]
     is_worth = sum(weights) * num_samples * num_runs > WORTH * len(weights)
-    if not is_worth or not is_served_badly() or not is_untouched():
+    if not is_worth or not is_untouched() or not is_served_badly():
         yield
         return
     torch.set_float32_matmul_precision("medium")
@@ -64,23 +64,27 @@ def is_untouched() -> bool:
 
 @cache
 def is_served_badly() -> bool:
-    """Whether MKL leaves half of this CPU unused."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            return is_half_unused(file.read(1 << 13))  # the first core's facts are enough
-    except OSError:
-        return False
+    """Whether the BLAS leaves much of this CPU unused, as MKL does on AMD's that have 512 bits: by a trial of 6 ms.
 
-
-def is_half_unused(facts: str) -> bool:
-    """As Linux tells them in `/proc/cpuinfo`: MKL takes AVX-512 on Intel's CPUs alone.
-
-    AMD's have it since Zen 4 (family 25), which makes two halves of each operation and loses little: there oneDNN makes
-    a step of the two-layer network longer. Since Zen 5 (family 26) they compute all 512 bits at once.
+    The least times of both, in turns, by one thread, so that busy neighbours change little: on a Zen 4 the ratio was
+    0.99 to 1.02 in 36 trials, in 12 of them beside four busy programs on two cores (2026-11-26).
     """
-    family = re.search(r"^cpu family\s*: (\d+)$", facts, re.MULTILINE)
-    is_wide = family is not None and int(family[1]) >= FIRST_WIDE_FAMILY
-    return is_wide and "AuthenticAMD" in facts and "avx512f" in facts and "amx" not in facts
+    num_samples, num_inputs, num_outputs = TRIED
+    inputs, weights = torch.ones(num_samples, num_inputs), torch.ones(num_inputs, num_outputs)
+    num_threads = torch.get_num_threads()
+    least = {"highest": float("inf"), "medium": float("inf")}  # "medium": oneDNN
+    torch.set_num_threads(1)
+    try:
+        for _ in range(TURNS):
+            for precision in least:
+                torch.set_float32_matmul_precision(precision)
+                start = time.perf_counter()
+                torch.mm(inputs, weights)
+                least[precision] = min(least[precision], time.perf_counter() - start)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+        torch.set_num_threads(num_threads)
+    return least["medium"] < MARGIN * least["highest"]
 
 
 def is_float32() -> bool:

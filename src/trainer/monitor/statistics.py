@@ -1,16 +1,16 @@
 """From flat buffers to numbers: norms, means and spreads of every parameter, its gradient and its update.
 
-A buffer holds all parameters end to end; `bounds` says where each begins and the last ends. On the CPU
-the numbers are taken from numpy views, large segments one by one and small ones together. On a CUDA device each number
-is one operation over all segments, in float64 (24 bytes of scratch memory per parameter), and all numbers come to the
-host in one transfer. From any other device the buffers are moved to the host first.
+A buffer holds all parameters end to end; `bounds` says where each begins and the last ends. On the CPU they are copied
+into rows of blocks, a parameter beginning with a block of its own, so that each number takes a few calls of NumPy for
+all parameters and some steps. On a CUDA device each number is one operation over all segments, in float64 (24 bytes of
+scratch memory per parameter), and all numbers come to the host in one transfer. From any other device the buffers are
+moved to the host first.
 
 Precision: within 1e-5 (relative; for a mean relative to norm / sqrt(n), as it may be nearly zero) of the same numbers
 in float64, for finite values of any size that float32 holds, float16 and bfloat16 being read as float32.
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -19,12 +19,12 @@ from torch import Tensor
 
 MOMENTS = ("norm", "mean", "std", "max", "zeros")
 
-# A float32 dot product of numbers of one sign drifts with their count (measured: 6e-4 for two million equal ones), so
-# blocks of it are added up in float64. And above 10,000 numbers OpenBLAS starts threads, which would fight torch's.
-_BLOCK = 8192
-_ONES = {dtype: np.ones(_BLOCK, dtype) for dtype in "fd"}
-# Numbers of a segment that is looked at with others, and how many of those it is worth for.
-_SMALL, _FEW = 256, 2
+# Numbers of a block, the most first: a float32 sum of numbers of one sign drifts with their count (measured: 6e-4 for
+# two million equal ones), so those of blocks are added up in float64. And above 10,000 numbers OpenBLAS starts threads,
+# which would fight torch's. What a row may hold beside its numbers, as a share of them.
+_BLOCKS, _WASTE = (1024, 256, 64, 16), 0.5
+# Numbers of a parameter that is copied together with all others that are as small: a call takes longer than they do.
+_SMALL = 256
 # Steps that are looked at together at the most, and numbers that may be kept for it: 4 MB.
 _MOST_STEPS, _ROOM = 16, 1 << 20
 _WIDE = (torch.float32, torch.float64)
@@ -58,32 +58,41 @@ class Statistics:
             *(f"{kind}_{moment}/{name}" for kind in ("grad", "weight") for moment in MOMENTS for name in names),
             *(f"update_ratio/{name}" for name in names),
         )
-        self._segments = _Segments(self.bounds)
-        self._kept: Tensor | None = None  # [2 or 3, room, ...]: weights, gradients and, where there is room, updates
+        self._blocks = _Blocks(self.bounds)
+        # [room, 2 or 3, width], on the host: weights, gradients and, where there is room, updates
+        self._rows: NDArray | None = None
         self._num_kept = 0
+        self._on_device: tuple[Tensor, Tensor] | None = None  # weights and gradients before the update
         self._found: list[NDArray[np.float64]] = []
 
     def before(self, weights: Tensor, gradients: Tensor) -> None:
         """Both as they are before the update."""
-        if self._kept is None:
+        if not _is_read_here(weights):
+            self._on_device = weights.detach().clone(), gradients.detach().clone()
+            return
+        if self._rows is None:
             # The same memory every time: the pages of a new block would cost more than the copy.
-            room = max(1, min(_MOST_STEPS, _ROOM // max(1, 3 * weights.numel()))) if _is_read_here(weights) else 1
-            kind = weights.dtype if weights.dtype in _WIDE else torch.float32
-            self._kept = weights.new_empty(2 if room == 1 else 3, room, *weights.shape, dtype=kind)
-        self._kept[0, self._num_kept].copy_(weights.detach())
-        self._kept[1, self._num_kept].copy_(gradients.detach())
+            room = max(1, min(_MOST_STEPS, _ROOM // max(1, 3 * self._blocks.width)))
+            kind = np.float64 if weights.dtype == torch.float64 else np.float32
+            self._rows = np.zeros((room, 2 if room == 1 else 3, self._blocks.width), kind)
+        self._blocks.put(weights, self._rows[self._num_kept, 0])
+        self._blocks.put(gradients, self._rows[self._num_kept, 1])
 
     def after(self, updated: Tensor) -> None:
         """The weights of the same step, now that they are these."""
-        if self._kept is None:
-            raise ValueError("before comes first")
-        updated, weights = updated.detach(), self._kept[0, self._num_kept]
-        if len(self._kept) == 2:
-            self._found.append(self._numbers_of(self._kept, updated.to(weights.dtype)[None] - weights))
+        if self._on_device is not None:
+            w, g, now = (as_read(x).reshape(1, -1) for x in (*self._on_device, updated))
+            self._found.append(self._numbers_of(*_on_device(w, g, now - w, self.bounds)))
+            self._on_device = None
             return
-        torch.sub(updated, weights, out=self._kept[2, self._num_kept])
+        if self._rows is None:
+            raise ValueError("before comes first")
         self._num_kept += 1
-        if self._num_kept == self._kept.shape[1]:
+        if len(self._rows) == 1:
+            self._look(updated)
+            return
+        self._blocks.put(updated, self._rows[self._num_kept - 1, 2])
+        if self._num_kept == len(self._rows):
             self._look()
 
     def numbers(self) -> NDArray[np.float64]:
@@ -92,17 +101,37 @@ class Statistics:
         found, self._found = self._found, []
         return np.concatenate([np.empty((0, len(self.tags))), *found])
 
-    def _look(self) -> None:
-        if self._kept is not None and self._num_kept:
-            self._found.append(self._numbers_of(self._kept[:2, : self._num_kept], self._kept[2, : self._num_kept]))
-            self._num_kept = 0
+    def _look(self, updated: Tensor | None = None) -> None:
+        """Of all steps that are kept.
 
-    def _numbers_of(self, both: Tensor, updates: Tensor) -> NDArray[np.float64]:
-        """`[num_steps, num_tags]` of buffers of a row a step; `both`: weights and gradients."""
-        w, g, u = (as_read(x).flatten(1) for x in (*both, updates))
-        found = self._segments.look(w, g, u) if _is_read_here(w) else _on_device(w, g, u, self.bounds)
-        of_weights, of_gradients, update_norms, num_nonfinite = found
-        weight_norms, num_steps = of_weights[:, 0], len(updates)
+        Args:
+            updated: the weights after the only one of them, for which there was no room.
+        """
+        if self._rows is None or not self._num_kept:
+            return
+        rows, self._num_kept = self._rows[: self._num_kept], 0
+        num_nonfinite = np.zeros(len(rows), int)
+        with np.errstate(all="ignore"):  # what is not finite is a result here
+            moments = self._blocks.moments(rows[:, :2])
+            for i in np.flatnonzero(~np.isfinite(moments[:, 1, 0]).all(axis=1)):  # norms are as finite as the numbers
+                num_nonfinite[i] = np.count_nonzero(~np.isfinite(rows[i, 1]))
+            if updated is not None:
+                self._blocks.put(updated, rows[0, -1])
+            rows[:, -1] -= rows[:, 0]
+            update_norms = self._blocks.norms(rows[:, -1])
+        self._found.append(self._numbers_of(moments[:, 0], moments[:, 1], update_norms, num_nonfinite))
+
+    def _numbers_of(
+        self, of_weights: NDArray, of_gradients: NDArray, update_norms: NDArray, num_nonfinite: NDArray
+    ) -> NDArray[np.float64]:
+        """`[num_steps, num_tags]`.
+
+        Args:
+            of_weights, of_gradients: `[num_steps, num_moments, num_segments]`.
+            update_norms: `[num_steps, num_segments]`.
+            num_nonfinite: `[num_steps]` entries of the gradients that are not finite.
+        """
+        weight_norms, num_steps = of_weights[:, 0], len(of_weights)
         with np.errstate(all="ignore"):
             undefined = np.where(update_norms == 0, 0.0, np.nan)
             ratios = np.where(weight_norms > 0, update_norms / weight_norms, undefined)
@@ -129,107 +158,90 @@ def as_read(x: Tensor) -> Tensor:
     return x if x.dtype in _WIDE else x.float()
 
 
-class _Segments:
-    """Where parameters lie in a row. The small ones are looked at together: a call takes longer than their numbers."""
+class _Blocks:
+    """Rows in which each parameter begins with a block of its own, and zeros fill its last one.
+
+    What is made of a row does not depend on the rows beside it.
+    """
 
     def __init__(self, bounds: Sequence[int]) -> None:
-        segments = [slice(a, b) for a, b in pairwise(bounds)]
-        lengths = np.diff(bounds)
-        self._count = len(segments)
-        is_small = (lengths > 0) & (lengths <= _SMALL)
-        is_small &= np.count_nonzero(is_small) >= _FEW
-        self._large = [(i, segment) for i, segment in enumerate(segments) if lengths[i] and not is_small[i]]
-        self._small = np.flatnonzero(is_small)
-        if len(self._small):
-            self._places = np.concatenate([np.arange(bounds[int(i)], bounds[int(i) + 1]) for i in self._small])
-            self._lengths = lengths[self._small]
-            self._starts = np.concatenate([[0], np.cumsum(self._lengths)[:-1]])
+        self.lengths = np.diff(bounds)
+        for self.size in _BLOCKS:
+            counts = np.maximum(1, -(-self.lengths // self.size))
+            self.width = int(counts.sum()) * self.size
+            if self.width <= (1 + _WASTE) * self.lengths.sum():
+                break
+        self.firsts = np.cumsum(counts) - counts  # blocks
+        self._filling = counts * self.size - self.lengths
+        self._ones = {kind: np.ones(self.size, kind) for kind in "fd"}
+        starts, sources = self.firsts * self.size, np.asarray(bounds[:-1], int)
+        self.places = [slice(a, a + n) for a, n in zip(starts.tolist(), self.lengths.tolist(), strict=True)]
+        large, small = np.flatnonzero(self.lengths > _SMALL), np.flatnonzero(self.lengths <= _SMALL)
+        self._large = [(self.places[i], slice(bounds[i], bounds[i + 1])) for i in large.tolist()]
+        within = np.concatenate([np.arange(0), *(np.arange(self.lengths[i]) for i in small)])
+        self._small = within + starts[small].repeat(self.lengths[small])
+        self._small_sources = within + sources[small].repeat(self.lengths[small])
 
-    def look(self, weights: Tensor, gradients: Tensor, updates: Tensor) -> "_Numbers":
-        """Of buffers on the host."""
-        w, g = weights.numpy(), gradients.numpy()
-        if len(w) > 1:  # a look at both takes hardly longer than at one
-            of_weights, of_gradients = np.split(self.moments(np.concatenate([w, g])), 2)
-        else:
-            of_weights, of_gradients = self.moments(w), self.moments(g)
-        num_nonfinite = np.zeros(len(g), int)
-        for i in np.flatnonzero(~np.isfinite(of_gradients[:, 0]).all(axis=1)):  # norms are finite where the numbers are
-            num_nonfinite[i] = np.count_nonzero(~np.isfinite(g[i]))
-        return of_weights, of_gradients, self.norms(updates.numpy()), num_nonfinite
+    def put(self, x: Tensor, row: NDArray) -> None:
+        """Copies a buffer into a row."""
+        numbers = as_read(x).cpu().reshape(-1).numpy()
+        for place, source in self._large:
+            row[place] = numbers[source]
+        row[self._small] = numbers[self._small_sources]
 
     def moments(self, rows: NDArray) -> NDArray[np.float64]:
-        """`[num_steps, len(MOMENTS), num_segments]`; zeros of what is empty."""
-        found = np.zeros((len(rows), len(MOMENTS), self._count))
-        with np.errstate(all="ignore"):  # what is not finite is a result here
-            for i, segment in self._large:
-                found[:, :, i] = _moments(rows[:, segment])
-            if len(self._small):
-                found[:, :, self._small] = self._of_small(rows)
-        return found
+        """`[..., len(MOMENTS), num_segments]` of `[..., width]`; zeros of what is empty."""
+        blocks, lengths = self._cut(rows), np.maximum(self.lengths, 1)
+        largest = self._over(np.maximum, np.maximum(-blocks.min(axis=-1), blocks.max(axis=-1))).astype(np.float64)
+        squares = self._squares(rows, largest)
+        totals = self._sums(np.vecdot(blocks, self._ones[rows.dtype.char]))
+        for *row, i in np.argwhere(~np.isfinite(totals)):
+            totals[*row, i] = rows[*row, self.places[i]].sum(dtype=np.float64)
+        means = totals / lengths
+        variances = squares / lengths - means * means
+        for *row, i in np.argwhere(variances < 0.1 * means * means):  # of nearly equal numbers too few digits are right
+            variances[*row, i] = rows[*row, self.places[i]].var(dtype=np.float64)
+        # Eight bytes of truth at once; no byte of a sum of 128 such words overflows.
+        eights = (blocks == 0).view(np.uint64).sum(axis=-1, keepdims=True).view(np.uint8)
+        zeros = (self._over(np.add, eights.sum(axis=-1, dtype=np.intp)) - self._filling) / lengths
+        return np.stack([np.sqrt(squares), means, np.sqrt(np.maximum(variances, 0.0)), largest, zeros], axis=-2)
 
     def norms(self, rows: NDArray) -> NDArray[np.float64]:
-        """`[num_steps, num_segments]`."""
-        found = np.zeros((len(rows), self._count))
-        with np.errstate(all="ignore"):
-            for i, segment in self._large:
-                found[:, i] = _sums_of_squares(rows[:, segment])
-            if len(self._small):
-                found[:, self._small] = self._sums(np.square(self._taken(rows)))
-            return np.sqrt(found)
+        """`[..., num_segments]` of `[..., width]`."""
+        return np.sqrt(self._squares(rows))
 
-    def _taken(self, rows: NDArray) -> NDArray[np.float64]:
-        return rows[:, self._places].astype(np.float64)
+    def _squares(self, rows: NDArray, largest: NDArray | None = None) -> NDArray[np.float64]:
+        """Sums of squares.
+
+        Args:
+            largest: absolute values, where they are known.
+        """
+        blocks = self._cut(rows)
+        squares = self._sums(np.vecdot(blocks, blocks))
+        # In float32 the square of a number above 1e19 overflows, and that of one below 1e-19 loses digits.
+        is_doubtful = ~((squares > 1e-24) & (squares < 1e30))
+        if largest is not None:
+            is_doubtful &= largest != 0
+        for *row, i in np.argwhere(is_doubtful):
+            wide = rows[*row, self.places[i]].astype(np.float64)
+            squares[*row, i] = np.vecdot(wide, wide)
+        return squares
+
+    def _cut(self, rows: NDArray) -> NDArray:
+        """`[..., num_blocks, size]`."""
+        return rows.reshape(*rows.shape[:-1], -1, self.size)
 
     def _sums(self, x: NDArray) -> NDArray[np.float64]:
-        return np.add.reduceat(x, self._starts, axis=1, dtype=np.float64)
+        return self._over(np.add, x.astype(np.float64))
 
-    def _of_small(self, rows: NDArray) -> NDArray[np.float64]:
-        x, lengths = self._taken(rows), self._lengths
-        mean = self._sums(x) / lengths
-        variance = self._sums(np.square(x - mean.repeat(lengths, axis=1))) / lengths
-        norm = np.sqrt(self._sums(np.square(x)))
-        largest = np.maximum.reduceat(np.abs(x), self._starts, axis=1)
-        return np.stack([norm, mean, np.sqrt(variance), largest, self._sums(x == 0) / lengths], axis=1)
+    def _over(self, ufunc: np.ufunc, x: NDArray) -> NDArray:
+        """Of `[..., num_blocks]`, the blocks of each segment together."""
+        return ufunc.reduceat(x, self.firsts, axis=-1)
 
 
 # [num_steps, num_moments, num_segments] of the weights and of the gradients, [num_steps, num_segments] norms of the
 # updates, [num_steps] numbers of gradient entries that are not finite
 _Numbers = tuple[NDArray, NDArray, NDArray, NDArray]
-
-
-def _moments(x: NDArray) -> NDArray[np.float64]:
-    """`[num_steps, len(MOMENTS)]` of rows that are not empty; those of a row do not depend on the others."""
-    n = x.shape[1]
-    squares = _sums_of_squares(x)
-    totals = _dots(x)
-    for i in np.flatnonzero(~np.isfinite(totals)):
-        totals[i] = x[i].sum(dtype=np.float64)
-    means = totals / n
-    variances = squares / n - means * means
-    for i in np.flatnonzero(variances < 0.1 * means * means):  # of two nearly equal numbers too few digits are right
-        variances[i] = x[i].var(dtype=np.float64)
-    largest = np.maximum(-x.min(axis=1), x.max(axis=1))
-    zeros = [np.count_nonzero(row) / n for row in x == 0]
-    return np.stack([np.sqrt(squares), means, np.sqrt(np.maximum(variances, 0.0)), largest, zeros], axis=1)
-
-
-def _sums_of_squares(x: NDArray) -> NDArray[np.float64]:
-    squares = _dots(x, x)
-    # In float32 the square of a number above 1e19 overflows, and that of one below 1e-19 loses digits.
-    for i in np.flatnonzero(~((squares > 1e-24) & (squares < 1e30))):
-        wide = x[i : i + 1].astype(np.float64)
-        squares[i : i + 1] = _dots(wide, wide)
-    return squares
-
-
-def _dots(x: NDArray, y: NDArray | None = None) -> NDArray[np.float64]:
-    """`[num_steps]` of rows `[num_steps, n]` with rows, or with ones."""
-    whole, ones = x.shape[1] // _BLOCK * _BLOCK, _ONES[x.dtype.char]
-    dots = np.vecdot(x[:, whole:], ones[: x.shape[1] - whole] if y is None else y[:, whole:]).astype(np.float64)
-    if whole:
-        blocks = x[:, :whole].reshape(len(x), -1, _BLOCK)
-        dots += np.vecdot(blocks, ones if y is None else y[:, :whole].reshape(blocks.shape)).sum(1, dtype=np.float64)
-    return dots
 
 
 def _on_device(weights: Tensor, gradients: Tensor, updates: Tensor, bounds: Sequence[int]) -> _Numbers:
@@ -262,6 +274,9 @@ def weight_statistics(parameters: Mapping[str, Tensor]) -> dict[str, float]:
     """The `weight_<x>/<parameter>` numbers of parameters outside the buffers; of frozen ones, once is enough."""
     moments = {}
     for name, x in parameters.items():
-        row = as_read(x).cpu().reshape(1, -1).numpy()
-        moments[name] = _Segments((0, row.size)).moments(row)[0, :, 0].tolist()
+        blocks = _Blocks((0, x.numel()))
+        row = np.zeros(blocks.width, np.float64 if x.dtype == torch.float64 else np.float32)
+        blocks.put(x, row)
+        with np.errstate(all="ignore"):
+            moments[name] = blocks.moments(row)[:, 0].tolist()
     return {f"weight_{moment}/{name}": moments[name][i] for i, moment in enumerate(MOMENTS) for name in parameters}
