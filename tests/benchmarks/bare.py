@@ -1,4 +1,6 @@
-"""The loop of a tutorial, which logs nothing. A process that times it: `python bare.py '{"work": "lenet", ...}'`
+"""The loop of a tutorial, which logs nothing unless it is asked to watch each of its parameters in every step.
+
+A process that times it: `python bare.py '{"work": "lenet", "steps": 500, "is_watched": false}'`
 
 Nothing of `trainer` is imported here.
 """
@@ -6,6 +8,7 @@ Nothing of `trainer` is imported here.
 import itertools
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 
@@ -81,27 +84,60 @@ def train(
     lr: float,
     batches_of: Callable[[Work, Tensor, Tensor], Iterator[tuple[Tensor, Tensor]]] = loaded,
     is_fused: bool | None = None,
+    watch: Callable[[nn.Module, int, Callable[[], object]], None] | None = None,
 ) -> list[float]:
-    """Times at the start of each step and after the last."""
+    """Times at the start of each step and after the last.
+
+    Args:
+        watch: is given the model, the step and its update, which it makes.
+    """
     model, loss_fn = model_of(work), loss_of(work)
     batches = batches_of(work, *data_of(work))
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=work.momentum, fused=is_fused)
     times = []
-    for _ in range(num_steps):
+    for step in range(num_steps):
         times.append(time.perf_counter())
         inputs, targets = next(batches)
         loss = loss_fn(model(inputs), targets)
         optimizer.zero_grad()
         loss.backward()
-        optimizer.step()
+        if watch is None:
+            optimizer.step()
+        else:
+            watch(model, step, optimizer.step)
     return [*times, time.perf_counter()]
+
+
+def watched(folder: str) -> Callable[[nn.Module, int, Callable[[], object]], None]:
+    """The numbers of `monitor.every=1`, as whoever looks for them on the web would write them into an event file."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(folder)
+
+    def watch(model: nn.Module, step: int, update: Callable[[], object]) -> None:
+        before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        update()
+        for name, parameter in model.named_parameters():
+            gradient, weight = parameter.grad, before[name]
+            assert gradient is not None
+            for kind, x in (("grad", gradient), ("weight", weight)):
+                writer.add_scalar(f"{kind}_norm/{name}", x.norm(), step)
+                writer.add_scalar(f"{kind}_mean/{name}", x.mean(), step)
+                writer.add_scalar(f"{kind}_std/{name}", x.std(correction=0), step)
+                writer.add_scalar(f"{kind}_max/{name}", x.abs().max(), step)
+                writer.add_scalar(f"{kind}_zeros/{name}", (x == 0).float().mean(), step)
+            writer.add_scalar(f"update_ratio/{name}", (parameter.detach() - weight).norm() / weight.norm(), step)
+
+    return watch
 
 
 def main() -> None:
     """`steps` are timed after `WARM_UP` others; `steps=0`: the process ends after its first step."""
     question = json.loads(sys.argv[1])
     work, num_steps = WORKS[question["work"]], question["steps"]
-    times = train(work, WARM_UP + num_steps if num_steps else 1, work.lr)
+    with tempfile.TemporaryDirectory() as folder:
+        watch = watched(folder) if question.get("is_watched") else None
+        times = train(work, WARM_UP + num_steps if num_steps else 1, work.lr, watch=watch)
     ended = time.time()
     print(json.dumps({"seconds": (times[-1] - times[WARM_UP]) / num_steps if num_steps else 0.0, "ended": ended}))
 
