@@ -18,12 +18,14 @@ from torch import Tensor
 
 from refusal import says
 from trainer.data import image_folder, image_table
+from trainer.data import known as known_module
 from trainer.data import look as look_module
 from trainer.data.batches import LoadedBatches
 from trainer.data.image_files import MAX_PIXELS, FolderImages
 from trainer.data.look import is_plain_jpeg, is_plain_png, look
 from trainer.data.source import Data
 from trainer.data.upright import BACKGROUNDS
+from trainer.disk.files import cache_folder
 
 RNG = np.random.default_rng(0)
 
@@ -272,6 +274,65 @@ def test_workers_find_what_one_process_finds(tmp_path: Path, monkeypatch: pytest
         cut(tmp_path / "dog" / f"{i}.png", 0.5)
     said = [says(image_folder.load, "5 files", root=str(tmp_path), num_workers=n) for n in (0, 2)]
     assert said[0] == said[1]
+
+
+@pytest.fixture
+def kept(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which looks are kept, however few files there are."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setattr(look_module, "MANY", 0)
+    return cache_folder("looks")
+
+
+def test_a_file_that_was_whole_is_not_opened_again(tmp_path: Path, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept of a first look gives the same; a file that was changed, of whatever times and size, is read."""
+    monkeypatch.setattr(known_module, "SETTLED", 0.0)
+    folder(tmp_path, count=8)
+    noise().convert("RGBA").save(tmp_path / "cat" / "2.png")
+    opened: list[str] = []
+    glimpse = look_module.glimpse
+
+    def spied(path: str, about: os.stat_result | None) -> tuple[bytes, bytes, bytes]:
+        opened.append(Path(path).name)
+        return glimpse(path, about)
+
+    monkeypatch.setattr(look_module, "glimpse", spied)
+    first = load(tmp_path)
+    assert len(opened) == 16
+    opened.clear()
+    again = load(tmp_path)
+    assert opened == ["2.png"]  # it has an alpha channel, which is told each time
+    assert again.notes == first.notes != ()
+    for split in ("train", "val", "test"):
+        assert getattr(again, split).content() == getattr(first, split).content()
+
+    path = tmp_path / "dog" / "3.png"
+    content, times = path.read_bytes(), path.stat()
+    path.write_bytes(content[:-100] + bytes(100))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    says(image_folder.load, "dog/3.png is not a whole image", root=str(tmp_path))
+    path.write_bytes(content)
+    assert load(tmp_path).test.content() == first.test.content()
+    opened.clear()
+    (tmp_path / "dog" / "3.png").rename(tmp_path / "dog" / "4.again.png")
+    load(tmp_path)
+    assert set(opened) <= {"2.png", "4.again.png"}
+
+
+def test_a_file_that_was_just_written_is_opened_again(tmp_path: Path, kept: Path) -> None:
+    """It may be changed once more within a tick of the file system's clock."""
+    load(folder(tmp_path, count=8))
+    assert not list(kept.glob("*"))
+
+
+def test_what_is_kept_of_a_look_may_be_damaged(tmp_path: Path, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known_module, "SETTLED", 0.0)
+    first = load(folder(tmp_path, count=8))
+    (file,) = kept.glob("*.pt")
+    for damage in (b"", b"no tensors", file.read_bytes()[:-200]):
+        file.write_bytes(damage)
+        assert load(tmp_path).train.content() == first.train.content()  # type: ignore[union-attr]
+        assert file.stat().st_size > len(damage)  # it was written anew
 
 
 def png(width: int, height: int) -> bytes:

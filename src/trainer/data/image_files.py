@@ -143,7 +143,7 @@ class FolderImages(ImageFiles):
             ) from error.__cause__
 
 
-def glimpse(path: str) -> tuple[bytes, bytes, bytes]:
+def glimpse(path: str, about: os.stat_result | None = None) -> tuple[bytes, bytes, bytes]:
     """The first bytes of a file, what it and any equal one are told by, and the last bytes.
 
     Each call here is made a million times for as many files: no object of Python's is made for any.
@@ -151,7 +151,7 @@ def glimpse(path: str) -> tuple[bytes, bytes, bytes]:
     Raises:
         OSError: it isn't there, can't be read, or is no plain file.
     """
-    about = os.stat(path)  # to open a device may do something already
+    about = about or os.stat(path)  # to open a device may do something already
     if not stat.S_ISREG(about.st_mode):
         refuse_no_file(Path(path))
     file, size = os.open(path, _FLAGS), about.st_size

@@ -2,15 +2,15 @@
 
 import os
 import struct
+import time
 import warnings
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
+import numpy as np
 from PIL import Image
-from torch import Tensor
 
 from trainer.data.image_files import (
     FORMATS,
@@ -22,6 +22,7 @@ from trainer.data.image_files import (
     reason_of,
     refuse_too_large,
 )
+from trainer.data.known import SUM_WIDTH, Known, is_settled
 from trainer.data.loader import METHOD, read
 from trainer.data.quoting import cut
 from trainer.data.upright import is_transparent
@@ -40,6 +41,7 @@ _PNG_CHUNK, _PNG_SIZE = struct.Struct(">I4s").unpack_from, struct.Struct(">IIBBB
 _PNG_BITS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8)}
 _PNG_PLAIN = {b"IHDR": (13,), b"PLTE": range(3, 769, 3), b"gAMA": (4,), b"pHYs": (9,), b"sRGB": (1,), b"cHRM": (32,)}
 AT_ONCE = 1000  # files, which a worker looks at before it hands over what it found
+MANY = 20_000  # files, of which it is kept on the disk that they are whole
 FEW = 20_000 if METHOD == "fork" else 500_000  # files, which are looked at sooner than workers have begun
 
 
@@ -50,7 +52,9 @@ class _Found:
     broken: list[tuple[str, str]] = field(default_factory=list)  # path, reason
     flawed: list[tuple[str, str]] = field(default_factory=list)
     num_transparent: int = 0
-    sums: Tensor = field(default_factory=lambda: torch.zeros(0, SUM_BYTES, dtype=torch.uint8))
+    sums: bytes = b""  # no tensors: shared memory for each thousand files takes longer than a pipe
+    whole: bytes = b""  # rows of `Known`: of the files that have no flaw
+    num_new: int = 0  # of these
 
 
 def look(files: FolderImages, num_workers: int = 0) -> list[str]:
@@ -64,9 +68,12 @@ def look(files: FolderImages, num_workers: int = 0) -> list[str]:
     """
     paths = list(dict.fromkeys(files.paths))
     keys = (paths[i : i + AT_ONCE] for i in range(0, len(paths), AT_ONCE))
-    parts = list(read(_Looks(files).load, keys, num_workers if len(paths) > FEW else 0))
+    known = Known(paths if len(paths) > MANY else ())
+    parts = list(read(_Looks(files, known).load, keys, num_workers if len(paths) > FEW else 0))
+    if any(part.num_new for part in parts):
+        known.keep(b"".join(part.whole for part in parts))
     _refuse_broken(files.key, [pair for part in parts for pair in part.broken])
-    files.sums = as_rows(b"".join(part.sums.numpy().tobytes() for part in parts))
+    files.sums = as_rows(b"".join(part.sums for part in parts))
     if len(paths) < len(files.paths):  # a table may name a file more than once
         places = {path: place for place, path in enumerate(paths)}
         files.sums = files.sums[[places[path] for path in files.paths]]
@@ -104,30 +111,47 @@ def _notes(files: FolderImages, num_transparent: int, flawed: list[tuple[str, st
 class _Looks:
     """A look at some files at a time; see `trainer.data.loader.read`."""
 
-    def __init__(self, files: FolderImages) -> None:
+    def __init__(self, files: FolderImages, known: Known) -> None:
         self.files = FolderImages((), files.targets[:0], files.background, files.key)  # workers need no more of it
+        self.known = known
         self.tell: Callable[[], None] | None = None
 
     def load(self, paths: list[str]) -> _Found:
-        found, sums = _Found(), []
+        tell, found, now, sums = self.tell or (lambda: None), _Found(), time.time(), []
+        about = []
+        for path in paths:
+            about.append(_about(path))
+            tell()
+        rows, is_known = self.known.rows_of(about)
+        is_whole = is_known.copy()
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
-            for path in paths:
-                before = len(said)
-                sums.append(_look_at(path, self.files, found))
-                if len(said) > before:
-                    found.flawed.append((path, " ".join(str(said[before].message).split())))
-                if self.tell is not None:
-                    self.tell()
-        found.sums = torch.from_numpy(as_rows(b"".join(sums)).copy())
+            for i in np.flatnonzero(~is_known).tolist():
+                before = len(found.broken), found.num_transparent, len(said)
+                sums.append(_look_at(paths[i], about[i], self.files, found))
+                if len(said) > before[-1]:
+                    found.flawed.append((paths[i], " ".join(str(said[before[-1]].message).split())))
+                is_whole[i] = before == (len(found.broken), found.num_transparent, len(said))
+                tell()
+        rows[~is_known, -SUM_WIDTH:] = np.frombuffer(b"".join(sums), np.int64).reshape(-1, SUM_WIDTH)
+        is_whole &= is_settled(rows, now)
+        found.sums, found.whole = rows[:, -SUM_WIDTH:].tobytes(), rows[is_whole].tobytes()
+        found.num_new = int(np.count_nonzero(is_whole & ~is_known))
         return found
 
 
-def _look_at(path: str, files: FolderImages, found: _Found) -> bytes:
+def _about(path: str) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except (OSError, ValueError):  # who looks at it is told of it
+        return None
+
+
+def _look_at(path: str, about: os.stat_result | None, files: FolderImages, found: _Found) -> bytes:
     """Its sum, see `glimpse`."""
     known = bytes(SUM_BYTES)
     try:
-        head, known, tail = glimpse(path)
+        head, known, tail = glimpse(path, about)
         end = tail[-_TAIL_BYTES:]
         if (_ENDS["JPEG"] in end and is_plain_jpeg(head)) or (_ENDS["PNG"] in end and is_plain_png(head)):
             return known
