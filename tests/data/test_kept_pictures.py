@@ -156,7 +156,7 @@ def test_a_limit_and_a_folder_of_others_are_said_in_a_line(
     plain = numbers(train(*words))
     assert numbers(train(*words, "data.cache=10kB")) == plain
     said = " ".join(capsys.readouterr().out.split())
-    assert "data.cache: not all pictures are kept: all need 18,912 bytes, and the limit is 10,000. The others" in said
+    assert "data.cache: not all pictures are kept: all need 19,008 bytes, and the limit is 10,000. The others" in said
     assert store(root)[0].stat().st_size <= 10_000
     shutil.rmtree(root.parent / "cache")
     (root.parent / "cache" / "train" / "pictures").mkdir(parents=True)

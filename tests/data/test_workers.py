@@ -203,7 +203,7 @@ def test_too_little_shared_memory_is_one_line(files):
     limited = Limited(files)
     limited.image_size = 400
     message = refused(read(limited, BATCHES, 2))
-    assert message.startswith("data.num_workers=2: they need 3.2 MB of shared memory: ")
+    assert message.startswith("data.num_workers=2: they need at least 1.6 MB of shared memory: ")
     assert message.endswith(" Type data.num_workers=0, or a smaller batch_size.")
 
 

@@ -189,7 +189,7 @@ def test_docker_s_shared_memory_is_enough_or_named(small: Any, tmp_path: Path) -
     assert small("max_steps=5").returncode == 0  # the README's first command
     enough = small(*words, "data.image_size=32", "data.num_workers=2", "name=small")
     assert enough.returncode == 0, enough.stderr
-    large = (*words, "data.image_size=224", "batch_size=128", "name=large")
+    large = (*words, "data.image_size=224", "batch_size=480", "name=large")
     full = small(*large, "data.num_workers=2")
     assert full.returncode == 2, (full.stdout, full.stderr)
     assert full.stderr.count("\n") == 1

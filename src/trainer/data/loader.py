@@ -25,6 +25,7 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import DataLoader
 
+from trainer.data.handed import Handed, Hands
 from trainer.data.items import Items
 from trainer.distributed import die_with_parent
 from trainer.errors import UserError
@@ -95,7 +96,7 @@ def read(load: Callable[[Any], Any], keys: Iterable[Any], num_workers: int) -> I
                 return
             if isinstance(found, Exception):
                 raise found
-            yield found[0]
+            yield source.hands.take(found)
     finally:
         watch.is_over = True
         kill()
@@ -201,7 +202,7 @@ class _Watch:
 
 
 def _next(batches: Any, watch: _Watch) -> Any:
-    """The next batch in a tuple, or what a worker complains of; None after the last."""
+    """The next batch as it was handed over, or what a worker complains of; None after the last."""
     watch.is_waited_for = True
     try:
         while not watch.problem:
@@ -247,38 +248,38 @@ class _Source:
     def __init__(self, load: Callable[[Any], Any], main: int, num_workers: int) -> None:
         self.load, self.main, self.num_workers = load, main, num_workers
         self.num_read = multiprocessing.RawValue("q", -1)  # in shared memory; below 0 until a worker has begun
+        self.hands = Hands(num_workers, AHEAD + 1)
+        self.number = 0  # of this worker
 
     def __len__(self) -> int:
         return 0  # nobody asks: batches come by their keys
 
     def __getitems__(self, key: Any) -> Any:
-        """The batch in a tuple, or an error for the main process."""
+        """The batch, handed over, or an error for the main process."""
         _owner(self.load).tell = self._count
         try:
-            return self._shared((self.load(key),))
+            return self._handed(self.load(key))
         except UserError as error:
             return error
         except Exception:
             return RuntimeError(f"in a worker of data.num_workers:\n{traceback.format_exc()}")
 
-    def _shared(self, batch: tuple[Any]) -> tuple[Any]:
-        tensors = leaves(batch[0])
+    def _handed(self, batch: Any) -> Handed:
         try:
-            for tensor in tensors:
-                tensor.share_memory_()
+            return self.hands.give(self.number, batch)
         except RuntimeError as error:
-            num_bytes = self.num_workers * AHEAD * sum(tensor.nbytes for tensor in tensors)
+            num_bytes = self.num_workers * sum(tensor.nbytes for tensor in leaves(batch))
             raise UserError(
-                f"data.num_workers={self.num_workers}: they need {num_bytes / 1e6:,.1f} MB of shared memory: "
+                f"data.num_workers={self.num_workers}: they need at least {num_bytes / 1e6:,.1f} MB of shared memory: "
                 f"{str(error).splitlines()[0]}. Type data.num_workers=0, or a smaller batch_size."
             ) from error
-        return batch
 
     def _count(self) -> None:
         self.num_read.value += 1
 
     def begin(self, number: int) -> None:
         """In a new worker."""
+        self.number = number
         forget()
         die_with_parent()
         if os.getppid() != self.main:  # it has died already
