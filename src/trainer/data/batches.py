@@ -1,7 +1,7 @@
 """Batch number n as a function of (seed, n): no sampler has a state, so a run goes on exactly from any step."""
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import tee
+from itertools import islice, tee
 from typing import NamedTuple, Protocol
 
 import torch
@@ -218,11 +218,15 @@ class ResidentBatches:
     def _slices(self, batch_size: int, seed: int, first_step: int, rank: int, world_size: int) -> Iterator[Batch]:
         of, whole = len(self), Batch(self.inputs, self.targets)
         if batch_size >= of and self.weights is None:  # the whole split: its order changes nothing but rounding
-            yield from unspoilt(whole.rows(share(of, rank, world_size)), self.is_copied)
+            return unspoilt(whole.rows(share(of, rank, world_size)), self.is_copied)
         size, device = share_size(batch_size, rank, world_size), leaves(self.inputs)[0].device
-        for order in orders(of, batch_size, seed, first_step, rank, world_size, self.weights):
-            for rows in order.to(device).split(size * BATCHES_PER_GATHER):
-                yield from whole.gathered(rows).parts(size)
+        # Some kernels round otherwise where a batch does not lie on a multiple of 16 bytes: so a step's batch has the
+        # same place in a gather wherever the run begins.
+        early = (first_step - 1) % -(-of // batch_size) % BATCHES_PER_GATHER
+        found = orders(of, batch_size, seed, first_step - early, rank, world_size, self.weights)
+        gathers = (rows for order in found for rows in order.to(device).split(size * BATCHES_PER_GATHER))
+        slices = (batch for rows in gathers for batch in whole.gathered(rows).parts(size))
+        return islice(slices, early, None)
 
     def in_order(self, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
         mine = share(len(self), rank, world_size)
