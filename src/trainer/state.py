@@ -1,6 +1,6 @@
 """What a checkpoint must hold so that a run goes on exactly; and the parameters as one flat buffer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate, pairwise
@@ -148,6 +148,21 @@ def hide_unreached(optimizer: Optimizer, store: Store) -> None:
     optimizer.register_step_post_hook(after)
 
 
+def take_unrounded(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    """Gives an optimizer that has loaded a state its numbers in their own type: torch casts them to the parameters'.
+
+    With weights in float64, NAdam goes on with a product of momenta in float32.
+    """
+    if type(optimizer).load_state_dict is not Optimizer.load_state_dict:
+        return
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for i, kept in state["state"].items():
+        loaded = optimizer.state[parameters[i]]
+        for name, value in kept.items():
+            if isinstance(value, Tensor) and loaded[name].dtype != value.dtype:
+                loaded[name] = value.to(loaded[name].device)
+
+
 @dataclass
 class TrainingState:
     """Everything that a step changes.
@@ -278,6 +293,7 @@ class TrainingState:
         self.model.load_state_dict(state["model"])  # copies into the views of the store
         self.loss.load_state_dict(state.get("loss", {}))
         self.optimizer.load_state_dict(state["optimizer"])
+        take_unrounded(self.optimizer, state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.evaluated = state["step"], state["evaluated"]

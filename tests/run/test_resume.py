@@ -26,6 +26,7 @@ RECIPES = {
     "plateau": ("scheduler=plateau", "scheduler.patience=0", "eval_every=3", "optimizer.lr=0.1"),
     "one cycle": ("optimizer=rmsprop", "scheduler=one_cycle"),
     "bfloat16": ("precision=bfloat16", "optimizer=adagrad"),
+    "double precision": ("dtype=float64", "model=two_layer", "optimizer=nadam", "optimizer.decay=weights"),
     "batch norm": ("model=resnet18", "data.limit=40", "batch_size=16", "max_steps=8", "checkpoint.every=3"),
 }
 
