@@ -6,9 +6,9 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from torch import Tensor, nn
 
-from trainer.data.batches import Batches
+from trainer.data.batches import Batch, Batches
 from trainer.state import TrainingState
-from trainer.trees import called, mapped
+from trainer.trees import called, joined, mapped
 from trainer.trials import evaluating
 
 
@@ -38,9 +38,10 @@ def measure_norms(
     precision: Callable[[], AbstractContextManager[object]],
     is_stop_requested: Callable[[], bool],
 ) -> bool:
-    """Means and variances of batch norms with the average's weights, over the training split, as torch's `update_bn`.
+    """Means and variances of batch norms with the average's weights, over the training split.
 
-    The model's own stay as they are. Norms that do not train are left alone, and nothing else is in training mode.
+    As torch's `update_bn`, but that each batch weighs as many samples as it has: the last may be short. The model's own
+    stay as they are. Norms that do not train are left alone, and nothing else is in training mode.
 
     Args:
         network, train: what is trained, on what: the model or its head, on inputs or on features.
@@ -60,11 +61,14 @@ def measure_norms(
         with average_in_place(state), evaluating(network, device), torch.no_grad():
             for norm in norms.values():
                 norm.reset_running_stats()
-                norm.momentum = None  # the mean over batches
                 norm.train()
-            for i, batch in enumerate(train.in_order()):
-                if i and is_stop_requested():
+            num_seen = 0
+            for batch in without_lonely_sample(train.in_order()):
+                if num_seen and is_stop_requested():
                     return False
+                num_seen += batch.num_samples
+                for norm in norms.values():
+                    norm.momentum = batch.num_samples / num_seen
                 with precision():
                     called(network, mapped(Tensor.clone, batch.inputs))
             state.average.buffers = {
@@ -76,6 +80,19 @@ def measure_norms(
             for key, buffer in norm.named_buffers():
                 buffer.copy_(kept[name][key])
     return True
+
+
+def without_lonely_sample(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The batches; a last one of one sample, which has no variance, goes with the one before it."""
+    before: Batch | None = None
+    for batch in batches:
+        if before is not None and batch.num_samples == 1:
+            batch, before = Batch(*map(joined, zip(before, batch, strict=True))), None
+        if before is not None:
+            yield before
+        before = batch
+    if before is not None:
+        yield before
 
 
 def norms_of(model: nn.Module) -> dict[str, nn.modules.batchnorm._BatchNorm]:
