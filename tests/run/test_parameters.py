@@ -64,6 +64,40 @@ def test_a_schedule_keeps_their_ratio_and_the_tab_lists_them(train: Train) -> No
     assert b"about/optimizer" in next(Path("runs/it").glob("events*")).read_bytes()
 
 
+OWN = "scheduler._target_=torch.optim.lr_scheduler."
+GOES_TO = {
+    "cosine": ("scheduler=cosine", "scheduler.eta_min=0.02"),
+    "restarts": (OWN + "CosineAnnealingWarmRestarts", "scheduler.T_0=4", "scheduler.eta_min=0.02"),
+    "plateau": ("scheduler=plateau", "scheduler.patience=0", "scheduler.factor=0.5", "+scheduler.min_lr=0.02"),
+    "cyclic": (OWN + "CyclicLR", "scheduler.base_lr=0.02", "scheduler.max_lr=0.2", "scheduler.step_size_up=3"),
+    "one cycle": ("scheduler=one_cycle", "scheduler.max_lr=0.5"),
+}
+
+
+@pytest.mark.parametrize("scheduler", GOES_TO)
+def test_a_rate_that_a_schedule_goes_to_is_that_of_the_whole(scheduler: str) -> None:
+    """A group with a smaller rate was taken up to `eta_min`, `min_lr`, `base_lr` by torch: that is one rate for all."""
+    words = ("model=lenet", "data.limit=40", "optimizer=sgd", "optimizer.lr=0.1", "optimizer.momentum=0.9")
+    words = (*words, "max_steps=10", *GOES_TO[scheduler])
+    alike = parts_of(*words).state
+    grouped, again = (parts_of(*words, "optimizer.lr_times={fc3:0.1,conv1:4}").state for _ in range(2))
+    seen = set()
+    for step in range(1, 10):
+        rate = alike.optimizer.param_groups[0]["lr"]
+        rates = [group["lr"] for group in grouped.optimizer.param_groups]
+        assert rates == pytest.approx([4 * rate, rate, rate / 10], rel=1e-12)
+        seen.add(rate)
+        again.optimizer.load_state_dict(grouped.optimizer.state_dict())
+        again.schedule.load_state_dict(grouped.schedule.state_dict())
+        for state in (alike, grouped, again):
+            state.optimizer.step()
+            state.schedule.step(step)
+            state.schedule.evaluated(1.0)
+        lrs = [[group["lr"] for group in state.optimizer.param_groups] for state in (again, grouped)]
+        assert lrs[0] == lrs[1]
+    assert len(seen) > 3
+
+
 @pytest.mark.parametrize("fast", ["true", "false"])
 def test_a_part_is_unfrozen_with_its_epoch(fast: str, train: Train) -> None:
     words = (*WORDS, "optimizer=adamw", "model=lenet", "optimizer.weight_decay=0.1")

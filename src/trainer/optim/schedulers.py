@@ -1,6 +1,8 @@
 """What `torch.optim.lr_scheduler` lacks: cosine after a warm-up; and when a scheduler is stepped."""
 
 import math
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 from torch.optim import Optimizer
@@ -44,6 +46,8 @@ class Schedule:
         steps_per_epoch: updates in an epoch.
         metric: the tag of the number that a plateau is looked for in.
         length: how many intervals the scheduler was laid out over, where that came from the length of the run.
+        times: factors of the optimizer's groups. The scheduler, which has a learning rate of its own to go to, is one
+            for groups that are alike; what it gives a group is taken times its factor.
     """
 
     def __init__(
@@ -53,27 +57,45 @@ class Schedule:
         steps_per_epoch: int = 1,
         length: int | None = None,
         metric: str = "val/loss",
+        times: Sequence[float] | None = None,
     ) -> None:
         if isinstance(scheduler, ReduceLROnPlateau) and interval != "evaluation":
             raise ValueError(f"interval={interval}: a plateau is one of the validation loss; it takes evaluation")
         self.scheduler, self.length, self.metric = scheduler, length, metric
+        self.times = times
+        self._scale()
         self.every = {"step": 1, "epoch": steps_per_epoch, "evaluation": None}[interval]
 
     def step(self, step: int) -> None:
         """After the update of `step` (from 1)."""
         if self.scheduler is not None and self.every is not None and step % self.every == 0:
-            self.scheduler.step()
+            self._take(self.scheduler.step)
 
     def evaluated(self, number: float) -> None:
         """After a validation. `number`: what `metric` was."""
         if self.scheduler is not None and self.every is None:
             if isinstance(self.scheduler, ReduceLROnPlateau):
-                self.scheduler.step(number)
+                self._take(partial(self.scheduler.step, number))
             else:
-                self.scheduler.step()
+                self._take(self.scheduler.step)
+
+    def _take(self, step: Callable[[], object]) -> None:
+        if self.times is not None and self.scheduler is not None:
+            groups = self.scheduler.optimizer.param_groups
+            for group, rate in zip(groups, self.scheduler.get_last_lr(), strict=True):
+                group["lr"] = rate
+        step()
+        self._scale()
+
+    def _scale(self) -> None:
+        if self.times is not None and self.scheduler is not None:
+            for group, times in zip(self.scheduler.optimizer.param_groups, self.times, strict=True):
+                group["lr"] *= times
 
     def state_dict(self) -> dict[str, Any]:
-        return {} if self.scheduler is None else {"scheduler": self.scheduler.state_dict(), "length": self.length}
+        if self.scheduler is None:
+            return {}
+        return {"scheduler": self.scheduler.state_dict(), "length": self.length, "is_scaled": self.times is not None}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Raises OtherLength."""
@@ -81,3 +103,5 @@ class Schedule:
             if state["length"] != self.length:
                 raise OtherLength(f"its scheduler was laid out over {state['length']} intervals, not {self.length}")
             self.scheduler.load_state_dict(state["scheduler"])
+            if not state.get("is_scaled"):  # a checkpoint of an older release: its groups had rates of their own
+                self.times = None

@@ -1,6 +1,6 @@
 """The optimizer of a run and the schedule of its learning rate."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
@@ -175,19 +175,32 @@ def build_schedule(settings: Settings, optimizer: Optimizer, length: Length) -> 
     make = built(settings, "scheduler", {**missing, "_partial_": True})
     is_laid_out = bool(missing.keys() & {"T_max", "total_steps"})
 
-    rates = [group["lr"] for group in optimizer.param_groups]
+    times = times_of(optimizer, settings, {**config, **missing})
 
     def schedule(optimizer: Optimizer) -> Schedule:
-        largest = {**config, **missing}.get("max_lr")
-        each = [largest * rate / settings.group("optimizer")["lr"] for rate in rates] if largest else []
-        scheduler = make(optimizer, max_lr=each) if len(set(each)) > 1 else make(optimizer)
+        if times is not None:
+            for group in optimizer.param_groups:
+                group["lr"] = settings.group("optimizer")["lr"]
+        scheduler = make(optimizer)
         if isinstance(scheduler, OneCycleLR) and scheduler.total_steps < intervals:
             raise ValueError(
                 f"total_steps={scheduler.total_steps}: the run has {intervals}, and one cycle covers it all"
             )
-        return Schedule(scheduler, interval, length.steps_per_epoch, intervals if is_laid_out else None, metric)
+        return Schedule(scheduler, interval, length.steps_per_epoch, intervals if is_laid_out else None, metric, times)
 
     return made(settings, "scheduler", schedule, optimizer)
+
+
+def times_of(optimizer: Optimizer, settings: Settings, config: Mapping[str, Any]) -> list[float] | None:
+    """The factors of an optimizer's groups where a scheduler would give all of them the same rate; see `Schedule`.
+
+    Args:
+        config: of the scheduler.
+    """
+    rates, lr = [group["lr"] for group in optimizer.param_groups], settings.group("optimizer").get("lr")
+    asked = [config.get(key) for key in ("max_lr", "base_lr", "min_lr", "eta_min")]
+    goes_to_rate = any(isinstance(rate, int | float) and rate for rate in asked)  # a list has one for each group
+    return [rate / lr for rate in rates] if lr and goes_to_rate and len(set(rates)) > 1 else None
 
 
 def made(settings: Settings, group: str, make: Callable[[Any], Any], argument: Any) -> Any:
