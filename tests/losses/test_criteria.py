@@ -49,6 +49,7 @@ def test_dice_is_its_formula() -> None:
     both = (scores * counted * one_hot).flatten(2).sum(2)
     sums = (scores * counted + one_hot).flatten(2).sum(2)
     assert_close(Dice()(MAPS, PLACES), (1 - (2 * both + 1) / (sums + 1)).mean())
+    assert_close(Dice(ignore_index=255)(MAPS, PLACES.where(PLACES >= 0, 255)), Dice()(MAPS, PLACES))
 
 
 @pytest.mark.parametrize(

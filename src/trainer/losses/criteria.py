@@ -88,9 +88,11 @@ class Dice(nn.Module):
         if targets.is_floating_point():
             scores = outputs.sigmoid()
         else:
-            is_counted = (targets != self.ignore_index).unsqueeze(1)
+            is_ignored = targets == self.ignore_index
+            is_counted = ~is_ignored.unsqueeze(1)
             scores = outputs.softmax(1) * is_counted
-            targets = one_hot(targets.clamp(0), outputs.shape[1]).movedim(-1, 1).to(scores.dtype) * is_counted
+            classes = targets.masked_fill(is_ignored, 0)  # 255, say, has no place among the classes
+            targets = one_hot(classes, outputs.shape[1]).movedim(-1, 1).to(scores.dtype) * is_counted
         both, sums = (x.flatten(2).sum(2) if x.dim() > 2 else x for x in (scores * targets, scores + targets))
         losses = (1 - (2 * both + self.smooth) / (sums + self.smooth)).mean(1)
         if self.reduction == "none":
