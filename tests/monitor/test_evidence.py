@@ -10,7 +10,7 @@ from trainer.data.batches import ResidentBatches
 from trainer.data.prepare import Splits
 from trainer.losses.function import LossFunction
 from trainer.meaning import Classes, Labels, Meaning, Numbers
-from trainer.monitor.evidence import of_outputs, of_targets, telling_columns
+from trainer.monitor.evidence import equal_units, of_outputs, of_targets, telling_columns
 
 NAMES = {"loss": "mine", "model": "mine"}
 X = torch.randn(120, 4, generator=torch.Generator().manual_seed(0))
@@ -53,6 +53,34 @@ def test_outputs_that_are_no_logits_are_so_with_other_weights_too(model: nn.Modu
     labels = nn.functional.one_hot(CLASSES, 3).float()
     of_labels = seen(model, nn.BCEWithLogitsLoss(), Labels(3), labels)["outputs_are"]
     assert of_labels == ("between 0 and 1" if said else "")
+
+
+class Placed(nn.Module):
+    """Sequences with a position embedding and a residual branch, both zero at first as usual."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = nn.Parameter(torch.zeros(4, 6))
+        self.first, self.branch, self.last = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+        nn.init.zeros_(self.branch.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.tanh(self.first(x.unsqueeze(2) + self.place))
+        return self.last((hidden + self.branch(hidden)).mean(1))
+
+
+def test_units_that_start_alike_are_told_where_they_stay_so() -> None:
+    model, criterion = Placed(), nn.CrossEntropyLoss()
+
+    def found() -> list[str]:
+        return equal_units(model, LossFunction(criterion, model, Classes(3), NAMES), splits(X, CLASSES))
+
+    assert found() == []
+    nn.init.zeros_(model.last.weight)  # now nothing comes back to the layers before
+    assert found() == ["place", "branch"]
+    nn.init.constant_(model.first.weight, 0.1)
+    assert found() == ["place", "first", "branch"]
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ def evidence(model: nn.Module, loss_fn: LossFunction, splits: Splits, leak: Leak
     """The fields of `trainer.monitor.facts.Facts` of the same names. Leaves model and draws as they are."""
     return {
         **of_model(model),
+        "equal_units": equal_units(model, loss_fn, splits),
         **of_inputs(splits),
         **of_targets(loss_fn, splits),
         **of_outputs(model, loss_fn, splits),
@@ -46,18 +47,36 @@ def of_model(model: nn.Module) -> dict[str, Any]:
         "has_batch_norm": any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()),
         "has_attention": any(isinstance(m, attention) for m in model.modules()),
         "has_relus": any(isinstance(m, nn.ReLU) for m in model.modules()),
-        "equal_units": list(equal_units(model)),
     }
 
 
-def equal_units(model: nn.Module) -> Iterator[str]:
-    """The layers of several units that all start alike, but for the last: they get the same gradient for ever."""
+def equal_units(model: nn.Module, loss_fn: LossFunction, splits: Splits) -> list[str]:
+    """The layers of several units that all start alike, but for the last, and so stay alike.
+
+    Zeros that get another gradient each do not: those of a position embedding, or at the end of a residual branch.
+    """
     weights = [(name, p) for name, p in model.named_parameters() if p.dim() > 1 and p.requires_grad]
+    alike = []
     for name, weight in weights[:-1]:
-        # In a linear layer a unit is a row; some keep it in a column.
         few = weight.detach().flatten(1)[:8, :8]
         if min(weight.shape[:2]) > 1 and few.numel() and bool((few == few[0, 0]).all()):
-            yield name.rpartition(".")[0] or name
+            alike.append((name.rpartition(".")[0] or name, weight))
+    if not alike:
+        return []
+    gradients: Sequence[Tensor | None] = [None] * len(alike)
+    with contextlib.suppress(Exception), undisturbed(model, next(model.parameters()).device), torch.enable_grad():
+        inputs, targets = first_samples(splits.train, min(SAMPLES, len(splits.train)))
+        given = mapped(Tensor.clone, inputs)
+        loss = loss_fn(called(model, loss_fn.given(given, targets)), targets, given).total
+        gradients = torch.autograd.grad(loss, [weight for _, weight in alike], allow_unused=True)
+    return [name for (name, w), g in zip(alike, gradients, strict=True) if w.any() or g is None or _is_of_one_unit(g)]
+
+
+def _is_of_one_unit(gradient: Tensor) -> bool:
+    """In a linear layer a unit is a row; some keep it in a column."""
+    rows = gradient.flatten(1)
+    room = 1e-4 * float(rows.abs().max())
+    return any(bool(((rows - first).abs() <= room).all()) for first in (rows[:1], rows[:, :1]))
 
 
 def of_outputs(model: nn.Module, loss_fn: LossFunction, splits: Splits) -> dict[str, Any]:
