@@ -147,6 +147,7 @@ def test_a_frozen_part_keeps_its_statistics_too(train: Train) -> None:
         (["optimizer.lr_times={'conv':2}"], r"^optimizer.lr_times=conv: matches no parameter."),
         (['optimizer.lr_times={"*.bas" : 2}'], r"^optimizer.lr_times=\*.bas: matches no parameter."),
         (["optimizer=manual_sgd", "optimizer.decay=weights"], "manual_sgd has no weight_decay. Try optimizer=adamw."),
+        (["optimizer._target_=torch.optim.SparseAdam"], "takes sparse gradients alone, .* Type optimizer=adam."),
         (["model.unfreeze_at={conv1:1}", "compile=true"], "Type compile=false."),
         (["model.unfreeze_at={conv1:0}"], "must be names with a whole number >= 1 each"),
     ],

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
-from torch.optim import LBFGS, Adam, AdamW, Optimizer
+from torch.optim import LBFGS, Adam, AdamW, Optimizer, SparseAdam
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 from trainer.cadence import evaluation_period
@@ -30,6 +30,11 @@ def build_optimizer(settings: Settings, model: nn.Module, store: Store) -> Optim
     if takes_closure(settings):
         return build_by_closure(settings, store)
     kind = found(settings, "optimizer")
+    if kind is SparseAdam:
+        raise UserError(
+            f"optimizer={settings.names['optimizer']}: takes sparse gradients alone, and here all gradients lie in one "
+            "dense row. Type optimizer=adam."
+        )
     is_elementwise = trust.belongs(kind.__module__, trust.TRUSTED["optimizer"]) and kind.__name__ in ELEMENTWISE
     make = built(settings, "optimizer", {"_partial_": True})  # checks the options, too
     if (groups := groups_of(settings, model, store)) is not None:
