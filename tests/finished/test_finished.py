@@ -23,6 +23,7 @@ from omegaconf import OmegaConf
 from trainer.command import main as cli
 from trainer.command.verbs import run_verb
 from trainer.config.schema import leaves
+from trainer.disk.lock import locked
 from trainer.errors import RunStopped, UserError
 from trainer.finished.chart import chart
 from trainer.finished.read import Broken, read_config, read_run
@@ -239,6 +240,8 @@ def test_runs_without_accuracy_are_sorted_by_their_loss(said: Said) -> None:
         ("compare adam", "train compare takes two runs or more"),
         ("compare adam sgd/fst", "sgd/fst: there is no run. Did you mean sgd/fast?"),
         ("compare adam sgd/fast --png", "--png: has no value"),
+        ("compare adam sgd/fast --png a.pdf", "--png a.pdf: a PNG is written. Type --png a.png."),
+        ("show -- --csv", "--csv: there is no run."),
         ("compare " + "adam " * 17, "train compare takes up to 16 runs, not 17"),
         ("board nowhere", "nowhere: there is no such folder"),
         ("board port=none", "port=none: must be a whole number from 1 to 65535. Try port=6006."),
@@ -329,20 +332,22 @@ def test_a_run_that_goes_on(said: Said) -> None:
     """No result yet, the last line half written: the lines so far are what it came to."""
     finished, lines = result_of("adam"), lines_of("adam")
     Path("runs/adam/result.json").unlink()
-    for path in Path("runs/adam").glob("events.*"):
-        path.unlink()
-    events = EventFile(Path("runs/adam"), None)  # written by this process, which goes on
     with open("runs/adam/metrics.jsonl", "a") as file:
         file.write('{"step": 6, "train/lo')
-    (row,) = rows_of(said, "where=status=running")
+    with locked(Path("runs/adam")):  # by this process, which goes on
+        (row,) = rows_of(said, "where=status=running")
+        assert "it is still going" in said("show", "adam")
+        assert "running" in said("compare", "adam", "sgd/fast")
+        with pytest.raises(UserError, match="is still going"):
+            run_verb(["reproduce", "adam"])
+        another = "import pathlib, trainer.disk.lock as lock; print(lock.holder(pathlib.Path('runs/adam')))"
+        told = subprocess.run([sys.executable, "-c", another], capture_output=True, text=True, timeout=600).stdout
+        assert told.startswith(f"process {os.getpid()} on ")  # which has been asked, and has its lock still
     assert (row["run"], row["steps"]) == ("adam", 5)
     for tag in ("train/loss", "val/loss", "test/loss", "lr"):
         assert row[tag] == finished[tag]
     assert row["best/val/loss"] == min(line["val/loss"] for line in lines if "val/loss" in line)
     assert row["seconds"] == pytest.approx(sum(line.get("time/step_ms", 0.0) for line in lines) / 1000)
-    assert "it is still going" in said("show", "adam")
-    assert "running" in said("compare", "adam", "sgd/fast")
-    events.close()
 
 
 def test_a_run_that_has_only_begun(said: Said) -> None:
@@ -358,23 +363,22 @@ def test_a_run_that_has_only_begun(said: Said) -> None:
 
 def test_a_run_whose_process_is_gone_was_killed(said: Said) -> None:
     Path("runs/adam/result.json").unlink()
-    for path in Path("runs/adam").glob("events.*"):
-        path.unlink()
-    code = "import os, pathlib, trainer.monitor.events as e; e.EventFile(pathlib.Path('runs/adam'), None); os._exit(0)"
+    assert [row["run"] for row in rows_of(said, "where=status=killed")] == ["adam"]  # somebody took the result away
+    code = "import os, pathlib; from trainer.disk.lock import locked; held = locked(pathlib.Path('runs/adam'))"
+    code = f"{code}; held.__enter__(); os._exit(0)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=600)
+    assert Path("runs/adam/.lock").is_file()
     assert [row["run"] for row in rows_of(said, "where=status=killed")] == ["adam"]
     assert section(said("show", "adam"), "to go on") == ["train resume=runs/adam"]
 
 
 @pytest.mark.parametrize(("seconds_ago", "status"), [(5, "running"), (3600, "killed")])
-def test_without_an_event_file_the_last_writing_tells(said: Said, seconds_ago: float, status: str) -> None:
+def test_of_another_machine_the_last_writing_tells(said: Said, seconds_ago: float, status: str) -> None:
     Path("runs/adam/result.json").unlink()
+    Path("runs/adam/.lock").write_text("process 1 on elsewhere")
     for path in Path("runs/adam").iterdir():
-        if path.name.startswith("events."):
-            path.unlink()
-        else:
-            then = time.time() - seconds_ago
-            os.utime(path, (then, then))
+        then = time.time() - seconds_ago
+        os.utime(path, (then, then))
     assert next(row["status"] for row in rows_of(said) if row["run"] == "adam") == status
 
 

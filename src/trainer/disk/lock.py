@@ -81,7 +81,7 @@ def locked(folder: Path, name: str = NAME) -> Iterator[None]:
             raise UserError(f"{folder}: can't be written: {error.strerror}. Type another name=.") from error
         os.ftruncate(file, 0)
         os.lseek(file, 0, os.SEEK_SET)
-        os.write(file, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        os.write(file, _told().encode())
         its_folder = folder.stat() if inside is None else os.fstat(inside)
         its_file = place.stat() if inside is None else os.fstat(file)
         _mine[folder / name] = _Mine(its_folder, its_file, os.access(folder, os.W_OK))
@@ -178,6 +178,9 @@ def refuse_lost(folder: Path) -> None:
 def holder(folder: Path) -> str | None:
     """`process 123 on host`, which writes into the folder; None where no process does."""
     with contextlib.suppress(OSError):
+        its_file = (folder / NAME).lstat()
+        if any(os.path.samestat(its_file, mine.file) for mine in _mine.values()):
+            return _told()  # to open and close it would end the lock
         file = os.open(folder / NAME, os.O_RDONLY | PLAIN)
         try:
             _lock(file, is_shared=True)
@@ -186,6 +189,10 @@ def holder(folder: Path) -> str | None:
         finally:
             os.close(file)
     return None
+
+
+def _told() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()}"
 
 
 def _said(file: int) -> str:

@@ -17,6 +17,8 @@ from yaml import YAMLError
 
 from trainer.config.schema import GROUPS, is_larger_better, leaves
 from trainer.disk import foreign
+from trainer.disk.lock import NAME as LOCK
+from trainer.disk.lock import holder
 from trainer.errors import UserError, nearest
 
 Points = list[tuple[int, float]]  # (step, number)
@@ -373,26 +375,22 @@ def _depth_is_at_most(depth: int, value: Any) -> bool:
 
 
 def _running_or_killed(folder: Path) -> str:
-    """Whether a run that left no result goes on: its process is asked, which the event file's name tells.
+    """Whether a run that left no result goes on: it has a locked file in its folder for so long.
 
-    The name is `events.out.tfevents.<time>.<host>.<process>.<number>`. Where there is none, or the host is another one,
-    a run counts as killed when it has written nothing for ten minutes.
+    Of a file that is left and not locked, another machine's process may be alive, which no lock tells of here: it
+    counts as killed when the run has written nothing for ten minutes.
     """
-    names = sorted(path.name for path in folder.glob("events.out.tfevents.*"))
-    idle = time.time() - max(_written(folder / name) for name in ("config.yaml", "metrics.jsonl", *names))
-    host = re.escape(re.sub(r"[^\w.-]", "_", socket.gethostname()))
-    process = re.search(rf"\.\d+\.{host}\.(\d+)\.\d+$", names[-1]) if names else None
-    if process is None:
-        return "running" if idle < 600 else "killed"
-    import psutil
-
+    if holder(folder) is not None:
+        return "running"
     try:
-        is_there = psutil.pid_exists(int(process[1]))
-    except (OverflowError, ValueError):
-        is_there = False
-    if not is_there:
+        host = foreign.text(folder / LOCK).rpartition(" on ")[2]
+    except (OSError, ValueError):
         return "killed"
-    return "running" if idle < 86400 else "killed"  # numbers of processes are given again
+    if host == socket.gethostname():
+        return "killed"
+    written = [_written(folder / "config.yaml"), _written(folder / "metrics.jsonl")]
+    written += [_written(path) for path in folder.glob("events.out.tfevents.*")]
+    return "running" if time.time() - max(written) < 600 else "killed"
 
 
 def _written(path: Path) -> float:
