@@ -24,7 +24,15 @@ class RunStopped(Exception):
 
 
 class NonFinite(RunStopped):
-    """A loss, a gradient or a weight is NaN or infinite."""
+    """A loss, a gradient or a weight is NaN or infinite.
+
+    Args:
+        step: whose number it is; a step that was not finished, where a training loss is.
+    """
+
+    def __init__(self, message: object, step: int) -> None:
+        super().__init__(message)
+        self.step = step
 
 
 def printable(text: str) -> str:

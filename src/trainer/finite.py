@@ -33,7 +33,9 @@ def is_to_be_skipped(state: TrainingState, losses: Losses) -> bool:
     state.num_skipped_in_row += 1
     if state.num_skipped_in_row > MAX_SKIPPED:
         loss = f"train/loss={total.item()} at step {state.step + 1}"
-        raise NonFinite(f"{loss}: {MAX_SKIPPED} steps in a row were skipped, their numbers were not finite")
+        raise NonFinite(
+            f"{loss}: {MAX_SKIPPED} steps in a row were skipped, their numbers were not finite", state.step + 1
+        )
     return True
 
 
@@ -41,7 +43,7 @@ def refuse_non_finite_weights(state: TrainingState) -> None:
     """Raises NonFinite where weights have left the range of numbers: they are not worth a checkpoint."""
     buffers = [buffer for buffer in state.model.buffers() if buffer.is_floating_point()]
     if not all(is_finite(numbers) for numbers in (state.store.values, *buffers)):
-        raise NonFinite(f"a weight is not finite after step {state.step}, though the loss was")
+        raise NonFinite(f"a weight is not finite after step {state.step}, though the loss was", state.step)
 
 
 def refuse_non_finite(step: int, world: World, unchecked: list[Tensor]) -> None:
@@ -52,4 +54,4 @@ def refuse_non_finite(step: int, world: World, unchecked: list[Tensor]) -> None:
         values = world.sum(torch.stack(unchecked)).tolist()
     for ago, value in zip(range(len(values) - 1, -1, -1), values, strict=True):
         if not math.isfinite(value):
-            raise NonFinite(f"train/loss={value} at step {step - ago}: the loss is not finite")
+            raise NonFinite(f"train/loss={value} at step {step - ago}: the loss is not finite", step - ago)

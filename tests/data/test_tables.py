@@ -449,6 +449,15 @@ def test_columns_of_numbers_as_targets(tmp_path: Path) -> None:
     assert torch.equal(targets, torch.stack([rows + 0.25, rows + 0.5], 1))
 
 
+def test_one_hot_columns_name_the_classes(tmp_path: Path) -> None:
+    hot = ["1,0,0", "0,1,0", "0,0,1"]
+    path = wrote(tmp_path, lines("a,owl,cat,dog", lambda i: f"{i}.5,{hot[i % 3]}"))
+    data = table.load(path, targets=["owl", "cat", "dog"], task="classification", standardize=False)
+    assert data.class_names == ("owl", "cat", "dog")
+    inputs, targets = whole(data)
+    assert torch.equal(targets, inputs[:, 0].long() % 3)
+
+
 # --- large numbers -------------------------------------------------------------------------------------------------
 
 LARGE = {

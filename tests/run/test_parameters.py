@@ -14,7 +14,7 @@ from trainer.errors import UserError
 from trainer.models.finetune import Finetune
 from trainer.models.lenet import LeNet
 from trainer.models.resnet import resnet18
-from trainer.optim.groups import depths_of
+from trainer.optim.groups import depths_of, refuse_unknown_parts
 
 Train = Callable[..., dict[str, Any]]
 # 113 samples: three steps of 40, 40 and 33 an epoch.
@@ -133,6 +133,19 @@ def test_a_frozen_part_keeps_its_statistics_too(train: Train) -> None:
     frozen = [name for name in before if name.startswith(("bn1", "layer1", "layer2"))]
     assert all(torch.equal(before[name], after[name]) for name in frozen)
     assert not torch.equal(before["layer3.0.bn1.running_mean"], after["layer3.0.bn1.running_mean"])
+
+
+def test_a_name_that_is_read_as_a_number_is_one_part() -> None:
+    """Hydra reads [1.10] as 1.1, and with it the tenth layer would be taken for the first."""
+    layers = [nn.Linear(1, 1) for _ in range(11)]
+    model = nn.Sequential(nn.Identity(), nn.Sequential(*layers))
+    with pytest.raises(UserError, match=r"\[1.1\]: is read as a number, and may mean 1.1 or 1.10. Type .*\[\"1.10\"\]"):
+        refuse_unknown_parts("model.freeze", model, [1.10])
+    assert refuse_unknown_parts("model.freeze", model, ["1.10", 1.2, 1]) == {
+        "1.10": layers[10],
+        "1.2": layers[2],
+        "1": model[1],
+    }
 
 
 @pytest.mark.parametrize(

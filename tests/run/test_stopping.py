@@ -104,6 +104,17 @@ def test_a_run_whose_time_is_over_has_the_weights_of_a_longer_one_though_it_was_
     assert result["test/loss"] == whole["test/loss"]
 
 
+@pytest.mark.parametrize(("patience", "is_told"), [(1, False), (2, True)])
+def test_a_patience_that_outlasts_the_run_is_said(
+    patience: int, is_told: bool, train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (*WORDS, "max_steps=15", "early_stopping.min_delta=9", f"early_stopping.patience={patience}")
+    assert (train(*words)["steps"] == 15) is is_told
+    line = "early_stopping.patience=2: can stop nothing, with 3 validations in 15 steps. Type eval_every=3, or leave"
+    assert (line in capsys.readouterr().out) is is_told
+    assert train(*words, "eval_every=3")["steps"] == 3 * (patience + 1)  # what was said to type works
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [

@@ -84,6 +84,12 @@ def floats():
     return x, (x[:, :1] > 0).float()
 
 
+def hot(are_items=False):
+    x = inputs(60, 6)
+    y = nn.functional.one_hot(x[:, :3].argmax(1), 3).float()
+    return list(zip(x, y)) if are_items else (x, y)
+
+
 class Linear(nn.Module):
     def __init__(self, in_features, out_features):
         super().__init__()
@@ -244,6 +250,11 @@ def test_whole_numbers_that_are_floats_are_classes_where_it_is_said(tasks: Any, 
         train(*words)
     assert "test/accuracy" in train(*words, "data.task=classification")
     assert "test/accuracy" not in train(*words, "loss=mse")
+    words = ("data._target_=tasks.hot", "model=two_layer", "max_steps=2", *QUIET)
+    for more in (("data.task=classification",), ("data.num_classes=3", "data.are_items=true")):
+        with pytest.raises(UserError, match=r"Give targets.argmax\(1\), or type data.task=regression loss=cross_entr"):
+            train(*words, *more)
+    assert "test/loss" in train(*words, "data.task=regression", "loss=cross_entropy")
 
 
 def test_soft_labels_one_hot_and_counts_in_a_file(train: Train, tmp_path: Path, capsys: Any) -> None:
@@ -267,6 +278,8 @@ def test_soft_labels_one_hot_and_counts_in_a_file(train: Train, tmp_path: Path, 
     assert "look one-hot. Type data.task=classification" in capsys.readouterr().out
     assert run("hot", "data.task=classification")["test/accuracy"] > 0.75
     assert run("hot", "data.task=classification", "loss=multi_margin")["test/accuracy"] > 0.75
+    with pytest.raises(UserError, match=r"Type loss=mse, or loss=cross_entropy if they are a share of each class"):
+        run("soft", "loss=focal")
     with pytest.raises(UserError, match=r"or a row of 0 with one 1\. Try data.task=regression"):
         run("soft", "data.task=classification")
     with pytest.raises(UserError, match=r"Or data\.task=regression, if these are numbers and no classes"):

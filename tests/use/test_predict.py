@@ -118,6 +118,16 @@ def test_rows_of_a_table_and_lines(
     assert answers[1]["error"].startswith("line 2: {: ")
     assert "it lacks 2 columns" in answers[2]["error"]
 
+    # A cell may have line breaks between quotes; quotes that are never closed hold no line back.
+    rows = ['1.5,"blue\r\nor green",3', "1.5,blue,3", '"1.5",blue,3', '1.5,"blue,3', "1.5,blue,3"]
+    Path("quoted.csv").write_bytes("\n".join(["size,colour,count", *rows[:3]]).encode())
+    assert cli.run_command(["predict", "x", "--", "quoted.csv"]) == 0
+    of_file = [line.split(",")[1:] for line in capsys.readouterr().out.splitlines()]
+    lines = [line.split(",") for line in through("\r\n".join(["size,colour,count", *rows]), monkeypatch, capsys)]
+    assert [line[1:] for line in lines[:4]] == of_file
+    assert [line[0] for line in lines[1:]] == ["2", "4", "5", "6", "7"]
+    assert lines[4][1:] == ["", ""]
+
     # Standard input is read as a file is: what programs write before a table, and the signs of other countries.
     plain = through("size,colour,count\n0.125,red,2\n1.5,blue,3\n", monkeypatch, capsys)[1:]
     for lines, *how in (

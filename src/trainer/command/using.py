@@ -48,7 +48,9 @@ def used(verb: str, words: Sequence[str]) -> Used:
     for word in rest:
         name, sign, value = word.partition("=")
         first = name.split(".")[0]
-        if name in FLAGS and name in OPTIONS[verb]:
+        if word == "--":  # what follows names files, whatever it looks like
+            found.places.extend(rest)
+        elif name in FLAGS and name in OPTIONS[verb]:
             if sign:
                 raise UserError(f"{word}: takes no value. Type {name}, or leave it out.")
             found.options[word] = ""

@@ -78,7 +78,9 @@ def sorted_words(verb: str, words: Sequence[str]) -> tuple[list[str], dict[str, 
     rest = iter(words)
     for word in rest:
         name, is_given, value = word.partition("=")
-        if name in KEYS[verb] and name not in _FLAGS:
+        if word == "--":  # what follows names folders, whatever it looks like
+            folders += rest
+        elif name in KEYS[verb] and name not in _FLAGS:
             if not is_given:
                 value = next(rest, "") if name.startswith("-") else ""
             if not value:

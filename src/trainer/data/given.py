@@ -253,6 +253,11 @@ def _as_numbers(targets: Tensor) -> Tensor:
     return targets.unsqueeze(1) if targets.dim() == 1 else targets
 
 
+def _are_shares(targets: Any) -> bool:
+    is_row = isinstance(targets, Tensor) and targets.is_floating_point() and targets.dim() == 2 and targets.shape[1] > 1
+    return is_row and bool((targets >= 0).all()) and bool(((targets.sum(1) - 1).abs() < 1e-3).all())
+
+
 def _is_whole(targets: Tensor) -> bool:
     return not targets.is_floating_point() and not targets.is_complex()
 
@@ -369,6 +374,12 @@ def _are_words(targets: Any) -> bool:
 def _task(targets: Any, data: Data, asked: Asked, name: str) -> str:
     if data.is_multilabel:
         return "multilabel"
+    if (asked.task == "classification" or data.num_classes is not None) and _are_shares(targets):
+        raise UserError(
+            f"data={name}: a target is {targets.shape[1]} numbers that add up to 1, a share of each class; accepted is "
+            "the number of one class. Give targets.argmax(1), or type data.task=regression loss=cross_entropy, which "
+            "takes shares."
+        )
     if asked.task != "auto":
         return asked.task
     if data.num_classes is not None or _are_words(targets):

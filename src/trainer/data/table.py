@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -405,7 +406,8 @@ def targets_of(table: Table, wanted: Wanted, num_classes: int | None) -> Targets
     columns = [table.columns[name] for name in wanted.targets]
     if len(columns) > 1:
         values = [_numbers(table, name, column) for name, column in zip(wanted.targets, columns, strict=True)]
-        return meaning({"its": np.stack(values, 1)}, where, wanted.task, num_classes)
+        found = meaning({"its": np.stack(values, 1)}, where, wanted.task, num_classes)
+        return found if found.num_classes is None else replace(found, class_names=tuple(wanted.targets))  # one-hot
     (column,) = columns
     if isinstance(column, Words):
         if wanted.task == "regression":

@@ -125,8 +125,10 @@ def refuse_no_picture(path: Path) -> None:
     """Before the first import of matplotlib: loads it, and looks at what the picture would overwrite.
 
     Raises:
-        UserError: matplotlib is missing; or there is something else than a PNG file.
+        UserError: matplotlib is missing; the name says another format; or there is something else than a PNG file.
     """
+    if path.suffix.lower() not in ("", ".png"):
+        raise UserError(f"--png {path}: a PNG is written. Type --png {path.with_suffix('.png')}.")
     try:
         # It reads settings from the folder that it is in, which may have it start a program (text.usetex).
         with contextlib.chdir(os.sep):

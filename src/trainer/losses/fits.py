@@ -123,6 +123,8 @@ def refuse_no_fit(criterion: nn.Module, gives: str, meaning: Meaning, names: Map
         if takes_shares(criterion, meaning):
             return  # whether they are shares is seen once the targets are known
         has = no_labels(names, meaning)
+        if isinstance(meaning, Numbers) and meaning.num_outputs > 1:
+            has += ", or loss=cross_entropy if they are a share of each class"
     elif isinstance(meaning, Places) and not wants.is_of_places:
         has = f"takes a class for each sample, but {typed('data')} has one for each place. Type loss=cross_entropy"
     elif wants.targets == "shares" and isinstance(meaning, Labels | Unread):

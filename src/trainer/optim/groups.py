@@ -1,12 +1,14 @@
 """Which parameters are trained how: groups that differ in learning rate and weight decay."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from trainer.errors import UserError, nearest, one_of
+from trainer.system import shell
 
 _LISTS = (nn.Sequential, nn.ModuleList)
 
@@ -109,15 +111,19 @@ def groups_table(param_groups: Sequence[Mapping[str, Any]], names: Mapping[int, 
     return rows
 
 
-def refuse_unknown_parts(key: str, model: nn.Module, wanted: Sequence[str]) -> dict[str, nn.Module]:
+def refuse_unknown_parts(key: str, model: nn.Module, wanted: Sequence[str | float]) -> dict[str, nn.Module]:
     """The modules of these names that hold parameters; `layer*` stands for several.
+
+    Args:
+        wanted: a name may be a number: 1 and 1.10 are places in an nn.Sequential.
 
     Raises:
         UserError: there is none of that name.
     """
     known = {name: part for name, part in model.named_modules() if name and any(True for _ in part.parameters())}
     found: dict[str, nn.Module] = {}
-    for pattern in map(str, wanted):  # a name may be a number, that of a place in an nn.Sequential
+    for word in wanted:
+        pattern = str(word) if not isinstance(word, float) else _written(key, word, known)
         matching = {name: part for name, part in known.items() if fnmatchcase(name, pattern)}
         if not matching:
             if not known:
@@ -126,3 +132,12 @@ def refuse_unknown_parts(key: str, model: nn.Module, wanted: Sequence[str]) -> d
             raise UserError(f"{key}={pattern}: the model's parts are {outermost}.{nearest(pattern, known)}")
         found |= matching
     return found
+
+
+def _written(key: str, number: float, known: Iterable[str]) -> str:
+    """The name that was read as a number, which has lost the last 0 of it: 1.10 is 1.1."""
+    same = [name for name in known if re.fullmatch(r"\d+\.\d+", name) and float(name) == number]
+    if len(same) > 1:
+        how = one_of(shell.quote(f'{key}=["{name}"]') for name in same)
+        raise UserError(f"{key}=[{number}]: is read as a number, and may mean {one_of(same)}. Type {how}.")
+    return same[0] if same else str(number)

@@ -113,7 +113,7 @@ def named_endings(training: Training, run: Opened) -> Iterator[None]:
         run.status = "stopped"
         run.observer.records.write()
         origin = origin_of(training)
-        run.observer.records.report(training.diagnosis.stopped(parts.state.step, origin.is_of_the_loss))
+        run.observer.records.report(training.diagnosis.stopped(error.step, origin.is_of_the_loss))
         raise RunStopped(explained(error, training, origin)) from error
     except Pruned:
         run.status = "pruned"

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
+from trainer.cadence import evaluation_period
 from trainer.config.schema import is_larger_better
 from trainer.config.settings import Averages, Settings
 from trainer.data.batches import Batch, Batches, ResidentBatches, derived_seed, first_samples
@@ -148,6 +149,7 @@ def build(settings: Settings, world: World = ALONE, like: Parts | None = None, i
         leak = leaks(data.train, data.val, data.test)
     warnings = doubts(data, settings.names["data"], dtype, leak) if like is None else []
     warnings += found + loaded + doubts_of_loss(settings, loss_fn, model, sample_of(splits.val))
+    warnings += doubts_of_patience(settings, length)
     mix = build_mix(settings, data, loss_fn, world)
     return Parts(
         settings, world, device, precision, data, splits, model, loss_fn, length, state, metrics, mix, warnings, leak
@@ -225,3 +227,15 @@ def patience_of(settings: Settings) -> Patience | None:
         return None
     metric = stopping.metric or settings.checkpoint.metric
     return Patience(metric, is_larger_better(metric, settings.config), stopping.patience, stopping.min_delta)
+
+
+def doubts_of_patience(settings: Settings, length: Length) -> list[str]:
+    """A line where the whole run is too short for early stopping: the first validation is always the best so far."""
+    patience, every = settings.early_stopping.patience, evaluation_period(settings.eval_every, length.steps_per_epoch)
+    if patience is None or (patience + 1) * every < length.max_steps:
+        return []
+    count, often = length.max_steps // every, length.max_steps // (patience + 2)
+    return [
+        f"early_stopping.patience={patience}: can stop nothing, with {count} validation{'s' * (count != 1)} in "
+        f"{length.max_steps} steps. Type {f'eval_every={often}' if often else 'a smaller one'}, or leave it out."
+    ]

@@ -115,7 +115,7 @@ def refuse_non_finite(row: int, member: Member, step: int, losses: Losses) -> No
     """Raises NonFinite where the loss of a run is not finite."""
     loss = losses.total[row].item()
     if not math.isfinite(loss):
-        raise NonFinite(f"train/loss={loss} at step {step}: the loss is not finite")
+        raise NonFinite(f"train/loss={loss} at step {step}: the loss is not finite", step)
 
 
 def before_update(row: int, member: Member, step: int, losses: Losses) -> None:
@@ -132,7 +132,7 @@ def evaluated(
 ) -> None:
     loss, is_best[row] = member.observer.evaluated(step, numbers[row])
     if not math.isfinite(loss):
-        raise NonFinite(f"val/loss={loss} at step {step}: the validation loss is not finite")
+        raise NonFinite(f"val/loss={loss} at step {step}: the validation loss is not finite", step)
     if is_due(step, plan.eval_every, math.inf):  # as in trainer.loop
         member.state.validated(loss)
     member.state.evaluated = step

@@ -4,7 +4,7 @@ import codecs
 import csv
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +20,8 @@ from trainer.errors import UserError
 from trainer.trees import Tree, joined
 from trainer.use.form import refuse_other_form, told_form
 from trainer.use.sources import of_pictures_in_files
+
+MOST_LINES = 100  # of one row
 
 
 class Line(NamedTuple):
@@ -57,26 +59,66 @@ class Reader:
         self._header = str(how.get("header", "auto")).lower()
         self._delimiter, self._decimal = (str(how.get(key, "auto")) for key in ("delimiter", "decimal"))
         self._number = 0
+        self._open: list[str] = []  # lines of a row that has a line break between quotes, and is not whole yet
 
-    def read(self, lines: Sequence[str]) -> list[Line]:
-        """Of each line that is a sample; empty ones are none."""
-        found = []
-        for line in lines:
-            self._number += 1
-            if not line.strip():
-                continue
-            try:
-                if self._is_header(line):
-                    continue
-            except UserError as error:
-                raise UserError(str(error).replace("rows: ", f"line {self._number}: ", 1)) from error
-            try:
-                found.append(Line(self._number, self._sample(line)))
-            except UserError as error:
-                found.append(Line(self._number, None, f"line {self._number}: {str(error).removeprefix('rows: ')}"))
-            except (ValueError, csv.Error, RecursionError) as error:
-                found.append(Line(self._number, None, f"line {self._number}: {cut(line)}: {cut(str(error), 200)}"))
+    def read(self, blocks: Iterable[Sequence[str]]) -> Iterator[list[Line]]:
+        """Of each block of lines those that are samples; empty ones are none.
+
+        A row of a table whose cells have line breaks between quotes is several lines, and has the number of the first.
+        Where the quotes are never closed, each line is a row.
+
+        Args:
+            blocks: lines as they came, with a `\\r` perhaps.
+        """
+        for lines in blocks:
+            found = []
+            for line in lines:
+                self._open.append(line)
+                row = "\n".join(self._open).removesuffix("\r")
+                if not self._is_open(row):
+                    found += self._of_row(self._number + 1, row)
+                    self._number += len(self._open)
+                    self._open.clear()
+                elif len(self._open) == MOST_LINES:
+                    found += self._singly()
+            yield found
+        yield self._singly()
+
+    def _singly(self) -> list[Line]:
+        lines = [line.removesuffix("\r") for line in self._open]
+        found = [sample for i, line in enumerate(lines, self._number + 1) for sample in self._of_row(i, line)]
+        self._number += len(lines)
+        self._open.clear()
         return found
+
+    def _is_open(self, row: str) -> bool:
+        """Whether its last cell has a quote that is not closed: more lines belong to it."""
+        if '"' not in row or not isinstance(self.inputs, Rows) or row.lstrip().startswith("{"):
+            return False
+        delimiter = told_delimiter([row.lstrip("# ")]) if self._delimiter == "auto" else self._delimiter
+        if delimiter == "blanks":
+            return False
+        try:
+            list(parsed([row], delimiter, strict=True))
+        except csv.Error as error:
+            return "unexpected end" in str(error)
+        return False
+
+    def _of_row(self, number: int, row: str) -> list[Line]:
+        """Its sample, or why there is none."""
+        if not row.strip():
+            return []
+        try:
+            if self._is_header(row):
+                return []
+        except UserError as error:
+            raise UserError(str(error).replace("rows: ", f"line {number}: ", 1)) from error
+        try:
+            return [Line(number, self._sample(row))]
+        except UserError as error:
+            return [Line(number, None, f"line {number}: {str(error).removeprefix('rows: ')}")]
+        except (ValueError, csv.Error, RecursionError) as error:
+            return [Line(number, None, f"line {number}: {cut(row)}: {cut(str(error), 200)}")]
 
     def _is_header(self, line: str) -> bool:
         """Whether it is no sample: the names of the columns, or what stands before them."""
@@ -175,7 +217,7 @@ def typed_lines(encoding: str = "auto") -> Iterator[list[str]]:
             *lines, rest = (rest + decoder.decode(block, is_end)).split("\n")
             lines += [rest] if is_end and rest else []
             if lines:
-                yield [line.removesuffix("\r") for line in lines]
+                yield lines
     except UnicodeError as error:
         raise UserError(f"-: not a text in {name} ({cut(str(error), 100)}). Type data.encoding=<its name>.") from error
     except LookupError as error:

@@ -142,8 +142,7 @@ def of_lines(model: Model, reader: Reader, blocks: Iterator[list[str]], out: str
     progress = Progress()
     with model.ready():
         try:
-            for lines in blocks:
-                block = reader.read(lines)
+            for block in reader.read(blocks):
                 progress.tell(reader.notes)
                 reader.notes.clear()
                 raw = together(block)
