@@ -52,6 +52,48 @@ def test_raw_samples_become_the_same_outputs(kind: str, train: Train, sources: S
         assert torch.allclose(probabilities[0].sum(1), torch.ones(len(raw)))
 
 
+def test_logarithms_come_with_the_numbers_that_they_stand_for(train: Train, tmp_path: Path) -> None:
+    """As `train predict` gives them: who runs the file can't know that Poisson's loss took logarithms."""
+    x = np.random.default_rng(0).normal(size=(60, 3))
+    np.savez(tmp_path / "counts", inputs=x, targets=np.exp(x[:, :2]).round())
+    train("data=arrays", f"data.path={tmp_path}/counts.npz", "model=two_layer", "loss=poisson_nll", *TINY)
+    assert cli.run_command(["predict", "x", "counts.npz", "out=p.npz"]) == 0
+    run = open_run(find("x"))
+    net = portable.Portable(run.model, portable.of(run.about.inputs, run.dtype), run.about.outputs)
+    with torch.no_grad(), np.load("p.npz") as found:
+        for name, part in zip(net.names, net(torch.from_numpy(x)), strict=True):
+            assert np.allclose(part, found[name], atol=1e-5)
+        assert np.allclose(np.exp(found["outputs"]), found["values"])
+
+
+@pytest.mark.long
+def test_of_several_outputs_one_is_said_to_be_taken(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its loss reads all of them, so that the proof has the other numbers of `result.json` alone."""
+    (tmp_path / "twice.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, in_features, out_features):\n"
+        "        super().__init__()\n"
+        "        self.mean, self.spread = nn.Linear(in_features, out_features), nn.Linear(in_features, out_features)\n"
+        "    def forward(self, x):\n"
+        "        return {'mean': self.mean(x), 'spread': self.spread(x)}\n"
+        "def nll(outputs, targets):\n"
+        "    return ((outputs['mean'] - targets).square() * (-outputs['spread']).exp() + outputs['spread']).mean()\n"
+    )
+    words = ("data=random_regression", "data.num_samples=40", "model._target_=twice.Net", "loss._target_=twice.nll")
+    result = train(*words, "trust=[twice]", *TINY)
+    np.save("new.npy", np.zeros((2, 1000)))
+    line = "the model gives mean, spread, each of which could be meant: mean is taken."
+    assert cli.run_command(["predict", "x", "new.npy", "trust=[twice]"]) == 0
+    assert capsys.readouterr().err.startswith(line)
+    assert cli.run_command(["export", "x", "format=pt2", "trust=[twice]"]) == 0
+    told = capsys.readouterr()
+    assert told.err.startswith(line)
+    assert f"test samples: test/mae {result['test/mae']:.6g} (result.json: {result['test/mae']:.6g})" in told.out
+
+
 def test_words_embedded_and_missing(train: Train, sources: Sources) -> None:
     """Each kind of column, against what the recipe itself makes of the same cells."""
     from trainer.data.tables.read import read

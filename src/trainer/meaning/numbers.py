@@ -83,6 +83,11 @@ class Numbers(NothingCounted):
         links = {"logarithms": "exp", "others": "none"} | logits | logs
         return replace(self, link=links.get(compared_with, "identity"))
 
+    @property
+    def is_linked(self) -> bool:
+        """Whether outputs stand for other numbers than they are."""
+        return self.link not in ("identity", "none")
+
     def scores(self, outputs: Tensor) -> Tensor:
         """The numbers that outputs stand for, of the same shape."""
         return LINKS[self.link](outputs)

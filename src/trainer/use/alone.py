@@ -27,7 +27,7 @@ def main(form: str, path: str, inputs: str, outputs: str, batch: str) -> None:
         import torch
 
         program = torch.export.load(path).module()
-        names = ["outputs", "probabilities"]
+        names = ["outputs", "scores"]
         runtime = f"torch {torch.__version__}"
 
         def call(part):  # type: ignore[no-untyped-def]

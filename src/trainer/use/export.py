@@ -18,10 +18,12 @@ from trainer.data.tables.recipe import Category
 from trainer.disk.files import cannot_write
 from trainer.errors import UserError
 from trainer.meaning import Classes
+from trainer.trees import called
 from trainer.use import portable
 from trainer.use.find import find
 from trainer.use.formats import FORMATS, add_metadata, quantized, refuse_missing, write, write_weights
 from trainer.use.portable import Portable
+from trainer.use.predicted import several
 from trainer.use.proof import Proof, prove, refuse_unproven
 from trainer.use.raw import write_raw_test
 from trainer.use.samples import Labelled, own
@@ -89,6 +91,9 @@ def written(trained: Trained, net: Portable, form: str, file: Path, quantize: st
         raw = Path(place, "raw.npy")
         write_inputs(trained, net, labelled, raw)
         first = torch.from_numpy(np.array(np.load(raw, mmap_mode="r")[:3]))
+        note = several(trained.about.outputs, called(trained.model, next(labelled.batches.in_order()).inputs))
+        if note:
+            print(note, file=sys.stderr)
         write(net, first if len(first) > 1 else torch.cat([first, first]), form, file)
         if quantize:
             quantized(file)
@@ -136,6 +141,7 @@ def tell(path: Path, net: Portable, trained: Trained, proof: Proof, quantize: st
         for name, n in proof.numbers.items()
     )
     print(f"{path}: {path.stat().st_size:,} bytes; takes {taken(net, trained, proof)}; gives {' and '.join(net.names)}")
+    numbers = numbers or "its outputs were compared alone"
     print(f"run by itself ({proof.runtime}) over {proof.samples:,} test samples: {numbers}")
     other = f"{proof.num_other:,} taken for another class, " if isinstance(trained.about.outputs, Classes) else ""
     bits = "; weights in 8 bits" if quantize else ""

@@ -10,10 +10,11 @@ from torch.nn import functional as F
 
 from trainer.data.images import to_channels
 from trainer.data.preparation import AsTheyAre, Pictures, Preparation, Rows, Scaled, Theirs
-from trainer.data.tables.columns import Numbers, Table, Words
+from trainer.data.tables.columns import Numbers as Figures
+from trainer.data.tables.columns import Table, Words
 from trainer.data.tables.recipe import Category, Recipe, as_words
 from trainer.errors import UserError
-from trainer.meaning import Classes, Labels, Meaning
+from trainer.meaning import Classes, Labels, Meaning, Numbers
 from trainer.trees import called, leaves
 
 
@@ -113,12 +114,12 @@ def coded(recipe: Recipe, table: Table) -> NDArray[np.float64]:
     for i, column in enumerate(recipe.columns):
         cells: Any = table.columns[column.name]
         if isinstance(column, Category):
-            words = as_words(cells) if isinstance(cells, Numbers) else cells
+            words = as_words(cells) if isinstance(cells, Figures) else cells
             if isinstance(words, Words):
                 place = {level: number for number, level in enumerate(column.levels)}
                 of_code = np.array([*(place.get(level, len(column.levels)) for level in words.levels), np.nan])
                 found[:, i] = of_code[words.codes]
-        elif isinstance(cells, Numbers):
+        elif isinstance(cells, Figures):
             found[:, i] = cells.values
     return found
 
@@ -152,7 +153,8 @@ def of(inputs: Preparation, dtype: torch.dtype) -> nn.Module:
 
 
 class Portable(nn.Module):
-    """From raw samples to `(outputs, probabilities)`, or `(outputs,)` where there are no classes.
+    """From raw samples to `(outputs, probabilities)`; `(outputs, values)` where outputs are logits or logarithms of the
+    numbers that they stand for; else `(outputs,)`.
 
     Args:
         prepare: None where samples come prepared.
@@ -166,12 +168,16 @@ class Portable(nn.Module):
 
     @property
     def names(self) -> list[str]:
-        return ["outputs", "probabilities"] if isinstance(self.meaning, Classes | Labels) else ["outputs"]
+        if isinstance(self.meaning, Classes | Labels):
+            return ["outputs", "probabilities"]
+        return ["outputs", "values"] if isinstance(self.meaning, Numbers) and self.meaning.is_linked else ["outputs"]
 
     def forward(self, inputs: Any) -> tuple[Tensor, ...]:
         outputs = called(self.network, inputs if self.prepare is None else self.prepare(inputs))
         scores = self.meaning.scores_of(outputs)
         if isinstance(self.meaning, Classes | Labels) and scores is not None:
+            return scores, self.meaning.scores(scores)
+        if isinstance(self.meaning, Numbers) and self.meaning.is_linked and scores is not None:
             return scores, self.meaning.scores(scores)
         found = [scores] if scores is not None else leaves(outputs)
         if len(found) != 1:

@@ -131,6 +131,7 @@ class Progress:
 def of_part(model: Model, part: Part, to: Writer, progress: Progress) -> None:
     if part.raw is not None:
         to.write(part.ids, model.predicted(part.raw, part.inputs))
+        progress.tell([model.note] if model.note else [])
     progress.add(part)
 
 
@@ -147,6 +148,7 @@ def of_lines(model: Model, reader: Reader, blocks: Iterator[list[str]], out: str
                 reader.notes.clear()
                 raw = together(block)
                 found = None if raw is None else model.predicted(raw, reader.inputs)
+                progress.tell([model.note] if model.note else [])
                 if to is None and block:
                     to = writer(out, form, bool(reader.has_header) or out is not None)
                 columns = columns if found is None else found.columns

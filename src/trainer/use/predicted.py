@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from trainer.data.preparation import Preparation, Rows
 from trainer.errors import UserError
-from trainer.meaning import Classes, Labels, Numbers, Places, class_names
-from trainer.trees import Tree, called, leaves, mapped
+from trainer.meaning import Classes, Labels, Meaning, Numbers, Places, class_names
+from trainer.trees import Tree, called, fields_of, leaves, mapped
 from trainer.trials import DIFFERENTIATING, evaluating
 from trainer.use.trained import Trained
 
@@ -34,12 +34,35 @@ class Predicted:
     rows: list[list[str | float]]
 
 
+def several(meaning: Meaning, outputs: Tree) -> str:
+    """A line where several tensors among the outputs could be the prediction, of which one is taken; or nothing."""
+    scores = meaning.scores_of(outputs)
+    names = {id(leaf): str(name) for name, leaf in fields_of(outputs).items()}
+    alike = {
+        names.get(id(leaf), f"output {i}"): leaf
+        for i, leaf in enumerate(leaves(outputs))
+        if scores is not None and leaf.shape == scores.shape
+    }
+    if len(alike) < 2:
+        return ""
+    taken = next(name for name, leaf in alike.items() if leaf is scores)
+    return (
+        f"the model gives {', '.join(alike)}, each of which could be meant: {taken} is taken. In Python all are had: "
+        "trainer.load(folder)(inputs)."
+    )
+
+
 class Model:
     """A trained model that takes raw samples.
 
     Args:
         top: so many classes of each sample, the likeliest first.
+
+    Attributes:
+        note: what its user should know of the last prediction.
     """
+
+    note = ""
 
     def __init__(self, trained: Trained, top: int = 1) -> None:
         self.trained, self.meaning = trained, trained.about.outputs
@@ -76,6 +99,7 @@ class Model:
         """
         outputs = self.outputs(raw, inputs)
         meaning = self.meaning
+        self.note = several(meaning, outputs)
         scores = meaning.scores_of(outputs)
         if isinstance(meaning, Classes) and scores is not None and scores.dim() == 2:
             return self._classes(meaning, scores)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,10 +144,12 @@ def judged(trained: Trained, labelled: Labelled, outputs: Tensor) -> dict[str, f
     loss_fn, metrics = judges(trained, labelled)
     network, device = Replayed(outputs), trained.device
     try:
-        return evaluate(network, loss_fn, labelled.batches, device, trained.precision, metrics=metrics) or {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a tensor that is indexed with a word
+            return evaluate(network, loss_fn, labelled.batches, device, trained.precision, metrics=metrics) or {}
     except (TypeError, KeyError, IndexError, AttributeError):  # a loss of the user's own that reads several outputs
-        meaning = trained.about.outputs
-        if not isinstance(meaning, Classes):
+        meaning, targets = trained.about.outputs, labelled.batches.targets
+        if not isinstance(targets, Tensor):
             return {}
-        targets: Any = labelled.batches.targets
-        return {"accuracy": int((meaning.predicted(outputs) == targets).sum()) / len(outputs)}
+        sums = {name: part.tolist() for name, part in meaning.judged(outputs, targets.cpu()).items()}
+        return {name: n for name, n in meaning.concluded(sums, len(outputs)).items() if name in meaning.metrics}
