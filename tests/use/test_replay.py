@@ -65,6 +65,32 @@ def test_a_step_with_the_same_bits(train: Train, capsys: pytest.CaptureFixture[s
     assert "largest part from" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("model._target_=normed18.Net", "trust=[normed18]", "model.freeze=[1,2]"),
+        (
+            "scheduler=plateau",
+            "model=two_layer",
+            "scheduler.metric=val/accuracy",
+            "scheduler.patience=0",
+            "eval_every=1",
+        ),
+        ("model.unfreeze_at={fc1:2}", "optimizer.lr=0.01"),
+        ("optimizer=lbfgs", "model=two_layer", "batch_size=full"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_what_a_training_does_beside_its_steps_is_done_again(words: tuple[str, ...], train: Train) -> None:
+    """Norms of frozen parts stay still, a plateau is told its metric, parts thaw, an optimizer evaluates again."""
+    Path("normed18.py").write_text(NORMED)
+    trusted = [word for word in words if word.startswith("trust=")]
+    train("monitor=scalars", "monitor.every=1", "data.limit=90", "batch_size=30", "max_steps=9", "name=a", *words)
+    before, after = replayed("a", "step=2", *trusted), replayed("a", "step=8", *trusted)
+    assert before["same_bits"] is after["same_bits"] is True
+    assert sum(sample["share"] for sample in after["samples"]) == pytest.approx(1)
+
+
 def test_gradients_of_samples_are_those_of_single_ones() -> None:
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.Tanh(), torch.nn.Linear(4, 3))

@@ -9,16 +9,20 @@ from trainer.config.settings import settings_of
 from trainer.data.batches import Batch
 from trainer.disk import checkpoint
 from trainer.errors import Interrupted, NonFinite, UserError
-from trainer.evaluate import evaluate
 from trainer.loop import Wish, fit
 from trainer.losses.function import Losses
 from trainer.monitor.readable import counted
 from trainer.run.folder import take_up
+from trainer.run.freeze import thawed
+from trainer.run.memory import halving
+from trainer.run.optimizer import reevaluated
 from trainer.run.origin import as_trained, read_origin
 from trainer.run.parts import build
 from trainer.run.prepare import chosen, features_for, surroundings
 from trainer.run.training import Training
+from trainer.run.validation import validated
 from trainer.signals import Signals
+from trainer.trials import set_mode
 from trainer.use.again import Numbers, again, folder_of
 
 
@@ -99,8 +103,9 @@ class Follower:
 
     def evaluate(self, step: int) -> tuple[float, bool]:
         parts = self.training.parts
-        numbers = evaluate(parts.model, parts.loss_fn, parts.splits.val, parts.device, parts.precision)
-        assert numbers is not None
+        numbers = validated(parts, parts.model, parts.splits.train, parts.splits.val, lambda: False)
+        assert numbers is not None  # nobody asks for a stop
+        parts.state.last.update({f"val/{name}": number for name, number in numbers.items()})
         return numbers["loss"], False
 
     def save(self, step: int, is_best: bool = False) -> None: ...
@@ -136,10 +141,13 @@ def follow(training: Training, until: int, observer: Follower) -> NonFinite | No
 
     with signals.deferred(), surroundings(training):
         computation = chosen(training, features_for(training, print), True, print)
-        computation.network.train()
-        batches = announced(training.batches(computation.train))
+        set_mode(computation.network, True)
+        batches, per_epoch = training.batches(computation.train), training.parts.length.steps_per_epoch
+        batches = announced(thawed(training.parts.settings, state.model, batches, begun + 1, per_epoch))
+        forward_backward = halving(training.work(), computation, print)
+        forward_backward = reevaluated(state.optimizer, forward_backward, state.world)
         try:
-            fit(state, computation.forward_backward, batches, plan, observer, lambda: Wish(signals.received != 0))
+            fit(state, forward_backward, batches, plan, observer, lambda: Wish(signals.received != 0))
         except NonFinite as error:
             return error
     if signals.received:

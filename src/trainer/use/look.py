@@ -121,7 +121,9 @@ def gradients(parts: Parts, losses: Tensor) -> tuple[Tensor | None, Tensor | Non
 
     One forward pass, and a vector-Jacobian product per sample through it: exact also where samples share a batch norm.
     """
-    parameters = parts.state.store.parameters
+    parameters = [parameter for parameter in parts.state.store.parameters if parameter.requires_grad]
+    if not parameters or not losses.requires_grad:
+        return None, None
     summed = torch.autograd.grad(losses.sum(), parameters, retain_graph=True, allow_unused=True)
     chunk = max(1, min(len(losses), AT_ONCE // parts.state.store.values.shape[1]))
     norms, products = [], []
