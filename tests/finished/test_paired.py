@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 
 from trainer.command import main as cli
+from trainer.config.request import Request
 from trainer.errors import UserError
 from trainer.finished.paired import Judged, mcnemar, of_accuracy, of_loss, read, unlike
+from trainer.sweep.plan import Job
+from trainer.sweep.results import Row, print_table
 from trainer.use.better import better, told
 
 Train = Callable[..., dict[str, Any]]
@@ -84,6 +87,30 @@ def test_two_runs_are_compared_and_other_samples_are_not(train: Train, capsys: p
     assert "one seed of each" in out
     assert cli.run_command(["compare", "one", "other"]) == 0
     assert "not compared: other was tested on other" in capsys.readouterr().out
+
+
+def test_other_losses_are_other_numbers(train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A squared error of 4 is no worse than an absolute one of 2: absolute errors decide, and no star stands."""
+    words = ("data=random_regression", "data.num_samples=60", "model=two_layer", "max_steps=5", "monitor=off")
+    for loss in ("mse", "l1"):
+        train(*words, f"loss={loss}", f"name={loss}")
+    assert cli.run_command(["compare", "mse", "l1"]) == 0
+    out = capsys.readouterr().out
+    assert "losses are not compared: another loss makes them other numbers (loss=mse, loss=l1)" in out
+    assert "of the mean absolute error" in out
+    assert "of the mean loss" not in out
+    assert not [line for line in out.splitlines() if "/loss " in line and "*" in line]
+    arrays = [np.load(f"runs/{loss}/predictions.npz") for loss in ("mse", "l1")]
+    errors = [float(np.abs(of["outputs"] - of["target"]).mean()) for of in arrays]
+    assert f"by {abs(errors[1] - errors[0]):.3g} of the mean absolute error" in out
+    with pytest.raises(UserError, match=r"^loss: differs, .* val/loss another number. Type sweep.metric=val/mae"):
+        cli.run_command(["explain", "mse", "l1", "yes=true"])
+    numbers = {"best/val/loss": 1.0, "best/val/mae": 1.0}
+    jobs = [Job(loss, Path(loss), {"loss": loss}, Request({}, {}, [])) for loss in ("mse", "l1")]
+    for tag in numbers:
+        print_table([Row(job, "finished", "", numbers) for job in jobs], tag)
+        line = "loss makes best/val/loss another number, so this is no order. Type sweep.metric=val/mae"
+        assert (line in capsys.readouterr().out) is (tag == "best/val/loss")
 
 
 def test_seeds_of_a_sweep_stand_beside(train: Train, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from trainer.config.schema import is_larger_better, shown
 from trainer.errors import UserError
 from trainer.finished.chart import COLOURS, SIGNS, chart, colour, draw_png
 from trainer.finished.read import Run, is_finite, number, read_course, run_named
-from trainer.finished.runs import PLACE, by_name, cell, differing, spent
+from trainer.finished.runs import PLACE, by_name, cell, differing, other_losses, spent
 from trainer.finished.table import Column, open_console, print_lines, table
 
 _CURVES = ("train/loss", "val/loss", "val/accuracy")
@@ -40,7 +40,9 @@ def compare(words: Sequence[str], png: str | None) -> int:
     console = open_console()
     heads = [Text(f"{SIGNS[i]}  {run.name}", style=colour(i)) for i, run in enumerate(runs)]
     lines = [*heads, *_section("what differs", _differences(runs), console)]
-    lines += _section("results (* best)", _results(runs, steps), console)
+    others = other_losses(runs)
+    lines += _section("results (* best)", _results(runs, steps, others is None), console)
+    lines += [] if others is None else [Text(others, style="dim")]
     # Dots have nothing but their colour to say whose they are.
     has_colours = console.is_terminal and console.color_system is not None and not console.no_color
     is_plain = not has_colours or console.options.ascii_only or len(runs) > len(COLOURS)
@@ -77,7 +79,7 @@ def _differences(runs: Sequence[Run]) -> Rows:
     ] or [("nothing", ["-"] * len(runs))]
 
 
-def _results(runs: Sequence[Run], steps: Sequence[dict[str, int]]) -> Rows:
+def _results(runs: Sequence[Run], steps: Sequence[dict[str, int]], is_one_loss: bool) -> Rows:
     """The last and the best number of each metric, then what each run was and took."""
     rows: Rows = []
     found = dict.fromkeys([*_METRICS, *(tag for run in runs for tag in run.result if _is_metric(tag))])
@@ -87,7 +89,8 @@ def _results(runs: Sequence[Run], steps: Sequence[dict[str, int]]) -> Rows:
         if not finite:
             continue
         top = (max if is_larger_better(tag, *(run.config for run in runs)) else min)(finite)
-        cells = [f"{'*' if n == top and min(finite) < max(finite) else ''}{cell(n)}" for n in numbers]
+        is_judged = min(finite) < max(finite) and (is_one_loss or not tag.endswith("/loss"))
+        cells = [f"{'*' if n == top and is_judged else ''}{cell(n)}" for n in numbers]
         if tag.startswith("best/"):
             at = [of_run.get(tag.removeprefix("best/")) for of_run in steps]
             cells = [text if step is None else f"{text} at {step}" for text, step in zip(cells, at, strict=True)]

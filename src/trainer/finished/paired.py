@@ -17,7 +17,7 @@ from trainer.errors import UserError
 FILE = "predictions.npz"
 MAX_BYTES = 1 << 30  # of the arrays that are read
 RESAMPLES = 2000
-WANTED = ("about", "id", "target", "predicted", "loss")
+WANTED = ("about", "id", "target", "predicted", "loss", "outputs")
 Z = 1.96  # 95 % of a normal distribution lie within so many deviations
 
 
@@ -134,7 +134,24 @@ def of_loss(a: Judged, b: Judged) -> Difference | None:
     """By a paired bootstrap: samples are drawn with replacement, both runs' losses of each. None without losses."""
     if "loss" not in a.arrays or "loss" not in b.arrays:
         return None
-    differences = b.arrays["loss"].astype(np.float64) - a.arrays["loss"].astype(np.float64)
+    return bootstrap(b.arrays["loss"].astype(np.float64) - a.arrays["loss"].astype(np.float64))
+
+
+def of_errors(a: Judged, b: Judged) -> Difference | None:
+    """Likewise, of the mean absolute error of each sample. None where outputs are not the numbers that are meant."""
+    errors = []
+    for run in (a, b):
+        outputs, targets = run.arrays.get("outputs"), run.arrays.get("target")
+        meant = json.loads(str(run.arrays["about"])).get("outputs")
+        is_plain = isinstance(meant, dict) and meant.get("kind") == "numbers" and meant.get("link") == "identity"
+        if outputs is None or targets is None or outputs.shape != targets.shape or not is_plain:
+            return None
+        errors.append(np.abs(outputs.astype(np.float64) - targets).reshape(len(outputs), -1).mean(1))
+    return bootstrap(errors[1] - errors[0])
+
+
+def bootstrap(differences: NDArray[np.float64]) -> Difference | None:
+    """The mean of differences by pairs `[N]`; None where one is not finite."""
     if differences.ndim != 1 or not np.isfinite(differences).all():
         return None
     number, draw = len(differences), np.random.default_rng(0)

@@ -79,6 +79,15 @@ def differing(runs: Sequence[Run], hidden: Sequence[str]) -> list[str]:
     return found
 
 
+def other_losses(runs: Sequence[Run]) -> str | None:
+    """In words, that the losses of runs are other numbers, of which none is better; None where they are the same."""
+    keys = [key for key in differing(runs, PLACE) if key == "loss" or key.startswith("loss.")]
+    if not keys:
+        return None
+    values = dict.fromkeys(f"{keys[0]}={shown(run.config[keys[0]])}" for run in runs if keys[0] in run.config)
+    return f"losses are not compared: another {keys[0]} makes them other numbers ({', '.join(values)})"
+
+
 def by_name(run: Run) -> Run:
     """The run with its own classes called by their names rather than `own`."""
     targets = {group: run.config.get(f"{group}._target_") for group in GROUPS if run.config.get(group) == "own"}

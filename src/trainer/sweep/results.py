@@ -201,6 +201,10 @@ def print_table(rows: Sequence[Row], metric: str) -> None:
     lines, left_out = table(columns, console)
     if left_out:
         lines.append(Text(f"no room for {', '.join(left_out)}", style="dim"))
+    if metric.endswith("/loss") and (other := next((k for k in keys if k == "loss" or k.startswith("loss.")), None)):
+        known = next((tag for tag in ("val/accuracy", "val/mae") if any(s.values(f"best/{tag}") for s in found)), "...")
+        note = f"{other} makes {metric} another number, so this is no order. Type sweep.metric={known}"
+        lines.append(Text(note, "yellow"))
     print_lines(lines, console)
     finished = [Setting(setting.swept, [r for r in setting.rows if r.status == "finished"]) for setting in found]
     line = importance_line([(setting.swept, value) for setting in finished for value in setting.values(metric)], metric)

@@ -7,20 +7,25 @@ from pathlib import Path
 from rich.text import Text
 
 from trainer.errors import UserError
-from trainer.finished.paired import Difference, Judged, of_accuracy, of_loss, read, unlike
+from trainer.finished.paired import Difference, Judged, of_accuracy, of_errors, of_loss, read, unlike
 from trainer.finished.read import run_named
+from trainer.finished.runs import other_losses
 from trainer.finished.table import open_console, print_lines
 
 
 def print_better(words: Sequence[str]) -> None:
     """Says whether the second differs from the first by more than chance. Raises UserError: a file is damaged."""
-    folders = [run_named(word).folder for word in words]
-    lines = better(folders)
+    runs = [run_named(word) for word in words]
+    lines = better([run.folder for run in runs], other_losses(runs) is None)
     print_lines([Text(), Text("which is better", style="bold"), *map(Text, lines)], open_console())
 
 
-def better(folders: Sequence[Path]) -> list[str]:
-    """A sentence for each number that both runs have, and how far seeds move it."""
+def better(folders: Sequence[Path], is_one_loss: bool = True) -> list[str]:
+    """A sentence for each number that both runs have, and how far seeds move it.
+
+    Args:
+        is_one_loss: false where the losses of both are other numbers; then absolute errors take their place.
+    """
     names = [folder.name for folder in folders]
     if names[0] == names[1]:
         names = [str(folder) for folder in folders]
@@ -37,9 +42,13 @@ def better(folders: Sequence[Path]) -> list[str]:
         counts = f"{only_a:,} samples only {first.name} has right, {only_b:,} only {second.name}"
         lines.append(told(difference, first, second, "points of accuracy", 100, True))
         lines.append(f"  (McNemar's test: p = {difference.p:.2g}; {counts})")
-    if (loss := of_loss(first, second)) is not None:
+    if is_one_loss and (loss := of_loss(first, second)) is not None:
         lines.append(told(loss, first, second, "of the mean loss", 1, False))
-    return [*lines, *over_seeds(folders, names)] or ["not known: their outputs are read by your own loss alone"]
+    if not is_one_loss and (error := of_errors(first, second)) is not None:
+        lines.append(told(error, first, second, "of the mean absolute error", 1, False))
+    if not lines:
+        return ["not known: there is no number that both can be judged by"]
+    return [*lines, *over_seeds(folders, names)]
 
 
 def told(difference: Difference, a: Judged, b: Judged, what: str, scale: float, is_larger_better: bool) -> str:

@@ -58,6 +58,12 @@ def explain(
         raise UserError(
             f"{folders[0]} and {folders[1]}: no key differs that changes a number. train compare shows both."
         )
+    if (other := next((key for key in keys if key == "loss" or key.startswith("loss.")), None)) is not None:
+        results = [read_result(folder) or {} for folder in folders]
+        known = [tag for tag in ("val/accuracy", "val/mae", "val/r2") if all(tag in result for result in results)]
+        if (metric or "val/loss").endswith("/loss") and (metric is not None or "val/accuracy" not in known):
+            how = f"sweep.metric={known[0]}" if known else "sweep.metric= with another"
+            raise UserError(f"{other}: differs, and makes {metric or 'val/loss'} another number. Type {how}.")
     if len(keys) > MOST_KEYS:
         raise UserError(f"{len(keys)} keys differ; at most {MOST_KEYS} are explained. train compare lists them.")
     jobs = {
