@@ -57,8 +57,8 @@ def predict(
     model = Model(trained, top)
     if model.top != top:
         known = model.meaning.num_outputs if isinstance(model.meaning, Classes) else 0
-        what = f"the model knows {known} classes. Type top={known}" if known else "of classes. Leave it out"
-        raise UserError(f"top={top}: {what}.")
+        what = f"knows {known} classes. Type top={known}" if known else "has no classes. Leave it out"
+        raise UserError(f"top={top}: the model {what}.")
     how = {key: value for key, value in trained.settings.group("data").items() if key in READ_BY}
     form = "json" if is_json else "csv"
     if out is None and not is_json and sys.stdout.isatty() and isinstance(model.meaning, Classes):
