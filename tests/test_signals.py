@@ -41,6 +41,15 @@ def test_while_it_trains_a_signal_waits_to_be_asked_for(number: int) -> None:
         assert signals.received == number
 
 
+def test_after_the_training_it_is_not_said_that_nothing_was_trained() -> None:
+    signals = Signals()
+    with signals.listening():
+        with signals.deferred():
+            pass
+        with pytest.raises(Interrupted, match="stopped after the end: what was trained is whole"):
+            send(signal.SIGTERM)
+
+
 def test_a_second_ctrl_c_ends_it_at_once_and_a_second_sigterm_does_not() -> None:
     signals = Signals()
     with signals.listening(), signals.deferred():

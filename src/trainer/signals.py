@@ -27,6 +27,7 @@ class Signals:
         self.received = 0
         self._is_deferred = False
         self._has_raised = False
+        self._is_over = False  # what was deferred for has come to its end
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -46,9 +47,10 @@ class Signals:
     def deferred(self) -> Iterator[None]:
         """A signal only sets `received`; a second SIGINT ends the process at once all the same."""
         self.raise_received()  # what was raised in a callback of the interpreter has gone nowhere
-        self._is_deferred = True
+        self._is_deferred, self._is_over = True, False
         try:
             yield
+            self._is_over = True
         finally:
             self._is_deferred = False
 
@@ -57,7 +59,8 @@ class Signals:
         if self.received == signal.SIGINT:
             raise KeyboardInterrupt
         if self.received:
-            raise Interrupted("stopped before the first step: nothing was trained.", self.received)
+            before, after = "before the first step: nothing was trained", "after the end: what was trained is whole"
+            raise Interrupted(f"stopped {after if self._is_over else before}.", self.received)
 
     def raise_what_was_raised(self) -> None:
         """Raises once more what a signal raised in the midst of a library, which may have come out as another error."""
