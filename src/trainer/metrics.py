@@ -1,9 +1,11 @@
 """Numbers over all samples of a split beside the loss: by torchmetrics' classes, or by the user's."""
 
+import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -67,19 +69,14 @@ class Metrics:
     def _give(self) -> None:
         if not self._kept:
             return
-        outputs, targets = (joined(trees) for trees in zip(*self._kept, strict=True))
+        kept = [*zip(*self._kept, strict=True)]
         self._kept, self._num_kept = [], 0
-        read = self._meaning.measured(outputs, targets) if any(self._are_read.values()) else None
+        read = self._meaning.measured(*map(joined, kept)) if any(self._are_read.values()) else None
         for name, metric in self._metrics.items():
             if not self._are_read[name]:
-                metric.update(outputs, targets)
+                metric.update(*map(joined, kept))  # a copy for each, as it may write into what it is given
             elif read is not None:
-                scores, labels = read
-                if type(metric).__name__ == "Perplexity":  # it takes logits, of sequences; here they have one token
-                    logits = scores.clamp_min(torch.finfo(scores.dtype).tiny).log()
-                    metric.update(*((t.unsqueeze(1) if scores.dim() == 2 else t) for t in (logits, labels)))
-                else:
-                    metric.update(scores, labels)
+                metric.update(*(logits_of_places(*read) if type(metric).__name__ == "Perplexity" else read))
 
     def compute(self, world: World = ALONE) -> dict[str, float]:
         """The numbers of all samples since the last `reset`, of all processes."""
@@ -88,14 +85,33 @@ class Metrics:
             warnings.simplefilter("always")
             self._give()
             for name, metric in self._metrics.items():
-                numbers[name] = number_of(name, computed(metric, world))
-        for warning in caught:
-            text = " ".join(str(warning.message).split())
+                numbers[name] = number_of(computed(metric, world))
+        said = [" ".join(str(warning.message).split()) for warning in caught]
+        said += [f"{name} is no number. Such a validation is never the best." for name, x in numbers.items() if x != x]
+        for text in said:
             if text not in self._said:
                 self._said.add(text)
                 self.complaints.append(text)
         self.reset()
         return numbers
+
+
+class OfAll:
+    """A function of the outputs and the targets of all samples, as a metric."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.reset()
+
+    def reset(self) -> None:
+        self._kept: list[tuple[Tree, Tree]] = []
+
+    def update(self, outputs: Tree, targets: Tree) -> None:
+        self._kept.append((outputs, targets))
+
+    def compute(self) -> Any:
+        outputs, targets = map(joined, zip(*self._kept, strict=True))
+        return self.function(outputs=outputs, targets=targets)
 
 
 def takes_scores(metric: Any) -> bool:
@@ -110,13 +126,19 @@ def computed(metric: Any, world: World) -> Any:
     return metric.compute()
 
 
-def number_of(name: str, found: Any) -> float:
-    """Raises ValueError: it is not one number."""
-    if isinstance(found, Tensor) and found.numel() == 1:
-        return float(found.detach())
-    if isinstance(found, int | float):
-        return float(found)
-    what = f"a tensor of shape {list(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+def logits_of_places(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """What `Perplexity` takes, `[N, T, num_classes]` and `[N, T]`; a sample of one class has one place."""
+    logits = scores.clamp_min(torch.finfo(scores.dtype).tiny).log()
+    return logits.reshape(*logits.shape[:2], -1).movedim(1, 2), labels.reshape(len(labels), -1)
+
+
+def number_of(found: Any) -> float:
+    """Of a tensor, an array, or a number of Python or NumPy. Raises ValueError: it is not one real number."""
+    has_one = isinstance(found, Tensor | np.ndarray | np.generic) and math.prod(found.shape) == 1
+    one = found.item() if has_one else found
+    if isinstance(one, int | float):
+        return float(one)
+    what = f"numbers of shape {[*one.shape]}" if hasattr(one, "shape") else f"a {type(one).__name__}"
     raise ValueError(f"gives {what}; one number is needed")
 
 

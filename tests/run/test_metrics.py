@@ -3,6 +3,7 @@
 import json
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from trainer.data.prepare import prepare
 from trainer.data.random_regression import load as random_regression
 from trainer.disk import checkpoint
 from trainer.errors import UserError
+from trainer.meaning import Classes, Places
+from trainer.metrics import Metrics
 from trainer.models.two_layer import TwoLayer
 
 Train = Callable[..., dict[str, Any]]
@@ -169,6 +172,93 @@ def test_a_metric_of_the_users_own_gets_outputs_and_targets(train: Train) -> Non
     assert result["test/sure"] == int((outputs.amax(1) > 2).sum())
     best = max(json.loads(line).get("val/sure", 0) for line in Path("runs/run/metrics.jsonl").read_text().splitlines())
     assert result["best/val/sure"] == best
+
+
+FUNCTIONS = """
+import numpy as np
+
+def classes(outputs, targets, axis=0):
+    return np.int64(outputs.numpy().argmax(axis=axis).sum())
+
+def preds_first(preds, labels):
+    return 1.0
+"""
+
+
+def test_a_function_is_a_metric_of_all_samples(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("judged.py").write_text(FUNCTIONS)
+    words = (*WORDS, "trust=[judged]", "metric.x.larger_is_better=false")
+    with pytest.raises(UserError, match=r"judged.preds_first: is a function that takes preds, labels\. A metric"):
+        train(*words, "metric.x._target_=judged.preds_first")
+    with monkeypatch.context() as parts:
+        parts.setattr("trainer.metrics.AT_ONCE", 1)
+        parts.setattr("trainer.data.batches.EVALUATION_BATCH", 50)
+        result = train(*words, "metric.x._target_=judged.classes", "metric.x.axis=1", "test=last", "name=run")
+    outputs, _ = outputs_of("runs/run/checkpoints/last.pt", load(), in_features=64, out_features=10)
+    assert result["test/x"] == int(outputs.argmax(1).sum())
+
+
+class Right:
+    """The share that is right, of what a metric before it has left."""
+
+    def __init__(self, spoils: bool) -> None:
+        self.spoils = spoils
+        self.reset()
+
+    def reset(self) -> None:
+        self.right = self.total = 0
+
+    def update(self, outputs: torch.Tensor, targets: torch.Tensor) -> None:
+        self.right += int((outputs.argmax(1) == targets).sum())
+        self.total += len(targets)
+        if self.spoils:
+            outputs.numpy()[:] = 0  # torch does not count this as a write
+            targets.fill_(1)
+
+    def compute(self) -> float:
+        return self.right / self.total if self.right else float("nan")
+
+
+def test_a_metric_that_writes_into_what_it_gets_changes_no_other() -> None:
+    from torchmetrics.classification import MulticlassAccuracy
+
+    torchs: Any = MulticlassAccuracy(num_classes=3, average="micro")
+    metrics = Metrics({"a": Right(True), "b": Right(False), "c": torchs}, Classes(3))
+    for targets in (torch.tensor([0, 1, 2, 2]), torch.tensor([0, 0, 1, 2])):
+        before = targets.clone()
+        metrics.update(torch.eye(3)[[0, 1, 2, 0]], targets)
+        assert metrics.compute() == {"a": int((before == torch.tensor([0, 1, 2, 0])).sum()) / 4} | dict.fromkeys(
+            "bc", int((before == torch.tensor([0, 1, 2, 0])).sum()) / 4
+        )
+        assert torch.equal(targets, before)
+    assert not metrics.complaints
+    metrics.update(torch.eye(3), torch.tensor([1, 2, 0]))
+    metrics.compute()
+    assert metrics.complaints == [f"{name} is no number. Such a validation is never the best." for name in "ab"]
+
+
+@pytest.mark.parametrize("is_last", [False, True])
+@pytest.mark.parametrize("gives", ["logits", "probabilities", "log_probabilities"])
+@pytest.mark.parametrize("shape", [(5,), (3,), (2, 4)])
+def test_scores_of_places_are_what_the_model_gives(gives: str, is_last: bool, shape: tuple[int, ...]) -> None:
+    """Perplexity and calibration, of tokens and of pixels, by hand."""
+    from torchmetrics.classification import MulticlassCalibrationError
+    from torchmetrics.text.perplexity import Perplexity
+
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(6, 3, *shape, generator=generator) * 2
+    targets = torch.randint(3, (6, *shape), generator=generator)
+    targets[0] = 255
+    form = {"logits": logits, "probabilities": logits.softmax(1), "log_probabilities": logits.log_softmax(1)}[gives]
+    meaning = replace(Places(3, ignored=255).read_as(gives, "index"), is_last=is_last)
+    calibration: Any = MulticlassCalibrationError(num_classes=3, n_bins=1, ignore_index=255)
+    metrics = Metrics({"p": Perplexity(ignore_index=255), "c": calibration}, meaning)
+    metrics.update(form.movedim(1, -1) if is_last else form, targets)
+    found = metrics.compute()
+    loss = torch.nn.functional.cross_entropy(logits, targets, ignore_index=255)
+    top, taken = logits.softmax(1)[1:].max(1)
+    assert found["p"] == pytest.approx(loss.exp().item(), rel=1e-5)
+    assert found["c"] == pytest.approx(abs(top.mean() - (taken == targets[1:]).float().mean()).item(), abs=1e-6)
 
 
 @pytest.mark.parametrize(

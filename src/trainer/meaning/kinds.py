@@ -49,6 +49,8 @@ def from_dict(found: Any) -> Meaning:
         kind = _KINDS[values.pop("kind")]
         if kind is Numbers:
             values.setdefault("link", "identity")  # of runs that were trained before there was another
+        if kind is Places:
+            values.setdefault("gives", "logits")  # the same
         number = values["num_classes" if "num_classes" in values else "num_outputs"]
         if type(number) is not int or not (kind is not Unread) <= number <= MAX_OUTPUTS:
             raise TypeError("how many outputs there are")

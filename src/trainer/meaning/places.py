@@ -24,6 +24,7 @@ class Places(Named):
         ignored: the label of places that have no class, and are not counted.
         is_last: outputs have their classes last, as those of transformers.
         is_of_pixels: a sample has two dimensions or more.
+        gives: what the model's outputs are: logits, probabilities or log_probabilities.
 
     Shapes:
         targets `[N, ...]` int64: `[N, H, W]`, `[N, T]`; outputs `[N, num_classes, ...]`, or `[N, ..., num_classes]`.
@@ -34,6 +35,7 @@ class Places(Named):
     ignored: int = IGNORED
     is_last: bool = False
     is_of_pixels: bool = False
+    gives: str = "logits"
     has_labels: ClassVar[bool] = True
 
     @property
@@ -49,7 +51,7 @@ class Places(Named):
         return "accuracy"
 
     def read_as(self, gives: str, compared_with: str) -> Self:
-        return self
+        return replace(self, gives=gives)
 
     def wrong_targets(self, targets: Tensor) -> str | None:
         if targets.dtype != torch.int64 or targets.dim() < 2:
@@ -120,7 +122,10 @@ class Places(Named):
     def measured(self, outputs: Tree, targets: Tensor) -> tuple[Tensor, Tensor] | None:
         """Scores `[N, num_classes, ...]` in 0..1 and labels `[N, ...]`."""
         found = self.scores_of(outputs)
-        return None if found is None else (self.classes_second(found).float().softmax(1), targets)
+        if found is None:
+            return None
+        outputs = self.classes_second(found).float()
+        return outputs if self.gives == "probabilities" else outputs.softmax(1), targets
 
     def concluded(self, sums: dict[str, Any], num_samples: int) -> dict[str, float]:
         """Of all places of a split together, each counts once.

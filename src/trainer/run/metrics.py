@@ -3,6 +3,7 @@
 import inspect
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from trainer.distributed import World
 from trainer.errors import UserError
 from trainer.losses.function import LossFunction
 from trainer.meaning import Meaning
-from trainer.metrics import Metrics, placed
+from trainer.metrics import Metrics, OfAll, placed
 from trainer.run.environment import first_line
 from trainer.trees import called
 from trainer.trials import undisturbed
@@ -86,8 +87,11 @@ def built(
     is_needed = "num_classes" in takes and takes["num_classes"].default is inspect.Parameter.empty
     if is_needed and "num_classes" not in given:
         raise UserError(f"metric={name}: is of classes; data={settings.names['data']} has none. Leave it out.")
+    is_function = inspect.isfunction(found)
+    if is_function:
+        refuse_other_parameters(key, target, takes, given)
     try:
-        metric = found(**given)
+        metric = OfAll(partial(found, **given)) if is_function and "outputs" in takes else found(**given)
     except Exception as error:
         raise UserError(f"{key}: {first_line(error)}.") from error
     refuse_direction(key, metric, schema.is_larger_better(name, settings.config), "larger_is_better" in config)
@@ -99,6 +103,20 @@ def built(
     if world.size > 1:
         raise UserError(f"{key}._target_={target}: several processes take a torchmetrics.Metric alone. Derive from it.")
     return metric
+
+
+def refuse_other_parameters(
+    key: str, target: str, takes: Mapping[str, inspect.Parameter], given: Mapping[str, Any]
+) -> None:
+    """Raises UserError for a function that is no metric, as it calls outputs and targets by other names."""
+    known = {*given, "outputs", "targets"} if "outputs" in takes else {*given}
+    needed = [name for name, p in takes.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    missing = [name for name in needed if name not in known]
+    if missing:
+        raise UserError(
+            f"{key}._target_={target}: is a function that takes {', '.join(needed)}. A metric is a function of outputs "
+            f"and targets, with these names, and its other parameters are keys, or a class: train help training."
+        )
 
 
 def refuse_direction(key: str, metric: Any, is_larger_better: bool, is_said: bool) -> None:
