@@ -67,9 +67,12 @@ def test_a_recipe_works(train: Train, recipe: str) -> None:
 
 @pytest.mark.parametrize("ending", [".yaml", ".yml"])
 def test_a_choice_among_the_keys_and_either_ending(train: Train, ending: str) -> None:
-    write(f"conf/experiment/mine{ending}", "optimizer: sgd\nscheduler: cosine\nmax_steps: 1\n")
-    train("--config-dir", "conf", "experiment=mine", "model=two_layer", "monitor=off", "optimizer.lr=0.5")
+    keys = "optimizer: sgd\nscheduler: cosine\nmonitor: off\nmetric: [f1, recall.yaml]\nmax_steps: 1\n"
+    write(f"conf/experiment/mine{ending}", keys)
+    train("--config-dir", "conf", "experiment=mine", "model=two_layer", "optimizer.lr=0.5")
     assert (stored()["choices"]["optimizer"], stored()["choices"]["scheduler"]) == ("sgd", "cosine")
+    assert [*stored()["metric"]] == ["f1", "recall"]
+    assert stored()["monitor"]["events"] is False
 
 
 def test_what_is_typed_counts_more_than_the_recipe(train: Train) -> None:
@@ -100,6 +103,7 @@ FAULTS: dict[str, tuple[str | bytes, str]] = {
         WHOLE.replace("sgd", "sdg"),
         "optimizer=sdg: there is no such optimizer. Did you mean sgd?",
     ),
+    "no scheduler": ("scheduler: null\n", "scheduler=null: holds keys of its own. For none type scheduler=constant."),
     "a key that there is not": (HEADER + "optimzer: {lr: 1}\n", "optimzer.lr: nothing reads this key. Did you mean"),
     "itself": ("defaults: [mine]\n", "a config file: its defaults lead back to itself."),
     "an anchor of itself": ("x: &x [*x]\n", "mine.yaml: no YAML: "),
@@ -128,6 +132,23 @@ def test_a_pipe_among_the_configs_is_not_waited_for(train: Train, words: list[st
             cli.run_command(["--config-dir", "conf", *words])
     else:
         assert cli.run_command(["--config-dir", "conf", *words]) == 0
+
+
+@pytest.mark.parametrize("words", [[], ["max_epochs=2"], ["--multirun", "seed=1,2"], ["--cfg", "job"]])
+def test_a_config_by_name_stands_on_ours(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    write("conf/mine.yaml", "model: two_layer\nmax_epochs: 1\n")
+    says = r"--config-name=mine: has no data, loss or optimizer. Move it into experiment/ and type experiment=mine, or"
+    with pytest.raises(UserError, match=says):
+        cli.run_command(["--config-dir", "conf", "--config-name", "mine", *words])
+    with pytest.raises(
+        UserError, match=r"--config-name=conf/mine.yaml: .* Type --config-dir conf --config-name mine.$"
+    ):
+        cli.run_command(["--config-name", "conf/mine.yaml", *words])
+    write("conf/mine.yaml", "defaults: [train, _self_]\nmodel: two_layer\nmax_epochs: 1\n")
+    assert cli.run_command(["--config-dir", "conf", "--config-name", "mine", "--cfg", "job"]) == 0
+    said = capsys.readouterr().out
+    assert "max_epochs: 1" in said
+    assert "hidden_features" in said
 
 
 @pytest.mark.parametrize("place", ["conf", "conf/experiments", "conf/Experiment"])
@@ -163,6 +184,10 @@ def test_a_key_of_the_class_that_its_config_does_not_list(train: Train, words: s
     ("config", "defaults"),
     [
         ({"defaults": [{"/optimizer": "sgd"}]}, [{"override /optimizer": "sgd"}]),
+        ({"defaults": [{"/model": "x"}, {"/cell@model": "y"}]}, [{"/cell@model": "y"}, {"override /model": "x"}]),
+        ({"defaults": [{"monitor": False}]}, [{"override /monitor": "off"}]),
+        ({"metric": "f1", "defaults": ["base"]}, ["base", {"override /metric": "f1"}]),
+        ({"defaults": [{"override /metric": ["f1"]}, "base"]}, ["base", {"override /metric": ["f1"]}]),
         ({"defaults": [{"override /model@x": "lenet"}]}, [{"override /model@x": "lenet"}]),
         ({"defaults": ["_self_", "base", {"/db": "x"}]}, ["_self_", "base", {"/db": "x"}]),
         ({"defaults": [{"optimizer": None}]}, [{"optimizer": None}]),

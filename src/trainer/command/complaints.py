@@ -7,6 +7,7 @@ from pathlib import Path
 from trainer.command.advice import Advice
 from trainer.command.folders import CONFIGS, config_folders
 from trainer.command.folders import options as options_in
+from trainer.command.words import sorted_words
 from trainer.config.schema import RULES, ListOf, typed, yaml_problem
 from trainer.errors import UserError
 from trainer.system import shell
@@ -45,6 +46,11 @@ def one_line(error: Exception, argv: list[str], as_typed: dict[str, str]) -> Use
 def no_config(name: str, options: Sequence[str] | None, argv: list[str]) -> UserError:
     """Of `model/lenett`, or of the config that all others go into."""
     advice = Advice(argv)
+    root = sorted_words(argv).value_of("--config-name", "-cn")
+    if root == name and "/" in name:
+        folder, _, stem = name.rpartition("/")
+        how = f"--config-dir {shell.quote(folder)} --config-name {shell.quote(re.sub(r'[.]ya?ml$', '', stem))}"
+        return UserError(f"--config-name={name}: takes the name of a config in a folder. Type {how}.")
     group, _, option = name.partition("/")
     if group not in advice.options:  # hydra/launcher
         group, _, option = name.rpartition("/")

@@ -10,8 +10,8 @@ from trainer.command.folders import config_folders, options
 from trainer.command.words import Words
 from trainer.config.compose import Alike, combinations, for_hydra, read
 from trainer.config.request import Request
-from trainer.config.schema import GROUPS, OPEN, READ_HERE, is_open, is_unlisted, typed
-from trainer.errors import UserError
+from trainer.config.schema import GROUPS, OPEN, READ_HERE, SECTIONS, is_open, is_unlisted, typed
+from trainer.errors import UserError, one_of
 
 
 class Composer:
@@ -114,9 +114,24 @@ def composer(argv: list[str], words: Words) -> Iterator[Composer]:
     made = Composer(words)
     try:
         with hydra_at(folders):
+            refuse_other_root(made.config_name)
             yield made
     except (HydraException, OmegaConfBaseException, YAMLError, OSError, ValueError, RecursionError) as error:
         raise one_line(error, argv, made.typed) from error
+
+
+def refuse_other_root(config_name: str) -> None:
+    """Raises UserError for a config of the user's that all others go into, and that does not stand on ours."""
+    if config_name == "train":
+        return
+    from hydra import compose
+
+    config = compose(config_name)
+    if missing := [key for key in (*GROUPS, *SECTIONS) if key not in config]:
+        raise UserError(
+            f"--config-name={config_name}: has no {one_of(missing[:3])}. Move it into experiment/ and type "
+            f"experiment={config_name.removesuffix('.yaml')}, or let it begin with defaults: [train, _self_]."
+        )
 
 
 def refuse_lists(argv: list[str], words: Words) -> None:

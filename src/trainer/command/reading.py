@@ -24,7 +24,7 @@ from trainer.config.schema import GROUPS, yaml_problem
 from trainer.disk import foreign
 from trainer.errors import UserError
 
-_CHOICES = (*GROUPS, "monitor")  # what `train.yaml` has chosen already, so that a recipe overrides it
+_CHOICES = (*GROUPS, "monitor", "metric")  # what `train.yaml` has chosen already, so that a recipe overrides it
 _PACKAGE = re.compile(r"^\s*#\s*@\s*package\s*:?\s*([\w.]+)\s*$", re.MULTILINE | re.IGNORECASE)
 _KEYWORDS = re.compile(r"^(?:(?:override|optional)\s+)*/?")
 
@@ -63,7 +63,10 @@ class ConfigFolder(ConfigSource):
         package = header[1] if header else None
         if config_path.split("/")[0] == "experiment":
             package = "_global_" if package is None or package.strip("_").lower() == "global" else package
-            config = OmegaConf.create(as_recipe(OmegaConf.to_container(config)))
+        plain = OmegaConf.to_container(config)
+        on_ours = isinstance(plain, dict) and "train" in (plain.get("defaults") or ())
+        if config_path.split("/")[0] == "experiment" or on_ours:
+            config = OmegaConf.create(as_recipe(plain))
         return ConfigResult(self.provider, f"{self.scheme()}://{self.path}", config, {"package": package})
 
     def _file(self, config_path: str) -> Path | None:
@@ -122,11 +125,24 @@ def as_recipe(config: Any) -> Any:
         return config
     chosen = config.get("defaults") or []
     items: Any = [{key: option} for key, option in chosen.items()] if isinstance(chosen, dict) else chosen
-    among_keys = [{key: config[key]} for key in _CHOICES if isinstance(config.get(key), str)]
+    among_keys = [{key: config[key]} for key in _CHOICES if _option(key, config.get(key)) is not None]
     if not isinstance(items, list) or not (items or among_keys):
         return config
     rest = {key: value for key, value in config.items() if {key: value} not in among_keys}
-    return {**rest, "defaults": [_as_choice(item) for item in (*items, *among_keys)]}
+    choices = [_as_choice(item) for item in (*items, *among_keys)]
+    choices.sort(key=lambda item: isinstance(item, dict) and str(next(iter(item), "")).startswith("override"))
+    return {**rest, "defaults": choices}  # Hydra takes what overrides last alone
+
+
+def _option(group: str, value: Any) -> str | list[str] | None:
+    """What a value among the keys of a recipe chooses in a group; None where it chooses nothing."""
+    if group == "monitor" and value is False:  # YAML reads `off` so
+        return "off"
+    names = value if group == "metric" and isinstance(value, list) else [value]
+    if not all(isinstance(name, str) and name for name in names):
+        return None
+    names = [re.sub(r"\.ya?ml$", "", name) for name in names]
+    return names if isinstance(value, list) else names[0]
 
 
 def _as_choice(item: Any) -> Any:
@@ -138,5 +154,6 @@ def _as_choice(item: Any) -> Any:
     else:
         return item
     group = _KEYWORDS.sub("", str(key))
-    is_choice = group.partition("@")[0] in _CHOICES and isinstance(option, str) and option != ""
-    return {f"override /{group}": re.sub(r"\.ya?ml$", "", option)} if is_choice else item
+    name = group.partition("@")[0]
+    chosen = _option(name, option) if name in _CHOICES else None
+    return item if chosen is None else {f"override /{group}": chosen}

@@ -403,6 +403,7 @@ RULES: dict[str, Rule] = {
     "scheduler.patience": Number(at_least=0, whole=True, example="5"),
 }
 GROUPS = ("model", "data", "loss", "optimizer", "scheduler")
+NONE = {"scheduler": "constant", "monitor": "off", "metric": "[]"}  # the options that stand for nothing of a kind
 SECTIONS = ("monitor", "average", "checkpoint", "console", "early_stopping", "gradient", "sweep")
 # The metrics that are shipped and larger for the better of two runs (`configs/metric/`); all others are smaller.
 LARGER_IS_BETTER = frozenset(
@@ -558,9 +559,9 @@ def check(config: Mapping[str, Any]) -> None:
     """
     for group in (*GROUPS, *SECTIONS, "metric"):
         if not isinstance(config.get(group), Mapping):
-            raise UserError(
-                f"{group}={shown(config.get(group))}: holds keys of its own. Type train --cfg job to see them."
-            )
+            none = NONE.get(group) if config.get(group) in (None, False) else None
+            how = "Type train --cfg job to see them" if none is None else f"For none type {group}={none}"
+            raise UserError(f"{group}={shown(config.get(group))}: holds keys of its own. {how}.")
     found = dict(_values(config))
     for key, rule in RULES.items():
         if key.split(".")[0] not in GROUPS and key not in found:
