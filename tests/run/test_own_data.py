@@ -167,7 +167,7 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bits_with_other_workers(
     [
         ("stream", "data=stream: the train split is an IterableDataset, of which no item can be had by its number"),
         ("loaders", "data=loaders: the train split is a DataLoader, which train makes itself. Give its data set."),
-        ("tensors", "data=tensors: the train split is a Tensor. Give trainer.Samples(inputs, targets), or a data set"),
+        ("tensors", "data=tensors: gives inputs of 9 rows and targets of 8; each row of inputs"),
         ("triples", "data: items of the train split have 3 parts; accepted are a pair (inputs, targets)"),
         ("wordy", "data=wordy: the train split has inputs text that are no numbers. Choose with data.inputs=[...]"),
         ("wordy data.inputs=[y]", "data.inputs=[y]: items of the train split have text, x, label."),

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from trainer.data.apart import class_names, labels_apart, targets_apart
+from trainer.data.dense import are_words, as_targets, as_tensors, is_array
 from trainer.data.item_targets import Labels, Reading
 from trainer.data.items import Items
 from trainer.data.loader import read
@@ -98,6 +99,9 @@ def _splits_of(made: Any, name: str) -> dict[str, Any]:
                     f"data={name}: gives a dict with {key}; its splits are called train, val and test."
                     f"{nearest(key, SPLITS)}"
                 )
+    elif isinstance(made, tuple) and len(made) == 2 and all(map(is_array, made)) and len(made[0]) != len(made[1]):
+        rows = f"inputs of {len(made[0]):,} rows and targets of {len(made[1]):,}"
+        raise UserError(f"data={name}: gives {rows}; each row of inputs needs a row of targets.")
     elif _are_splits(made):
         if not 1 <= len(made) <= len(SPLITS):
             raise UserError(
@@ -123,18 +127,23 @@ def _are_splits(made: Any) -> bool:
 def _is_pair_of_arrays(split: Any) -> bool:
     """Inputs and targets of one length, as arrays or tensors."""
     is_pair = isinstance(split, tuple) and len(split) == 2
-    return is_pair and all(isinstance(part, Tensor | np.ndarray) for part in split) and len(split[0]) == len(split[1])
+    return is_pair and all(map(is_array, split)) and len(split[0]) == len(split[1])
 
 
 def _split(split: Any, which: str, data: Data, name: str, asked: Asked) -> Any:
     """One split as Samples, ImageFiles or Items."""
     if isinstance(split, Items):
         return replace(split, group=asked.group, reading=Reading(ignored=asked.ignored), fixed=asked.fixed)
-    if split is None or isinstance(split, Samples | ImageFiles):
+    if split is None or isinstance(split, ImageFiles):
         return split
     where = f"data={name}: the {which} split"
     if _is_pair_of_arrays(split):
-        return Samples(*(torch.from_numpy(part) if isinstance(part, np.ndarray) else part for part in split))
+        split = Samples(*split)
+    if isinstance(split, Samples):
+        inputs = as_tensors(split.inputs, where)
+        if not are_words(split.targets):
+            return _of_one_length(Samples(inputs, as_targets(split.targets, where)), where)
+        split = [*zip(inputs, map(str, np.asarray(split.targets).flat), strict=True)]
     if isinstance(split, DataLoader):
         raise UserError(f"{where} is a DataLoader, which train makes itself. Give its data set.")
     if isinstance(split, IterableDataset) or not (hasattr(split, "__len__") and hasattr(split, "__getitem__")):
@@ -144,9 +153,10 @@ def _split(split: Any, which: str, data: Data, name: str, asked: Asked) -> Any:
             "something with __len__ and __getitem__: a torch Dataset, a list; or for files a data set that opens them "
             "in __getitem__."
         )
-    if isinstance(split, Tensor | np.ndarray | str | bytes):
+    if is_array(split) or isinstance(split, str | bytes):
         raise UserError(
-            f"{where} is a {type(split).__name__}. Give trainer.Samples(inputs, targets), or a data set of pairs."
+            f"{where} is a {type(split).__name__}. Give trainer.Samples(inputs, targets), or a data set of pairs; of a "
+            "table in a file, data=table data.path=<file>."
         )
     try:
         num_items = len(split)
@@ -165,6 +175,13 @@ def _split(split: Any, which: str, data: Data, name: str, asked: Asked) -> Any:
         )
     reading = Reading(ignored=asked.ignored)
     return Items(split, which, collate_fn, inputs, targets, asked.group, reading, fixed=asked.fixed)
+
+
+def _of_one_length(split: Samples, where: str) -> Samples:
+    shapes = [list(leaf.shape) for leaf in leaves((split.inputs, split.targets))]
+    if len({tuple(shape[:1]) for shape in shapes}) > 1:
+        raise UserError(f"{where} has arrays of shapes {listed(shapes)}; each needs a row for each sample.")
+    return split
 
 
 def _names(key: str, names: Any) -> tuple[str, ...] | None:
@@ -217,7 +234,10 @@ def _reread(data: Data, name: str, asked: Asked) -> Data:
     if asked.task == "classification" and (whole := as_whole(targets)) is not None and targets.is_floating_point():
         given = {split: part if (found := as_whole(part)) is None else found for split, part in given.items()}
         targets = whole
-    if data.num_classes is None and _task(targets, data, asked, name) == "classification":
+    task = _task(targets, data, asked, name)
+    if task == "regression" and targets.dim() == 1:
+        return _with_targets(replace(data, ignored=asked.ignored), {s: _as_numbers(part) for s, part in given.items()})
+    if data.num_classes is None and task == "classification":
         labels, more = _labels_of(given, name, asked)
         classes = given if labels is None else {split: labels(part) for split, part in given.items()}
         return _with_targets(replace(data, ignored=asked.ignored, **more), classes)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from trainer.data.dense import as_tensors, is_array, is_odd
 from trainer.data.quoting import cut, listed
 from trainer.errors import UserError
 
@@ -136,12 +137,13 @@ class Pictures:
         """Those of several items as one batch."""
         first = parts[0]
         if isinstance(first, Tensor):
-            return torch.stack(tuple(parts))
+            return torch.stack(tuple(parts if first.layout == torch.strided else map(self.tensors, parts)))
         if isinstance(first, Mapping):
             return {name: self.inputs([part[name] for part in parts]) for name in first}
         if isinstance(first, tuple):
             return tuple(map(self.inputs, zip(*parts, strict=True)))
-        return default_collate(list(parts) if type(first) in READY else [self.tensors(part) for part in parts])
+        is_ready = type(first) in READY and not is_odd(first)
+        return default_collate(list(parts) if is_ready else [self.tensors(part) for part in parts])
 
     def targets(self, parts: Sequence[Any]) -> Any:
         """Those of several items as one batch; words stay a list, None stands for none."""
@@ -153,8 +155,12 @@ class Pictures:
 
     def tensors(self, part: Any) -> Any:
         """Whatever holds numbers as tensors."""
+        if is_odd(part) or (is_array(part) and type(part) not in READY) or getattr(part, "is_sparse", False):
+            return as_tensors(part, "data: an item")
         if type(part) in READY:
             return part
+        if isinstance(part, np.unsignedinteger):
+            return int(part)
         if isinstance(part, Mapping):
             return {name: self.tensors(value) for name, value in part.items()}
         if isinstance(part, tuple):
