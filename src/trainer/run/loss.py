@@ -26,6 +26,7 @@ from trainer.run.environment import Precision, is_out_of_memory
 from trainer.run.instantiate import built, is_complaint, ours, words
 from trainer.run.model import sizes_to_type
 from trainer.run.teacher import with_teacher
+from trainer.run.unregistered import refuse_unregistered, unregistered
 from trainer.trees import called, differentiable, leaves
 from trainer.trials import DIFFERENTIATING, undisturbed
 
@@ -66,12 +67,14 @@ def build_loss(
     with undisturbed(model, device, loss=loss_fn), precision(), torch.enable_grad():
         if loss_fn.differentiates_inputs:
             sample = Batch(differentiable(sample.inputs), sample.targets)
+        apart = unregistered(model, loss_fn)
         outputs = tried_outputs(settings, splits, model, loss_fn.given(sample.inputs, sample.targets))
         try:
             loss_fn.check(outputs, sample.targets)
         except UserError as error:
             raise UserError(f"{error}{sizes_to_type(settings, splits)}") from error
         total, loss_fn.term_names = tried_loss(settings, loss_fn, outputs, sample)
+        refuse_unregistered(settings, apart, total, model)
         refuse_other_weights(settings, loss_fn)
         for term in loss_fn.terms:
             if term.wants is None and not hasattr(term.criterion, "reduction"):
@@ -183,6 +186,11 @@ def doubts_of_loss(settings: Settings, loss_fn: LossFunction, model: nn.Module, 
                     'does not take. Leave the softmax out; or write gives = "probabilities" into the class, and type '
                     "loss=nll."
                 )
+    if unread := [name for name in ("training_step", "configure_optimizers") if hasattr(model, name)]:
+        found.append(
+            f"warning: model={names['model']}: nothing calls its {' and '.join(unread)}; the loss is "
+            f"loss={names['loss']}, the optimizer optimizer={names['optimizer']}."
+        )
     meaning = loss_fn.meaning
     if are_taken_for_classes(settings, meaning) and getattr(meaning, "compared_with", "") == "values":
         found.append(

@@ -1,0 +1,95 @@
+"""Weights that are neither trained nor saved are a line; what a forward pass makes anew is not meant."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainer.errors import UserError
+
+NETS = """
+import torch
+from torch import nn
+
+class Listed(nn.Module):
+    def __init__(self, in_features, num_classes):
+        super().__init__()
+        self.flat, self.head = nn.Flatten(), nn.Linear(8, num_classes)
+        self.hidden = self.make(in_features)
+    def make(self, size):
+        return [nn.Linear(size, 8)]
+    def forward(self, x):
+        return self.head(self.hidden[0](self.flat(x)))
+
+class Dealt(Listed):
+    def make(self, size):
+        return {"a": (nn.Linear(size, 8),)}
+    def forward(self, x):
+        return self.head(self.hidden["a"][0](self.flat(x)))
+
+class Bare(Listed):
+    def make(self, size):
+        return torch.randn(size, 8, requires_grad=True)
+    def forward(self, x):
+        return self.head(self.flat(x) @ self.hidden)
+
+class Inner(nn.Sequential):
+    def __init__(self, in_features, num_classes):
+        super().__init__(Listed(in_features, num_classes))
+
+class Empty(Listed):
+    def __init__(self, in_features, num_classes):
+        nn.Module.__init__(self)
+        self.size = num_classes
+    def forward(self, x):
+        return x.flatten(1)[:, :self.size]
+
+class Fine(nn.Module):
+    def __init__(self, in_features, num_classes):
+        super().__init__()
+        self.head, self.guide = nn.Linear(in_features, num_classes), [nn.Linear(in_features, num_classes)]
+        self.again = [self.head]
+    def training_step(self, batch):
+        raise NotImplementedError
+    def forward(self, x):
+        self.one = torch.ones(1, requires_grad=True)  # anew each time
+        with torch.no_grad():
+            by = self.guide[0](x.flatten(1))
+        return self.again[0](x.flatten(1)) * self.one + by
+
+class Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.ones(1, requires_grad=True)
+    def forward(self, outputs, targets):
+        return nn.functional.cross_entropy(outputs * self.scale, targets)
+"""
+APART = "has weights that are not among its parameters, and would be neither trained nor saved. Write nn.ModuleList"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("model._target_=apart.Listed", f"model=Listed: Listed.hidden {APART}"),
+        ("model._target_=apart.Dealt", f"model=Dealt: Dealt.hidden {APART}"),
+        ("model._target_=apart.Bare", f"model=Bare: Bare.hidden {APART}"),
+        ("model._target_=apart.Inner", f"model=Inner: Listed.hidden {APART}"),
+        ("model._target_=apart.Empty", "model=Empty: has no parameters; there is nothing to train."),
+        ("model=two_layer loss._target_=apart.Scaled", f"loss=Scaled: Scaled.scale {APART}"),
+    ],
+)
+def test_weights_that_no_optimizer_knows_are_a_line(words: str, says: str, train: Callable[..., Any]) -> None:
+    Path("apart.py").write_text(NETS)
+    with pytest.raises(UserError) as caught:
+        train(*words.split(), "trust=[apart]", "max_steps=1", "monitor=off")
+    assert str(caught.value).startswith(says)
+    assert not Path("runs").exists()
+
+
+def test_what_is_not_to_be_trained_may_lie_anywhere(
+    train: Callable[..., dict[str, Any]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    Path("apart.py").write_text(NETS)
+    assert train("model._target_=apart.Fine", "trust=[apart]", "max_steps=1", "monitor=off")["num_parameters"] == 650
+    assert "model=Fine: nothing calls its training_step; the loss is loss=cross_entropy, the" in capfd.readouterr().out
