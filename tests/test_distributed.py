@@ -27,19 +27,44 @@ def wait_for_step(process: subprocess.Popen[str], step: int) -> None:
     pytest.fail(f"no step {step}")
 
 
-def model(folder: Path) -> dict[str, torch.Tensor]:
-    state: dict[str, torch.Tensor] = checkpoint.read(folder / "checkpoints/last.pt")["model"]
-    return state
+def state(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
+    return checkpoint.read(folder / "checkpoints/last.pt")
 
 
+LOSSES = """
+import torch
+from torch import nn
+
+
+class Near(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.centres = nn.Parameter(torch.zeros(10, 10))
+
+    def forward(self, outputs, targets):
+        return (outputs - self.centres[targets]).square().sum(1).mean()
+
+
+class Moving(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(10))
+
+    def forward(self, outputs, targets):
+        if self.training:
+            self.mean.lerp_(outputs.detach().mean(0), 0.1)
+        return nn.functional.cross_entropy(outputs - self.mean, targets)
+"""
 RECIPES: Mapping[str, tuple[str, ...]] = {
     # 1,258 samples in batches of 150: the ninth and last has 58.
     "augmentation": ("batch_size=150", "data.augment.crop_padding=2", "data.augment.rotation=5"),
     # Whole steps of 3 * 67 samples, the last of 52; shares of 101 and 100 that go through in parts of 34. Each part has
-    # other classes, which weigh otherwise, and one of which counts nothing.
-    "accumulation, unequal classes": (
-        *("batch_size=67", "gradient.accumulate=3", "gradient.clip_norm=0.5", "loss.ignore_index=3"),
-        "loss.weight=[1,2,3,4,5,0.5,1,2,3,9]",
+    # other classes, which weigh otherwise, and one of which counts nothing. A term of the loss trains, too.
+    "accumulation, unequal classes, a loss that learns": (
+        *("batch_size=67", "gradient.accumulate=3", "gradient.clip_norm=0.5", "loss=composite", "trust=[losses]"),
+        "loss.terms.cross_entropy.criterion.ignore_index=3",
+        "loss.terms.cross_entropy.criterion.weight=[1,2,3,4,5,0.5,1,2,3,9]",
+        "+loss.terms.near={weight:0.1,criterion:{_target_:losses.Near}}",
     ),
     "a plateau, and a penalty": (
         "loss=composite",
@@ -58,6 +83,7 @@ RECIPES: Mapping[str, tuple[str, ...]] = {
 )
 def test_two_ranks_are_one_on_the_same_batches(recipe: str, tmp_path: Path, train: Any) -> None:
     words = ("dtype=float64", "max_steps=20", *RECIPES[recipe])
+    (tmp_path / "losses.py").write_text(LOSSES)
     two = ended(ranks(tmp_path, *words, "name=two"))
     assert [code for code, _, _ in two] == [0, 0], two
     assert two[1][1:] == ("", ""), "only rank 0 speaks"
@@ -66,19 +92,22 @@ def test_two_ranks_are_one_on_the_same_batches(recipe: str, tmp_path: Path, trai
     result = json.loads((tmp_path / "runs/two/result.json").read_text())
     numbers = {k: v for k, v in one.items() if isinstance(v, float) and not k.startswith(("time/", "seconds"))}
     assert {k: result[k] for k in numbers} == pytest.approx(numbers, rel=1e-9)
-    torch.testing.assert_close(model(tmp_path / "runs/two"), model(tmp_path / "runs/one"), rtol=1e-9, atol=1e-12)
+    for part in ("model", "loss"):
+        found = (state(tmp_path / "runs" / name)[part] for name in ("two", "one"))
+        torch.testing.assert_close(*found, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.slow
 def test_a_signal_to_one_rank_stops_both_at_the_same_step_and_they_go_on_exactly(tmp_path: Path) -> None:
-    """Dropout draws differ from rank to rank; each goes on with its own."""
-    words = ("model=sequential", "loss=nll", "checkpoint.every=10", "monitor=off")
+    """Dropout draws differ from rank to rank; each goes on with its own. What a loss keeps is that of the first."""
+    (tmp_path / "losses.py").write_text(LOSSES)
+    words = ("model=sequential", "loss._target_=losses.Moving", "trust=[losses]", "checkpoint.every=10", "monitor=off")
     processes = ranks(tmp_path, *words, "max_steps=100000", "name=two")
     wait_for_step(processes[0], 25)
     processes[1].send_signal(signal.SIGTERM)
     both = ended(processes)
     assert [code for code, _, _ in both] == [143, 143], both
-    how = "torchrun --nproc-per-node=2 -m trainer resume=runs/two"
+    how = re.escape("torchrun --nproc-per-node=2 -m trainer resume=runs/two 'trust=[losses]'")
     said = re.fullmatch(rf"stopped after step (\d+) and saved. To continue: {how}\n", both[0][2])
     assert said is not None
     assert both[1][2] == ""
@@ -88,7 +117,8 @@ def test_a_signal_to_one_rank_stops_both_at_the_same_step_and_they_go_on_exactly
     goal = f"max_steps={stopped['step'] + 15}"
     assert [code for code, _, _ in ended(ranks(tmp_path, *words, goal, "name=two"))] == [0, 0]
     assert [code for code, _, _ in ended(ranks(tmp_path, *words, goal, "name=straight"))] == [0, 0]
-    torch.testing.assert_close(model(tmp_path / "runs/two"), model(tmp_path / "runs/straight"), rtol=0, atol=0)
+    found = (state(tmp_path / "runs" / name)["model"] for name in ("two", "straight"))
+    torch.testing.assert_close(*found, rtol=0, atol=0)
     alone = subprocess.run(
         [sys.executable, "-m", "trainer", *WORDS, *words, "max_steps=99999", "name=two"],
         cwd=tmp_path,

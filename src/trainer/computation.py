@@ -9,7 +9,7 @@ from torch import nn
 from trainer.data.batches import Batch, Batches
 from trainer.data.mix import Mix
 from trainer.loop import Autograd, ForwardBackward, InParts, Precision
-from trainer.losses.function import LossFunction
+from trainer.losses.function import Losses, LossFunction
 from trainer.state import TrainingState
 from trainer.trees import called, differentiable
 from trainer.trials import undisturbed
@@ -85,7 +85,27 @@ def in_parts(work: Work, network: nn.Module) -> InParts:
     """The ordinary way through a network, which may be spread over several processes."""
     state = work.state
     part = Autograd(network, work.loss_fn, work.precision, state.scaler)
-    return InParts(part, work.loss_fn, state.store, work.part_size, network, state.world)
+    is_shared = state.world.size > 1 and (state.store.grads_of_loss.numel() or work.loss_fn.own_buffers)
+    kind = WithSharedLoss if is_shared else InParts
+    return kind(part, work.loss_fn, state.store, work.part_size, network, state.world)
+
+
+@dataclass(frozen=True)
+class WithSharedLoss(InParts):
+    """In several processes, with a loss that has parameters or buffers, of which DistributedDataParallel knows nothing.
+
+    As with the model's, gradients are added up, and the buffers are those of rank 0.
+    """
+
+    def __post_init__(self) -> None:
+        self.world.share(self.loss_fn.parameters())
+
+    def __call__(self, batch: Batch, of: int) -> Losses:
+        self.world.share(self.loss_fn.own_buffers)
+        losses = super().__call__(batch, of)
+        if self.store.grads_of_loss.numel():
+            self.world.sum(self.store.grads_of_loss)
+        return losses
 
 
 def spread(work: Work, network: nn.Module) -> nn.Module:

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -95,11 +95,11 @@ class World:
         result = self.together(lambda: first if self.local_rank == 0 else task())
         return result  # type: ignore[return-value]  # None is what the others had of the first
 
-    def share_buffers(self, model: nn.Module) -> None:
-        """Gives every rank the buffers of rank 0, as the running statistics of norm layers."""
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Gives every rank the numbers of rank 0, as those in buffers: the running statistics of norm layers."""
         if self.size > 1:
-            for buffer in model.buffers():
-                dist.broadcast(buffer, 0)
+            for tensor in tensors:
+                dist.broadcast(tensor.detach(), 0)
 
     def parallel(self, model: nn.Module, device: torch.device, unused: bool) -> nn.Module:
         """The model, whose gradients are added up over the ranks during each backward pass.

@@ -28,17 +28,15 @@ class Store:
 
     Args:
         model: already on its device and in its dtype.
-        loss: the same; its parameters come last, as `loss.<name>`.
+        loss: the same; its parameters come last, as `loss.<name>`, and their gradients are `grads_of_loss`, too.
 
     Raises:
         ValueError: no parameter is trainable, or they are of several dtypes or devices.
     """
 
     def __init__(self, model: nn.Module, loss: nn.Module | None = None) -> None:
-        named = [*model.named_parameters()]
-        if loss is not None:
-            named += [(f"loss.{name}", p) for name, p in loss.named_parameters()]
-        named = [(name, p) for name, p in named if p.requires_grad and p.numel()]
+        of_loss = [] if loss is None else [(f"loss.{name}", p) for name, p in loss.named_parameters()]
+        named = [(name, p) for name, p in [*model.named_parameters(), *of_loss] if p.requires_grad and p.numel()]
         if not named:
             raise ValueError("the model has no trainable parameter")
         kinds = {(p.dtype.to_real(), p.device) for _, p in named}
@@ -50,6 +48,8 @@ class Store:
         self.bounds = [0, *accumulate(p.numel() * (1 + p.is_complex()) for p in self.parameters)]
         self.values = torch.cat([real(p.detach()) for p in self.parameters]).unsqueeze(0)
         self.grads = torch.zeros_like(self.values)
+        num_of_loss = sum(p.requires_grad and p.numel() > 0 for _, p in of_loss)
+        self.grads_of_loss = self.grads[0, self.bounds[len(named) - num_of_loss] :]
         self.place()
         self._reached: list[bool] | None = None
         # The same memory as one parameter, for optimizers whose update is elementwise.

@@ -12,7 +12,21 @@ from trainer.errors import RunStopped
 from trainer.run import records
 
 Train = Callable[..., dict[str, Any]]
-WORDS = ("model=two_layer", "data.limit=200", "max_steps=40", "eval_every=15", "monitor.every=2", "threads=1")
+WORDS = ("data.limit=200", "max_steps=40", "eval_every=15", "monitor.every=2", "threads=1")
+
+ODD = """
+from torch import nn
+
+
+class Odd(nn.Linear):
+    def __init__(self, in_features, num_classes):
+        super().__init__(in_features, num_classes)
+
+    def forward(self, images):
+        numbers = images.flatten(1)
+        is_odd = (numbers.sum(1, keepdim=True) > 11) & self.training
+        return super().forward(numbers).masked_fill(is_odd, float("nan"))
+"""
 
 
 def written(name: str) -> list[dict[str, Any]]:
@@ -20,10 +34,10 @@ def written(name: str) -> list[dict[str, Any]]:
     return [{tag: number for tag, number in line.items() if not tag.startswith("time/")} for line in lines]
 
 
-def curves(name: str) -> dict[str, list[tuple[int, float]]]:
+def curves(name: str) -> dict[str, list[tuple[int, str]]]:
     found = EventAccumulator(f"runs/{name}", size_guidance={"scalars": 0}).Reload()
     tags = [tag for tag in found.Tags()["scalars"] if "time/" not in tag]
-    return {tag: [(event.step, event.value) for event in found.Scalars(tag)] for tag in tags}
+    return {tag: [(event.step, str(event.value)) for event in found.Scalars(tag)] for tag in tags}
 
 
 def said(text: str) -> list[str]:
@@ -33,18 +47,23 @@ def said(text: str) -> list[str]:
 def test_the_same_whether_they_wait_or_not(
     train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Also those of steps without an update, which a line tells of at once."""
+    Path("odd.py").write_text(ODD)
+    odd = ("model._target_=odd.Odd", "on_nan=skip", "trust=[odd]", "console.every=2")
     monkeypatch.setattr(records, "SLOW", 1e6)
     monkeypatch.setattr(records, "LATEST", 1e6)
-    train(*WORDS, "console.every=2", "name=waiting")
+    train(*WORDS, *odd, "name=waiting")
     waiting = said(capsys.readouterr().out)
     monkeypatch.setattr(records, "MOST", 1)
-    train(*WORDS, "console.every=2", "name=at_once")
+    train(*WORDS, *odd, "name=at_once")
     assert said(capsys.readouterr().out) == waiting
     assert written("waiting") == written("at_once")
     assert curves("waiting") == curves("at_once")
     steps = [line["step"] for line in written("waiting")]
     assert steps == sorted(steps)
     assert set(steps) == {1, *range(2, 41, 2), 15, 30}
+    skipped = [line for line in written("waiting") if line.get("train/loss", 0) is None]
+    assert len({line["grad_norm"] for line in skipped}) == len(skipped) > 1
 
 
 def test_what_waits_is_written_where_a_run_stops(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,6 +93,12 @@ class LossFunction(nn.Module):
         return any(term.kind == "whole" for term in self.terms)
 
     @property
+    def own_buffers(self) -> list[Tensor]:
+        """Those of criteria that we don't know, which may change in every step; torch's are constant."""
+        own = [part for part in self.parts if not isinstance(part, Term) or part.wants is None]
+        return [buffer for part in own for buffer in part.buffers()]
+
+    @property
     def is_of_inputs(self) -> bool:
         """Whether it looks at what the model is given, beside what comes out."""
         return self.is_of_model or any("inputs" in term.asks_for for term in self.terms)

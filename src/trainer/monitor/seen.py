@@ -87,7 +87,8 @@ class Seen:
         if "train/loss" in numbers:
             loss = numbers["train/loss"]
             self.losses = [*self.losses, loss][-RECENT:]
-            self.pending = [self.pending[0] + loss, self.pending[1] + 1]
+            if math.isfinite(loss):  # of on_nan=skip: a step that was left out has taught nothing
+                self.pending = [self.pending[0] + loss, self.pending[1] + 1]
             if step == 1:
                 self.first_loss = loss
         if "grad_norm" in numbers:

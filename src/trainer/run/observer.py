@@ -58,6 +58,7 @@ class RunObserver:
         """The training begins now."""
         self.started = time.perf_counter()
         self._logged_at, self._logged_step = self.started, self.state.step
+        self._skipped_step = 0  # whose update was left out, and that was said
         self._saved_at = self.started
 
     def before_forward(self, step: int) -> None:
@@ -82,10 +83,17 @@ class RunObserver:
     def skipped(self, step: int) -> None:
         self.state.last["skipped_steps"] = self.state.num_skipped
         if self.state.num_skipped_in_row == 1:
-            self.records.write()
-            self.journal.display.note(
-                f"warning: step={step}: the loss or a gradient is not finite; no update is made (on_nan=skip)"
-            )
+            # Statistics that have seen this step's gradients can't be asked for earlier ones before its end.
+            self._skipped_step = step
+            if not is_recorded(step, self.log_every, self.max_steps):
+                self.say_skipped()
+
+    def say_skipped(self) -> None:
+        """Behind the records of earlier steps."""
+        self.records.write()
+        self.journal.display.note(
+            f"warning: step={self._skipped_step}: the loss or a gradient is not finite; no update is made (on_nan=skip)"
+        )
 
     def after_update(self, step: int) -> None:
         if not is_recorded(step, self.log_every, self.max_steps):
@@ -105,6 +113,8 @@ class RunObserver:
         self.saver.refuse_failed()
         layers = {} if self.activations is None else self.activations.numbers()
         self.records.add(step, self._numbers, layers, seconds / steps * (self.log_every or 1))
+        if self._skipped_step == step:
+            self.say_skipped()
 
     @contextmanager
     def off_the_clock(self) -> Any:

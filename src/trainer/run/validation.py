@@ -36,7 +36,7 @@ def validated(
             metrics=parts.metrics if parts.metrics.names else None,
         )
 
-    state.world.share_buffers(state.model)
+    state.world.share((*state.model.buffers(), *parts.loss_fn.own_buffers))
     numbers = measured()
     if numbers is None or state.average is None or not state.average.is_there:
         return numbers
