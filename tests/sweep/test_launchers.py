@@ -85,6 +85,15 @@ def test_a_search_finds_the_best_and_the_same_command_goes_on(command: Command, 
     assert more.stdout.count(": started") == 2
 
 
+@pytest.mark.slow
+@needs_optuna
+def test_trials_that_are_called_as_an_end_of_their_interval_go_on(command: Command) -> None:
+    words = ("--multirun", "hydra/sweeper=optuna", *SMALL, "optimizer.lr=interval(0.01,0.0100001)", "name=narrow")
+    for num_trials, num_new in ((1, 1), (2, 1)):
+        done = command(*words, f"hydra.sweeper.n_trials={num_trials}")
+        assert (done.returncode, done.stderr, done.stdout.count(": started")) == (0, "", num_new)
+
+
 @needs_optuna
 @pytest.mark.long
 def test_a_loss_is_made_small_and_a_failed_trial_ends_nothing(command: Command, tmp_path: Path) -> None:

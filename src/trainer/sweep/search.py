@@ -3,6 +3,7 @@
 import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -62,8 +63,9 @@ def search(space: Space, folder: Path, words: Sequence[str], signals: Signals, c
     first = corners[0][1]
     settings = first.config["sweep"]
     pool = Pool(settings["jobs"], settings["devices"], first)
-    at_corners = [plan([request], folder, keys_of(trial))[0] for trial, request in corners]
-    refuse_another(folder, at_corners[:1])
+    # Nothing lies there: a trial near a corner may have the name that the corner would have.
+    at_corners = [plan([request], folder / "corners", keys_of(trial))[0] for trial, request in corners]
+    refuse_another(folder, [replace(at_corners[0], name="")])
     refuse_unbuildable(at_corners, pool)
     metric = settings["metric"] or pool.call(natural_metric, first)
     if first.config["dry_run"]:
