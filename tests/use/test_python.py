@@ -126,3 +126,54 @@ def test_a_notebook(tmp_path: Path) -> None:
     assert "run('resume=runs/long')" in streams[2]
     assert results[3] == ["(True, 2)"]
     assert outputs[4][0].evalue.startswith("max_steps=0: must be")
+
+
+def leaves_as_it_was(task: Callable[[], Any]) -> Any:
+    """What `task` gives; torch's settings are the same before and behind it."""
+
+    def settings() -> tuple[Any, ...]:
+        modes = torch.is_grad_enabled(), torch.is_anomaly_enabled(), torch.is_autocast_enabled("cpu")
+        kinds = torch.get_default_dtype(), str(torch.get_default_device()), torch.get_float32_matmul_precision()
+        return (
+            *modes,
+            *kinds,
+            torch.get_deterministic_debug_mode(),
+            torch.get_num_threads(),
+            torch.backends.mkldnn.enabled,
+        )
+
+    before = settings()
+    found = task()
+    assert settings() == before
+    return found
+
+
+def test_what_a_program_has_set_changes_no_number_and_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ("model=lenet", "data.limit=64", "max_steps=3", "monitor=off", "device=cpu")
+    expected = trainer.run(*words, name="plain").metrics
+    before = torch.get_num_threads()
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    try:
+        torch.set_default_dtype(torch.float64)
+        torch.set_default_device("meta")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.set_float32_matmul_precision("medium")
+        torch.set_num_threads(before + 1)
+        with torch.autograd.set_detect_anomaly(True), torch.autocast("cpu"), torch.no_grad():
+            found = leaves_as_it_was(lambda: trainer.run(*words, name="odd"))
+            again = leaves_as_it_was(lambda: trainer.load("plain"))
+        trainer.load("plain", threads=before + 2)
+        assert torch.get_num_threads() == before + 2
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
+        torch.use_deterministic_algorithms(False)
+        torch.set_float32_matmul_precision("highest")
+        torch.set_num_threads(before)
+    assert {k: v for k, v in found.metrics.items() if "/" in k and "time" not in k} == {
+        k: v for k, v in expected.items() if "/" in k and "time" not in k
+    }
+    assert all(torch.equal(a, b) for a, b in zip(found.parameters(), again.parameters(), strict=True))
+    with torch.device("meta"), pytest.raises(UserError, match="can't be called within it"):
+        trainer.load("plain")

@@ -27,10 +27,18 @@ def load(
     Raises:
         trainer.errors.UserError: one line that says what is wrong, and what to do.
     """
+    import torch
+
+    from trainer.run.environment import torch_as_new
     from trainer.use.loaded import open_model
 
     typed = {**keys, **({"device": device} if device else {}), **({"trust": list(trust)} if trust else {})}
-    return open_model(str(place), None if checkpoint is None else str(checkpoint), typed)
+    with torch_as_new():
+        model = open_model(str(place), None if checkpoint is None else str(checkpoint), typed)
+        num_threads = torch.get_num_threads()
+    if "threads" in keys:  # for what is computed with it
+        torch.set_num_threads(num_threads)
+    return model
 
 
 def run(*words: str, **keys: Any) -> "Loaded":
@@ -65,12 +73,13 @@ def run(*words: str, **keys: Any) -> "Loaded":
         raise UserError("trainer.run: trains one run. Type train --multirun in a shell, and trainer.load its folder.")
     with composer(argv, found) as made:
         request = made.request()
-    from trainer.run.run import run as train  # torch comes with it
+    from trainer.run.environment import torch_as_new  # torch comes with it
+    from trainer.run.run import run as train
 
     folders: list[Path] = []
     signals = Signals()
     try:
-        with signals.listening():
+        with signals.listening(), torch_as_new():
             train(request, signals, folders.append)
     except Interrupted as error:
         how = f"{error} In Python: run({typed('resume', folders[0])!r})." if folders else str(error)

@@ -37,6 +37,50 @@ def set_up_torch(settings: Settings) -> None:
         torch.use_deterministic_algorithms(settings.deterministic)
 
 
+@contextlib.contextmanager
+def torch_as_new() -> Iterator[None]:
+    """Within it torch is as in a new process, whatever a program has set; afterwards it is as the program has it.
+
+    Or else a run in a notebook would have other numbers than the same words behind `train`: a default dtype of float64
+    draws other weights, say.
+
+    Raises:
+        UserError: a default device that can't be taken away, as within `with torch.device("cuda")`.
+    """
+    device, threads = torch.get_default_device(), torch.get_num_threads()
+    dtype, products = torch.get_default_dtype(), torch.get_float32_matmul_precision()
+    deterministic, onednn = torch.get_deterministic_debug_mode(), torch.backends.mkldnn.enabled
+    torch.set_default_device(None)
+    if torch.get_default_device().type != "cpu":
+        raise UserError(f"torch.device({str(device)!r}): run and load can't be called within it. Type device={device}.")
+    try:
+        torch.set_default_dtype(torch.float32)
+        torch.backends.mkldnn.enabled = True  # type: ignore[assignment]
+        if products != "highest":
+            torch.set_float32_matmul_precision("highest")
+        if deterministic:
+            torch.use_deterministic_algorithms(False)
+        with contextlib.ExitStack() as settings:
+            if torch.is_inference_mode_enabled():
+                settings.enter_context(torch.inference_mode(False))
+            settings.enter_context(torch.enable_grad())
+            settings.enter_context(torch.autograd.set_detect_anomaly(False))
+            for kind in {"cpu", "cuda", find_device("auto").type}:
+                if torch.is_autocast_enabled(kind):
+                    settings.enter_context(torch.autocast(kind, enabled=False))
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.backends.mkldnn.enabled = onednn
+        if torch.get_float32_matmul_precision() != products:
+            torch.set_float32_matmul_precision(products)
+        if torch.get_deterministic_debug_mode() != deterministic:
+            torch.set_deterministic_debug_mode(deterministic)
+        torch.set_num_threads(threads)
+        if device.type != "cpu":
+            torch.set_default_device(device)
+
+
 def most_threads() -> int:
     """What torch takes by itself, but no more than this process's share of the cores, or than OMP_NUM_THREADS says.
 
