@@ -61,7 +61,8 @@ RECIPES: Mapping[str, tuple[str, ...]] = {
     # Whole steps of 3 * 67 samples, the last of 52; shares of 101 and 100 that go through in parts of 34. Each part has
     # other classes, which weigh otherwise, and one of which counts nothing. A term of the loss trains, too.
     "accumulation, unequal classes, a loss that learns": (
-        *("batch_size=67", "gradient.accumulate=3", "gradient.clip_norm=0.5", "loss=composite", "trust=[losses]"),
+        *("batch_size=67", "gradient.accumulate=3", "gradient.clip_norm=0.5", "model=two_layer"),
+        *("loss=composite", "trust=[losses]"),
         "loss.terms.cross_entropy.criterion.ignore_index=3",
         "loss.terms.cross_entropy.criterion.weight=[1,2,3,4,5,0.5,1,2,3,9]",
         "+loss.terms.near={weight:0.1,criterion:{_target_:losses.Near}}",

@@ -779,6 +779,13 @@ PLACES: dict[str, tuple[str, dict[str, str], int, str]] = {
         0,
         "",
     ),
+    "a folder with an umlaut, ASCII": (
+        f"{SHELL.replace('name=one', 'run_dir=ä')} monitor=full > said && "
+        "! grep warning said && mkdir runs && mv ä runs/one",
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        0,
+        "",
+    ),
     "a folder that is gone": (f"mkdir x; cd x; rmdir ../x; {SHELL}", {}, 2, "the folder that you are in: No such"),
     "no TensorBoard": (
         SHELL,

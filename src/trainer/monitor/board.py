@@ -115,7 +115,9 @@ class Board:
     def _texts(self, typed: str, yaml: str, version: str, device: torch.device, sample: Tree) -> None:
         from trainer.monitor import texts
 
-        self.events.text("about/command", 0, texts.block(typed, "sh"))  # of these names the tab shows it first
+        # Of these names the tab shows the command first. In an ASCII locale a path has bytes that Python can't read.
+        typed, yaml = (text.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for text in (typed, yaml))
+        self.events.text("about/command", 0, texts.block(typed, "sh"))
         self.events.text("about/config", 0, texts.block(yaml, "yaml"))
         self.events.text("about/environment", 0, texts.pairs_table(texts.environment(device, version)))
         self.events.text("about/model", 0, texts.model_table(self.model, sample))
