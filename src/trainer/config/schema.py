@@ -206,7 +206,7 @@ RULES: dict[str, Rule] = {
     "on_nan": Choice(("stop", "skip")),
     # a path below runs/, each part of it a plain name
     "name": Text(
-        "letters, digits and ._=,+- with / between folders, or null",
+        "letters, digits and ._=,+- (200 at most) with / between folders, or null",
         r"(?!.*(^|/)\.\.?(/|$))[\w.=,+-]{1,200}(/[\w.=,+-]{1,200})*",
         optional=True,
         example="try1",
