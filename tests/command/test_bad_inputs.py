@@ -199,10 +199,7 @@ def data(inputs=None, targets=None, num_classes=None, **more):
     return Data(train, more.get("val", train), train, "mine", num_classes=num_classes)
 def words(): return {"train": [1, 2, 3]}
 def lists(): return Data([1], [1], [1], "mine", num_classes=3)
-def arrays(): return data(inputs=torch.randn(30, 4).numpy(), num_classes=3)
-def column(): return data(targets=torch.randn(30))
 def short(): return data(targets=torch.arange(29) % 3, num_classes=3)
-def int32(): return data(targets=torch.zeros(30, dtype=torch.int32), num_classes=3)
 def ten(): return data(targets=torch.full((30,), 10), num_classes=10)
 def minus(): return data(targets=torch.full((30,), -100), num_classes=10)
 def holes(): return data(val=Samples(torch.full((3, 4), float("nan")), torch.arange(3)), num_classes=3)
@@ -568,10 +565,10 @@ MISTAKES: list[Row] = [
     own("optimizer._target_=mine.Net", "does not make a torch Optimizer, which optimizer._target_ needs."),
     own("model=two_layer data._target_=mine.words", "3 samples are too few to split (train 2, val 0, test 1)"),
     own("model=two_layer data._target_=mine.lists", "an item of data=lists is a single number"),
-    own("model=two_layer data._target_=mine.arrays", "has inputs of type ndarray; they are a torch.Tensor."),
-    own("model=two_layer data._target_=mine.column loss=mse", "shape [30]; regression takes float [N, D]."),
-    own("model=two_layer data._target_=mine.short", "the train split has 30 inputs but 29 targets."),
-    own("model=two_layer data._target_=mine.int32", "targets of torch.int32 ... class labels are int64 [N]."),
+    own(
+        "model=two_layer data._target_=mine.short",
+        "the train split has arrays of shapes [30, 4], [29]; each needs a row for each sample.",
+    ),
     own("model=two_layer data._target_=mine.ten", "labels from 10 to 10; with 10 classes they go from 0 to 9."),
     own("model=two_layer data._target_=mine.minus", "labels from -100 to -100; with 10 classes they go from 0 to 9."),
     own("model=two_layer data._target_=mine.holes", "the val split has 12 inputs that are NaN or infinite"),
