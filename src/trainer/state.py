@@ -237,10 +237,14 @@ class TrainingState:
         self.average.updates = state["updates"]
         if self.average.decay is not None:  # it has none of its own: see `trainer.run.validation`
             return
+        self.average.buffers = {}
         norms = [(n, m) for n, m in self.model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        names = [f"{name}.{key}" for name, norm in norms for key, _ in norm.named_buffers()]
-        device = self.store.values.device
-        self.average.buffers = {name: state["model"][name].to(device) for name in names}
+        for prefix, norm in norms:
+            own = {f"{prefix}.{key}": buffer for key, buffer in norm.named_buffers()}
+            of_average = {name: state["model"][name].to(buffer.device) for name, buffer in own.items()}
+            # Those of the model, as long as none were measured: the next steps change them in both places.
+            if not all(torch.equal(own[name], buffer) for name, buffer in of_average.items()):
+                self.average.buffers |= of_average
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values alone, so that `torch.load(weights_only=True)` reads it.

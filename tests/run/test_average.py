@@ -100,6 +100,13 @@ def test_of_the_last_part_with_its_batch_norms_measured(limit: int, sizes: list[
     # Before the last part begins there is nothing to validate.
     lines = Path("runs/run/metrics.jsonl").read_text().splitlines()
     assert [("val/average/loss" in line) for line in lines if "val/loss" in line] == [False, False, False, True]
+    # Until they are measured, those of the average are the model's, after a resume as well.
+    for step, is_measured in ((12, False), (20, True)):
+        state = parts_of(*words, "average.last=0.25").state
+        state.load_state_dict(states("runs/run", step))
+        state.model[2].running_mean.add_(1)  # as the next step does
+        found = state.averaged()["model"]["2.running_mean"]
+        assert torch.equal(found, state.model[2].running_mean) is not is_measured
     # What the training itself has measured is as it is without an average.
     train(*EACH, *words, "average.last=null", "name=plain")
     assert_same(states("runs/plain", 20)["model"], states("runs/run", 20)["model"])
