@@ -163,6 +163,21 @@ def take_unrounded(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
                 loaded[name] = value.to(loaded[name].device)
 
 
+_OF_TORCH = ("training", "_is_full_backward_hook")  # attributes of every module
+
+
+def plain_numbers(**roots: nn.Module) -> dict[str, float]:
+    """Numbers in attributes of modules that somebody else wrote, as `model.encoder.count`; no state dict has them."""
+    return {
+        ".".join(filter(None, (root, path, name))): +value
+        for root, whole in roots.items()
+        for path, module in whole.named_modules()
+        if type(module).__module__.split(".")[0] not in ("torch", "trainer")
+        for name, value in vars(module).items()
+        if type(value) in (bool, int, float) and name not in _OF_TORCH and value == value  # no NaN
+    }
+
+
 @dataclass
 class TrainingState:
     """Everything that a step changes.
@@ -197,6 +212,9 @@ class TrainingState:
     is_over: bool = False
     data: dict[str, Fingerprint] = field(default_factory=dict)
     world: World = ALONE
+
+    def __post_init__(self) -> None:
+        self._plain_at_start = plain_numbers(model=self.model, loss=self.loss)
 
     def validated(self, loss: float) -> None:
         """After a validation that would be due in a longer training, too; `last` has its numbers."""
@@ -269,7 +287,18 @@ class TrainingState:
             **({} if self.average is None else {"average": self.averaged()}),
             **({} if self.patience is None else {"patience": self.patience.state_dict()}),
             "data": {split: tuple(found) for split, found in self.data.items()},
+            **({"plain": changed} if (changed := self._changed_plain()) else {}),
         }
+
+    def _changed_plain(self) -> dict[str, float]:
+        """Numbers in plain attributes that are no longer what they were when the training was built."""
+        now = plain_numbers(model=self.model, loss=self.loss)
+        return {name: value for name, value in now.items() if self._plain_at_start.get(name, value) != value}
+
+    def not_taken_up(self, state: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+        """Plain attributes that had changed in the training of a checkpoint: as they are now, and as they were then."""
+        now = plain_numbers(model=self.model, loss=self.loss)
+        return {n: (now[n], then) for n, then in state.get("plain", {}).items() if n in now and now[n] != then}
 
     def refuse_other_data(self, state: dict[str, Any]) -> list[str]:
         """Raises ValueError: the state is of a training with other data.

@@ -383,11 +383,14 @@ class TestParametersWithoutAGradient:
         assert torch.equal(found["never.weight"], start["never.weight"])
         assert not torch.equal(found["extra.weight"], start["extra.weight"])
 
-    def test_a_run_goes_on_exactly(self, train: Train) -> None:
+    def test_a_run_goes_on_exactly(self, train: Train, capfd: pytest.CaptureFixture[str]) -> None:
         words = ("model._target_=mine.Branches", *DATA, "batch_size=8", "optimizer=adamw")
         train(*QUIET, *words, "max_steps=24", "name=whole")
         for max_steps in (12, 24):  # the model counts in fours, and begins anew
+            assert "plain attribute" not in capfd.readouterr().out
             train(*QUIET, *words, f"max_steps={max_steps}", "name=broken")
+        said = capfd.readouterr().out
+        assert "warning: model.calls changes while it trains, and no checkpoint keeps a plain attribute" in said
         assert_close(weights("broken"), weights("whole"), rtol=0, atol=0)
 
     def test_a_stack_refuses_them(self, train: Train, capfd: pytest.CaptureFixture[str]) -> None:

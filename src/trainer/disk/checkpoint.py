@@ -88,6 +88,7 @@ _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "random": ("list", lambda value: isinstance(value, list)),
     "last": ("mapping of tags to numbers", lambda value: _is_mapping(value) and all(map(_is_number, value.values()))),
     "data": ("mapping of fingerprints", lambda value: _is_mapping(value) and all(map(_is_fingerprint, value.values()))),
+    "plain": ("mapping of names to numbers", lambda value: _is_mapping(value) and all(map(_is_number, value.values()))),
     "best": ("mapping with metric, step and value", _is_best),
     "patience": ("mapping with metric, min_delta, best and count", _is_patience),
     "average": ("mapping with updates, begins, model and loss", _is_average),
