@@ -27,18 +27,12 @@ def load(
     Raises:
         trainer.errors.UserError: one line that says what is wrong, and what to do.
     """
-    import torch
-
     from trainer.run.environment import torch_as_new
     from trainer.use.loaded import open_model
 
     typed = {**keys, **({"device": device} if device else {}), **({"trust": list(trust)} if trust else {})}
-    with torch_as_new():
-        model = open_model(str(place), None if checkpoint is None else str(checkpoint), typed)
-        num_threads = torch.get_num_threads()
-    if "threads" in keys:  # for what is computed with it
-        torch.set_num_threads(num_threads)
-    return model
+    with torch_as_new(keeps_threads="threads" in keys):  # for what is computed with the model
+        return open_model(str(place), None if checkpoint is None else str(checkpoint), typed)
 
 
 def run(*words: str, **keys: Any) -> "Loaded":

@@ -38,11 +38,14 @@ def set_up_torch(settings: Settings) -> None:
 
 
 @contextlib.contextmanager
-def torch_as_new() -> Iterator[None]:
+def torch_as_new(keeps_threads: bool = False) -> Iterator[None]:
     """Within it torch is as in a new process, whatever a program has set; afterwards it is as the program has it.
 
     Or else a run in a notebook would have other numbers than the same words behind `train`: a default dtype of float64
     draws other weights, say.
+
+    Args:
+        keeps_threads: their number stays as it was set within.
 
     Raises:
         UserError: a default device that can't be taken away, as within `with torch.device("cuda")`.
@@ -76,7 +79,8 @@ def torch_as_new() -> Iterator[None]:
             torch.set_float32_matmul_precision(products)
         if torch.get_deterministic_debug_mode() != deterministic:
             torch.set_deterministic_debug_mode(deterministic)
-        torch.set_num_threads(threads)
+        if not keeps_threads:
+            torch.set_num_threads(threads)
         if device.type != "cpu":
             torch.set_default_device(device)
 
