@@ -687,3 +687,23 @@ def test_of_many_classes_the_worst_is_a_fault_where_it_lies_far_from_all(recalls
     rows = [{"name": str(i), "support": 20, "recall": recall} for i, recall in enumerate(recalls)]
     diagnosis.concluded(400, rows)
     assert [finding.rule for finding in diagnosis.findings] == (["one class far worse"] if is_found else [])
+
+
+@pytest.mark.parametrize(
+    ("known", "accuracy", "is_found"),
+    [
+        ({"are_labels": True, "num_val": 100}, 0.17, True),
+        ({"are_labels": True, "num_val": 100}, 0.40, False),
+        ({"are_labels": True, "num_val": 12}, 0.17, False),
+        ({"num_val": 100}, 0.17, False),
+    ],
+)
+def test_ones_and_zeros_that_change_their_places_in_validation(
+    known: dict[str, Any], accuracy: float, is_found: bool
+) -> None:
+    diagnosis = Diagnosis(facts(**known), causes.RULES)
+    for step in range(1, 400, 10):
+        diagnosis.observe(step, record(0.69 if step == 1 else 0.37))
+        diagnosis.observe(step, {"val/loss": 0.6, "val/accuracy": accuracy})
+    diagnosis.concluded(400)
+    assert ("labels differ between the splits" in [finding.rule for finding in diagnosis.findings]) == is_found

@@ -146,3 +146,9 @@ def test_shares_of_classes_differ_by_more_than_few_samples_do() -> None:
 
     assert shift(few, more) < 0.15
     assert shift(few.clamp(max=4), more.clamp(min=5)) > 0.8
+
+
+def test_several_labels_at_once_are_known() -> None:
+    split = ResidentBatches(X, (X[:, :3] > 0).float())
+    of_several = LossFunction(nn.BCEWithLogitsLoss(), net(), Labels(3), NAMES)
+    assert of_targets(of_several, Splits((4,), 3, split, split, split)) == {"are_labels": True, "num_val": len(X)}

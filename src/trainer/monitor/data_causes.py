@@ -66,9 +66,14 @@ def labels_differ_between_the_splits(seen: Seen) -> Sighting | None:
 
     Source: Karpathy, "A Recipe for Training Neural Networks" (2019), step 1.
     """
-    if not _is_lost_in_validation(seen) or _is_shifted(seen):
+    is_inverted = _are_labels_inverted(seen)
+    if not (is_inverted or _is_lost_in_validation(seen)) or _is_shifted(seen):
         return None
     facts, accuracy = seen.facts, seen.accuracy or 0.0
+    if is_inverted:
+        meaning = "training is learnt, and validation is below a guess, so ones and zeros change their places there"
+        how = "Look at how labels are read for validation."
+        return Sighting(None, losses(seen) | {"val/accuracy": accuracy}, meaning, how)
     numbers = losses(seen) | {"val/accuracy": accuracy, "largest_share": facts.largest_share}
     below = accuracy < facts.largest_share - 3 * seen.accuracy_error or accuracy < 0.5 / max(2, _num_classes(seen))
     what = "below a guess, so classes are numbered otherwise there" if below else "no better than a guess"
@@ -261,6 +266,13 @@ def _is_lost_in_validation(seen: Seen) -> bool:
         return False
     is_learnt = seen.has_learnt and seen.early < 0.75 * guess
     return is_learnt and seen.numbers.get("val/loss", math.inf) > guess and not seen.facts.largest_share > NEARLY_ALONE
+
+
+def _are_labels_inverted(seen: Seen) -> bool:
+    """Whether most zeros and ones of validation are taken for each other: no guess comes below a half but by chance."""
+    if not seen.facts.are_labels or seen.accuracy is None or not seen.has_fallen or not is_settled(seen):
+        return False
+    return seen.accuracy < 0.5 - 3 * 0.5 / math.sqrt(max(1, seen.facts.num_val))
 
 
 def _is_shifted(seen: Seen) -> bool:

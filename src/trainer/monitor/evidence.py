@@ -270,6 +270,8 @@ def of_targets(loss_fn: LossFunction, splits: Splits) -> dict[str, Any]:
             "num_val": len(val),
             "label_shift": max(0.0, float(((shares - of_val).abs() - noise).sum() / 2)),
         }
+    if isinstance(loss_fn.meaning, Labels):
+        return {"are_labels": True, "num_val": len(val)}
     if not isinstance(loss_fn.meaning, Numbers) or not train.is_floating_point():
         return {}
     numbers, of_val = train.double().cpu(), val.double().cpu()
