@@ -165,6 +165,7 @@ def test_a_policy_is_torchvisions(policy: str) -> None:
             "takes no shares of classes. Try loss=cross_entropy",
         ),
         (["data.augment.mixup=1", "loss.class_weights=balanced"], "Leave loss.class_weights out."),
+        (["data.augment.mixup=1", "loss.ignore_index=2"], "Leave loss.ignore_index out."),
         (["data=random_regression", "loss=mse", "model=two_layer", "data.augment.cutmix=1"], "has no images to cut."),
         (["data=random_regression", "loss=mse", "model=two_layer", "data.augment.erase=1"], "has no images to augment"),
         (["data.augment.policy=rand"], "must be randaugment, trivialaugment, autoaugment or null."),

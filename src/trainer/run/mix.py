@@ -9,6 +9,7 @@ from trainer.data.source import Data
 from trainer.distributed import World
 from trainer.errors import UserError
 from trainer.losses.function import LossFunction
+from trainer.losses.term import Term
 from trainer.meaning import Classes, Numbers
 from trainer.run.instantiate import ours
 
@@ -37,6 +38,17 @@ def build_mix(settings: Settings, data: Data, loss_fn: LossFunction, world: Worl
         if term.wants is None or is_of_labels:
             raise UserError(f"{key}: loss={settings.names['loss']} takes no shares of classes. Try loss=cross_entropy.")
         if term.kind == "weighted mean":
-            raise UserError(f"{key}: shares of classes have no weights. Leave loss.class_weights out.")
+            unfit = keys_of_weights(settings, term)
+            raise UserError(f"{key}: shares of classes are all taken, and weigh the same. Leave {unfit} out.")
     num_classes = data.meaning.num_classes if isinstance(data.meaning, Classes) else None
     return Mix(alphas["mixup"], alphas["cutmix"], num_classes, settings.order_seed)
+
+
+def keys_of_weights(settings: Settings, term: Term) -> str:
+    """The keys of a term that say which classes count, and how much."""
+    weights = "loss.class_weights" if ours(settings, "loss").get("class_weights") else f"{term.key}.weight"
+    is_set = {
+        weights: getattr(term.criterion, "weight", None) is not None,
+        f"{term.key}.ignore_index": getattr(term.criterion, "ignore_index", -1) >= 0,
+    }
+    return " and ".join(name for name, is_there in is_set.items() if is_there)
