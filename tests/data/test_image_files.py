@@ -21,7 +21,8 @@ from trainer.data import image_folder, image_table
 from trainer.data import known as known_module
 from trainer.data import look as look_module
 from trainer.data.batches import LoadedBatches
-from trainer.data.image_files import MAX_PIXELS, FolderImages
+from trainer.data.image_files import MAX_PIXELS, FolderImages, read_picture
+from trainer.data.item_parts import Pictures
 from trainer.data.look import is_plain_jpeg, is_plain_png, look
 from trainer.data.source import Data
 from trainer.data.upright import BACKGROUNDS
@@ -88,6 +89,55 @@ def test_what_is_transparent_shows_the_background(tmp_path: Path, mode: str, suf
         pixels = files[0][0].float()
         assert pixels[:, :, :7].mean() < 3
         assert abs(pixels[:, :, 9:].mean() - BACKGROUNDS[background]) < 3
+
+
+def tiff(path: Path, bits: int, which_is_white: int, levels: bytes) -> None:
+    """Two pixels beside each other, in a form that Pillow does not write."""
+    tags = {256: 2, 257: 1, 258: bits, 259: 1, 262: which_is_white, 273: 8, 277: 1, 278: 1, 279: len(levels)}
+    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags.items())
+    header = b"II*\0" + struct.pack("<I", 12) + levels.ljust(4, b"\0")
+    path.write_bytes(header + struct.pack("<H", len(tags)) + entries + bytes(4))
+
+
+def grey_of_16_bits(path: Path, kind: str) -> None:
+    """Two pixels, of a tenth and of nine tenths of what is white."""
+    dark, bright = 6553, 58982
+    if kind == "png":
+        Image.fromarray(np.array([[dark, bright]], np.uint16)).save(path)
+    elif kind == "png with a clear level":  # which is the dark one
+        Image.fromarray(np.array([[dark, bright]], np.uint16)).save(path, transparency=dark)
+    elif kind == "pgm":
+        path.write_bytes(b"P5 2 1 65535\n" + struct.pack(">HH", dark, bright))
+    elif kind == "pgm up to 1000":
+        path.write_bytes(b"P5 2 1 1000\n" + struct.pack(">HH", 100, 900))
+    elif kind == "tiff of 12 bits":
+        tiff(path, 12, 1, ((dark >> 4) << 12 | bright >> 4).to_bytes(3))
+    else:
+        tiff(path, 16, 0, struct.pack("<HH", bright, dark))
+
+
+GREYS = ("png", "png with a clear level", "pgm", "pgm up to 1000", "tiff of 12 bits", "tiff where 0 is white")
+
+
+@pytest.mark.parametrize("kind", GREYS)
+def test_greys_of_many_bits_are_scaled_to_8(tmp_path: Path, kind: str) -> None:
+    """Pillow clips some at 255, and knows neither of the others how many bits they have nor what is clear."""
+    path = tmp_path / f"x.{kind[:3]}"
+    grey_of_16_bits(path, kind)
+    look(FolderImages([str(path)], torch.zeros(1)))
+    dark = 255 if "clear" in kind else 25
+    for channels in (1, 3):
+        expected = [[[dark, 230]]] * channels
+        assert read_picture(path, channels, (1, 2), "white").tolist() == expected
+        with Image.open(path) as opened:
+            assert Pictures(channels).image(opened).tolist() == expected
+
+
+def test_greys_without_a_largest_one_are_refused_at_the_first_look(tmp_path: Path) -> None:
+    for mode in "FI":
+        Image.new(mode, (9, 9), 1).save(tmp_path / f"{mode}.tif")
+        files = FolderImages([str(tmp_path / f"{mode}.tif")], torch.zeros(1))
+        says(look, f"grey levels of 32 bits, mode {mode}; accepted are 8 and 16", files=files)
 
 
 def test_pictures_with_an_alpha_channel_are_counted(tmp_path: Path) -> None:

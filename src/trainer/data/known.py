@@ -14,7 +14,7 @@ from trainer.data.kept import SETTLED
 from trainer.disk.cache import Cache
 from trainer.disk.files import cache_folder
 
-VERSION = 1  # of `trainer.data.look`: counted up when it asks more of a file
+VERSION = 2  # of `trainer.data.look`: counted up when it asks more of a file
 LIMIT = 1_000_000_000  # bytes, of all data sets
 # A row: number of the file, device, size, times of the last changes to the content and to the entry, its sum.
 SUM_WIDTH = SUM_BYTES // 8

@@ -25,7 +25,7 @@ from trainer.data.image_files import (
 from trainer.data.known import SUM_WIDTH, Known, is_settled
 from trainer.data.loader import METHOD, read
 from trainer.data.quoting import cut
-from trainer.data.upright import is_transparent
+from trainer.data.upright import has_deep_greys, is_transparent
 from trainer.errors import UserError
 
 # How a whole file ends, if it ends as most do.
@@ -158,9 +158,9 @@ def _look_at(path: str, about: os.stat_result | None, files: FolderImages, found
         with open(path, "rb") as file, Image.open(file, formats=FORMATS) as image:
             refuse_too_large(image)
             found.num_transparent += is_transparent(image)
-            if _is_whole(image, file, tail):
+            if not has_deep_greys(image) and _is_whole(image, file, tail):
                 return known
-        files.image(path)  # a file may be whole and end unlike most
+        files.image(path)  # a file may be whole and end unlike most; of greys not all are accepted
     except UserError as error:
         cause = error.__cause__
         found.broken.append((path, reason_of(cause if isinstance(cause, Exception) else error)))

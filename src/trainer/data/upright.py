@@ -5,6 +5,7 @@ from PIL import Image, ImageOps
 
 # Grey level of what is transparent, by word.
 BACKGROUNDS = {"white": 255, "grey": 128, "black": 0}
+_BITS, _WHICH_IS_WHITE = 258, 262  # tags of TIFF: BitsPerSample, and PhotometricInterpretation, 0 where 0 is white
 
 
 def is_transparent(image: Image.Image) -> bool:
@@ -14,17 +15,45 @@ def is_transparent(image: Image.Image) -> bool:
 
 def upright_8_bit(image: Image.Image, background: str) -> Image.Image:
     """As its camera was held, in 8 bits a channel, on a background where it is transparent."""
-    return in_8_bit(ImageOps.exif_transpose(image), background)
+    return in_8_bit(ImageOps.exif_transpose(image), background, image)
 
 
-def in_8_bit(image: Image.Image, background: str) -> Image.Image:
-    """In 8 bits a channel, on a background where it is transparent; the image itself where it is so already."""
+def in_8_bit(image: Image.Image, background: str, opened: Image.Image | None = None) -> Image.Image:
+    """In 8 bits a channel, on a background where it is transparent; the image itself where it is so already.
+
+    Args:
+        opened: what knows of its file, where the image was made of it.
+
+    Raises:
+        ValueError: its grey levels have no largest one.
+    """
+    if has_deep_greys(image):
+        return _greys_in_8_bit(image, background, opened or image)
     if is_transparent(image):
         shown = image.convert("RGBA")
         level = BACKGROUNDS[background]
         image = Image.alpha_composite(Image.new("RGBA", shown.size, (level, level, level, 255)), shown)
-    elif image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255 instead of scaling
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        raise ValueError(f"grey levels of 32 bits, mode {image.mode}; accepted are 8 and 16")
+    elif image.mode == "LAB":  # Pillow makes colours of it alone
+        image = image.convert("RGB")
     return image
+
+
+def has_deep_greys(image: Image.Image) -> bool:
+    """Whether it has one channel of more than 8 bits."""
+    return image.mode in ("I", "F") or image.mode.startswith("I;16")
+
+
+def _greys_in_8_bit(image: Image.Image, background: str, opened: Image.Image) -> Image.Image:
+    """Pillow's own conversion clips at 255 instead of scaling."""
+    # Of a PGM with a maximum above 255 Pillow makes levels from 0 to 65,535 in 32 bits.
+    if not image.mode.startswith("I;16") and not (image.mode == "I" and opened.format == "PPM"):
+        raise ValueError(f"grey levels of 32 bits, mode {image.mode}; accepted are 8 and 16")
+    tags = getattr(opened, "tag_v2", {})  # a TIFF's levels are as in the file, whatever its tags say of them
+    bits = tags.get(_BITS, (16,))[0]
+    levels = np.asarray(image)
+    grey = (levels >> (bits - 8)).astype(np.uint8)
+    if tags.get(_WHICH_IS_WHITE, 1) == 0:
+        grey = 255 - grey
+    if isinstance(clear := image.info.get("transparency"), int):
+        grey[levels == clear] = BACKGROUNDS[background]
+    return Image.fromarray(grey)
