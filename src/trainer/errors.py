@@ -28,11 +28,12 @@ class NonFinite(RunStopped):
 
     Args:
         step: whose number it is; a step that was not finished, where a training loss is.
+        split: on which.
     """
 
-    def __init__(self, message: object, step: int) -> None:
+    def __init__(self, message: object, step: int, split: str = "train") -> None:
         super().__init__(message)
-        self.step = step
+        self.step, self.split = step, split
 
 
 def printable(text: str) -> str:

@@ -199,7 +199,7 @@ def validate(state: TrainingState, plan: Plan, observer: Observer) -> bool | Non
         return None
     loss, is_best = evaluation
     if not math.isfinite(loss) and not plan.skips_non_finite:
-        raise NonFinite(f"val/loss={loss} at step {state.step}: the validation loss is not finite", state.step)
+        raise NonFinite(f"val/loss={loss} at step {state.step}: the validation loss is not finite", state.step, "val")
     if is_due(state.step, plan.eval_every, math.inf):  # not what a run adds at its end: a longer one would not have it
         state.validated(loss)
     state.evaluated = state.step

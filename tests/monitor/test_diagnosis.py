@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from trainer.command.folders import CONFIGS
-from trainer.data.batches import ResidentBatches
+from trainer.data.batches import ResidentBatches, samples_of
 from trainer.errors import RunStopped
 from trainer.monitor import causes
 from trainer.monitor.diagnosis import Diagnosis
@@ -570,6 +570,15 @@ def test_the_samples_of_a_step_are_those_of_its_batch(num_samples: int, batch_si
     known = facts(num_samples=num_samples, samples_per_step=per_step)
     for step, batch in zip(range(1, 40), split.training(per_step, 0, 1), strict=False):
         assert known.samples(step) == len(batch.inputs)
+
+
+@pytest.mark.parametrize("is_balanced", [False, True])
+@pytest.mark.parametrize("batch_size", [8, 40])
+def test_the_samples_that_a_replay_names_are_those_of_the_batch(is_balanced: bool, batch_size: int) -> None:
+    split = ResidentBatches(torch.arange(40.0)[:, None], torch.zeros(40, 1))
+    split.weights = torch.linspace(0, 1, 40, dtype=torch.float64) if is_balanced else None
+    for step, batch in zip(range(1, 12), split.training(batch_size, 3, 1), strict=False):
+        assert samples_of(split, batch_size, 3, step).tolist() == batch.inputs.flatten().tolist()
 
 
 def test_chance_is_the_loss_of_an_even_guess() -> None:

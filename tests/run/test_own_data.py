@@ -1,6 +1,8 @@
 """Data sets of the user's own from the command line: killed and gone on with, refused, and by keyword to the model."""
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +16,7 @@ from exact import assert_same
 from trainer.data.folds import in_folds
 from trainer.data.given import Asked, as_data
 from trainer.disk import checkpoint
-from trainer.errors import UserError
+from trainer.errors import RunStopped, UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of Python 3.12 on: beside torch's threads
 QUIET = ("monitor=off", "threads=1", "trust=[ownsets]")
@@ -122,6 +124,32 @@ def thirds():
 
 def points():
     return [(torch.randn(3), i % 2) for i in range(80)]
+
+
+class Gap(Net):
+    def __init__(self, is_whole=False):
+        super().__init__(3)
+        self.is_whole = is_whole
+
+    def forward(self, x):
+        found = self.layers(x)
+        return found if self.training or self.is_whole else found.log()
+
+
+class WithGap(Dataset):
+    '''One item has a part that is no number.'''
+
+    def __init__(self, part, row):
+        self.part, self.row = part, row
+
+    def __len__(self):
+        return 60
+
+    def __getitem__(self, i):
+        item = {"inputs": torch.ones(4) * i, "targets": torch.ones(3)}
+        if i == self.row:
+            item[self.part][0] = torch.nan
+        return item["inputs"], item["targets"]
 
 
 def pairs():
@@ -241,3 +269,27 @@ def test_items_of_one_group_are_in_one_split(folds: tuple[int | None, int | None
 def test_the_part_that_names_the_group_is_no_input(train: Callable[..., dict[str, Any]]) -> None:
     words = ("data._target_=ownsets.visits", "data.targets=[y]", "data.group=who", "model=two_layer", "max_steps=3")
     assert train(*words, "data.num_workers=1", *QUIET)["steps"] == 3
+
+
+@pytest.mark.parametrize("part", ["inputs", "targets"])
+@pytest.mark.parametrize(("row", "split"), [(3, "val"), (43, "test"), (20, "train")])
+def test_an_item_with_a_gap_is_named_and_not_the_learning_rate(
+    part: str, row: int, split: str, train: Callable[..., dict[str, Any]]
+) -> None:
+    """Such as are read one by one: nobody has seen them before."""
+    words = ("data._target_=ownsets.WithGap", f"data.part={part}", f"data.row={row}", "loss=mse", "max_steps=2")
+    with pytest.raises(RunStopped, match=rf"The first value that is not finite: the {part} of item") as error:
+        train(*QUIET, *words, "model._target_=ownsets.Gap", "model.is_whole=true", "name=run")
+    number, of, whole = re.search(r"item (\d+) of the (\w+) split(?: .item (\d+) of)?", str(error.value)).groups()  # type: ignore[union-attr]
+    assert (int(whole or number), of) == (row, split)
+    assert "lr=0.0002" not in str(error.value)
+    (finding,) = json.loads(Path("runs/run/result.json").read_text())["diagnosis"]
+    assert (finding["rule"], part in finding["meaning"]) == ("data not finite", True)
+
+
+def test_what_is_not_finite_in_evaluation_alone_is_said_to_be(train: Callable[..., dict[str, Any]]) -> None:
+    words = ("data._target_=ownsets.WithGap", "data.part=inputs", "data.row=-1", "loss=mse", "max_steps=2")
+    with pytest.raises(RunStopped, match=r"output of the model \(Gap\), in evaluation mode alone.*self.training"):
+        train(*QUIET, *words, "model._target_=ownsets.Gap", "name=run")
+    (finding,) = json.loads(Path("runs/run/result.json").read_text())["diagnosis"]
+    assert finding["rule"] == "not finite in evaluation"

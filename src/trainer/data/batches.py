@@ -107,9 +107,9 @@ def orders(
         epoch, index = epoch + 1, 0
 
 
-def samples_of(num_samples: int, batch_size: int, seed: int, step: int) -> Tensor:
+def samples_of(split: "Batches", batch_size: int, seed: int, step: int) -> Tensor:
     """Which samples of the training split make the batch of a step (from 1), all ranks' together, in its order."""
-    return next(orders(num_samples, batch_size, seed, step, 0, 1))[:batch_size]
+    return next(orders(len(split), batch_size, seed, step, 0, 1, split.weights))[:batch_size]
 
 
 class Batches(Protocol):

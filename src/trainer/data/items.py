@@ -66,6 +66,13 @@ class Items:
         known = None if self.known is None else self.known[rows]
         return replace(self, dataset=Subset(self.dataset, rows.tolist()), name=name, known=known)
 
+    def number_of(self, row: int) -> int:
+        """What the user's data set calls it, of which this may be a part."""
+        inner = self.dataset
+        while type(inner) is Subset:
+            row, inner = inner.indices[row], inner.dataset
+        return row
+
     @cached_property
     def sample(self) -> tuple[Tree, Tree]:
         """Inputs and targets of the first item, as a batch of one; those of a validation."""

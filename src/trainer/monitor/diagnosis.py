@@ -31,6 +31,22 @@ AGAINST_IT = (
 )
 
 
+GAPS = "a sample's {} hold NaN or an infinity, which no step gets over"
+# What made a loss that is not finite, to the name of the finding, its meaning and its cure.
+STOPPED = {
+    "loss": (LOSS_NOT_FINITE, OF_THE_LOSS, AGAINST_IT),
+    **{
+        part: ("data not finite", GAPS.format(part), "Take such samples out of the data, or fill their gaps.")
+        for part in ("inputs", "targets")
+    },
+    "evaluation": (
+        "not finite in evaluation",
+        "the model gives a number that is not finite in evaluation mode alone",
+        "Look at what the model does where self.training is false.",
+    ),
+}
+
+
 @dataclass(frozen=True)
 class Rule:
     """When a check is made, and how often in a row it must see something.
@@ -75,7 +91,7 @@ class Diagnosis:
     @property
     def findings(self) -> list[Finding]:
         """All that were reported, what explains the others first."""
-        ranks = {rule.name: rule.rank for rule in self._rules} | {LOSS_NOT_FINITE: 2}
+        ranks = {rule.name: rule.rank for rule in self._rules} | {name: 2 for name, *_ in STOPPED.values()}
         ranked = sorted(self.told, key=lambda finding: ranks.get(finding.rule, 100))
         return [
             replace(finding, follows=ranked[0].rule if i and finding.rule in FOLLOWING else "")
@@ -124,18 +140,18 @@ class Diagnosis:
             self._of_tags[tags] = [rule for rule in self._rules if rule.tag in tags and not rule.is_last]
         return self._of_tags[tags]
 
-    def stopped(self, step: int, is_of_the_loss: bool = False) -> list[Finding]:
+    def stopped(self, step: int, cause: str | None = None) -> list[Finding]:
         """What there is to say of a run that ended with a loss or a weight that is not finite.
 
         Args:
-            is_of_the_loss: it makes such a number of outputs that are finite, and not large.
+            cause: a word of `STOPPED`; `loss`: it makes such a number of outputs that are finite, and not large.
         """
-        name = LOSS_NOT_FINITE if is_of_the_loss else "exploding gradient"
+        exploded = ("exploding gradient", OVERFLOWN, attempt(calmer(self._seen.facts)))
+        name, *how = exploded if cause is None else STOPPED[cause]
         if name in self._seen.reported:
             return []
         self._seen.reported.append(name)
         numbers = {"train/loss": self._seen.losses[-1]} if self._seen.losses else {}
-        how = (OF_THE_LOSS, AGAINST_IT) if is_of_the_loss else (OVERFLOWN, attempt(calmer(self._seen.facts)))
         self.told.append(Finding(name, step, None, numbers, *how))
         causes = self.concluded(step)
         return [*causes, *(finding for finding in self.told if finding.rule == name)]

@@ -112,8 +112,8 @@ def named_endings(training: Training, run: Opened) -> Iterator[None]:
     except NonFinite as error:
         run.status = "stopped"
         run.observer.records.write()
-        origin = origin_of(training)
-        run.observer.records.report(training.diagnosis.stopped(error.step, origin.is_of_the_loss))
+        origin = origin_of(training, error.split)
+        run.observer.records.report(training.diagnosis.stopped(error.step, origin.cause))
         raise RunStopped(explained(error, training, origin)) from error
     except Pruned:
         run.status = "pruned"

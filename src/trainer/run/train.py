@@ -88,7 +88,7 @@ def finish(training: Training, run: Opened, computation: Computation, is_over: b
     run.observer.records.report(training.diagnosis.concluded(state.step, rows))
     for tag, loss in found.losses.items():
         if not math.isfinite(loss):
-            raise NonFinite(f"{tag}={loss}: the loss on the test split is not finite", state.step)
+            raise NonFinite(f"{tag}={loss}: the loss on the test split is not finite", state.step, "test")
     if world.is_main:
         try:
             write_predictions(training.folder, training.parts, kept, found.step)

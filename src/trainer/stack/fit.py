@@ -132,7 +132,7 @@ def evaluated(
 ) -> None:
     loss, is_best[row] = member.observer.evaluated(step, numbers[row])
     if not math.isfinite(loss):
-        raise NonFinite(f"val/loss={loss} at step {step}: the validation loss is not finite", step)
+        raise NonFinite(f"val/loss={loss} at step {step}: the validation loss is not finite", step, "val")
     if is_due(step, plan.eval_every, math.inf):  # as in trainer.loop
         member.state.validated(loss)
     member.state.evaluated = step

@@ -92,7 +92,7 @@ class Watcher(Follower):
         seen.layers = {layer: {"activation": number} for layer, number in activations.items()}
         if step in self.wanted:
             of, seed = parts.length.samples_per_step, parts.settings.order_seed
-            rows = samples_of(len(parts.splits.train), of, seed, step)
+            rows = samples_of(parts.splits.train, of, seed, step)
             seen.samples = samples(parts, batch.targets, looks, rows.tolist())
             seen.inputs, seen.targets = batch.inputs, batch.targets
 
