@@ -546,6 +546,7 @@ MISTAKES: list[Row] = [
     Row(f"model._target_=mine.Net {OWN}", "SyntaxError: ... (mine.py, line 1)", file("mine.py", "class Net(: pass")),
     Row(f"model._target_=mine.Net {OWN}", "ZeroDivisionError: ... (mine.py, line 2)", file("mine.py", "\n1 / 0")),
     Row(f"model._target_=mine.Net {OWN}", "needs the module nonesuch. Try pip", file("mine.py", "import nonesuch")),
+    Row("~metric", "~metric: nothing is chosen there that could be taken out. Leave it out."),
     own("model._target_=mine.Nett", "there is no mine.Nett. Did you mean Net?"),
     own("model._target_=mine.Plain", "does not make a torch Module, which model._target_ needs."),
     own("model._target_=mine.Net model.widht=3", "model.widht: nothing reads this key. Did you mean model.weights?"),
@@ -563,6 +564,7 @@ MISTAKES: list[Row] = [
     own("loss._target_=mine.Words", "loss=Words: can't be taken of outputs [2, 10] and targets [2]"),
     own("loss._target_=mine.Constant", "loss=Constant: no gradient leads through it; nothing would be learnt."),
     own("optimizer._target_=mine.Net", "does not make a torch Optimizer, which optimizer._target_ needs."),
+    own("data._target_=mine.Plain", "Plain: is no data set; accepted is a class with __len__ and __getitem__, or a"),
     own("model=two_layer data._target_=mine.words", "3 samples are too few to split (train 2, val 0, test 1)"),
     own("model=two_layer data._target_=mine.lists", "an item of data=lists is a single number"),
     own(

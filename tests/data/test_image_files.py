@@ -178,6 +178,16 @@ def test_what_is_passed_over_is_counted_by_its_ending(tmp_path: Path) -> None:
     says(load, f"there is no image in {tmp_path / 'cat'}", "It holds .heic (12), .txt (1).", root=tmp_path)
 
 
+def test_classes_that_differ_in_capitals_alone_are_named(tmp_path: Path) -> None:
+    if (tmp_path.parent / tmp_path.name.upper()).exists():
+        pytest.skip("names of any case are one here")
+    folder(tmp_path, names=("Cat", "big dog", "bigdog", "cat", "fox"))
+    assert load(tmp_path).notes == (
+        "Cat, cat are classes of their own. If they are one, move all into one folder.",
+        "big dog, bigdog are classes of their own. If they are one, move all into one folder.",
+    )
+
+
 def test_folders_behind_links_are_looked_into_once(tmp_path: Path) -> None:
     elsewhere = folder(tmp_path / "elsewhere", names=("more",))
     root = folder(tmp_path / "root")

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -283,3 +284,17 @@ def test_what_does_not_fit_is_a_line(words: tuple[str, ...], line: str, train: T
         train("model=two_layer", *words)
     assert str(error.value).startswith(line)
     assert not Path("runs").exists()
+
+
+@pytest.mark.long  # torchmetrics is imported
+def test_what_is_of_classes_says_what_measures_several_labels(train: Train) -> None:
+    labels = torch.arange(80)[:, None] % torch.tensor([2, 3, 5]) == 0
+    np.savez("labels.npz", inputs=labels.float() + torch.rand(80, 3), targets=labels.long())
+    words = ("data=arrays", "data.path=labels.npz", "data.task=multilabel", "loss=bce_with_logits", "max_steps=1")
+    for name in ("precision", "f1", "dice"):
+        with pytest.raises(UserError) as error:
+            train("model=two_layer", *words, f"metric=[{name}]")
+        _, _, how = str(error.value).partition(" has several labels for a sample. Type ")
+        assert f"val/{name}" in train("model=two_layer", *words, *how.rstrip(".").split())
+    with pytest.raises(UserError, match=r"^metric=kappa: .* has several labels for a sample. Leave it out.$"):
+        train("model=two_layer", *words, "metric=[kappa]")

@@ -271,8 +271,9 @@ def test_the_part_that_names_the_group_is_no_input(train: Callable[..., dict[str
     assert train(*words, "data.num_workers=1", *QUIET)["steps"] == 3
 
 
-@pytest.mark.parametrize("part", ["inputs", "targets"])
-@pytest.mark.parametrize(("row", "split"), [(3, "val"), (43, "test"), (20, "train")])
+@pytest.mark.parametrize(
+    ("part", "row", "split"), [("inputs", 3, "val"), ("targets", 43, "test"), ("inputs", 20, "train")]
+)
 def test_an_item_with_a_gap_is_named_and_not_the_learning_rate(
     part: str, row: int, split: str, train: Callable[..., dict[str, Any]]
 ) -> None:

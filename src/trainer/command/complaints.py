@@ -192,6 +192,10 @@ _EXPLAINED = (
         ),
     ),
     (r"^(?:Multiple values for )?(\S+?)(?: appears more than once.*|\. To override.*)", _twice),
+    (
+        r"Could not delete '([^']+)'\. No match in the defaults list",
+        lambda found, argv: UserError(f"~{found[1]}: nothing is chosen there that could be taken out. Leave it out."),
+    ),
     (r"Could not (?:override|append to config|delete from config)[^']*'([^']+)'", _not_there),
     (r"Override (\S+) looks like a config group", _not_there),
     (r"Error merging override (?P<word>.+)|invalid literal for int\(\)", _beyond),

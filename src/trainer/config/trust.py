@@ -93,7 +93,9 @@ def resolve(key: str, target: str, kind: type, own: tuple[str, ...]) -> Any:
         raise UserError(f"{where}: comes from {found.__module__}.{_if_yours(f'{found.__module__}.Net')}")
     is_wanted = inspect.isclass(makes) and issubclass(makes, kind)
     if not is_wanted and not (belongs(target, own) and not inspect.isclass(found) and makes not in NOTHING_BUILT):
-        raise UserError(f"{where}: does not make a {kind.__module__.split('.')[0]} {kind.__name__}, which {key} needs.")
+        instead = getattr(kind, "accepted", "")
+        made = f"a {kind.__module__.split('.')[0]} {kind.__name__}"
+        raise UserError(f"{where}: {instead or f'does not make {made}, which {key} needs'}.")
     return found
 
 

@@ -7,7 +7,7 @@ from abc import ABC
 from collections.abc import Mapping, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -143,6 +143,11 @@ class Data:
 
 class Source(ABC):  # noqa: B024
     """What the class of a data source makes: a `Data`, or a data set with `__len__` and `__getitem__`."""
+
+    accepted: ClassVar[str] = (
+        "is no data set; accepted is a class with __len__ and __getitem__, or a function that returns such data sets, "
+        "one or a tuple (train, val, test), or a trainer.Data"
+    )
 
     @classmethod
     def __subclasshook__(cls, other: type) -> bool:

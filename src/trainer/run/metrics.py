@@ -1,5 +1,6 @@
 """The metrics of a run, from `metric=[f1,auroc]` and the user's own."""
 
+import importlib
 import inspect
 import re
 from collections.abc import Mapping
@@ -21,6 +22,8 @@ from trainer.metrics import Metrics, OfAll, placed
 from trainer.run.environment import first_line
 from trainer.trees import called
 from trainer.trials import undisturbed
+
+_OF_CLASSES = "Multiclass"  # in names of torchmetrics; those of several labels have `Multilabel` there
 
 
 def build_metrics(settings: Settings, loss_fn: LossFunction, model: nn.Module, sample: Batch, world: World) -> Metrics:
@@ -85,8 +88,10 @@ def built(
     takes = trust.parameters(found)
     given = {k: v for k, v in facts.items() if k in takes} | given
     is_needed = "num_classes" in takes and takes["num_classes"].default is inspect.Parameter.empty
-    if is_needed and "num_classes" not in given:
-        raise UserError(f"metric={name}: is of classes; data={settings.names['data']} has none. Leave it out.")
+    if (is_needed or (is_torchmetrics and _OF_CLASSES in target)) and "num_classes" not in given:
+        has = "has several labels for a sample" if "num_labels" in facts else "has none"
+        instead = _of_labels(name, target, given) if "num_labels" in facts else "Leave it out."
+        raise UserError(f"metric={name}: is of classes; data={settings.names['data']} {has}. {instead}")
     is_function = inspect.isfunction(found)
     if is_function:
         refuse_other_parameters(key, target, takes, given)
@@ -103,6 +108,16 @@ def built(
     if world.size > 1:
         raise UserError(f"{key}._target_={target}: several processes take a torchmetrics.Metric alone. Derive from it.")
     return metric
+
+
+def _of_labels(name: str, target: str, given: Mapping[str, Any]) -> str:
+    """What to type for several labels, where torchmetrics measures the same of them with these keys."""
+    package, _, word = target.rpartition(".")
+    other = word.replace(_OF_CLASSES, "Multilabel")
+    metric = getattr(importlib.import_module(package), other, None) if other != word else None
+    if metric is None or not given.keys() <= trust.parameters(metric).keys():
+        return "Leave it out."
+    return f"Type metric=[{name}] metric.{name}._target_={package}.{other}."
 
 
 def refuse_other_parameters(
