@@ -176,6 +176,7 @@ class TestCheck:
             (FLOATS, FLOATS[:, 0], None, r"shape \[4\]; regression takes float \[N, D\]"),
             (FLOATS, NAN, None, "targets that are NaN or infinite"),
             (NAN, LABELS, 3, r"has 1 inputs that are NaN or infinite, the first at \[1, 1\]"),
+            (NAN.to(torch.complex64), LABELS, 3, r"has 1 inputs that are NaN or infinite, the first at \[1, 1\]"),
             (NAN / 0, LABELS, 3, "has 8 inputs that are NaN or infinite"),
             (FLOATS.byte(), LABELS, 3, r"images of shape \[2\]"),
         ],

@@ -516,7 +516,8 @@ class TestKindsOfNumbers:
     def test_complex_weights_train_as_torch_trains_them(self, optimizer: str, train: Train) -> None:
         words = ("model._target_=mine.Spectral", "data._target_=mine.waves", "loss=mse", f"optimizer={optimizer}")
         words = (*words, "max_steps=30", "batch_size=8")
-        train(*QUIET, *words, "name=a")
+        result = train(*QUIET, *words, "name=a")
+        assert result["num_trainable"] == result["num_parameters"]
         parts = parts_of(*words)
         model = type(parts.model)()
         options = {key: value for key, value in parts.settings.group("optimizer").items() if key != "_target_"}

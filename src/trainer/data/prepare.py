@@ -155,7 +155,8 @@ def _check_images(samples: Samples | ImageFiles, where: str) -> None:
 def _check_numbers(data: Data, samples: Samples, where: str) -> None:
     """Raises UserError for inputs that are not finite, or of another shape than those of the training split."""
     for inputs in leaves(samples.inputs):
-        bad = ~inputs.isfinite() if inputs.is_floating_point() else inputs.new_zeros(0, dtype=torch.bool)
+        has_nan = inputs.is_floating_point() or inputs.is_complex()
+        bad = ~inputs.isfinite() if has_nan else inputs.new_zeros(0, dtype=torch.bool)
         if bool(bad.any()):
             first = bad.nonzero()[0].tolist()
             raise UserError(f"{where} has {int(bad.sum())} inputs that are NaN or infinite, the first at {first}.")

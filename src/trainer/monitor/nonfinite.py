@@ -50,4 +50,5 @@ def first_non_finite(
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    return not tensor.is_floating_point() or bool(tensor.isfinite().all())
+    has_nan = tensor.is_floating_point() or tensor.is_complex()
+    return not has_nan or bool(tensor.isfinite().all())

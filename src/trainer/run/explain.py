@@ -55,7 +55,7 @@ def _place_in(training: Training, split: str, batches: Iterable[Batch]) -> tuple
             if place == f"the {part} of the batch":
                 return f"the {part} of {_item(training, split, first, getattr(batch, part))}", part
         if place is not None:
-            is_alone = place.startswith("output of ") and split != "train" and _is_finite_in_training(parts, batch)
+            is_alone = split != "train" and place.startswith("output of ") and _is_finite_in_training(parts, batch)
             return (f"{place}, in evaluation mode alone", "evaluation") if is_alone else (place, None)
         with torch.no_grad(), parts.precision():
             outputs = list(leaves(called(parts.model, batch.inputs)))
@@ -66,6 +66,8 @@ def _place_in(training: Training, split: str, batches: Iterable[Batch]) -> tuple
 
 
 def _is_finite_in_training(parts: Parts, batch: Batch) -> bool:
+    if parts.world.size > 1:  # a norm layer may wait for the other processes, which have other batches
+        return False
     parts.model.train()  # `evaluating` puts the modes back
     return first_non_finite(parts.model, batch.inputs, batch.targets, parts.precision) is None
 
@@ -77,7 +79,7 @@ def _item(training: Training, split: str, first: int, tree: Tree) -> str:
         first: the number of the batch's first sample in an evaluation.
     """
     parts, of = training.parts, getattr(training.parts.splits, split)
-    bad = [(~leaf.isfinite()).flatten(1).any(1) for leaf in leaves(tree) if leaf.is_floating_point() and leaf.dim()]
+    bad = [(~leaf.isfinite()).flatten(1).any(1) for leaf in leaves(tree) if leaf.dim()]
     if parts.world.size > 1 or (split == "train" and parts.mix is not None) or len({len(rows) for rows in bad}) != 1:
         return f"a batch of the {split} split"
     place = int(torch.stack(bad).any(0).nonzero()[0])

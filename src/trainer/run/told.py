@@ -47,7 +47,7 @@ def num_parameters(training: Training) -> int:
 
 
 def num_trainable(training: Training) -> int:
-    return training.parts.state.store.values.shape[1]
+    return sum(parameter.numel() for parameter in training.parts.state.store.parameters)
 
 
 def ending(training: Training) -> dict[str, str]:
