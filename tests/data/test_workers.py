@@ -5,6 +5,8 @@ import os
 import resource
 import select
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import cycle, islice
@@ -144,6 +146,35 @@ class TestHanging:
         assert images[:, 0, 0, 0].tolist() == BATCHES[0]
 
 
+STOPPED = """
+import time
+from trainer.data import loader
+loader.PATIENCE, loader.LOOK_EVERY = 4.0, 0.1
+class Slow:
+    tell = None
+    def load(self, key):
+        time.sleep(2)
+        self.tell()
+        return key
+for key in loader.read(Slow().load, range(3), 1):
+    print(key, flush=True)
+"""
+
+
+@pytest.mark.long
+def test_a_run_that_was_stopped_and_goes_on_has_not_waited():
+    """As by Ctrl-Z: while it is stopped no worker hangs."""
+    command = [sys.executable, "-c", STOPPED]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "0\n"
+        os.killpg(process.pid, signal.SIGSTOP)
+        time.sleep(5)
+        os.killpg(process.pid, signal.SIGCONT)
+        assert process.stdout.read() == "1\n2\n"
+    assert process.returncode == 0
+
+
 class Slow(ImageFiles):
     """A split whose every image takes 0.3 s."""
 
@@ -190,7 +221,7 @@ class Limited(Slow):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
-        return torch.zeros(1, 400, 400, dtype=torch.uint8), 0
+        return torch.full((1, 400, 400), index, dtype=torch.uint8), index
 
 
 def test_a_loader_of_torch_that_hides_its_workers_is_one_line(files, monkeypatch):
@@ -199,12 +230,30 @@ def test_a_loader_of_torch_that_hides_its_workers_is_one_line(files, monkeypatch
     assert len(list(read(files, BATCHES, 0))) == len(BATCHES)
 
 
-def test_too_little_shared_memory_is_one_line(files):
+def test_without_shared_memory_batches_come_through_the_pipe(files):
     limited = Limited(files)
     limited.image_size = 400
-    message = refused(read(limited, BATCHES, 2))
-    assert message.startswith("data.num_workers=2: they need at least 1.6 MB of shared memory: ")
+    batches = read(limited, BATCHES, 2)
+    found, workers = [next(batches)], pids()
+    found += batches
+    assert [images[:, 0, 7, 7].tolist() for images, _ in found] == BATCHES
+    assert not [name for name in os.listdir("/dev/shm") for pid in workers if name.startswith(f"torch_{pid}_")]
+
+
+def test_what_only_shared_memory_brings_is_one_line_without_it():
+    class Sparse:
+        tell: Callable[[], None] | None = None
+
+        def load(self, key: int) -> Tensor:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1, 1))
+            return torch.eye(1000).to_sparse()
+
+    with pytest.raises(UserError) as raised:
+        list(loader.read(Sparse().load, range(3), 2))
+    message = str(raised.value)
+    assert message.startswith("data.num_workers=2: a batch finds no room in shared memory: ")
     assert message.endswith(" Type data.num_workers=0, or a smaller batch_size.")
+    assert are_gone()
 
 
 @pytest.mark.slow

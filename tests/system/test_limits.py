@@ -183,16 +183,11 @@ def test_one_core_and_a_gigabyte_are_enough(small: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_docker_s_shared_memory_is_enough_or_named(small: Any, tmp_path: Path) -> None:
+def test_docker_s_shared_memory_is_enough(small: Any, tmp_path: Path) -> None:
     pictures(tmp_path)
     words = ("model=two_layer", "data=image_folder", "data.root=pictures", "max_steps=1", "monitor=off")
     assert small("max_steps=5").returncode == 0  # the README's first command
     enough = small(*words, "data.image_size=32", "data.num_workers=2", "name=small")
     assert enough.returncode == 0, enough.stderr
-    large = (*words, "data.image_size=224", "batch_size=480", "name=large")
-    full = small(*large, "data.num_workers=2")
-    assert full.returncode == 2, (full.stdout, full.stderr)
-    assert full.stderr.count("\n") == 1
-    assert "MB of shared memory" in full.stderr
-    assert "Type data.num_workers=0" in full.stderr
-    assert small(*large, "data.num_workers=0").returncode == 0
+    large = small(*words, "data.image_size=224", "batch_size=480", "data.num_workers=2", "name=large")
+    assert (large.returncode, large.stderr) == (0, "")  # a batch takes 72 MB

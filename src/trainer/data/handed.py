@@ -4,15 +4,20 @@ The first use of a page of shared memory costs more than to read a small picture
 pixels (AMD EPYC, Zen 4, 2026-11-26), and a new piece for each batch a message of its own, 1.5 ms.
 """
 
+import contextlib
 import io
 import multiprocessing
 import pickle
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 _ALIGNED = 64  # bytes
@@ -29,13 +34,14 @@ class Handed:
 
     Args:
         message: pickled, tensors by their places.
-        piece: bytes in which they lie; None: the last one of that number.
+        piece: bytes in which they lie: shared memory, or an array, which goes through the pipe; None: the last one of
+            that number.
     """
 
     worker: int
     number: int
     message: bytes
-    piece: Tensor | None
+    piece: Tensor | NDArray[np.uint8] | None
 
 
 class Hands:
@@ -43,51 +49,70 @@ class Hands:
 
     Args:
         num_pieces: of memory that a worker has. It waits until one is free, which with one more than batches that it
-            reads ahead is at once; where shared memory is small, it has fewer.
+            reads ahead is at once. Where shared memory is small, it has fewer; what finds no room in these goes through
+            the pipe, which takes longer.
     """
 
     def __init__(self, num_workers: int, num_pieces: int) -> None:
         self._taken = multiprocessing.RawArray("q", num_workers)  # of each worker, by the main process
         self._num_pieces, self._given = num_pieces, [0] * num_workers
         self._pieces: dict[tuple[int, int], Tensor] = {}
+        self._is_full = False  # there is no room for another: each try would take time, and leave a name behind
 
     def give(self, worker: int, batch: Any) -> Handed:
-        """In a worker. Raises RuntimeError: there is no room in shared memory."""
+        """In a worker. Raises RuntimeError: there is no room in shared memory for what goes in torch's own way."""
         file = io.BytesIO()
         pickler = _Pickler(file)
         pickler.dump(batch)
-        try:
-            number, piece, is_new = self._piece(worker, pickler.num_bytes)
-        except RuntimeError:
-            if self._given[worker] not in range(1, self._num_pieces):
-                raise
-            self._num_pieces = self._given[worker]  # those that there are
-            number, piece, is_new = self._piece(worker, pickler.num_bytes)
+        number, piece, is_new = self._piece(worker, pickler.num_bytes)
         self._given[worker] += 1
         for tensor, place in pickler.found:
             _at(piece, place).copy_(tensor)
-        return Handed(worker, number, file.getvalue(), piece if is_new else None)
+        if not is_new or piece is None:
+            return Handed(worker, number, file.getvalue(), None)
+        return Handed(worker, number, file.getvalue(), piece if piece.is_shared() else piece.numpy())
 
     def _piece(self, worker: int, num_bytes: int) -> tuple[int, Tensor | None, bool]:
         """Its number, itself as soon as it is free, and whether it has been made for this batch."""
-        number = self._given[worker] % self._num_pieces
-        while self._taken[worker] <= self._given[worker] - self._num_pieces:
+        given = self._given[worker]
+        number = given % self._num_pieces
+        while self._taken[worker] <= given - self._num_pieces:
             time.sleep(_MOMENT)
         piece = self._pieces.get((worker, number))
         if not num_bytes or (piece is not None and len(piece) >= num_bytes):
             return number, piece, False
-        room = num_bytes if piece is None else int(_ROOM * num_bytes)
-        piece = self._pieces[worker, number] = torch.empty(room, dtype=torch.uint8).share_memory_()
-        return number, piece, True
+        if not self._is_full:
+            room = num_bytes if piece is None else int(_ROOM * num_bytes)
+            try:
+                piece = self._pieces[worker, number] = torch.empty(room, dtype=torch.uint8).share_memory_()
+                return number, piece, True
+            except RuntimeError:
+                self._is_full = True
+            if given in range(1, self._num_pieces):
+                self._num_pieces = given  # those that there are
+                return self._piece(worker, num_bytes)
+        return number, torch.empty(num_bytes, dtype=torch.uint8), True
 
     def take(self, handed: Handed) -> Any:
         """In the main process: the batch, in memory of its own."""
         key = handed.worker, handed.number
-        if handed.piece is not None:
-            self._pieces[key] = handed.piece
-        batch = _Unpickler(handed.message, self._pieces.get(key)).load()
+        piece = handed.piece
+        if isinstance(piece, np.ndarray):
+            piece = torch.from_numpy(piece)
+        elif piece is not None:
+            self._pieces[key] = piece
+        batch = _Unpickler(handed.message, self._pieces.get(key) if piece is None else piece).load()
         self._taken[handed.worker] += 1
         return batch
+
+
+def tidy(pids: Iterable[int]) -> None:
+    """Removes what processes that have ended left in shared memory: torch takes a name away as soon as it has made a
+    piece, but not where there was no room for it, nor where it was killed meanwhile."""
+    for pid in pids:
+        for path in Path("/dev/shm").glob(f"torch_{pid}_*"):  # Linux; no such folder: none
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 class _Pickler(ForkingPickler):

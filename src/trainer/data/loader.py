@@ -25,14 +25,13 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import DataLoader
 
-from trainer.data.handed import Handed, Hands
+from trainer.data.handed import Handed, Hands, tidy
 from trainer.data.items import Items
 from trainer.distributed import die_with_parent
 from trainer.errors import UserError
 from trainer.signals import ENDING, blocked
 from trainer.system.interpreters import forget, safe_path
 from trainer.system.private import put_away, unlisted, workers_of
-from trainer.trees import leaves
 
 # Batches that each worker reads ahead.
 AHEAD = 2
@@ -170,16 +169,19 @@ class _Watch:
         self.thread.start()
 
     def _look(self) -> None:
-        num_read, since = self.source.num_read.value, time.monotonic()
+        num_read, waited = self.source.num_read.value, 0.0
         while not self.problem:
+            since = time.monotonic()
             ended = wait([worker.sentinel for worker in self.workers], LOOK_EVERY)
+            # No more than two looks take: a run that was stopped (Ctrl-Z, a scheduler) and goes on has not waited.
+            waited += min(time.monotonic() - since, 2 * LOOK_EVERY)
             if self.is_over:
                 return
             if ended:
                 self.problem = self._death(next(w for w in self.workers if w.sentinel in ended))
             elif not self.is_waited_for or self.source.num_read.value != num_read:
-                num_read, since = self.source.num_read.value, time.monotonic()
-            elif time.monotonic() - since >= (PATIENCE if num_read >= 0 or METHOD == "fork" else TO_BEGIN):
+                num_read, waited = self.source.num_read.value, 0.0
+            elif waited >= (PATIENCE if num_read >= 0 or METHOD == "fork" else TO_BEGIN):
                 self.problem = (
                     f"the workers hang: not one item in {PATIENCE:g} s. See to what the data set reads from, or type "
                     "data.num_workers=0, which waits as long as it takes."
@@ -227,6 +229,7 @@ def _kill(workers: list[Any]) -> None:
         worker.kill()
     for worker in workers:
         worker.join(LOOK_EVERY)  # not for ever: a disk that hangs may hold it
+    tidy(worker.pid for worker in workers)
 
 
 def _owner(load: Callable[[Any], Any]) -> Told:
@@ -268,9 +271,8 @@ class _Source:
         try:
             return self.hands.give(self.number, batch)
         except RuntimeError as error:
-            num_bytes = self.num_workers * sum(tensor.nbytes for tensor in leaves(batch))
             raise UserError(
-                f"data.num_workers={self.num_workers}: they need at least {num_bytes / 1e6:,.1f} MB of shared memory: "
+                f"data.num_workers={self.num_workers}: a batch finds no room in shared memory: "
                 f"{str(error).splitlines()[0]}. Type data.num_workers=0, or a smaller batch_size."
             ) from error
 
