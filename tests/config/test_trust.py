@@ -12,6 +12,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from plain import request_of
+from trainer.config.settings import settings_of
 from trainer.config.trust import check_keys, check_targets, parameters, resolve, takes_any
 from trainer.data.source import Data
 from trainer.errors import UserError
@@ -178,6 +180,11 @@ def test_what_is_no_name_is_refused(target):
 )
 def test_what_makes_another_kind_is_refused(group, target):
     refusal(group, target)
+
+
+def test_a_package_may_be_called_like_a_number() -> None:
+    """YAML takes nan and inf for numbers."""
+    assert settings_of(request_of("trust=[nan,inf,mypackage]")).own == ("nan", "inf", "mypackage")
 
 
 class TestOwn:

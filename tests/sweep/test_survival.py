@@ -75,6 +75,7 @@ class Sweep:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
 
     def server(self) -> int | None:
@@ -193,6 +194,16 @@ def test_a_signal_while_the_jobs_are_checked_is_one_line(number: int, code: int,
     assert errors.count("\n") == 1
     assert time.monotonic() - began < 10
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+@needs_proc
+def test_ctrl_c_while_the_server_begins_is_one_line(tmp_path: Path) -> None:
+    """A terminal sends it to the server as well, which imports torch at that time."""
+    sweep = Sweep(tmp_path, "model=two_layer", "seed=0,1")
+    sweep.wait_for(sweep.server)
+    os.killpg(sweep.process.pid, signal.SIGINT)
+    assert (sweep.end()[1], sweep.process.returncode) == ("stopped.\n", 130)
 
 
 @pytest.mark.slow

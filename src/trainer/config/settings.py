@@ -160,7 +160,7 @@ def settings_of(request: Request) -> Settings:
     config = resolved(request.config)
     schema.check(config)
     # Whose classes may be named comes from what was typed alone, never from a file.
-    own = tuple(config["trust"])
+    own = tuple(map(str, config["trust"]))  # `nan` is a number to YAML
     trust.refuse_untyped({"trust": config["trust"]}, request.typed)
     for group in (*schema.GROUPS, "metric"):
         trust.check_names(group, config[group], own)

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -24,7 +25,7 @@ from trainer.disk import foreign
 from trainer.disk.files import open_to_append
 from trainer.disk.folder import read_result
 from trainer.errors import RunStopped, UserError
-from trainer.signals import ENDING, Signals, end_at_once, unblock
+from trainer.signals import ENDING, Signals, blocked, end_at_once, unblock
 from trainer.sweep.plan import Job
 from trainer.system.interpreters import safe_path
 from trainer.system.limits import num_cores
@@ -128,9 +129,11 @@ class Pool:
         process: BaseProcess = self.context.Process(target=target, args=arguments, name=name)
         with safe_path():
             try:
+                _serve()
                 process.start()
             except (EOFError, ConnectionError):  # the server has just been killed; another is started
                 process = self.context.Process(target=target, args=arguments, name=name)
+                _serve()
                 process.start()
         return process
 
@@ -183,6 +186,14 @@ class Pool:
         finally:
             process.join()
             ours.close()
+
+
+def _serve() -> None:
+    """Starts the server, unless it runs: signals for a group of processes are none of its own from its first moment."""
+    if sys.platform == "linux":
+        resource_tracker.ensure_running()  # first: it unblocks what is blocked here
+        with blocked(ENDING):
+            forkserver.ensure_running()
 
 
 def _needs_torchvision(request: Request) -> bool:
