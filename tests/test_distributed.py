@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from ranks import WORDS, ended, ranks
+from ranks import WORDS, ended, free_port, ranks
 from trainer.disk import checkpoint
 from trainer.distributed import World, find_world
 from trainer.errors import UserError
@@ -162,6 +162,39 @@ def test_workers_die_with_their_agent(tmp_path: Path) -> None:
             assert time.monotonic() < end, "a worker lives on"
             time.sleep(0.05)
     assert checkpoint.read(tmp_path / "runs/two/checkpoints/last.pt")["step"] >= 10
+
+
+MORTAL = """
+import os
+from pathlib import Path
+from trainer.models.two_layer import TwoLayer
+
+class Net(TwoLayer):
+    num_steps = 0
+
+    def forward(self, inputs):
+        self.num_steps += self.training
+        if self.num_steps == 8 and os.environ["RANK"] == "1" and not Path("died").exists():
+            Path("died").touch()
+            os.kill(os.getpid(), 9)
+        return super().forward(inputs)
+"""
+
+
+@pytest.mark.slow
+def test_torchrun_starts_them_again_and_they_go_on_exactly(tmp_path: Path, train: Any) -> None:
+    """Without --standalone it keeps the addresses of those that have ended."""
+    (tmp_path / "mortal.py").write_text(MORTAL)
+    words = ["monitor=off", "checkpoint.every=5", "max_steps=12", "device=cpu"]
+    mortal = ["model=two_layer", "model._target_=mortal.Net", "trust=[mortal]", "name=two"]
+    how = ["--nproc-per-node=2", "--max-restarts=1", f"--master-port={free_port()}", "-m", "trainer"]
+    command = [sys.executable, "-m", "torch.distributed.run", *how, *words, *mortal]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "12 steps of 64 samples, from step 5, in runs/two" in done.stdout
+    alone = train("model=two_layer", *words, "name=alone")
+    two = json.loads((tmp_path / "runs/two/result.json").read_text())
+    assert two["val/loss"] == pytest.approx(alone["val/loss"], rel=1e-4)
 
 
 def is_alive(process: int) -> bool:

@@ -208,7 +208,7 @@ def joined(world: World, device: torch.device) -> Iterator[None]:
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
-        dist.init_process_group(backend, timeout=TIMEOUT)
+        dist.init_process_group(backend, timeout=TIMEOUT, **_of_restart(world))
     except (RuntimeError, ValueError) as error:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise UserError(f"MASTER_ADDR, MASTER_PORT={address}: the other processes can't be reached there.") from error
@@ -227,6 +227,19 @@ def joined(world: World, device: torch.device) -> Iterator[None]:
     finally:
         if is_together or backend == "gloo":  # nccl may wait for who has gone
             dist.destroy_process_group()
+
+
+def _of_restart(world: World) -> dict[str, Any]:
+    """Arguments that have processes meet which `torchrun --max-restarts` has started again.
+
+    Without `--standalone` it keeps the addresses of those that have ended, where the new ones look for each other. So
+    they take names of their own; on several machines they may have been started again unequally often.
+    """
+    count = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if count == "0" or os.environ.get("LOCAL_WORLD_SIZE") != str(world.size):
+        return {}
+    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), timeout=TIMEOUT)
+    return {"store": dist.PrefixStore(f"restart {count}", store), "rank": world.rank, "world_size": world.size}
 
 
 def die_with_parent() -> None:
