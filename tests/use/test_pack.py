@@ -13,6 +13,7 @@ from trainer import load
 from trainer.command import main as cli
 from trainer.disk import pack as packs
 from trainer.disk.checkpoint import read
+from trainer.disk.pack import write_tensors
 from trainer.errors import UserError
 from trainer.use.evaluate import evaluation
 from trainer.use.find import find
@@ -95,3 +96,10 @@ def test_a_foreign_pack_is_a_line(bad: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"p.zip: is no whole pack of train"):
         packs.unpack(path, tmp_path / "out")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["p.zip"]
+
+
+def test_a_full_disk_is_an_error_of_the_system(tmp_path: Path) -> None:
+    """safetensors has one of its own, which would be taken for a fault of ours."""
+    pytest.importorskip("safetensors")
+    with pytest.raises(OSError, match="No such file"):
+        write_tensors({}, tmp_path / "missing/x.safetensors", {})

@@ -75,12 +75,21 @@ def from_tree(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 def write_state(state: Any, path: Path) -> None:
-    """A checkpoint as safetensors."""
-    from safetensors.torch import save_file
-
+    """A checkpoint as safetensors. Raises OSError: see `write_tensors`."""
     tensors: dict[str, Tensor] = {}
     tree = as_tree(state, tensors)
-    save_file(tensors, path, {"state": json.dumps(tree)})
+    write_tensors(tensors, path, {"state": json.dumps(tree)})
+
+
+def write_tensors(tensors: dict[str, Tensor], path: Path, about: dict[str, str]) -> None:
+    """A file of safetensors. Raises OSError: it can't be written, as on a full disk."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(tensors, path, about)
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
 
 
 def read_state(path: Path) -> Any:

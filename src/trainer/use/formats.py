@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainer.disk.pack import write_tensors
 from trainer.errors import UserError, nearest
 from trainer.use.portable import Portable
 
@@ -123,9 +124,9 @@ def add_metadata(file: Path, form: str, found: Mapping[str, Any]) -> None:
 def write_weights(weights: Mapping[str, Tensor], file: Path, found: Mapping[str, Any]) -> None:
     """`.safetensors`, read back and compared bit for bit."""
     from safetensors import safe_open
-    from safetensors.torch import save_file
 
-    save_file({name: tensor.contiguous().clone() for name, tensor in weights.items()}, file, {KEY: json.dumps(found)})
+    content = {name: tensor.contiguous().clone() for name, tensor in weights.items()}
+    write_tensors(content, file, {KEY: json.dumps(found)})
     umask = os.umask(0)
     os.umask(umask)
     os.chmod(file, 0o666 & ~umask)  # safetensors writes for its owner alone
