@@ -14,7 +14,7 @@ from trainer.errors import UserError
 from trainer.models.finetune import Finetune
 from trainer.models.lenet import LeNet
 from trainer.models.resnet import resnet18
-from trainer.optim.groups import depths_of, refuse_unknown_parts
+from trainer.optim.groups import depths_of, grouped, refuse_unknown_parts
 
 Train = Callable[..., dict[str, Any]]
 # 113 samples: three steps of 40, 40 and 33 an epoch.
@@ -146,6 +146,15 @@ def test_a_name_that_is_read_as_a_number_is_one_part() -> None:
         "1.2": layers[2],
         "1": model[1],
     }
+    known = dict(model.named_parameters())
+    with pytest.raises(UserError, match=r"\{1.1:2\}: is .* may mean 1.1 or 1.10. Type .*=\{1.1.\*:2\}' or"):
+        grouped(model, known, False, 1.0, {1.10: 2})
+    groups = grouped(model, known, False, 1.0, {"1.10.*": 2, 1.2: 3, 1.30: 4})
+    assert [(group.times, group.names) for group in groups if group.times > 1] == [
+        (3, ["1.2.weight", "1.2.bias"]),
+        (4, ["1.3.weight", "1.3.bias"]),
+        (2, ["1.10.weight", "1.10.bias"]),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from trainer import meaning
+from trainer.command import main as cli
 from trainer.losses.criteria import Composite, L2Penalty, SumSquaredError
 from trainer.losses.function import LossFunction
 from trainer.meaning import Classes, Numbers, Unread
@@ -37,6 +39,19 @@ def test_of_pictures(train: Train, tmp_path: Path) -> None:
     assert (found["outputs"].argmax(1) == found["target"]).mean() == result["test/accuracy"]
     assert found["loss"].astype(np.float64).mean() == pytest.approx(result["test/loss"], rel=1e-6)
     assert json.loads(str(found["about"]))["step"] == 5
+
+
+def test_float64_stays_float64(train: Train, tmp_path: Path) -> None:
+    result = train("model=two_layer", "dtype=float64", *TINY)
+    _, found = left(tmp_path / "runs/x")
+    assert found["outputs"].dtype == found["loss"].dtype == np.float64
+    assert found["loss"].mean() == pytest.approx(result["test/loss"], rel=1e-12)
+    Image.new("L", (8, 8), 90).save("one.png")
+    assert cli.run_command(["predict", "x", "one.png", "out=one.npz"]) == 0
+    with np.load("one.npz") as one:
+        shares = np.exp(one["outputs"]) / np.exp(one["outputs"]).sum()
+        assert one["probabilities"].dtype == np.float64
+        np.testing.assert_allclose(one["probabilities"], shares, rtol=1e-12)
 
 
 def test_ids_are_rows_of_the_file_or_paths(train: Train, tmp_path: Path, sources: dict[str, tuple[str, ...]]) -> None:

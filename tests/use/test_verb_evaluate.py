@@ -1,6 +1,7 @@
 """`train evaluate` gives the numbers that `result.json` has, to the last digit; and judges new data as it is judged."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from PIL import Image
 
 from trainer.command import main as cli
 from trainer.disk import foreign
-from trainer.errors import UserError
+from trainer.errors import RunStopped, UserError
 from trainer.use.evaluate import evaluation
 from trainer.use.find import find
 from trainer.use.trained import open_run
@@ -73,6 +74,20 @@ def test_the_numbers_of_the_result_to_the_last_digit(
             tag.removeprefix(f"{split}/"): n for tag, n in result.items() if tag.startswith(f"{split}/")
         }
         assert found.numbers == found.expected
+
+
+def test_a_loss_that_is_not_finite_is_that_of_the_result(
+    train: Train, capsys: pytest.CaptureFixture[str], sources: dict[str, tuple[str, ...]]
+) -> None:
+    """JSON has no NaN: `result.json` has null."""
+    huge = ("optimizer=sgd", "optimizer.lr=1e19", "on_nan=skip", "data.limit=100")
+    with pytest.raises(RunStopped):
+        train("model=two_layer", *TINY, *huge)
+    capsys.readouterr()
+    assert cli.run_command(["evaluate", "x", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["as_in_result"] is True
+    assert cli.run_command(["evaluate", "x"]) == 0
+    assert re.search(r"loss +(inf|nan) +as in result", capsys.readouterr().out)
 
 
 def test_new_rows_of_a_table_are_prepared_as_in_training(

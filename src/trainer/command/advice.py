@@ -8,7 +8,7 @@ from typing import Any
 
 from trainer.command.folders import chosen_options, config_folders, known_values, missing_keys, options, owners
 from trainer.config import synonyms
-from trainer.config.schema import GROUPS, RULES, ListOf, beside, key_meant
+from trainer.config.schema import GROUPS, READ_HERE, RULES, ListOf, beside, key_meant
 from trainer.errors import nearest
 from trainer.system import shell
 
@@ -59,8 +59,13 @@ class Advice:
 
     def right_key(self, key: str) -> str | None:
         """The key that is meant and that the chosen options have: by another name, in other letters."""
-        same = [k for k in (key, *synonyms.keys_meant(key)) if k in self.known]
+        same = [k for k in (key, *synonyms.keys_meant(key)) if k in self.known or self._is_any_models(k, key)]
         return same[0] if same else synonyms.same_letters(key, self.known)
+
+    def _is_any_models(self, meant: str, key: str) -> bool:
+        """Whether a key is read for any model, though not all list it. Published weights are there for some alone."""
+        group, _, name = meant.partition(".")
+        return group == "model" and name in READ_HERE[group] and self._value(meant, self.value(key)) != "imagenet"
 
     def owners(self, key: str) -> tuple[str, list[str]] | None:
         """The key that is meant where other options than the chosen have it, and these options."""

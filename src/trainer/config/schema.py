@@ -158,8 +158,8 @@ class MapOf:
     def allows(self, value: Any) -> bool:
         if not isinstance(value, Mapping):
             return value is None and self.optional
-        # A number is the name of a part of an nn.Sequential.
-        return all(type(name) in (str, int) and self.item.allows(item) for name, item in value.items())
+        # A number is the name of a part of an nn.Sequential, and 1.10 of a part of a part.
+        return all(type(name) in (str, int, float) and self.item.allows(item) for name, item in value.items())
 
 
 Rule = Number | Choice | Flag | Text | ListOf | Either | MapOf

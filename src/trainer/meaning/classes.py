@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from trainer.meaning.named import Named
-from trainer.meaning.outputs import prediction
+from trainer.meaning.outputs import prediction, single
 from trainer.trees import Tree
 
 
@@ -124,7 +124,7 @@ class Classes(Named):
         every output by itself; outputs that were fitted to one-hot targets are estimates of probabilities already, but
         for those that lie outside 0..1. A single output speaks for class 1, and what is left of 1 for class 0.
         """
-        outputs = outputs.float()
+        outputs = single(outputs)
         if self.gives == "log_probabilities":
             scores = outputs.exp()
         elif self.gives == "probabilities" or self.compared_with == "values":

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 from torch import Tensor
 
 from trainer.meaning.named import Named
-from trainer.meaning.outputs import prediction
+from trainer.meaning.outputs import prediction, single
 from trainer.trees import Tree
 
 
@@ -84,7 +84,7 @@ class Labels(Named):
     def scores(self, outputs: Tensor) -> Tensor:
         """A number in 0..1 for each label, `[N, num_outputs]`."""
         is_logit = self.gives == "logits" and self.compared_with != "values"
-        return outputs.float().sigmoid() if is_logit else outputs.float()
+        return single(outputs).sigmoid() if is_logit else single(outputs)
 
     def concluded(self, sums: dict[str, Any], num_samples: int) -> dict[str, float]:
         """The share of all labels, of all samples, that are right."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from trainer.meaning.outputs import HALF, prediction
+from trainer.meaning.outputs import prediction, single
 from trainer.trees import Tree
 
 # Targets further from 0 than this, in the mean or by their deviation, are far from what a network gives at first.
@@ -39,7 +39,7 @@ class NothingCounted:
         return {}
 
     def measured(self, outputs: Tree, targets: Tensor) -> tuple[Tensor, Tensor] | None:
-        return (outputs.float() if outputs.dtype in HALF else outputs, targets) if isinstance(outputs, Tensor) else None
+        return (single(outputs), targets) if isinstance(outputs, Tensor) else None
 
     def concluded(self, sums: dict[str, Any], num_samples: int) -> dict[str, float]:
         return sums

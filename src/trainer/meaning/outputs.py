@@ -16,3 +16,8 @@ def prediction(outputs: Tree, is_one: Callable[[Tensor], bool]) -> Tensor | None
         return outputs if is_one(outputs) else None
     found = [leaf for leaf in (fields_of(outputs).get("logits"), *leaves(outputs)) if isinstance(leaf, Tensor)]
     return next((leaf for leaf in found if is_one(leaf)), None)
+
+
+def single(outputs: Tensor) -> Tensor:
+    """Those of half precision in float32; float64 stays."""
+    return outputs.float() if outputs.dtype in HALF else outputs

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trainer.meaning.named import Named
-from trainer.meaning.outputs import prediction
+from trainer.meaning.outputs import prediction, single
 from trainer.trees import Tree
 
 IGNORED = -100  # the label of what has no class: torch's default of `ignore_index`
@@ -124,7 +124,7 @@ class Places(Named):
         found = self.scores_of(outputs)
         if found is None:
             return None
-        outputs = self.classes_second(found).float()
+        outputs = single(self.classes_second(found))
         return outputs if self.gives == "probabilities" else outputs.softmax(1), targets
 
     def concluded(self, sums: dict[str, Any], num_samples: int) -> dict[str, float]:

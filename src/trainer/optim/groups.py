@@ -31,7 +31,7 @@ def grouped(
     parameters: Mapping[str, Tensor],
     decays_weights_alone: bool,
     layer_decay: float,
-    lr_times: Mapping[str, float],
+    lr_times: Mapping[str | float, float],
 ) -> list[Group]:
     """The parameters in groups, in the order in which the first of each comes.
 
@@ -40,21 +40,22 @@ def grouped(
         decays_weights_alone: no weight decay for what has one dimension: biases, and weights of norm layers.
         layer_decay: the last layer has a factor of 1, the one before it this, the one before that its square ...
         lr_times: patterns to factors. A pattern matches names of parameters, or the name of a module that holds them;
-            the factors of all that match are multiplied.
+            the factors of all that match are multiplied. A name may be a number, see `refuse_unknown_parts`.
 
     Raises:
         UserError: a pattern matches nothing.
     """
-    for pattern in lr_times:
+    known = {*(part for name in parameters for part in _holders(name)), *parameters}
+    times_of = {_pattern("optimizer.lr_times", word, known, times): times for word, times in lr_times.items()}
+    for pattern in times_of:
         if not any(_matches(pattern, name) for name in parameters):
-            known = {*(part for name in parameters for part in _holders(name)), *parameters}
             raise UserError(f"optimizer.lr_times={pattern}: matches no parameter.{nearest(pattern, known)}")
     depths = depths_of(model) if layer_decay != 1 else {}
     last = max(depths.values(), default=0)
     found: dict[tuple[float, bool], list[str]] = {}
     for name, parameter in parameters.items():
         times = layer_decay ** (last - depths.get(name, last))
-        for pattern, factor in lr_times.items():
+        for pattern, factor in times_of.items():
             times *= factor if _matches(pattern, name) else 1.0
         is_decayed = parameter.dim() > 1 or not decays_weights_alone
         found.setdefault((times, is_decayed), []).append(name)
@@ -111,11 +112,14 @@ def groups_table(param_groups: Sequence[Mapping[str, Any]], names: Mapping[int, 
     return rows
 
 
-def refuse_unknown_parts(key: str, model: nn.Module, wanted: Sequence[str | float]) -> dict[str, nn.Module]:
+def refuse_unknown_parts(
+    key: str, model: nn.Module, wanted: Sequence[str | float], values: Mapping[str | float, Any] | None = None
+) -> dict[str, nn.Module]:
     """The modules of these names that hold parameters; `layer*` stands for several.
 
     Args:
         wanted: a name may be a number: 1 and 1.10 are places in an nn.Sequential.
+        values: what was typed after each name; None where the names are a list.
 
     Raises:
         UserError: there is none of that name.
@@ -123,7 +127,7 @@ def refuse_unknown_parts(key: str, model: nn.Module, wanted: Sequence[str | floa
     known = {name: part for name, part in model.named_modules() if name and any(True for _ in part.parameters())}
     found: dict[str, nn.Module] = {}
     for word in wanted:
-        pattern = str(word) if not isinstance(word, float) else _written(key, word, known)
+        pattern = _pattern(key, word, known, None if values is None else values[word])
         matching = {name: part for name, part in known.items() if fnmatchcase(name, pattern)}
         if not matching:
             if not known:
@@ -134,10 +138,20 @@ def refuse_unknown_parts(key: str, model: nn.Module, wanted: Sequence[str | floa
     return found
 
 
-def _written(key: str, number: float, known: Iterable[str]) -> str:
-    """The name that was read as a number, which has lost the last 0 of it: 1.10 is 1.1."""
-    same = [name for name in known if re.fullmatch(r"\d+\.\d+", name) and float(name) == number]
+def _pattern(key: str, word: str | float, known: Iterable[str], value: Any) -> str:
+    """The name that was typed, and may have been read as a number, which has lost the last 0 of it: 1.10 is 1.1.
+
+    Args:
+        value: what was typed after it; None in a list of names.
+    """
+    if not isinstance(word, float):
+        return str(word)
+    same = [name for name in known if re.fullmatch(r"\d+\.\d+", name) and float(name) == word]
     if len(same) > 1:
-        how = one_of(shell.quote(f'{key}=["{name}"]') for name in same)
-        raise UserError(f"{key}=[{number}]: is read as a number, and may mean {one_of(same)}. Type {how}.")
-    return same[0] if same else str(number)
+        # Hydra reads the name of a mapping as a number even between quotes. A pattern of parameters is none.
+        names = [f"{name}.*" for name in sorted(same)] if key.endswith("lr_times") else [f"{str(word).split('.')[0]}.*"]
+        exact = [f'["{name}"]' for name in same] if value is None else [f"{{{name}:{value}}}" for name in names]
+        how = one_of(shell.quote(f"{key}={each}") for each in exact)
+        shown = f"[{word}]" if value is None else f"{{{word}:{value}}}"
+        raise UserError(f"{key}={shown}: is read as a number, and may mean {one_of(same)}. Type {how}.")
+    return same[0] if same else str(word)

@@ -44,12 +44,13 @@ def still(part: nn.Module) -> None:
 
 def later(settings: Settings, model: nn.Module) -> dict[str, nn.Module]:
     """The parts of `model.unfreeze_at`, by name."""
-    return refuse_unknown_parts("model.unfreeze_at", model, list(epochs(settings)))
+    wanted = epochs(settings)
+    return refuse_unknown_parts("model.unfreeze_at", model, list(wanted), wanted)
 
 
-def epochs(settings: Settings) -> Mapping[str, int]:
+def epochs(settings: Settings) -> Mapping[str | float, int]:
     """Part to the epoch, counted from 0, with which it begins to train."""
-    found: Mapping[str, int] = ours(settings, "model").get("unfreeze_at") or {}
+    found: Mapping[str | float, int] = ours(settings, "model").get("unfreeze_at") or {}
     return found
 
 
@@ -84,7 +85,7 @@ def thawed(
 
 
 def _thawed(
-    model: nn.Module, waiting: dict[str, int], batches: Iterator[Batch], step: int, per_epoch: int
+    model: nn.Module, waiting: dict[str | float, int], batches: Iterator[Batch], step: int, per_epoch: int
 ) -> Iterator[Batch]:
     for number, batch in enumerate(batches, step):
         for pattern in [name for name, epoch in waiting.items() if (number - 1) // per_epoch >= epoch]:

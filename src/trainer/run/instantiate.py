@@ -67,8 +67,8 @@ def ours(settings: Settings, group: str) -> Config:
     read = {key: value for key, value in settings.group(group).items() if key in names and key not in taken}
     for key, value in read.items():
         schema.refuse_value(f"{group}.{key}", value)
-        if isinstance(value, dict):  # the name of a part may be a number
-            read[key] = {str(name): item for name, item in value.items()}
+        if isinstance(value, dict):  # the name of a part may be a number; of 1.10 `optim.groups` makes a name
+            read[key] = {name if isinstance(name, float) else str(name): item for name, item in value.items()}
     return read
 
 

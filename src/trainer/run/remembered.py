@@ -20,6 +20,7 @@ from trainer.disk.files import write_atomically, write_text
 from trainer.disk.folder import MODEL
 from trainer.losses.function import LossFunction
 from trainer.meaning import Classes
+from trainer.meaning.outputs import single
 from trainer.run.parts import Parts
 from trainer.trees import Tree, mapped
 
@@ -28,7 +29,6 @@ SPLITS = ("train", "val", "test")
 PREDICTIONS = "predictions.npz"
 MAX_NUMBERS = 4_000_000  # of all outputs of the test split: 16 MB; beyond that the largest of each sample are kept
 TOP = 5
-HALVES = (torch.bfloat16, torch.float16)
 
 
 def about(parts: Parts) -> Config:
@@ -73,7 +73,7 @@ class Kept:
         """The next batch; what is not one tensor per sample is passed over."""
         if not isinstance(targets, Tensor):
             return
-        outputs = mapped(lambda tensor: tensor.float() if tensor.dtype in HALVES else tensor, outputs)
+        outputs = mapped(single, outputs)
         found = {"target": targets}
         if (losses := self.loss_fn.each(outputs, targets)) is not None:
             found["loss"] = losses.detach()
@@ -96,11 +96,7 @@ class Kept:
     def arrays(self) -> dict[str, Any]:
         """Name to what was kept, on the host; nothing of what was not kept of every sample."""
         whole = {name: torch.cat(parts) for name, parts in self._parts.items()}
-        return {
-            name: (tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy()
-            for name, tensor in whole.items()
-            if len(tensor) == self.num_samples
-        }
+        return {name: single(tensor).cpu().numpy() for name, tensor in whole.items() if len(tensor) == self.num_samples}
 
 
 def ids_of(parts: Parts, split: str) -> Any:

@@ -57,6 +57,11 @@ class Evaluation:
     classes: list[dict[str, Any]]
     confusion: list[list[int]]
 
+    def is_as_expected(self, name: str) -> bool:
+        """Whether a number is the very one of `result.json`, which has null for all that are not finite."""
+        found, expected = self.numbers[name], self.expected.get(name)
+        return found == expected or (expected is not None and not math.isfinite(found) and math.isnan(expected))
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values alone, for JSON, which has no NaN."""
         return {
@@ -68,7 +73,7 @@ class Evaluation:
             "samples": len(self.labelled.batches),
             "device": str(self.trained.device),
             "metrics": {name: n if math.isfinite(n) else None for name, n in self.numbers.items()},
-            "as_in_result": self.numbers == self.expected if self.expected else None,
+            "as_in_result": all(self.is_as_expected(name) for name in self.numbers) if self.expected else None,
             "classes": self.classes,
             "confusion": self.confusion,
         }
@@ -139,7 +144,8 @@ def measured(trained: Trained, split: str, numbers: Mapping[str, float]) -> dict
     elif is_best and split == "val":  # of the others the best may be of another step
         metric = trained.settings.checkpoint.metric
         tags = {name: f"best/{metric}" for name in numbers if metric == f"val/{average}{name}"}
-    found = {name: result.get(tag) for name, tag in tags.items()}
+    # None: the number was not finite.
+    found = {name: math.nan if result[tag] is None else result[tag] for name, tag in tags.items() if tag in result}
     return {name: n for name, n in found.items() if isinstance(n, float)}
 
 
@@ -254,7 +260,7 @@ def print_evaluation(done: Evaluation) -> None:
     names = list(done.numbers)
     columns = [Column("", names), Column("", [repr(done.numbers[name]) for name in names])]
     if done.expected:
-        told = ["as in result.json" if done.numbers[n] == done.expected.get(n) else _other(done, n) for n in names]
+        told = ["as in result.json" if done.is_as_expected(n) else _other(done, n) for n in names]
         columns.append(Column("", told))
     lines += table(columns, console)[0]
     if done.classes:

@@ -36,7 +36,7 @@ class Prediction(NamedTuple):
 
     label: str
     probability: float
-    probabilities: NDArray[np.float32]
+    probabilities: NDArray[np.floating[Any]]
 
 
 class History(dict[str, NDArray[np.float64]]):

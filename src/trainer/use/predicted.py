@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trainer.data.preparation import Preparation, Rows
 from trainer.errors import UserError
 from trainer.meaning import Classes, Labels, Meaning, Numbers, Places, class_names
+from trainer.meaning.outputs import single
 from trainer.trees import Tree, called, fields_of, leaves, mapped
 from trainer.trials import DIFFERENTIATING, evaluating
 from trainer.use.trained import Trained
@@ -136,7 +136,7 @@ class Model:
         arrays = {
             "class": np.array([names[i] for i in first.tolist()]),
             "probabilities": scores.cpu().numpy(),
-            "outputs": outputs.float().cpu().numpy(),
+            "outputs": single(outputs).cpu().numpy(),
         }
         return Predicted(columns, arrays, rows)
 
@@ -144,7 +144,7 @@ class Model:
         """How likely each label is."""
         scores = meaning.scores(outputs).cpu().numpy()
         columns = list(class_names(meaning)) if meaning.names else [f"label_{i}" for i in range(meaning.num_outputs)]
-        arrays = {"probabilities": scores, "outputs": outputs.float().cpu().numpy()}
+        arrays = {"probabilities": scores, "outputs": single(outputs).cpu().numpy()}
         return Predicted(columns, arrays, scores.tolist())
 
     def _places(self, meaning: Places, outputs: Tensor) -> Predicted:
@@ -152,16 +152,15 @@ class Model:
         numbers = meaning.predicted(outputs).cpu().numpy()
         flat, names = numbers.reshape(len(numbers), -1), class_names(meaning)
         rows: list[list[str | float]] = [[names[number] for number in of_sample] for of_sample in flat.tolist()]
-        arrays = {"classes": numbers, "outputs": outputs.float().cpu().numpy()}
+        arrays = {"classes": numbers, "outputs": single(outputs).cpu().numpy()}
         return Predicted([f"class_{i}" for i in range(flat.shape[1])], arrays, rows)
 
     def _numbers(self, numbers: Tensor, inputs: Preparation, outputs: Tensor) -> Predicted:
         """The numbers that outputs stand for; as arrays both, where they are not the same."""
-        wide = torch.float64 if outputs.dtype == torch.float64 else torch.float32
-        values = numbers.to(wide).cpu().numpy()
+        values = numbers.to(single(outputs).dtype).cpu().numpy()
         flat = values.reshape(len(values), -1)
         width = flat.shape[1]
         named = list(inputs.recipe.targets) if isinstance(inputs, Rows) and len(inputs.recipe.targets) == width else []
         columns = named or (["value"] if width == 1 else [f"value_{i}" for i in range(width)])
-        arrays = {"outputs": outputs.to(wide).cpu().numpy()} | ({} if numbers is outputs else {"values": values})
+        arrays = {"outputs": single(outputs).cpu().numpy()} | ({} if numbers is outputs else {"values": values})
         return Predicted(columns, arrays, flat.tolist())
