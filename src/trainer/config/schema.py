@@ -643,7 +643,7 @@ def _hint(key: str, rule: Rule, value: Any) -> str:
     if (meant := synonyms.value_meant(key, said, getattr(rule, "words", ()))) is not None:
         return f" Type {key}={meant}."
     if isinstance(rule, Choice):
-        return nearest(said, rule.words)
+        return nearest(said, rule.words) if synonyms.flag_meant(said) is None else ""  # always is near to false
     if isinstance(rule, Number) and isinstance(value, str | float):
         with contextlib.suppress(ValueError, OverflowError):  # "64", 64.0 and =64
             number = float(value.strip("=,; ") if isinstance(value, str) else value)

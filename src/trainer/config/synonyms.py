@@ -166,6 +166,7 @@ _VALUES = {
     "on_nan": {"skip": "ignore continue", "stop": "raise error halt none null"},
     "model.init": {"kaiming": "he kaiming_normal", "xavier": "glorot xavier_uniform", "default": "none null"},
     "model.gradient": {"autograd": "auto torch backward", "numpy": "np", "tensors": "manual by_hand tensor"},
+    "sweep.stack": {"always": "true yes on force", "never": "false no off none null"},
     "sweep.on_failure": {"continue": "ignore skip", "stop": "raise halt abort"},
     "model.weights": {"imagenet": "true yes default pretrained imagenet1k 1"},
     "data.task": {"classification": "classify class", "regression": "regress reg"},
