@@ -1,17 +1,23 @@
 """`loss.teacher=runs/x`: the student follows the teacher as in a plain loop, exactly, and not another one."""
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
 from plain import cut_loose, losses, parts_of, weights
+from trainer.command import main as cli
 from trainer.data.batches import permutation
 from trainer.disk import checkpoint
 from trainer.errors import UserError
+from trainer.use.evaluate import evaluation
+from trainer.use.find import find
+from trainer.use.trained import open_run
 
 Train = Callable[..., dict[str, Any]]
 DATA = ("data.limit=113", "batch_size=40", "monitor=off", "monitor.every=1", "optimizer=sgd", "model=two_layer")
@@ -45,7 +51,7 @@ def test_the_student_is_that_of_a_plain_loop(fast: str, train: Train) -> None:
     assert "train/loss/teacher" in Path("runs/small/metrics.jsonl").read_text()
 
 
-def test_a_run_continues_with_its_teacher_alone(train: Train) -> None:
+def test_a_run_continues_with_its_teacher_alone(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     train(*BIG)
     whole = train(*SMALL, *TAUGHT, "name=whole")
     train(*SMALL, *TAUGHT, "max_steps=4", "name=part")
@@ -53,6 +59,14 @@ def test_a_run_continues_with_its_teacher_alone(train: Train) -> None:
     train("resume=runs/big", "max_steps=60")
     with pytest.raises(UserError, match="the teacher split has weights"):
         train("resume=runs/part", "max_steps=12")
+    if importlib.util.find_spec("safetensors"):
+        assert cli.run_command(["pack", "part"]) == 0
+        assert "predict does not" in capsys.readouterr().out
+    Path("runs/big").rename("away")
+    with pytest.raises(UserError, match="must be moved back"):
+        evaluation(open_run(find("part"), {}))
+    Image.new("L", (8, 8), 90).save("one.png")
+    assert cli.run_command(["predict", "part", "one.png"]) == 0
 
 
 def test_what_can_not_teach_is_refused(train: Train) -> None:

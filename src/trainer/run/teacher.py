@@ -26,6 +26,7 @@ from trainer.trials import set_mode
 # Keys of the data that may differ between the two: they change neither splits nor what a sample looks like.
 FREE = ("augment", "balance", "cache", "fixed", "num_workers", "download", "root", "urls", "image_size")
 TERM = "teacher"
+LACKING = "train runs lists them. A run that was moved since it taught must be moved back. train predict needs none."
 
 
 def with_teacher(
@@ -77,7 +78,7 @@ def teacher_settings(key: str, settings: Settings, folder: Path) -> Settings:
     stored: Any = folders.read_config(folder)
     if stored is None:
         meant = Path("runs", folder)
-        how = f"Type loss.teacher={meant}." if (meant / "config.yaml").is_file() else "train runs lists them."
+        how = f"Type loss.teacher={meant}." if (meant / "config.yaml").is_file() else LACKING
         raise UserError(f"{key}: there is no run. {how}")
     request = settings.request
     folders.refuse_resolvers(folder, stored, request.config)

@@ -10,6 +10,7 @@ from trainer.disk import pack as packs
 from trainer.disk.checkpoint import snapshot
 from trainer.disk.files import cannot_write
 from trainer.errors import UserError
+from trainer.run.instantiate import ours
 from trainer.use.card import card
 from trainer.use.export import about
 from trainer.use.find import find
@@ -53,4 +54,6 @@ def pack(word: str, checkpoint: str | None, keys: Mapping[str, Any], out: str | 
     word = " checkpoint=average" if found.is_average else ""
     size = f"{path.stat().st_size:,} bytes"
     print(f"{path}: {size}. train evaluate {path}{word}, predict, export and resume= take it as a run")
+    if (teacher := ours(trained.settings, "loss").get("teacher")) is not None:
+        print(f"the teacher is not in it: evaluate, export and resume= need the folder {teacher}, predict does not")
     return 0
