@@ -146,10 +146,10 @@ def _pattern(key: str, word: str | float, known: Iterable[str], value: Any) -> s
     """
     if not isinstance(word, float):
         return str(word)
-    same = [name for name in known if re.fullmatch(r"\d+\.\d+", name) and float(name) == word]
+    same = sorted(name for name in known if re.fullmatch(r"\d+\.\d+", name) and float(name) == word)
     if len(same) > 1:
         # Hydra reads the name of a mapping as a number even between quotes. A pattern of parameters is none.
-        names = [f"{name}.*" for name in sorted(same)] if key.endswith("lr_times") else [f"{str(word).split('.')[0]}.*"]
+        names = [f"{name}.*" for name in same] if key.endswith("lr_times") else [f"{str(word).split('.')[0]}.*"]
         exact = [f'["{name}"]' for name in same] if value is None else [f"{{{name}:{value}}}" for name in names]
         how = one_of(shell.quote(f"{key}={each}") for each in exact)
         shown = f"[{word}]" if value is None else f"{{{word}:{value}}}"
