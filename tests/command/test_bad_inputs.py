@@ -282,7 +282,10 @@ MISTAKES: list[Row] = [
         "data.path: data=digits has no path; arrays, hf, image_table, table have it. Type data=arrays data.path=",
     ),
     Row("lr=0.1", "lr: nothing reads this key. Did you mean optimizer.lr?"),
-    Row("sweep.stack=false", "sweep.stack=false: must be auto, always or never. Type sweep.stack=never."),
+    Row(
+        "--multirun seed=0,1 sweep.stack=false",
+        "sweep.stack=false: must be auto, always or never. Type sweep.stack=never.",
+    ),
     Row("weights=runs/a", "weights: nothing reads this key. Did you mean model.weights?"),
     Row("optimizer.lr.x=3", "optimizer.lr.x: nothing reads this key. Did you mean optimizer.lr?"),
     Row("+foo=1", "foo: nothing reads this key. The top level has batch_size, cache_limit, compile"),
