@@ -70,7 +70,7 @@ def test_two_processes_write_the_same_pieces_at_once(tmp_path: Path) -> None:
 def test_a_limit_keeps_the_first_pieces_and_says_so(tmp_path: Path) -> None:
     few = slots(tmp_path, limit=3500)
     assert few.num_kept == 3
-    assert few.problem == "all need 8,160 bytes, and the limit is 3,500"
+    assert few.problem == "all need 8,192 bytes, and the limit is 3,500"
     for i in range(COUNT):
         few.write(i, MARKS[i], piece(i))
     assert [few.read(i, MARKS[i]) is not None for i in range(COUNT)] == [True] * 3 + [False] * 5
