@@ -60,12 +60,12 @@ def leaves_of_graph(total: Tensor) -> Iterator[Tensor]:
         ahead += [following for following, _ in node.next_functions]
 
 
-def weights_in(value: Any) -> Iterator[Tensor]:
-    """Tensors, and parameters of modules, also in lists and dicts."""
+def weights_in(value: Any, depth: int = 3) -> Iterator[Tensor]:
+    """Tensors, and parameters of modules, also in lists and dicts; these may lie in each other, or in themselves."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, nn.Module):
         yield from value.parameters()
-    elif isinstance(value, list | tuple | dict):
+    elif depth and isinstance(value, list | tuple | dict):
         for item in value.values() if isinstance(value, dict) else value:
-            yield from weights_in(item)
+            yield from weights_in(item, depth - 1)
