@@ -50,6 +50,7 @@ class Fine(nn.Module):
         super().__init__()
         self.head, self.guide = nn.Linear(in_features, num_classes), [nn.Linear(in_features, num_classes)]
         self.again = [self.head]
+        self.again.append(self.again)
     def training_step(self, batch):
         raise NotImplementedError
     def forward(self, x):

@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -191,6 +190,8 @@ class Pool:
 def _serve() -> None:
     """Starts the server, unless it runs: signals for a group of processes are none of its own from its first moment."""
     if sys.platform == "linux":
+        from multiprocessing import forkserver, resource_tracker  # Windows has neither
+
         resource_tracker.ensure_running()  # first: it unblocks what is blocked here
         with blocked(ENDING):
             forkserver.ensure_running()
