@@ -135,7 +135,7 @@ def test_a_pipe_among_the_configs_is_not_waited_for(train: Train, words: list[st
 
 
 @pytest.mark.parametrize("words", [[], ["max_epochs=2"], ["--multirun", "seed=1,2"], ["--cfg", "job"]])
-def test_a_config_by_name_stands_on_ours(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_config_by_name_stands_on_ours(train: Train, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     write("conf/mine.yaml", "model: two_layer\nmax_epochs: 1\n")
     says = r"--config-name=mine: has no data, loss or optimizer. Move it into experiment/ and type experiment=mine, or"
     with pytest.raises(UserError, match=says):
