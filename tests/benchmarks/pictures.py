@@ -1,5 +1,7 @@
 """Pictures from files, in the size that a network gets: `train`'s reader beside torch's DataLoader with Pillow.
 
+Both make float32 of them in the main process, as a training does: where a batch lies costs time when it is read.
+
 A process that stays: `{"how": "train", "folder": ...}` is answered with seconds a picture, see `WAYS`.
 """
 
@@ -59,7 +61,7 @@ def by_train(paths: list[str], cache: str | None = None) -> int:
     files = FolderImages(paths, torch.zeros(len(paths), dtype=torch.long))
     files.channels, files.image_size = 3, SIDE
     files.keep(cache)
-    batches = LoadedBatches(files, torch.device("cpu"), lambda images: images, num_workers=NUM_WORKERS)
+    batches = LoadedBatches(files, torch.device("cpu"), lambda images: images.float(), num_workers=NUM_WORKERS)
     most = -(-len(paths) // BATCH_SIZE)
     return sum(batch.num_samples for _, batch in zip(range(most), batches.training(BATCH_SIZE, 0, 1), strict=False))
 
@@ -68,9 +70,8 @@ def by_loader(paths: list[str]) -> int:
     """As a tutorial has it: the shorter side, then the middle."""
     from torch.utils.data import DataLoader
 
-    return sum(
-        len(images) for images in DataLoader(Read(paths), batch_size=BATCH_SIZE, shuffle=True, num_workers=NUM_WORKERS)
-    )
+    batches = DataLoader(Read(paths), batch_size=BATCH_SIZE, shuffle=True, num_workers=NUM_WORKERS)
+    return sum(len(images.float()) for images in batches)
 
 
 class Read:

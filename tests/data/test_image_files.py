@@ -8,6 +8,7 @@ import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -383,6 +384,19 @@ def test_a_file_that_was_just_written_is_opened_again(tmp_path: Path, kept: Path
     """It may be changed once more within a tick of the file system's clock."""
     load(folder(tmp_path, count=8))
     assert not list(kept.glob("*"))
+
+
+def test_files_without_numbers_are_never_known(tmp_path: Path, kept: Path) -> None:
+    """As on some file systems, where two files of one size and time could not be told apart."""
+    path = tmp_path / "a.png"
+    noise().save(path)
+    about = os.stat(path)
+    for number in (0, about.st_ino):
+        facts = {name: getattr(about, name) for name in ("st_dev", "st_size", "st_mtime_ns", "st_ctime_ns")}
+        its: Any = SimpleNamespace(st_ino=number, **facts)
+        known = known_module.Known([str(path)])
+        known.keep(known.rows_of([its])[0].tobytes())
+        assert known_module.Known([str(path)]).rows_of([its])[1].tolist() == [number > 0]
 
 
 def test_what_is_kept_of_a_look_may_be_damaged(tmp_path: Path, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,7 +53,7 @@ class Known:
             return rows, np.zeros(len(files), bool)
         places = np.searchsorted(self._rows[:, 0], rows[:, 0])
         found = self._rows[places.clip(max=len(self._rows) - 1)]
-        is_known = (found[:, :_FACTS] == rows[:, :_FACTS]).all(axis=1)
+        is_known = (found[:, :_FACTS] == rows[:, :_FACTS]).all(axis=1) & (rows[:, 0] > 0)  # 0: files have no numbers
         rows[is_known] = found[is_known]
         return rows, is_known
 
