@@ -495,7 +495,11 @@ MISTAKES: list[Row] = [
     Row("data=image_folder", "data.root=???: is missing. Type data.root=..."),
     Row("data=image_folder data.root=pix", "data.root=pix: there is no {folder}/pix. Did you mean pics?", pictures),
     Row("data=image_folder data.root=.", "data.root={folder}: there is no folder in it. Put the images into"),
-    Row("data=image_folder data.root=pics", "there is no image in {folder}/pics/cat; accepted", directory("pics/cat")),
+    Row(
+        "data=image_folder data.root=pics",
+        "there is no image in {folder}/pics/cat; ... Put images into it, or take the folder away.",
+        directory("pics/cat"),
+    ),
     Row("data=mnist data.root=. data.download=false", "no train-images-idx3-ubyte.gz or train-images-idx3-ubyte there"),
     Row("data=mnist data.root=mine", "data.root=mine: {folder}/mine is not a folder.", file("mine")),
     Row("data=mnist data.root=. data.urls=[ftp://x]", "could not be fetched (x: only https is accepted)"),

@@ -134,7 +134,8 @@ def find_images(folder: Path, class_names: tuple[str, ...], background: str, oth
         if not images:
             instead = f" It holds {', '.join(f'{suffix} ({n:,})' for suffix, n in passed.items())}." if passed else ""
             raise UserError(
-                f"data.root: there is no image in {subfolder}; accepted are {', '.join(SUFFIXES)}.{cut(instead, 200)}"
+                f"data.root: there is no image in {subfolder}; accepted are {', '.join(SUFFIXES)}.{cut(instead, 200)} "
+                f"Put images into it, or take the folder away."
             )
         others.update(passed)
         paths += sorted(images)
