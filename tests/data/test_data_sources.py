@@ -1083,6 +1083,8 @@ def test_folders_that_hold_no_classes(tmp_path: Path) -> None:
     pictures(tmp_path / "train", 4)
     (tmp_path / "val").mkdir()
     says(load, f"there is no folder of a class in {tmp_path / 'val'}", root=str(tmp_path))
+    picture(tmp_path / "val/unlabelled.png")
+    says(load, "or move val elsewhere and type train predict RUN", root=str(tmp_path))
     picture(tmp_path / "val" / "yellow" / "0.png")
     says(load, f"{tmp_path / 'val' / 'yellow'} is a class that the training images lack", root=str(tmp_path))
 

@@ -141,8 +141,12 @@ def find_images(folder: Path, class_names: tuple[str, ...], background: str, oth
         paths += sorted(images)
         labels += [numbers[subfolder.name]] * len(images)
     if not paths:
+        unlabelled = (
+            f", or move {folder.name} elsewhere and type train predict RUN with its new path after the training"
+        )
         raise UserError(
-            f"data.root: there is no folder of a class in {folder}. Put the images into a folder per class."
+            f"data.root: there is no folder of a class in {folder}. "
+            f"Put the images into a folder per class{unlabelled if loose and folder.name != 'train' else ''}."
         )
     return FolderImages(paths, torch.tensor(labels), background)
 
