@@ -716,3 +716,33 @@ def test_ones_and_zeros_that_change_their_places_in_validation(
         diagnosis.observe(step, {"val/loss": 0.6, "val/accuracy": accuracy})
     diagnosis.concluded(400)
     assert ("labels differ between the splits" in [finding.rule for finding in diagnosis.findings]) == is_found
+
+
+MASKS = """
+from torch import nn
+
+
+class Masks(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Conv2d(1, 2, 1))
+"""
+
+
+ADVICE = "Try loss=cross_entropy loss.class_weights=balanced or loss=dice."
+
+
+@pytest.mark.parametrize(("noise", "is_found"), [(5.0, True), (0.1, False)])
+def test_pixels_of_one_class_that_is_always_said(
+    noise: float, is_found: bool, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "always_said.py").write_text(MASKS)
+    monkeypatch.syspath_prepend(tmp_path)
+    draw = np.random.default_rng(0)
+    targets = (draw.random((60, 8, 8)) > 0.95).astype(np.int64)
+    inputs = targets[:, None] + draw.normal(0, noise, (60, 1, 8, 8))
+    np.savez("masks.npz", inputs=inputs.astype(np.float32), targets=targets)
+    own = ("model._target_=always_said.Masks", "trust=[always_said]", "data.num_classes=2", "max_steps=150")
+    result = train("data=arrays", "data.path=masks.npz", *own, "eval_every=25", "optimizer.lr=0.1", *SHORT)
+    assert rules(result) == ["one class nearly alone"] * is_found
+    assert {found["advice"] for found in result["diagnosis"]} <= {ADVICE}
+    assert result["val/iou"] > (0.4 if is_found else 0.9)

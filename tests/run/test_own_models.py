@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -191,6 +192,14 @@ def test_a_module_trains_as_in_a_plain_loop_and_goes_on_exactly(model: str, kind
 def test_a_lazy_layer_that_is_never_called_is_refused(train: Train) -> None:
     with pytest.raises(UserError, match=r"^model=Uncalled: has a lazy layer that it does not call. Leave it out.$"):
         train(*QUIET, *words("Uncalled"))
+
+
+def test_tokens_of_a_file_stay_whole_numbers_where_that_is_typed(train: Train) -> None:
+    np.savez("tokens.npz", inputs=np.arange(300).reshape(60, 5) % 11, targets=np.arange(60) % 2)
+    typed = ("data=arrays", "data.path=tokens.npz", "model._target_=own_models.Tied", "model.vocab_size=11")
+    with pytest.raises(UserError, match=r"Long, Int; .* type data.standardize=false\.$"):
+        train(*QUIET, *typed)
+    train(*QUIET, *typed, "max_steps=2", "data.standardize=false")
 
 
 def test_an_open_class_is_told_what_it_takes_of_images_as_well() -> None:

@@ -177,8 +177,11 @@ def one_class_nearly_alone(seen: Seen) -> Sighting | None:
     if not facts.largest_share > NEARLY_ALONE or not is_settled(seen) or seen.num_bad < 2:
         return None
     numbers = {"largest_share": facts.largest_share, "val/accuracy": seen.accuracy or 0.0}
-    meaning = "nearly all samples are of one class, and the accuracy is that of always saying it"
+    what = "places" if facts.are_places else "samples"
+    meaning = f"nearly all {what} are of one class, and the accuracy is that of always saying it"
     words = ["loss.class_weights=balanced", "data.balance=true", "more samples of the rare classes"]
+    if facts.are_places:
+        words = ["loss=cross_entropy loss.class_weights=balanced", "loss=dice"]
     return Sighting(None, numbers, meaning, attempt(words))
 
 

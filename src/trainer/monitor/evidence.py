@@ -12,7 +12,7 @@ from trainer.data.batches import Batches, first_samples
 from trainer.data.leaks import Leak
 from trainer.data.prepare import Splits
 from trainer.losses.function import LossFunction
-from trainer.meaning import Classes, Labels, Numbers
+from trainer.meaning import Classes, Labels, Numbers, Places
 from trainer.monitor.activations import Activations
 from trainer.trees import called, mapped
 from trainer.trials import undisturbed
@@ -270,6 +270,10 @@ def of_targets(loss_fn: LossFunction, splits: Splits) -> dict[str, Any]:
             "num_val": len(val),
             "label_shift": max(0.0, float(((shares - of_val).abs() - noise).sum() / 2)),
         }
+    if isinstance(loss_fn.meaning, Places):
+        size, ignored = loss_fn.meaning.num_classes, loss_fn.meaning.ignored
+        counts, others = (torch.bincount(t[t != ignored], minlength=size).double() for t in (train, val))
+        return {"are_places": True, "largest_share": float(others[counts.argmax()] / others.sum())}
     if isinstance(loss_fn.meaning, Labels):
         return {"are_labels": True, "num_val": len(val)}
     if not isinstance(loss_fn.meaning, Numbers) or not train.is_floating_point():

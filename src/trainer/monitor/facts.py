@@ -57,7 +57,7 @@ class Facts:
         shares: of the classes in training.
         is_ordered: the labels of training stand in their order.
         num_val: samples.
-        are_labels: each target is several zeros and ones.
+        are_labels, are_places: each target is several zeros and ones, or the classes of its pixels or tokens.
         leaked, repeated: see `trainer.data.leaks.Leak`.
         empty_columns: of the inputs, where at least half say nothing.
         target_mean, target_deviation: of numbers.
@@ -100,6 +100,7 @@ class Facts:
     is_ordered: bool = False
     num_val: int = 0
     are_labels: bool = False
+    are_places: bool = False
     leaked: float = 0.0
     repeated: float = 0.0
     empty_columns: Sequence[int] = ()

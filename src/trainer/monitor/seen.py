@@ -135,6 +135,8 @@ class Seen:
         facts, loss = self.facts, numbers["val/loss"]
         if "val/loss" in facts.near:
             return loss > 0.98 * facts.near["val/loss"]
+        if facts.are_places and self.accuracy is not None:  # of so many, a network that knows something has another
+            return math.isclose(self.accuracy, facts.largest_share, rel_tol=1e-9)
         if self.chance is None or self.accuracy is None or math.isnan(facts.largest_share):
             return False
         return self.accuracy <= facts.largest_share + 2 * self.accuracy_error

@@ -147,10 +147,10 @@ def open_journal(training: Training, is_fresh: bool) -> Journal:
 
 
 def quiet(parts: Parts) -> frozenset[str]:
-    """The tags that nobody asked for and that a terminal does not show: what outputs mean gives more than accuracy."""
+    """The tags that nobody asked for and that a terminal does not show: MAE and R2 of numbers."""
     settings = parts.settings
     deciding = {str(settings.checkpoint.metric), str(settings.early_stopping.metric)}
-    wanted = {"accuracy", *settings.config["metric"], *(tag.rpartition("/")[2] for tag in deciding)}
+    wanted = {"accuracy", "iou", *settings.config["metric"], *(tag.rpartition("/")[2] for tag in deciding)}
     names = [name for name in parts.loss_fn.meaning.metrics if name not in wanted]
     places = [place for split in ("val", "test", "test/last", "test/best") for place in (split, f"{split}/average")]
     return frozenset(f"{place}/{name}" for place in places for name in names)
