@@ -78,8 +78,11 @@ def _on_device(x: Tensor, bounds: Sequence[int]) -> _Counted:
     bins = bins + firsts.repeat_interleave(lengths, output_size=len(x))
     counts = torch.bincount(bins, minlength=_NUM_BINS * num)
     wide = x.double()
-    parts = (("min", x), ("max", x), ("sum", wide), ("sum", wide.square()))
-    numbers = [torch.segment_reduce(v, how, lengths=lengths, initial=0, unsafe=True).double() for how, v in parts]
+    numbers = [
+        # Without a start of its own, which counts as one more number; that of a segment without numbers is not finite.
+        torch.where(lengths > 0, torch.segment_reduce(values, how, lengths=lengths, unsafe=True), 0.0).double()
+        for how, values in (("min", x), ("max", x), ("sum", wide), ("sum", wide.square()))
+    ]
     table = torch.cat([counts.double(), *numbers]).cpu().numpy()
     return table[: _NUM_BINS * num].reshape(num, _NUM_BINS), table[_NUM_BINS * num :].reshape(4, num)
 
