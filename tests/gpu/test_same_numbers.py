@@ -28,7 +28,7 @@ LAYERS = (
     "{_target_:torch.nn.BatchNorm1d,num_features:20},{_target_:torch.nn.GELU},"
     "{_target_:torch.nn.Linear,in_features:20,out_features:10}]"
 )
-PENALTY = "+loss.terms.l2={weight:0.01,criterion:{_target_:trainer.losses.L2Penalty}}"
+PENALTY = "+loss.terms.l2={weight:0.01,criterion:{_target_:trainer.losses.criteria.L2Penalty}}"
 OWN = """
 import torch
 from torch import Tensor, nn
