@@ -55,7 +55,7 @@ def evaluate(
     of = whole_of(loss_fn, batches)
     if metrics is not None:
         metrics.reset()
-    with evaluating(network, device):
+    with evaluating(network, device, loss_fn):
         for inputs, targets in batches.in_order(world.rank, world.size):
             if is_broken_off := bool(sums) and is_stop_requested():
                 break

@@ -17,6 +17,7 @@ from trainer.draws import random_state, set_random_state
 from trainer.optim.average import Average
 from trainer.optim.patience import Patience
 from trainer.optim.schedulers import Schedule
+from trainer.trials import is_others
 
 
 class Store:
@@ -167,15 +168,29 @@ _OF_TORCH = ("training", "_is_full_backward_hook")  # attributes of every module
 
 
 def plain_numbers(**roots: nn.Module) -> dict[str, float]:
-    """Numbers in attributes of modules that somebody else wrote, as `model.encoder.count`; no state dict has them."""
-    return {
-        ".".join(filter(None, (root, path, name))): +value
-        for root, whole in roots.items()
-        for path, module in whole.named_modules()
-        if type(module).__module__.split(".")[0] not in ("torch", "trainer")
-        for name, value in vars(module).items()
-        if type(value) in (bool, int, float) and name not in _OF_TORCH and value == value  # no NaN
-    }
+    """Numbers in attributes of modules that somebody else wrote, as `model.encoder.count`; no state dict has them.
+
+    Of a tensor in an attribute, and of a buffer that is not saved, it is the norm.
+    """
+    found: dict[str, float] = {}
+    for root, whole in roots.items():
+        for path, module in whole.named_modules():
+            if not is_others(module):
+                continue
+            path = f"{path}.".removeprefix("parts.0.criterion.").rstrip(".")
+            unsaved = {name: module._buffers[name] for name in module._non_persistent_buffers_set}
+            for name, value in {**vars(module), **unsaved}.items():
+                if isinstance(value, Tensor):
+                    value = norm_of(value)
+                if type(value) in (bool, int, float) and name not in _OF_TORCH and value == value:  # no NaN
+                    found[".".join(filter(None, (root, path, name)))] = +value
+    return found
+
+
+def norm_of(tensor: Tensor) -> float | None:
+    """None of a tensor whose numbers do not lie in memory as they are."""
+    is_plain = tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta
+    return torch.linalg.vector_norm(tensor.detach().to(torch.complex128)).item() if is_plain else None
 
 
 @dataclass

@@ -1,13 +1,14 @@
 """A look at what a model does, before, beside or after its training, leaves nothing behind."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from weakref import WeakSet
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from trainer.draws import random_state, set_random_state
+from trainer.system.private import version_of
 
 # Networks that differentiate in their own forward pass, by their inputs for example: they need gradients in an
 # evaluation, too.
@@ -27,11 +28,16 @@ def set_mode(model: nn.Module, is_training: bool) -> None:
 
 
 @contextmanager
-def evaluating(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Evaluation mode, without gradients if the model needs none; modes and random state stay what they were."""
-    modes = {module: module.training for module in model.modules()}
+def evaluating(model: nn.Module, device: torch.device, loss: nn.Module | None = None) -> Iterator[None]:
+    """Evaluation mode, of the loss, too; without gradients if the model needs none.
+
+    Modes and random state stay what they were.
+    """
+    roots = (model,) if loss is None else (model, loss)
+    modes = {module: module.training for root in roots for module in root.modules()}
     random = random_state(device)
-    model.eval()
+    for root in roots:
+        root.eval()
     try:
         with torch.set_grad_enabled(model in DIFFERENTIATING):
             yield
@@ -48,7 +54,7 @@ def undisturbed(
     """For a trial: evaluation mode, or training mode with gradients; what torch.compile made of the model is set aside.
 
     Parameters, buffers (of a loss that takes part, too), gradients, modes and the random state are afterwards what they
-    were. (What the model keeps beside them, as a counter of its own in Python, nobody can put back.)
+    were, and so is what classes of somebody else keep in plain attributes, as a counter.
     """
     compiled, model._compiled_call_impl = model._compiled_call_impl, None
     modules = (model,) if loss is None else (model, loss)
@@ -56,9 +62,12 @@ def undisturbed(
     stored = (tensor for module in modules for tensor in (*module.parameters(), *module.buffers()))
     kept = [(tensor, tensor.detach().clone()) for tensor in stored]
     gradients = [(p, p.grad, p.grad.clone()) for p in model.parameters() if p.grad is not None] if is_training else []
+    attributes = [_attributes(module) for root in modules for module in root.modules() if is_others(module)]
     try:
-        with evaluating(model, device), torch.set_grad_enabled(is_training or model in DIFFERENTIATING):
+        with evaluating(model, device, loss), torch.set_grad_enabled(is_training or model in DIFFERENTIATING):
             set_mode(model, is_training)
+            if loss is not None:
+                loss.train(is_training)
             yield
     finally:
         model._compiled_call_impl = compiled
@@ -68,3 +77,36 @@ def undisturbed(
             for parameter, gradient, saved in gradients:
                 gradient.copy_(saved)
                 parameter.grad = gradient
+        for put_back in attributes:
+            put_back()
+
+
+def is_others(module: nn.Module) -> bool:
+    """Whether somebody else wrote its class, which may keep anything in it."""
+    return type(module).__module__.split(".")[0] not in ("torch", "trainer")
+
+
+_OF_ALL = frozenset(vars(nn.Module()))  # attributes of every module
+
+
+def _attributes(module: nn.Module) -> Callable[[], None]:
+    """Puts back what a module's attributes and the names of its buffers stand for now."""
+    kept = {name: value for name, value in vars(module).items() if name not in _OF_ALL}
+    lists = [(value, value.copy()) for value in kept.values() if type(value) in (list, dict, set)]
+    tensors = [(x, version_of(x), x.detach().clone()) for x in kept.values() if isinstance(x, Tensor)]
+    buffers = dict(module._buffers)
+
+    def put_back() -> None:
+        own = vars(module)
+        for name in own.keys() - kept.keys() - _OF_ALL:
+            del own[name]
+        own.update(kept)
+        module._buffers.update(buffers)
+        for now, before in lists:
+            now.clear()
+            now.extend(before) if isinstance(now, list) else now.update(before)
+        for tensor, version, number in tensors:
+            if version is None or version != version_of(tensor):
+                tensor.detach().copy_(number)
+
+    return put_back

@@ -387,10 +387,10 @@ class TestParametersWithoutAGradient:
         words = ("model._target_=mine.Branches", *DATA, "batch_size=8", "optimizer=adamw")
         train(*QUIET, *words, "max_steps=24", "name=whole")
         for max_steps in (12, 24):  # the model counts in fours, and begins anew
-            assert "plain attribute" not in capfd.readouterr().out
+            assert "no checkpoint keeps it" not in capfd.readouterr().out
             train(*QUIET, *words, f"max_steps={max_steps}", "name=broken")
         said = capfd.readouterr().out
-        assert "warning: model.calls changes while it trains, and no checkpoint keeps a plain attribute" in said
+        assert "warning: model.calls changes while it trains, and no checkpoint keeps it" in said
         assert_close(weights("broken"), weights("whole"), rtol=0, atol=0)
 
     def test_a_stack_refuses_them(self, train: Train, capfd: pytest.CaptureFixture[str]) -> None:

@@ -149,6 +149,42 @@ class Curve(nn.Module):
         return self.layers(t)
 
 
+class Mine(nn.CrossEntropyLoss):
+    """Torch's under a name of one's own."""
+
+
+def leaves_out(outputs, targets, label: int = 9):
+    return F.cross_entropy(outputs, targets, ignore_index=label)
+
+
+def weighs(outputs, targets):
+    return F.cross_entropy(outputs, targets, 1 + 2 * (torch.arange(10) == 9).to(outputs))
+
+
+class Reduced(nn.Module):
+    reduction = "mean"
+
+    def forward(self, outputs, targets):
+        return {"some": F.cross_entropy(outputs[targets < 5], targets[targets < 5]), "all": outputs.square().mean()}
+
+
+class Counts(nn.Module):
+    """What changes with every step of training, in each of the places where a class may keep it."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("average", torch.ones(()))
+        self.tensor, self.number, self.list = torch.ones(()), 1, [1]
+
+    def forward(self, outputs, targets):
+        if self.training:
+            self.average = self.average * 1.1
+            self.tensor *= 1.1
+            self.number += 1
+            self.list.append(1)
+        return F.cross_entropy(outputs, targets) * self.average * self.tensor * self.number * len(self.list)
+
+
 def decay(outputs, inputs, model):
     slope = torch.autograd.grad(outputs.sum(), inputs, create_graph=True)[0]
     start = model(torch.zeros_like(inputs[:1])) - 1
@@ -291,3 +327,38 @@ def test_a_loss_that_takes_the_log_of_0_is_what_is_named_and_not_the_learning_ra
     assert finding["rule"] == "loss not finite"
     assert "torch.log_softmax" in finding["advice"]
     assert train(*words, "loss.sharpness=1", "name=other")["status"] == "finished"
+
+
+@pytest.mark.parametrize("loss", ["leaves_out", "weighs", "Reduced"])
+def test_a_mean_over_some_samples_is_said_to_be_none(
+    loss: str, train: Train, capfd: pytest.CaptureFixture[str]
+) -> None:
+    train(*QUIET, *of("Plain", loss), "max_steps=1")
+    assert "is no mean and no sum over samples" in capfd.readouterr().out
+
+
+@pytest.mark.long
+def test_a_criterion_of_torchs_under_another_name_is_the_same(train: Train) -> None:
+    keys = ("loss.ignore_index=3", "loss.weight=[1,1,1,1,1,1,1,1,1,5]", "max_steps=2", "loss.label_smoothing=0.1")
+    train(*QUIET, "model=two_layer", *keys, "batch_size=48", "name=a")
+    words = ("loss._target_=own_losses.Mine", "batch_size=4", "gradient.accumulate=12")
+    train(*QUIET, "model=two_layer", *keys, *words, "name=b")
+    assert_close(state("a")["model"], state("b")["model"], rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.long
+def test_what_a_loss_keeps_changes_in_steps_of_training_alone(train: Train, capfd: pytest.CaptureFixture[str]) -> None:
+    words = (*QUIET, *of("Plain", "Counts"), "eval_every=1")
+    train(*words, "max_steps=2", "name=a")
+    kept = state("a")
+    assert kept["loss"] == {"parts.0.criterion.average": torch.tensor(1.1**2, dtype=torch.float64)}
+    assert kept["plain"] == {"loss.tensor": pytest.approx(1.1**2), "loss.number": 3}
+    words = (*QUIET, "model._target_=own_losses.Plain", "optimizer.lr=1e-12", "eval_every=1")
+    expected = train(*words, "max_steps=2", "name=b")["val/loss"]
+    words = (*words, *of("Plain", "Counts"), "name=c")
+    found = train(*words, "max_steps=2")
+    assert found["val/loss"] == pytest.approx(expected * 1.1**4 * 3 * 3, rel=1e-6)
+    capfd.readouterr()
+    train(*words, "max_steps=3")
+    said = capfd.readouterr().out
+    assert "warning: loss.tensor changes while it trains, and no checkpoint keeps it: it goes on from 1, not" in said

@@ -139,7 +139,7 @@ class CompiledPart:
 
     def _reached(self, example: Batch) -> list[bool]:
         """Which parameters a gradient reaches: in a compiled step always the same."""
-        with undisturbed(self._model, self._grads.device, is_training=True), self._precision():
+        with undisturbed(self._model, self._grads.device, True, self._loss_fn), self._precision():
             total = self._loss_fn(self._model(example.inputs.clone()), example.targets).total
             parts = torch.autograd.grad(total, self._store.parameters, allow_unused=True)
         return [part is not None for part in parts]
@@ -149,7 +149,7 @@ class CompiledPart:
         floats = [buffer for buffer in self._model.buffers() if buffer.is_floating_point()]
 
         def measured(step: Callable[..., tuple[Tensor, dict[str, Tensor]]]) -> list[Tensor]:
-            with undisturbed(self._model, self._grads.device, is_training=True):
+            with undisturbed(self._model, self._grads.device, True, self._loss_fn):
                 self._grads.zero_()
                 losses = self._run(step, Batch(example.inputs.clone(), example.targets))
                 # Buffers as one: where all means are 0 but for rounding, rounding is all that they are.

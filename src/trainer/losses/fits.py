@@ -65,6 +65,13 @@ INSTEAD = {
     ("probabilities", nn.MultiMarginLoss): "loss=nll",
 }
 
+
+def torchs(criterion: nn.Module) -> type[nn.Module]:
+    """The class among `WANTS` that a criterion is, or inherits its `forward` from; `nn.Module` where there is none."""
+    kinds = (kind for kind in type(criterion).__mro__ if kind in WANTS)
+    return next((kind for kind in kinds if type(criterion).forward is kind.forward), nn.Module)
+
+
 SUM = 1e-3  # how far the shares of a sample may add up to another number than 1
 ONLY = {"signs": "targets of -1 and 1", "counts": "targets of 0 and more"}
 
@@ -85,7 +92,7 @@ def takes_shares(criterion: nn.Module, meaning: Meaning) -> bool:
 
 def compared_with(criterion: nn.Module, meaning: Meaning) -> str:
     """What outputs are compared with: a word of `Wants.targets`; `logarithms`; or `others`, which have no numbers."""
-    wants = WANTS[type(criterion)]
+    wants = WANTS[torchs(criterion)]
     if takes_shares(criterion, meaning):
         return "others" if getattr(criterion, "log_target", False) else "shares"
     if isinstance(criterion, nn.PoissonNLLLoss):
@@ -99,7 +106,7 @@ def refuse_no_fit(criterion: nn.Module, gives: str, meaning: Meaning, names: Map
     Args:
         key: of the criterion: `loss`, or `loss.terms.kl.criterion`.
     """
-    wants = WANTS[type(criterion)]
+    wants = WANTS[torchs(criterion)]
     if isinstance(criterion, nn.KLDivLoss) and criterion.reduction == "mean":
         raise UserError(
             f"{key}.reduction=mean: divides by the number of outputs, too. Type {key}.reduction=batchmean, the mean "
@@ -113,7 +120,7 @@ def refuse_no_fit(criterion: nn.Module, gives: str, meaning: Meaning, names: Map
         return f"{key}={names[key]}"
 
     if gives not in wants.outputs:
-        instead = INSTEAD.get((gives, type(criterion)), "another loss")
+        instead = INSTEAD.get((gives, torchs(criterion)), "another loss")
         if instead == "loss=nll" and isinstance(meaning, Numbers):  # which takes class labels
             instead = "loss=kl_div" if meaning.num_outputs > 1 else "loss=mse"
         raise UserError(
@@ -169,7 +176,7 @@ def refuse_other_shapes(
         return
     if isinstance(criterion, nn.PoissonNLLLoss) and not criterion.log_input and bool((outputs < 0).any()):
         raise UserError(f"{model}: gives numbers below 0, which have no logarithm. Type {key}.log_input=true.")
-    if isinstance(meaning, Classes) and WANTS[type(criterion)].targets in ("index", "shares"):
+    if isinstance(meaning, Classes) and WANTS[torchs(criterion)].targets in ("index", "shares"):
         num_classes = meaning.num_classes
         if outputs.dim() != 2 or outputs.shape[1] != num_classes:
             raise UserError(f"{gives} {num_classes} classes. {loss} takes one output per class: [N, {num_classes}].")
@@ -184,7 +191,7 @@ def refuse_other_shapes(
 
 def refuse_other_targets(criterion: nn.Module, meaning: Meaning, names: Mapping[str, str], targets: Tensor) -> None:
     """Raises UserError for numbers outside what a criterion is defined for; `targets`: all of a split."""
-    wants, loss = WANTS[type(criterion)], f"loss={names['loss']}"
+    wants, loss = WANTS[torchs(criterion)], f"loss={names['loss']}"
     if wants.targets == "shares" or takes_shares(criterion, meaning):
         if isinstance(meaning, Numbers) and not are_shares(criterion, targets):
             has = no_labels(names, meaning) if wants.targets == "index" else no_shares(names)

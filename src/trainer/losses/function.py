@@ -174,6 +174,11 @@ class LossFunction(nn.Module):
         pairs = zip(found, self.weights, strict=True)
         return _added([losses * weight for losses, weight in pairs if isinstance(losses, Tensor)])
 
+    def of_term(self, term: Term, outputs: Any, targets: Any, inputs: Any = None) -> Tensor:
+        """One criterion alone, without its weight."""
+        numbers, value = _parted(self._value(term, outputs, targets, inputs, None))
+        return _added([self._weighed(name, number) for name, number in numbers.items()]) if value is None else value
+
     def _weighed(self, name: str, number: Tensor) -> Tensor:
         weight = self.weight_of.get(name, 1.0)
         return number if weight == 1.0 else number * weight

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from trainer.errors import UserError
 from trainer.losses.criteria import Focal, SumSquaredError
-from trainer.losses.fits import WANTS, compared_with, refuse_no_fit, refuse_other_shapes, refuse_other_targets
+from trainer.losses.fits import WANTS, compared_with, refuse_no_fit, refuse_other_shapes, refuse_other_targets, torchs
 from trainer.losses.own import FromFunction
 from trainer.meaning import Classes, Meaning, Places, Unread
 
@@ -53,7 +53,7 @@ class Term(nn.Module):
     ) -> None:
         super().__init__()
         self.criterion, self.meaning, self.names, self.key = criterion, meaning, names, key
-        self.wants = WANTS.get(type(criterion))
+        self.wants = WANTS.get(torchs(criterion))
         self.kind = "sum" if getattr(criterion, "reduction", "mean") == "sum" else "mean"
         self.is_log_needed = self.is_softmax_needed = False
         self.compared_with = "index"

@@ -265,8 +265,9 @@ def take_up(training: Training, state: Config) -> None:
         parts.state.load_state_dict(state)
         for name, (now, then) in parts.state.not_taken_up(state).items():
             training.warnings.append(
-                f"warning: {name} changes while it trains, and no checkpoint keeps a plain attribute: it goes on from "
-                f"{now}, not {then}. If the training depends on it, keep it by register_buffer: train help resume"
+                f"warning: {name} changes while it trains, and no checkpoint keeps it: it goes on from "
+                f"{now:.6g}, not {then:.6g}. If the training depends on it, keep it by register_buffer: "
+                "train help resume"
             )
         if "diagnosis" in state:
             training.diagnosis.load_state_dict(state["diagnosis"])

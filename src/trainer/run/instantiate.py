@@ -115,19 +115,26 @@ def for_loss(settings: Settings, config: Any) -> Any:
     if not isinstance(config, Mapping):
         return config
     target = str(config.get("_target_"))
-    is_torchs = target.startswith(("torch.nn.", "trainer.losses."))
+    own = (
+        trust.resolve("loss._target_", target, nn.Module, settings.own) if trust.belongs(target, settings.own) else None
+    )
+    is_torchs = target.startswith(("torch.nn.", "trainer.losses.")) or is_made_as_torchs(own)
     made = {
         key: {"_target_": "torch.tensor", "data": [float(number) for number in value]}
         if is_torchs and key in WEIGHTS and isinstance(value, list)
         else for_loss(settings, value)
         for key, value in config.items()
     }
-    if trust.belongs(target, settings.own):
-        function = trust.resolve("loss._target_", target, nn.Module, settings.own)
-        if trust.is_loss("loss", function):
-            keys = {key: value for key, value in made.items() if key != "_target_"}
-            return {"_target_": "trainer.losses.own.FromFunction", "function": function, "keys": keys}
+    if trust.is_loss("loss", own):
+        keys = {key: value for key, value in made.items() if key != "_target_"}
+        return {"_target_": "trainer.losses.own.FromFunction", "function": own, "keys": keys}
     return made
+
+
+def is_made_as_torchs(kind: Any) -> bool:
+    """Whether a class of the user's takes what a criterion of torch's takes."""
+    makers = (part for part in kind.__mro__ if "__init__" in vars(part)) if isinstance(kind, type) else ()
+    return next((maker.__module__ == "torch.nn.modules.loss" for maker in makers), False)
 
 
 def complaint(settings: Settings, group: str, error: BaseException) -> BaseException:

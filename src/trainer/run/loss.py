@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from trainer import trees
 from trainer.config.settings import Settings
-from trainer.data.batches import Batch
+from trainer.data.batches import Batch, Batches, first_samples
 from trainer.data.given import as_whole
 from trainer.data.prepare import Splits, targets_of
 from trainer.data.quoting import listed
@@ -19,7 +19,7 @@ from trainer.data.source import Data
 from trainer.errors import UserError, nearest
 from trainer.evaluate import MOST_AT_ONCE
 from trainer.losses.function import LossFunction
-from trainer.losses.term import Kind
+from trainer.losses.term import Kind, Term
 from trainer.meaning import IGNORED, Classes, Labels, Meaning, Numbers, Places, Unread
 from trainer.run.classes import weigh_classes
 from trainer.run.environment import Precision, is_out_of_memory
@@ -77,8 +77,8 @@ def build_loss(
         refuse_unregistered(settings, apart, total, model)
         refuse_other_weights(settings, loss_fn)
         for term in loss_fn.terms:
-            if term.wants is None and not hasattr(term.criterion, "reduction"):
-                term.kind = kind_of(loss_fn, model, outputs, sample)
+            if term.wants is None:
+                term.kind = kind_of(term, loss_fn, model, outputs, splits.train, sample)
         if isinstance(loss_fn.meaning, Classes) and loss_fn.meaning.scores_of(outputs) is None:
             loss_fn.meaning = Unread(loss_fn.meaning.num_outputs)
         if isinstance(loss_fn.meaning, Places | Labels) and not loss_fn.meaning.judged(outputs, sample.targets):
@@ -142,33 +142,67 @@ def note_differentiating(loss_fn: LossFunction, model: nn.Module, sample: Batch,
             return
 
 
-def kind_of(loss_fn: LossFunction, model: nn.Module, outputs: Any, sample: Batch) -> Kind:
+def kind_of(term: Term, loss_fn: LossFunction, model: nn.Module, outputs: Any, train: Batches, sample: Batch) -> Kind:
     """Whether a loss of the user's is a mean over samples, or a sum, or neither, found by trying.
 
-    A loss that is both for these samples, as 0 is, counts as a mean.
+    A loss that is both for these samples, as 0 is, counts as what it calls itself, or as a mean.
+
+    Args:
+        outputs: of `sample`.
+        train: where samples are that the loss may leave out, or weigh.
     """
     is_anew = loss_fn.differentiates_inputs or loss_fn.is_of_model
     is_anew = is_anew or not trees.is_per_sample(outputs, sample.num_samples)
 
-    def loss(batch: Batch, given: Any) -> float:
-        outputs = called(model, loss_fn.given(batch.inputs, batch.targets)) if is_anew else given
-        return loss_fn(outputs, batch.targets, batch.inputs).total.item()
+    def given(batch: Batch) -> Any:
+        return called(model, loss_fn.given(batch.inputs, batch.targets))
 
-    def values(factor: float) -> tuple[float, list[float]]:
-        """Of both samples, and of each, the second one's outputs times a factor."""
-        spread = trees.mapped(lambda x: torch.cat([x[:1], x[1:] * factor]), outputs) if not is_anew else None
+    def loss(batch: Batch, outputs: Any) -> float:
+        inputs = differentiable(batch.inputs) if loss_fn.differentiates_inputs else batch.inputs
+        batch = Batch(inputs, batch.targets)
+        return loss_fn.of_term(term, given(batch) if is_anew else outputs, *reversed(batch)).item()
+
+    def values(factor: float) -> tuple[float, float, list[float]]:
+        """Of all samples, twice, and of each; the outputs of every second one times a factor."""
+        spread = None if is_anew else trees.mapped(partial(with_every_second, factor=factor), outputs)
         rows = repeat(None) if is_anew else trees.parts(spread, 1)
-        return loss(sample, spread), list(map(loss, sample.parts(1), rows))
+        return loss(sample, spread), loss(sample, spread), list(map(loss, sample.parts(1), rows))
 
     try:
+        if is_anew or loss_fn.is_of_inputs or not isinstance(train.targets, Tensor):
+            sample = first_samples(train, 8)
+            outputs = None if is_anew else given(sample)
+        else:
+            rows = unlike(train.targets)
+            outputs = trees.mapped(lambda x: x[torch.arange(len(rows)) % len(x)], outputs)
+            sample = Batch(None, train.targets[rows].to(sample.targets))
         # Samples of different losses: the mean of equal ones is also the root of the mean of their squares.
-        both, each = values(100)
-        if not math.isfinite(sum([both, *each])):
-            both, each = values(1)
+        of_all, again, each = values(100)
+        if not math.isfinite(sum([of_all, *each])):
+            of_all, again, each = values(1)
     except Exception:  # it wants to see several samples
         return "whole"
-    close = partial(math.isclose, both, rel_tol=0.02, abs_tol=1e-6)
-    return "mean" if close(sum(each) / len(each)) else "sum" if close(sum(each)) else "whole"
+    is_rough = of_all != again or any(x.dtype in (torch.bfloat16, torch.float16) for x in leaves(outputs))
+    close = partial(math.isclose, of_all, rel_tol=0.02 if is_rough else 1e-4, abs_tol=1e-6)
+    is_mean, is_sum = close(sum(each) / len(each)), close(sum(each))
+    return term.kind if is_mean and is_sum else "mean" if is_mean else "sum" if is_sum else "whole"
+
+
+def with_every_second(tensor: Tensor, factor: float) -> Tensor:
+    """The same, every second row times a factor."""
+    spread = tensor.clone()
+    spread[1::2] *= factor
+    return spread
+
+
+def unlike(targets: Tensor) -> Tensor:
+    """The numbers of some samples that are unlike each other: `[n]`, from all over the split, and of each label one."""
+    rows = [torch.linspace(0, len(targets) - 1, min(len(targets), 16)).long()]
+    some = targets[: max(16, 2**20 // max(1, targets[0].numel()))].flatten(1) if targets.dim() > 1 else targets[:, None]
+    labels = some.unique()
+    if len(labels) > 32:  # what has no class has the first number, or the last: -100, 255
+        labels = torch.cat([labels[:16], labels[-16:]])
+    return torch.cat([*rows, *((some == label).any(1).nonzero()[0].cpu() for label in labels)]).to(targets.device)
 
 
 def doubts_of_loss(settings: Settings, loss_fn: LossFunction, model: nn.Module, sample: Batch) -> list[str]:
@@ -210,9 +244,11 @@ def doubts_of_loss(settings: Settings, loss_fn: LossFunction, model: nn.Module, 
         how = "Type data.task=classification" if is_file else "Give the number of the class, targets.argmax(1),"
         found.append(f"the targets look one-hot. {how} to have an accuracy.")
     if any(term.kind == "whole" for term in loss_fn.terms):
+        is_at_once = not loss_fn.differentiates_inputs and not loss_fn.is_of_model
+        how = f"take it over the whole split, up to {MOST_AT_ONCE:,} samples at once" if is_at_once else "take the mean"
         found.append(
-            f"warning: loss={names['loss']}: is no mean and no sum over samples. Validation and test take it over the "
-            f"whole split, up to {MOST_AT_ONCE:,} samples at once; parts of a batch count by their samples."
+            f"warning: loss={names['loss']}: is no mean and no sum over samples. Validation and test {how}; parts of a "
+            "batch count by their samples."
         )
     elif any(term.kind == "sum" and term.wants is None for term in loss_fn.terms):
         found.append(f"loss={names['loss']}: is a sum over samples")

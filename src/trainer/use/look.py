@@ -1,9 +1,8 @@
 """One batch under the glass: the loss of each sample, its part in the gradient, and what each layer gives."""
 
-import contextlib
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +59,7 @@ def look(parts: Parts, batch: Batch, has_gradients: bool = True) -> tuple[Looks,
     loss_fn, model = parts.loss_fn, parts.model
     whole = loss_fn.whole(batch.num_samples, batch.targets)
     found: list[Looks] = []
-    with undisturbed(model, parts.device, is_training=True), loss_kept(loss_fn):
+    with undisturbed(model, parts.device, is_training=True, loss=loss_fn):
         activations = Activations(model)
         activations.watch()
         layers: dict[str, float] = {}
@@ -81,18 +80,6 @@ def look(parts: Parts, batch: Batch, has_gradients: bool = True) -> tuple[Looks,
     total = float(products.sum()) if products is not None else 0.0
     shares = products / total if products is not None and math.isfinite(total) and total > 0 else None
     return Looks(outputs, losses, norms, shares), layers
-
-
-@contextlib.contextmanager
-def loss_kept(loss_fn: LossFunction) -> Iterator[None]:
-    """Buffers of a loss stay what they are; most have none."""
-    kept = [(buffer, buffer.detach().clone()) for buffer in loss_fn.buffers()]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, before in kept:
-                buffer.copy_(before)
 
 
 def _host(tensor: Tensor | None) -> Tensor | None:
