@@ -249,6 +249,19 @@ class TestWeightsFromAnywhere:
             lambda state: {f"module.backbone.{name}": part for name, part in state.items()},
             lambda state: {"head.weight": torch.ones(5, 2), **{f"net.{name}": part for name, part in state.items()}},
             lambda state: {name.removeprefix("0."): part for name, part in state.items()},
+            # Averages and metrics beside them; more levels, or others; torch's wrappers inside; a part; plain values.
+            lambda state: {
+                f"{kind}.{n}": part * (kind == "model") for kind in ("ema_model", "model") for n, part in state.items()
+            },
+            lambda state: {"n_averaged": torch.tensor(3), **{f"module.module.{n}": part for n, part in state.items()}},
+            lambda state: {"f1.total": torch.ones(1), **{f"model.net.{n}": part for n, part in state.items()}},
+            lambda state: {
+                "f1.total": torch.ones(1),
+                **{n.replace("0.", "model.net."): part for n, part in state.items()},
+            },
+            lambda state: {n.replace("a.", "a._orig_mod."): part for n, part in state.items()},
+            lambda state: {"net.0.a.weight": state["0.a.weight"], "0.a.bias": state["0.a.bias"]},
+            lambda state: {"state_dict": {**state, "epoch": 3}},
         ],
     )
     def test_are_found_in_whatever_somebody_has_wrapped_them(self, wrapped: Callable[..., Any], tmp_path: Path) -> None:
@@ -258,6 +271,23 @@ class TestWeightsFromAnywhere:
         found = fit_in(model, read_weights(str(tmp_path / "some.pt")), "some.pt")
         assert found[0] == "2 of 2 tensors are taken from it"
         assert_close(model.state_dict(), state, rtol=0, atol=0)
+
+    def test_of_several_networks_none_is_chosen(self) -> None:
+        one = nn.Linear(2, 3).state_dict()
+        both = {f"{who}.{name}": tensor.clone() for who in ("student", "teacher") for name, tensor in one.items()}
+        with pytest.raises(UserError, match=r"^weights=a: holds several networks that fit: student, teacher\. Save"):
+            fit_in(nn.Linear(2, 3), both, "a")
+
+    def test_of_another_type_or_without_numbers_are_told(self) -> None:
+        model, bias = nn.Linear(2, 3), torch.tensor([1, torch.nan, 2])
+        for weight in (torch.ones(3, 2, dtype=torch.int8), torch.ones(3, 2, dtype=torch.complex64)):
+            start = model.weight.clone()
+            assert fit_in(model, {"weight": weight, "bias": bias}, "some.pt") == [
+                "1 of 2 tensors are taken from it",
+                f"of another type, left as they start: weight ({weight.dtype}, here torch.float32)",
+                "has numbers that are not finite: bias",
+            ]
+            assert torch.equal(model.weight, start)
 
     def test_of_several_in_a_file_none_is_chosen(self, tmp_path: Path) -> None:
         torch.save({name: {"a": torch.ones(1)} for name in ("first", "second")}, tmp_path / "some.pt")

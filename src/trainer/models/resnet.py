@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from trainer.errors import UserError
-from trainer.models.weights import fetched, fit_in, read_weights, without_prefixes
+from trainer.models.weights import can_be, fetched, fit_in, read_weights, without_prefixes
 
 # The first eight digits of the file's SHA-256 stand in its name; torch.hub checks them.
 IMAGENET = {
@@ -169,7 +169,10 @@ def load(model: ResNet, architecture: str, weights: str | None) -> ResNet:
     said = f"weights={weights}", "model.weights=<path of that file>, or model.backbone.weights= for a frozen one"
     state = fetched(IMAGENET[architecture], *said) if is_published else read_weights(weights, IMAGENET_WORDS)
     own = model.state_dict()
-    state = without_prefixes(state, own)
+    state = without_prefixes(state, own, weights)
+    if odd := [name for name in own if name in state and not can_be(own[name], state[name])]:
+        kinds = f"{odd[0]} is {state[odd[0]].dtype}, here {own[odd[0]].dtype}"
+        raise UserError(f"weights={weights}: does not fit {architecture}: {kinds}.")
     is_other_head = "fc.weight" in state and state["fc.weight"].shape[:1] != own["fc.weight"].shape[:1]
     head = {"fc.weight": own["fc.weight"], "fc.bias": own["fc.bias"]} if is_other_head else {}
     try:

@@ -1,10 +1,12 @@
 """Weights that somebody has trained, from whatever file they came in, put into a model as far as they fit."""
 
 import contextlib
+import itertools
 import os
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,11 @@ from trainer.system.terminal import is_terminal
 
 State = dict[str, Tensor]
 # Under which names a file may hold a state dict, and what stands before each name where a wrapper was saved:
-# DataParallel and DistributedDataParallel, torch.compile, Lightning.
+# DataParallel and DistributedDataParallel, Lightning.
 HOLDERS = ("state", "model", "state_dict", "model_state_dict")
-PREFIXES = ("module.", "_orig_mod.", "model.")
+PREFIXES = ("module.", "model.")
+# What torch puts into names: torch.compile, fully sharded data parallel, checkpoints of activations.
+WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 
 
 def read_weights(weights: str, words: Sequence[str] = ()) -> State:
@@ -85,24 +89,28 @@ def _state_in(held: Any, weights: str) -> State | None:
     found = _state_below(held)
     if found is not None or not isinstance(held, Mapping):
         return found
-    others = {str(name): value for name, value in held.items() if _is_state(value)}
+    others = [str(name) for name, value in held.items() if _is_state(value)]
     if len(others) > 1:
         raise UserError(f"weights={weights}: holds several state dicts: {', '.join(others)}. Save one of them alone.")
-    return dict(next(iter(others.values()))) if others else None
+    return _state_below(next(filter(_is_state, held.values())), 0) if others else None
 
 
 def _state_below(held: Any, depth: int = 3) -> State | None:
     """Itself or what is called so in it, at most so many names deep."""
-    if _is_state(held):
-        return dict(held)  # without the attributes that a file may give its mappings
+    if _is_state(held):  # without the attributes that a file may give its mappings
+        return {name: value for name, value in held.items() if isinstance(value, Tensor)}
     names = [name for name in HOLDERS if name in held] if depth and isinstance(held, Mapping) else []
     found = (_state_below(held[name], depth - 1) for name in names)
     return next((state for state in found if state is not None), None)
 
 
 def _is_state(held: Any) -> bool:
-    is_mapping = isinstance(held, Mapping) and bool(held)
-    return is_mapping and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in held.items())
+    """Whether most of what it has are tensors by name, and the rest is single numbers or texts, as `epoch`."""
+    if not isinstance(held, Mapping) or not all(isinstance(name, str) for name in held):
+        return False
+    kinds = [isinstance(value, Tensor) for value in held.values()]
+    is_rest_single = all(isinstance(value, Tensor | int | float | str | None) for value in held.values())
+    return is_rest_single and 2 * sum(kinds) > len(kinds)
 
 
 def fit_in(model: nn.Module, state: State, weights: str) -> list[str]:
@@ -115,25 +123,37 @@ def fit_in(model: nn.Module, state: State, weights: str) -> list[str]:
         UserError: nothing fits.
     """
     own = model.state_dict()
-    state = without_prefixes(state, own)
+    state = without_prefixes(state, own, weights)
     both = [name for name in own if name in state]
-    fitting = [name for name in both if own[name].shape == state[name].shape]
+    others = [n for n in both if own[n].shape != state[n].shape]
+    odd = [n for n in both if n not in others and not can_be(own[n], state[n])]
+    fitting = [n for n in both if n not in others and n not in odd]
+    others = [f"{n} ({list(state[n].shape)}, here {list(own[n].shape)})" for n in others]
+    odd = [f"{n} ({state[n].dtype}, here {own[n].dtype})" for n in odd]
     if not fitting:
-        raise UserError(
-            f"weights={weights}: nothing in it fits: it has {_some([*state])}; the model has {_some([*own])}. "
-            "Give weights of the same kind of model."
-        )
+        names = _some([*others, *odd]) or f"it has {_some([*state])}; the model has {_some([*own])}"
+        raise UserError(f"weights={weights}: nothing in it fits: {names}. Give weights of the same kind of model.")
     model.load_state_dict({name: state[name] for name in fitting}, strict=False)
-    others = [f"{n} ({list(state[n].shape)}, here {list(own[n].shape)})" for n in both if n not in fitting]
+    endless = [n for n in fitting if state[n].is_floating_point() and not state[n].isfinite().all()]
     missing, spare = [name for name in own if name not in state], [name for name in state if name not in own]
     found = []
     if others:
         found.append(f"of another size, left as they start: {_some(others)}")
+    if odd:
+        found.append(f"of another type, left as they start: {_some(odd)}")
+    if endless:
+        found.append(f"has numbers that are not finite: {_some(endless)}")
     if missing:
         found.append(f"not in the file, left as they start: {_some(missing)}")
     if spare:
         found.append(f"in the file, and nothing here: {_some(spare)}")
     return [f"{len(fitting)} of {len(own)} tensors are taken from it", *found]
+
+
+def can_be(own: Tensor, found: Tensor) -> bool:
+    """Whether a tensor can take the numbers of another: a real one no complex ones, and none of fractions codes."""
+    is_real = own.is_complex() or not found.is_complex()
+    return is_real and (not own.is_floating_point() or found.is_floating_point()) and not found.is_quantized
 
 
 def _some(names: Sequence[str], count: int = 3) -> str:
@@ -164,21 +184,52 @@ def fetched(url: str, said: str, instead: str) -> State:
         raise UserError(f"{said}: cannot fetch {url}: {reason}. Try {instead}.") from error
 
 
-def without_prefixes(state: State, own: Mapping[str, Tensor]) -> State:
+def without_prefixes(state: State, own: Mapping[str, Tensor], weights: str) -> State:
     """The same tensors by the names that the model has for them, where a wrapper has put something before each.
 
-    Where none of these names fits, the part that somebody's own wrapper has is taken off, or put before: `net.`.
+    Where more of them fit then, the part that somebody's own wrapper has is taken off, or put before: `net.`.
+
+    Raises:
+        UserError: several networks in it fit as well.
     """
+    for word in WRAPPERS:
+        if not any(word in name for name in own):
+            state = {name.replace(word, ""): tensor for name, tensor in state.items()}
     while not state.keys() & own.keys():
         prefix = next((p for p in PREFIXES if all(name.startswith(p) for name in state)), None)
         if prefix is None:
-            return _with_other_beginning(state, own)
+            break
         state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    return state
+    return _with_other_beginning(state, own, weights)
 
 
-def _with_other_beginning(state: State, own: Mapping[str, Tensor]) -> State:
-    first, of_own = ([*dict.fromkeys(name.partition(".")[0] + "." for name in names)] for names in (state, own))
-    others = [{name.removeprefix(part): tensor for name, tensor in state.items()} for part in first]
-    others += [{part + name: tensor for name, tensor in state.items()} for part in of_own]
-    return max([state, *others], key=lambda names: sum(n in own and own[n].shape == t.shape for n, t in names.items()))
+def _with_other_beginning(state: State, own: Mapping[str, Tensor], weights: str) -> State:
+    def fitting(names: State) -> list[int]:
+        return [id(tensor) for name, tensor in names.items() if name in own and own[name].shape == tensor.shape]
+
+    num_as_it_is, half = len(fitting(state)), len(own) // 2
+    if num_as_it_is == len(own):
+        return state
+    # Those of a quarter of the names at least, of up to three parts; nothing is one, too.
+    first, of_own = (["", *_beginnings(names, len(own) // 4)] for names in (state, own))
+    found: dict[int, dict[frozenset[int], tuple[str, State]]] = {}  # by how many fit, then by which these are
+    for before, off in itertools.product(of_own, first):
+        names = {before + n.removeprefix(off) if n.startswith(off) else n: tensor for n, tensor in state.items()}
+        fits = fitting(names)
+        if len(fits) > max(num_as_it_is, half if off and before else 0):
+            found.setdefault(len(fits), {}).setdefault(frozenset(fits), (off, names))
+    if not found:
+        return state
+    best = [*found[max(found)].values()]
+    usual = next((names for off, names in best if off in PREFIXES), None)
+    if len(best) > 1 and usual is None and max(found) > half:
+        parts = ", ".join(off.rstrip(".") for off, _ in best)
+        raise UserError(f"weights={weights}: holds several networks that fit: {parts}. Save one of them alone.")
+    return best[0][1] if usual is None else usual
+
+
+def _beginnings(names: Iterable[str], least: int) -> list[str]:
+    """What so many names begin with: `module.`, `module.net.`, up to three parts."""
+    parts = [name.split(".")[:-1][:3] for name in names]
+    counts = Counter(".".join([*each[:i], ""]) for each in parts for i in range(1, len(each) + 1))
+    return [beginning for beginning, count in counts.items() if count >= least]
