@@ -196,6 +196,35 @@ def test_a_decimal_sign_that_may_be_either_can_be_said(tmp_path: Path) -> None:
     assert read_all(path, decimal="point")["x"] == [1500, 2250]
 
 
+def test_a_comma_below_the_first_lines_is_not_guessed(tmp_path: Path) -> None:
+    """1,050 is 1050 or 1.05: no line before it tells which."""
+    path = wrote(tmp_path, lines("a;y", lambda i: f"{i};{i % 2}", 300) + "1,050;1\n")
+    says(lambda: table.load(path, ["y"]), "line 302", "1,050", "type data.decimal=comma", "data.decimal=point")
+    for decimal, value in (("comma", 1.05), ("point", 1050)):
+        assert read_all(path, decimal=decimal)["a"][-1] == value
+    told = wrote(tmp_path, lines("a;b;y", lambda i: f"{i};{i}.5;{i % 2}", 300) + "1,050;0;1\n")
+    assert read_all(told)["a"][-1] == 1050
+
+
+def test_names_that_stand_again_are_no_rows(tmp_path: Path) -> None:
+    """As of files that were put together."""
+    for once in ("a,b,kind\n1,2,x\n3,4,y\n", "a,b,kind\np,s,x\nq,t,y\n"):
+        table_of = read(Path(wrote(tmp_path, once * 3)), called=["kind"])
+        assert {name: len(content(column)) for name, column in table_of.columns.items()} == dict.fromkeys(
+            ("a", "b", "kind"), 6
+        )
+        assert content(table_of.columns["kind"]) == ["x", "y"] * 3
+        assert table_of.lines is not None
+        assert table_of.lines.tolist() == [2, 3, 5, 6, 8, 9]
+        (note,) = table_of.notes
+        assert "stand again in 2 lines, such as line 4;" in note
+
+
+def test_classes_that_differ_in_capitals_alone_are_said(tmp_path: Path) -> None:
+    path = wrote(tmp_path, lines("a,kind", lambda i: f"{NOISE[i][0]:.3f},{('Cat', 'cat', 'dog')[i % 3]}"))
+    assert table.load(path, ["kind"]).notes == ("Cat, cat are classes of their own. If they are one, write all alike.",)
+
+
 def test_python_s_own_numbers_are_none_here(tmp_path: Path) -> None:
     """`float` takes 1_0 for 10."""
     assert read_all(wrote(tmp_path, "x,y\n1_0,1\n2_0,2\n3_0,3\n"))["x"] == ["1_0", "2_0", "3_0"]
@@ -306,6 +335,9 @@ def noise(head: str, index: Callable[[int], object]) -> str:
 INDICES = {
     "pandas": (",a,b,kind", lambda i: i),
     "pandas, read again": ("Unnamed: 0,a,b,kind", lambda i: i),
+    "pandas, read again twice": ("Unnamed: 0.1,a,b,kind", lambda i: i * 7 % NUM_ROWS),
+    "floats, and one missing": ("id,a,b,kind", lambda i: "" if i == 7 else f"{i}.0"),
+    "more digits than a float holds": ("account_id,a,b,kind", lambda i: 2**60 + i),
     "a spreadsheet": ("No.,a,b,kind", lambda i: i + 1),
     "shuffled": (",a,b,kind", lambda i: i * 7 % NUM_ROWS),
     "filtered": ("index,a,b,kind", lambda i: 3 * i + 5),
@@ -335,6 +367,15 @@ def test_it_is_taken_in_where_that_is_asked_for(tmp_path: Path) -> None:
     assert kept.notes == ()
 
 
+def test_a_column_that_counts_is_said_wherever_it_stands_and_in_any_order(tmp_path: Path) -> None:
+    def rows(step: int) -> str:
+        return lines("a,kind,sample", lambda i: f"{NOISE[i][0]:.3f},{'xy'[i % 2]},{step * (7 * i % NUM_ROWS) + 3}")
+
+    said = "column sample counts the rows, from 3 to 42, and is an input."
+    assert table.load(wrote(tmp_path, rows(1)), targets=["kind"]).notes[0].startswith(said)
+    assert table.load(wrote(tmp_path, rows(2)), targets=["kind"]).notes == ()  # not one after the other
+
+
 @pytest.mark.parametrize("head", ["day,a,b,kind", "n,a,b,kind", ""])
 def test_a_column_that_counts_under_another_name_is_kept_and_said(tmp_path: Path, head: str) -> None:
     data = table.load(wrote(tmp_path, noise(head, lambda i: i + 1)), targets=[-1])
@@ -349,12 +390,18 @@ def test_a_column_that_counts_under_another_name_is_kept_and_said(tmp_path: Path
 
 def test_an_array_s_column_that_counts_the_rows_is_said(tmp_path: Path) -> None:
     index = np.arange(NUM_ROWS)[:, None]
-    for inputs, is_said in ((np.hstack([index + 1, NOISE]), True), (np.hstack([NOISE, index]), False), (index, False)):
+    shuffled = 1 + index * 7 % NUM_ROWS
+    for inputs, said in (
+        (np.hstack([index + 1, NOISE]), [0]),
+        (np.hstack([NOISE, shuffled]), [2]),
+        (np.hstack([NOISE, 2 * index]), []),
+        (index, []),
+    ):
         np.savez(tmp_path / "t.npz", inputs=inputs, targets=index[:, 0] % 3)
         notes = arrays.load(str(tmp_path / "t.npz")).notes
         assert [note.partition(".")[0] for note in notes] == [
-            "column 0 of the inputs counts the rows, from 1 to 40"
-        ] * is_said
+            f"column {column} of the inputs counts the rows, from 1 to 40" for column in said
+        ]
 
 
 def test_ids_that_come_again_and_lonely_indices_are_inputs(tmp_path: Path) -> None:
@@ -680,6 +727,30 @@ def test_parquet_s_own_kinds(tmp_path: Path) -> None:
     words = read(tmp_path / "t.parquet", lambda names, has_names: {"whole": "words", "day": "words"}).columns
     assert content(words["whole"]) == ["1", None, "3", "4"]
     assert content(words["day"])[0] == "2024-01-01"
+
+
+def test_numbers_that_json_and_parquet_hold_as_texts(tmp_path: Path) -> None:
+    """Read by the rules of a CSV: 1,050 is never guessed, and what was typed of it counts."""
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    for cells, decimal, found in (
+        (["1.5", "20"], "auto", [1.5, 20]),
+        (["1,5", "20"], "auto", [1.5, 20]),
+        (["1,050", "20"], "comma", [1.05, 20]),
+        (["1,050", "20"], "point", [1050, 20]),
+    ):
+        rows = {"a": cells * 3, "y": ["p", "q"] * 3}
+        parquet.write_table(pyarrow.table(rows), tmp_path / "t.parquet")
+        texts = "".join(
+            f"{json.dumps(dict(zip(rows, row, strict=True)))}\n" for row in zip(*rows.values(), strict=True)
+        )
+        for path in (str(tmp_path / "t.parquet"), wrote(tmp_path, texts, "t.jsonl")):
+            assert read_all(path, decimal=decimal)["a"] == found * 3
+            if "1,050" in cells:
+                says(lambda path=path: read_all(path), "Type data.decimal=comma or data.decimal=point.")
+            for key in ("delimiter", "encoding", "header"):
+                says(lambda path=path, key=key: read_all(path, **{key: "comma"}), f"Type data.{key}=auto.")
 
 
 def test_bad_parquet(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def load(
     else:
         meant = meaning(aims, f"data.path={file}", task, num_classes)
     rows = folded(rows, split_seed, meant.splits["train"] if meant.num_classes else None, None)
-    notes = [*meant.notes, *_counting_note(parts["train"][0])]
+    notes = [*meant.notes, *_counting_notes(parts["train"][0])]
     del parts
     # Each split is a copy: standardising writes into it.
     arrays = {split: np.ascontiguousarray(array) for split, array in inputs.items() if split not in rows}
@@ -206,16 +206,16 @@ def is_of_places(inputs: Array, targets: Array, task: str) -> bool:
     return targets.ndim > 2 or (is_of_tokens and inputs.shape[:2] == targets.shape[:2])
 
 
-def _counting_note(inputs: Array) -> list[str]:
-    """On a first column that only counts the rows, as an index that was saved along."""
-    if inputs.ndim != 2 or inputs.shape[1] < 2 or len(inputs) < 3 or inputs.dtype.kind not in "iuf":
+def _counting_notes(inputs: Array) -> list[str]:
+    """On a first or last column that only counts the rows, as an index that was saved along."""
+    if inputs.ndim != 2 or inputs.shape[1] < 2 or inputs.dtype.kind not in "iuf":
         return []
-    first = inputs[:, 0].astype(np.float64)
-    if not np.all(np.diff(first) == 1) or not first[0].is_integer():
-        return []
+    found = {column: inputs[:, column].astype(np.float64) for column in (0, inputs.shape[1] - 1)}
     return [
-        f"column 0 of the inputs counts the rows, from {first[0]:.0f} to {first[-1]:,.0f}. If it is no more than that, "
-        "save them without it."
+        f"column {column} of the inputs counts the rows, from {values.min():.0f} to {values.max():,.0f}. If it is no "
+        "more than that, save them without it."
+        for column, values in found.items()
+        if table.is_counting(values)
     ]
 
 

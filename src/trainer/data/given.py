@@ -438,7 +438,11 @@ def _counted(data: Data, name: str, asked: Asked, is_scalar: bool) -> Data:
         words = {split: np.array(part) for split, part in raw.items()}
         meant = meaning(words, f"data={name}", "classification", data.num_classes)
         labels: Labels | None = Labels(meant.class_names)
-        more: dict[str, Any] = {"num_classes": meant.num_classes, "class_names": meant.class_names}
+        more: dict[str, Any] = {
+            "num_classes": meant.num_classes,
+            "class_names": meant.class_names,
+            "notes": tuple(meant.notes),
+        }
         known |= meant.splits
     else:
         # Of many places a column of the different ones will do.

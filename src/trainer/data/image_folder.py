@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from trainer.data.look import look
 from trainer.data.quoting import cut, listed
 from trainer.data.source import Data, existing_path
 from trainer.data.split import split_rows
+from trainer.data.targets import alike
 from trainer.errors import UserError
 
 SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
@@ -63,7 +64,11 @@ def load(
         background,
     )
     together.keep(cache)
-    notes = [*look(together, num_workers), *passed_over(dict(others), str(folder)), *_alike(class_names)]
+    notes = [
+        *look(together, num_workers),
+        *passed_over(dict(others), str(folder)),
+        *alike(class_names, "move all into one folder"),
+    ]
     rows = torch.arange(len(together)).split([len(part) for part in parts.values()])
     parts = {split: together.take(index) for split, index in zip(parts, rows, strict=True)}
     missing = {split: part for split, part in (("val", val_fraction), ("test", test_fraction)) if split not in parts}
@@ -86,15 +91,6 @@ def load(
 
 def _subfolders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _alike(class_names: Sequence[str]) -> list[str]:
-    """A note on names that differ in capitals or blanks alone, as where two people have sorted pictures."""
-    by_letters: dict[str, list[str]] = {}
-    for name in class_names:
-        by_letters.setdefault("".join(name.casefold().split()), []).append(name)
-    alike = [names for names in by_letters.values() if len(names) > 1]
-    return [f"{listed(names)} are classes of their own. If they are one, move all into one folder." for names in alike]
 
 
 def split_folders(folder: Path) -> dict[str, Path]:

@@ -37,6 +37,7 @@ from trainer.errors import UserError
 Names = str | int | Sequence[str | int] | None
 # What a column that numbers the rows is called: all of its name, or its last word.
 _INDEX_NAMES = {"", "no", "no.", "nr", "nr.", "#", "row", "rows", "rownum", "rownames", "row.names", "level_0"}
+FEW_ROWS = 20  # whole numbers that are drawn are hardly ever so many that follow each other
 _INDEX_WORDS = {"id", "ids", "index", "idx", "uuid", "guid", "rowid"}
 
 
@@ -302,33 +303,39 @@ def _is_index(name: str, table: Table) -> bool:
     words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)
     return (
         name.lower() in _INDEX_NAMES
-        or bool(re.fullmatch(r"unnamed:? ?\d*|__index_level_\d+__", name.lower()))
+        or bool(re.fullmatch(r"unnamed:? ?[\d.]*|__index_level_\d+__", name.lower()))
         or bool(words and words[-1].lower() in _INDEX_WORDS)
     )
 
 
 def _is_distinct(column: Numbers) -> bool:
-    values = column.values
-    return len(values) > 1 and bool(np.all(values == np.floor(values))) and len(np.unique(values)) == len(values)
+    values = column.values[~column.missing]
+    if len(values) < 2 or np.any(values != np.floor(values)):
+        return False
+    return len(np.unique(values)) == len(values) or bool(np.abs(values).min() >= EXACT)  # of these, digits are lost
 
 
 def _counting_notes(table: Table, names: Sequence[str], wanted: "Wanted") -> list[str]:
-    """A first column that counts the rows is seldom meant as input, whatever it is called."""
-    first = next(iter(table.columns))
-    column = table.columns[first]
-    if (
-        first not in names
-        or first in wanted.keep
-        or not isinstance(column, Numbers)
-        or len(column) < 3
-        or not np.all(np.diff(column.values) == 1)
-        or not float(column.values[0]).is_integer()
-    ):
-        return []
-    low, high = int(column.values[0]), int(column.values[-1])
-    advice = f" If it is no more than that, type {typed('data.drop', [first], not table.has_names)}."
-    advice = advice if len(names) > 1 else ""
-    return [f"column {cut(first)} counts the rows, from {low} to {high:,}, and is an input.{advice}"]
+    """A column that counts the rows is seldom meant as input, whatever it is called, and wherever it stands."""
+    found = []
+    for name in names:
+        column = table.columns[name]
+        if name in wanted.keep or not isinstance(column, Numbers) or not is_counting(column.values):
+            continue
+        low, high = int(column.values.min()), int(column.values.max())
+        advice = f" If it is no more than that, type {typed('data.drop', [name], not table.has_names)}."
+        advice = advice if len(names) > 1 else ""
+        found.append(f"column {cut(name)} counts the rows, from {low} to {high:,}, and is an input.{advice}")
+    return found
+
+
+def is_counting(values: NDArray[np.float64]) -> bool:
+    """Whether they are whole numbers one after the other, in any order; of a few, in this order alone."""
+    num_rows = len(values)
+    if num_rows < 3 or abs(values.max() - values.min()) != num_rows - 1 or not float(values[0]).is_integer():
+        return False
+    steps = np.diff(np.sort(values) if num_rows >= FEW_ROWS else values)
+    return bool(np.all(steps == steps[0]) and abs(steps[0]) == 1)
 
 
 def _reasons(left_out: Mapping[str, str]) -> str:
@@ -380,7 +387,11 @@ def refuse_problems(table: Table, names: Sequence[str], wanted: Wanted) -> None:
     if not found and not aims:
         return
     advice = ""
-    if inputs:
+    commas = [c.cell for name in [*wanted.targets, *inputs] if isinstance(c := table.columns[name], Mixed)]
+    if commas := [cell for cell in commas if "," in cell and number(cell, "comma") is not None]:
+        advice = f" If {cut(commas[0])} has a decimal comma, type data.decimal=comma; if it has one between thousands, "
+        advice += "data.decimal=point."
+    elif inputs:
         drop, words = (typed(key, list(inputs), not table.has_names) for key in ("data.drop", "data.categorical"))
         advice = f" Correct them, or type {drop}"
         are_words = not any(column.cell in _INFINITE for column in inputs.values())

@@ -1,6 +1,6 @@
 """What targets mean: classes, and how they are called, or numbers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -112,7 +112,16 @@ def of_words(parts: Mapping[str, Array], names: tuple[str, ...], where: str, num
             f"{listed(names)}. Try data.num_classes={len(names)}, or null."
         )
     splits = {split: torch.from_numpy(np.asarray(part, np.int64)) for split, part in parts.items()}
-    return Targets(splits, num_classes or len(names), names)
+    return Targets(splits, num_classes or len(names), names, alike(names, "write all alike"))
+
+
+def alike(class_names: Sequence[str], advice: str) -> list[str]:
+    """A note on names that differ in capitals or blanks alone, as where two people have sorted samples."""
+    by_letters: dict[str, list[str]] = {}
+    for name in class_names:
+        by_letters.setdefault("".join(name.casefold().split()), []).append(name)
+    found = [names for names in by_letters.values() if len(names) > 1]
+    return [f"{listed(names)} are classes of their own. If they are one, {advice}." for names in found]
 
 
 def _is_one_hot(array: Array) -> bool:

@@ -245,14 +245,16 @@ class Gathering:
     is no number makes a column of numbers `Mixed`.
 
     Args:
-        decimal: the sign of numbers, see `number`.
+        decimal: the sign of numbers, see `number`; `untold`: no cell has told it so far. Then it is a point, and a
+            comma makes the column `Mixed`: it may be a decimal sign, or part thousands.
         use: `auto`; `words`, whatever they look like; or `none`.
         num_rows: how many rows came before it was met first: they lack it.
         most_rows: so many may come; memory that isn't written to is none. More may come all the same.
     """
 
     def __init__(self, decimal: str = "point", use: str = "auto", num_rows: int = 0, most_rows: int = 0) -> None:
-        self.decimal, self.use = decimal, use
+        self.decimal, self.use = "point" if decimal == "untold" else decimal, use
+        self.is_told = decimal != "untold"
         self.kind = {"words": "words", "none": "none"}.get(use, "empty")
         self.num_rows = 0
         self.is_whole = True
@@ -305,7 +307,7 @@ class Gathering:
                 return
             except ValueError:
                 pass
-        found = [number(cell, self.decimal) for cell in cells]
+        found = [number(cell, self.decimal) if self.is_told or "," not in cell else None for cell in cells]
         bad = [row for row, value in enumerate(found) if value is None]
         if bad:
             before = self._bad or Mixed(self.num_rows + bad[0], cells[bad[0]], 0)
@@ -383,7 +385,11 @@ def told(words: Words, decimal: str = "point") -> Column:
         of_level = np.array([float(level.lower() == "true") for level in words.levels] + [np.nan])
         return Numbers(of_level[words.codes], is_whole=True)
     counts = np.bincount(words.codes[words.codes >= 0], minlength=len(words.levels))
-    is_number = np.array([number(level, decimal) is not None for level in words.levels])
+    values = [number(level, decimal) for level in words.levels]
+    is_number = np.array([value is not None for value in values])
+    if is_number.all() and not any(re.fullmatch(r"0\d+", level) for level in words.levels):  # Parquet has such texts
+        are_whole = all(INTEGER.fullmatch(level) for level in words.levels)
+        return Numbers(np.array([*values, np.nan], np.float64)[words.codes], are_whole)
     is_nearly = is_number | np.array([_WITH_A_SIGN.fullmatch(level) is not None for level in words.levels])
     if 2 * counts[is_nearly].sum() >= counts.sum():
         of_code = np.append(~is_number, False)  # the last is what a missing one, -1, looks up

@@ -114,7 +114,8 @@ def _table(path: Path, encoding: str, choose: Choice, *how: Any) -> Table:
     uses = choose(columns, dialect.has_names)
     _refuse_more_than_fits(dialect)
     most_rows = int(1.1 * _share(dialect) * len(dialect.rows))
-    gathered = [Gathering(dialect.decimal, uses.get(name, "auto"), most_rows=most_rows) for name in columns]
+    decimal = dialect.decimal if dialect.is_decimal_told else "untold"
+    gathered = [Gathering(decimal, uses.get(name, "auto"), most_rows=most_rows) for name in columns]
     parts: list[NDArray[np.int64]] = []
     for block, numbers in _blocks(dialect, encoding):
         parts.append(np.asarray(numbers, np.int64))
@@ -123,6 +124,11 @@ def _table(path: Path, encoding: str, choose: Choice, *how: Any) -> Table:
     if not parts:
         raise UserError(f"data.path={path}: column names and 0 rows. Give one with a row per sample.")
     found = {name: column.done() for name, column in zip(columns, gathered, strict=True)}
+    if dialect.heads_below:
+        dialect.notes.append(
+            f"the names of the columns stand again in {len(dialect.heads_below):,} "
+            f"line{'s' * (len(dialect.heads_below) > 1)}, such as line {dialect.heads_below[0]}; they are no rows."
+        )
     lines = np.concatenate(parts)
     return Table(path, found, len(lines), dialect.has_names, lines, dialect.notes)
 
@@ -193,6 +199,10 @@ class _Rows:
             if self.line - line != len(rows):  # cells with line breaks in them
                 lines = list(accumulate((1 + sum(c.count("\n") for c in r) for r in rows[:-1]), initial=lines[0]))
             line = self.line
+            if self.dialect.has_names and self.dialect.head in rows:  # files that were put together
+                self.dialect.heads_below += [n for n, row in zip(lines, rows, strict=True) if row == self.dialect.head]
+                lines = [n for n, row in zip(lines, rows, strict=True) if row != self.dialect.head]
+                rows = [row for row in rows if row != self.dialect.head]
             if set(map(len, rows)) != {self.dialect.width} or not all(row[0].strip() for row in rows):
                 rows, lines = _whole(rows, lines, self.dialect)
             if rows:

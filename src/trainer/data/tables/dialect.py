@@ -26,8 +26,11 @@ class Dialect:
         num_skipped: lines before the table.
         sample, rows: the lines from there on, and the cells of those that hold something.
         width: cells in a row.
+        is_decimal_told: `decimal` was typed, or a cell tells it; else it is a point.
         has_names: the first line is no row.
         columns: the names, or `0`, `1` ...
+        head: the cells of the first line.
+        heads_below: the lines that hold the same as a first one with names.
         notes: what was taken for granted, to be told.
 
     Raises:
@@ -47,6 +50,7 @@ class Dialect:
         if self.delimiter == "auto":
             self.delimiter = told_delimiter(self.sample)
         rows = self.rows = [row for row in self.cells(self.sample) if any(map(str.strip, row))]
+        self.head, self.heads_below = rows[0], list[int]()
         has_row_names = False
         if {len(row) - 1 for row in rows[1:]} == {len(rows[0])}:
             if not any(row[-1].strip() for row in rows[1:]):  # a delimiter behind each row
@@ -55,8 +59,8 @@ class Dialect:
                 rows[0] = ["", *rows[0]]
         self.width = len(rows[0])
         if decimal == "auto":
-            decimal = told_decimal(f"data.path={path}", (cell for row in rows for cell in row)) or "point"
-        self.decimal = decimal
+            decimal = told_decimal(f"data.path={path}", (cell for row in rows for cell in row)) or ""
+        self.decimal, self.is_decimal_told = decimal or "point", bool(decimal)
         names = self._names(header, called, has_row_names)
         self.has_names = names is not None
         self.columns = names or [str(column) for column in range(self.width)]

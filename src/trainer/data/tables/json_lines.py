@@ -13,6 +13,7 @@ from trainer.data.memory import refuse_more
 from trainer.data.quoting import cut, typed
 from trainer.data.tables.columns import Choice, Gathering, Table
 from trainer.data.tables.delimited import BLOCK_ROWS, MOST_LINE_BYTES
+from trainer.data.tables.dialect import told_decimal
 from trainer.disk.foreign import refuse_no_file
 from trainer.errors import UserError
 
@@ -21,8 +22,11 @@ BYTES_PER_BYTE = 8  # of memory that a run needs for the numbers of a file of li
 MOST_COLUMNS = 100_000
 
 
-def read(path: Path, choose: Choice) -> Table:
+def read(path: Path, choose: Choice, decimal: str = "auto") -> Table:
     """The table in a file of objects. A name that an object lacks is missing there.
+
+    Args:
+        decimal: of numbers that are texts: `point`, `comma`, or `auto`: what the first texts are written with.
 
     Raises:
         UserError: it can't be read, or is something else than objects of numbers, texts, true and false.
@@ -32,7 +36,7 @@ def read(path: Path, choose: Choice) -> Table:
         size = path.stat().st_size
         refuse_more(f"data.path={path}", size * BYTES_PER_BYTE, "Take rows or columns out of it.")
         with open(path, encoding="utf-8-sig") as file:
-            return _table(path, _items(path, file, size), choose)
+            return _table(path, _items(path, file, size), choose, decimal)
     except UnicodeError as error:
         raise UserError(f"data.path={path}: not a text in UTF-8 ({cut(str(error), 100)}). Save it as one.") from error
     except OSError as error:
@@ -70,7 +74,7 @@ def _parsed(path: Path, text: str, where: str) -> Any:
         raise UserError(f"data.path={path}: {where} is no JSON ({reason}). Write an object per line.") from error
 
 
-def _table(path: Path, items: Iterator[tuple[int, Any]], choose: Choice) -> Table:
+def _table(path: Path, items: Iterator[tuple[int, Any]], choose: Choice, decimal: str) -> Table:
     gathered: dict[str, Gathering] = {}
     uses: Mapping[str, str] | None = None
     lines: list[int] = []
@@ -86,9 +90,12 @@ def _table(path: Path, items: Iterator[tuple[int, Any]], choose: Choice) -> Tabl
             raise UserError(f"data.path={path}: more than {MOST_COLUMNS:,} different names. Write rows of equal names.")
         if uses is None:
             uses = choose(list(names), True)
+            if decimal == "auto":
+                texts = (text for _, item in block for text in item.values() if isinstance(text, str))
+                decimal = told_decimal(f"data.path={path}", texts) or "untold"
         for name in names:
             if name not in gathered:
-                gathered[name] = Gathering("point", uses.get(name, "auto"), num_rows=len(lines))
+                gathered[name] = Gathering(decimal, uses.get(name, "auto"), num_rows=len(lines))
         for name, column in gathered.items():
             _add(path, column, name, [item.get(name) for _, item in block], block)
         lines += [line for line, _ in block]

@@ -22,14 +22,18 @@ from trainer.data.tables.columns import (
     is_missing,
     told,
 )
+from trainer.data.tables.dialect import told_decimal
 from trainer.disk.foreign import refuse_no_file
 from trainer.errors import UserError
 
 BYTES_PER_CELL = 40  # of memory: the number as read, fitted, and cast
 
 
-def read(path: Path, choose: Choice) -> Table:
+def read(path: Path, choose: Choice, decimal: str = "auto") -> Table:
     """The table in a Parquet file.
+
+    Args:
+        decimal: of numbers that are texts: `point`, `comma`, or `auto`: what the texts of a column are written with.
 
     Raises:
         UserError: pyarrow isn't there; the file can't be read, or holds something else than numbers, texts, dates,
@@ -52,7 +56,8 @@ def read(path: Path, choose: Choice) -> Table:
             refuse_more(where, num_rows * len(schema.names) * BYTES_PER_CELL, "Take rows or columns out of it.")
             uses = choose(schema.names, True)
             columns = {
-                name: _column(file, name, schema.field(name).type, uses.get(name, "auto")) for name in schema.names
+                name: _column(file, name, schema.field(name).type, uses.get(name, "auto"), decimal, where)
+                for name in schema.names
             }
     except (pyarrow.ArrowException, OSError) as error:  # ArrowException: also ValueError and KeyError of its own
         reason = getattr(error, "strerror", None) or cut(" ".join(str(error).split()), 150)
@@ -64,7 +69,7 @@ def read(path: Path, choose: Choice) -> Table:
     return table
 
 
-def _column(file: Any, name: str, kind: Any, use: str) -> Column:
+def _column(file: Any, name: str, kind: Any, use: str, decimal: str, where: str) -> Column:
     import pyarrow
     from pyarrow import compute, types
 
@@ -97,10 +102,15 @@ def _column(file: Any, name: str, kind: Any, use: str) -> Column:
         coded = coded.combine_chunks()
     if len(coded.dictionary) > len(coded) // 2 > 50_000 and use == "auto":
         return Unused(TEXT)
-    return _words(coded, use)
+    words = _words(coded)
+    if use == "words":
+        return words
+    if decimal == "auto":
+        decimal = told_decimal(f"{where}: column {cut(name)}", words.levels) or "point"
+    return told(words, decimal)
 
 
-def _words(coded: Any, use: str) -> Column:
+def _words(coded: Any) -> Words:
     codes = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
     levels: dict[str, int] = {}
     of_code = np.array(
@@ -111,8 +121,7 @@ def _words(coded: Any, use: str) -> Column:
         + [-1],
         np.int32,
     )
-    words = Words(of_code[codes], tuple(levels))
-    return words if use == "words" else told(words)
+    return Words(of_code[codes], tuple(levels))
 
 
 def _index_columns(metadata: Mapping[bytes, bytes] | None) -> list[str]:

@@ -31,10 +31,11 @@ def read(
     match path.suffix.lower():
         case suffix if suffix in TEXTS:
             return delimited.read(path, choose, delimiter, decimal, encoding, header, called)
-        case suffix if suffix in JSONS:
-            return json_lines.read(path, choose)
-        case suffix if suffix in PARQUETS:
-            return parquet.read(path, choose)
+        case suffix if suffix in (*JSONS, *PARQUETS):
+            for key, word in (("delimiter", delimiter), ("encoding", encoding), ("header", header)):
+                if word != "auto":
+                    raise UserError(f"data.{key}={cut(word)}: a {suffix} has none to choose. Type data.{key}=auto.")
+            return (json_lines if suffix in JSONS else parquet).read(path, choose, decimal)
         case suffix:
             hint = " Export it as CSV, in UTF-8." if suffix in (".xls", ".xlsx", ".ods", ".numbers") else ""
             raise UserError(
