@@ -152,6 +152,30 @@ def test_pictures_with_an_alpha_channel_are_counted(tmp_path: Path) -> None:
     assert load(tmp_path).train.marks() != data.train.marks()  # type: ignore[union-attr]
 
 
+def test_pictures_of_several_frames_are_counted(tmp_path: Path) -> None:
+    folder(tmp_path)
+    first, second = (Image.new("L", (16, 16), level) for level in (200, 20))
+    for name in ("a.gif", "a.png", "a.tif", "a.webp"):
+        first.save(tmp_path / "cat" / name, save_all=True, append_images=[second])
+    assert load(tmp_path).notes == (
+        "4 of 12 pictures have several frames or pages; the first one is taken. Write each into a file of its own if "
+        "all count.",
+    )
+    assert abs(float(read_picture(tmp_path / "cat" / "a.tif", 1, (16, 16), "white").float().mean()) - 200) < 1
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_greys_that_use_few_of_their_16_bits_are_said(tmp_path: Path, suffix: str) -> None:
+    """As a camera of 12 bits writes them: of 4,096 levels 16 would be left."""
+    for level in (0, 4095):
+        Image.fromarray(np.full((8, 8), level, np.uint16)).save(tmp_path / f"{level}.{suffix}")
+    files = FolderImages([str(tmp_path / f"{level}.{suffix}") for level in (0, 4095)], torch.zeros(2))
+    (note,) = look(files)
+    assert "those of the pictures that were looked at end at 15." in note
+    Image.fromarray(np.full((8, 8), 50_000, np.uint16)).save(tmp_path / f"4095.{suffix}")
+    assert look(files) == []
+
+
 # --- which files are pictures --------------------------------------------------------------------------------------
 
 
@@ -300,7 +324,7 @@ def test_a_png_of_which_pillow_need_not_look_at_the_header(tmp_path: Path) -> No
         picture = Image.new("I;16", (9, 9)) if mode == "I;16" else noise(9).convert(mode)
         picture.save(path, dpi=(72, 72))
         heads[mode] = path.read_bytes()
-    assert [mode for mode, head in heads.items() if is_plain_png(head)] == ["RGB", "L", "P", "1", "I;16"]
+    assert [mode for mode, head in heads.items() if is_plain_png(head)] == ["RGB", "L", "P", "1"]
     head, picture_at = heads["RGB"], heads["RGB"].index(b"IDAT")
     assert not any(is_plain_png(head[:end]) for end in range(picture_at + 4))
     for at in range(picture_at - 4):  # every byte of it is under a checksum, or its meaning is checked
@@ -586,6 +610,29 @@ def test_a_patient_s_pictures_stay_together(tmp_path: Path) -> None:
     data = image_table.load(path, targets=["label"], group="patient")
     of_split = [{int(Path(p).stem) // 3 for p in s.paths} for s in (data.train, data.val, data.test)]  # type: ignore[union-attr]
     assert sum(map(len, of_split)) == len(set.union(*of_split)) == 4
+
+
+def test_a_name_is_that_of_one_file_letter_by_letter(tmp_path: Path) -> None:
+    """Where another file is called nearly so, a table of pictures took that one for it."""
+    names = ["a b.png", "a  b.png", "7.png", "7.0.png", "x\\y.png", "x/y.png", "none.png", "e\u0301.png", "\u00e9.png"]
+    (tmp_path / "x").mkdir()
+    rows = [name.removesuffix(".png") for name in names]
+    for level, name in enumerate(names):
+        Image.new("L", (8, 8), 20 * level).save(tmp_path / name, format="PNG")
+    again = ["  a b ", "a  b", "7", "7.0", "x\\y", "x/y", "none", "e\u0301", "\u00e9"]
+    for written, suffix in ((names, ""), (rows, ".png"), (again, ".png")):
+        path = tmp_path / "t.csv"
+        path.write_text(
+            "file,label\n" + "".join(f"{name},{i % 2}\n" for i, name in enumerate(written)), encoding="utf-8"
+        )
+        data = image_table.load(str(path), ["label"], image="file", suffix=suffix, num_workers=0)
+        parts = [data.train, data.val, data.test]
+        assert sorted(os.path.relpath(p, tmp_path) for part in parts for p in part.paths) == sorted(names)  # type: ignore[union-attr]
+    for gone in ("7.0.png", "x\\y.png", "\u00e9.png"):  # then what another program means by it
+        (tmp_path / gone).unlink()
+    path.write_text("file,label\n7.0,0\nx\\y,1\n\u00e9,0\n" * 4, encoding="utf-8")
+    data = image_table.load(str(path), ["label"], image="file", suffix=".png", num_workers=0)
+    assert {os.path.relpath(p, tmp_path) for p in data.train.paths} == {"7.png", "x/y.png", "e\u0301.png"}  # type: ignore[union-attr]
 
 
 def test_tables_that_do_not_lead_to_pictures(tmp_path: Path) -> None:

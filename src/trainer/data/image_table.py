@@ -1,7 +1,9 @@
 """Pictures that a table lists: a column of paths, and one of labels or columns of numbers."""
 
 import os
-from collections.abc import Mapping, Sequence
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +68,7 @@ def load(
         uses = dict(wanted.choose(names, has_names))
         if image is not None:
             found.append(find("data.image", image, names, file, has_names))
-        of_others = {name: "words" if name in found or not found else "none" for name in names}
+        of_others = {name: "exact" if name in found or not found else "none" for name in names}
         return of_others | dict.fromkeys(wanted.targets, "auto") | uses
 
     called = [*wanted.called, *([image] if isinstance(image, str) else [])]
@@ -107,7 +109,7 @@ def _image_column(table: Table, wanted: Wanted) -> str:
         if name not in wanted.targets
         and isinstance(column, Words)
         and column.levels
-        and all(os.path.splitext(level)[1].lower() in SUFFIXES for level in column.levels[:100])
+        and all(os.path.splitext(level.strip())[1].lower() in SUFFIXES for level in column.levels[:100])
     ]
     if len(names) != 1:
         what = f"{len(names)} columns hold" if names else "no column holds"
@@ -126,11 +128,29 @@ def _paths(table: Table, name: str, folder: Path, suffix: str) -> list[str]:
             f"data.path={table.path}: {table.place(int(np.argmax(column.missing)), name)} is empty; each row names an "
             "image. Fill it in, or take the row out."
         )
-    paths = [os.path.join(folder, level.replace("\\", "/") + suffix) for level in column.levels]
-    lost = [level for level, path in zip(column.levels, paths, strict=True) if not os.path.exists(path)]
+    found = [_found(folder, level, suffix) for level in column.levels]
+    paths = [path for path in found if path is not None]
+    lost = [level for level, path in zip(column.levels, found, strict=True) if path is None]
     if lost:
         raise UserError(
-            f"data.path={table.path}: {len(lost):,} of {len(paths):,} images are not below {folder}, such as "
+            f"data.path={table.path}: {len(lost):,} of {len(found):,} images are not below {folder}, such as "
             f"{cut(lost[0] + suffix, 100)}. Type data.root=<the folder that their paths start from>."
         )
     return [paths[code] for code in column.codes]
+
+
+def _found(folder: Path, name: str, suffix: str) -> str | None:
+    """The file of this name, as it is written or as other programs would write it. None: there is none."""
+    for written in _spellings(name):
+        if os.path.exists(path := os.path.join(folder, written + suffix)):
+            return path
+    return None
+
+
+def _spellings(name: str) -> Iterator[str]:
+    """The name itself; then without blanks around it, with slashes for Windows's, with accents in their other forms,
+    and as the whole number that a table holds as a fraction (7.0)."""
+    yield name
+    for plain in dict.fromkeys((name.strip(), name.strip().replace("\\", "/"))):
+        yield from (plain, unicodedata.normalize("NFC", plain), unicodedata.normalize("NFD", plain))
+    yield re.sub(r"(?<=^\d)(\d*)\.0+$", r"\1", name.strip())

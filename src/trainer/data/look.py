@@ -5,7 +5,7 @@ import struct
 import time
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,9 @@ from trainer.errors import UserError
 # How a whole file ends, if it ends as most do.
 _ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9", "GIF": b";"}
 _TAIL_BYTES = 32
+_IN_FRAMES = ("GIF", "PNG", "TIFF", "WEBP")  # a JPEG of several pictures has a small or a deep copy of the first
+FEW_DEEP = 20  # PNGs of 16 bits, of each `AT_ONCE`, that are decoded: how bright are they
+DIM = 64  # of 256: cameras and scanners of 10, 12 and 14 bits leave the rest dark
 # Parts of a JPEG's header: JFIF, tables of two kinds, how often it begins anew, a comment.
 _PLAIN = frozenset((0xE0, 0xDB, 0xC4, 0xDD, 0xFE))
 _SEGMENT = struct.Struct(">BBH").unpack_from  # its mark, kind and length
@@ -38,7 +41,7 @@ _SIZE = struct.Struct(">BHHB").unpack_from  # bits, height, width, channels
 # The same of PNGs: sizes of a chunk by its kind, bits by its kind of colour.
 _PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 _PNG_CHUNK, _PNG_SIZE = struct.Struct(">I4s").unpack_from, struct.Struct(">IIBBBBB").unpack_from
-_PNG_BITS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8)}
+_PNG_BITS = {0: (1, 2, 4, 8), 2: (8, 16), 3: (1, 2, 4, 8)}
 _PNG_PLAIN = {b"IHDR": (13,), b"PLTE": range(3, 769, 3), b"gAMA": (4,), b"pHYs": (9,), b"sRGB": (1,), b"cHRM": (32,)}
 AT_ONCE = 1000  # files, which a worker looks at before it hands over what it found
 MANY = 20_000  # files, of which it is kept on the disk that they are whole
@@ -52,6 +55,9 @@ class _Found:
     broken: list[tuple[str, str]] = field(default_factory=list)  # path, reason
     flawed: list[tuple[str, str]] = field(default_factory=list)
     num_transparent: int = 0
+    num_in_frames: int = 0  # of which the first frame is taken
+    num_deep: int = 0  # grey, of 16 bits, and looked into
+    brightest: int = 0  # of these, in 8 bits
     sums: bytes = b""  # no tensors: shared memory for each thousand files takes longer than a pipe
     whole: bytes = b""  # rows of `Known`: of the files that have no flaw
     num_new: int = 0  # of these
@@ -77,7 +83,7 @@ def look(files: FolderImages, num_workers: int = 0) -> list[str]:
     if len(paths) < len(files.paths):  # a table may name a file more than once
         places = {path: place for place, path in enumerate(paths)}
         files.sums = files.sums[[places[path] for path in files.paths]]
-    return _notes(files, sum(part.num_transparent for part in parts), [pair for part in parts for pair in part.flawed])
+    return _notes(files, parts)
 
 
 def _refuse_broken(key: str, broken: list[tuple[str, str]]) -> None:
@@ -92,12 +98,24 @@ def _refuse_broken(key: str, broken: list[tuple[str, str]]) -> None:
         )
 
 
-def _notes(files: FolderImages, num_transparent: int, flawed: list[tuple[str, str]]) -> list[str]:
+def _notes(files: FolderImages, parts: Sequence[_Found]) -> list[str]:
     notes = []
-    if num_transparent:
+    flawed = [pair for part in parts for pair in part.flawed]
+    if num_transparent := sum(part.num_transparent for part in parts):
         notes.append(
             f"{num_transparent:,} of {len(files.paths):,} pictures have an alpha channel; where they are "
             f"transparent, {files.background} shows (data.background)."
+        )
+    if num_in_frames := sum(part.num_in_frames for part in parts):
+        notes.append(
+            f"{num_in_frames:,} of {len(files.paths):,} pictures have several frames or pages; the first one is taken. "
+            "Write each into a file of its own if all count."
+        )
+    brightest = max(part.brightest for part in parts)
+    if any(part.num_deep for part in parts) and brightest < DIM:
+        notes.append(
+            f"grey levels of 16 bits are taken as 0 to 65,535, and become 256 levels; those of the pictures that were "
+            f"looked at end at {brightest}. Scale them to 65,535 in their files, or few levels are told apart."
         )
     if flawed:
         path, reason = flawed[0]
@@ -127,11 +145,11 @@ class _Looks:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             for i in np.flatnonzero(~is_known).tolist():
-                before = len(found.broken), found.num_transparent, len(said)
+                before = len(found.broken), found.num_transparent, found.num_in_frames, len(said)
                 sums.append(_look_at(paths[i], about[i], self.files, found))
                 if len(said) > before[-1]:
                     found.flawed.append((paths[i], " ".join(str(said[before[-1]].message).split())))
-                is_whole[i] = before == (len(found.broken), found.num_transparent, len(said))
+                is_whole[i] = before == (len(found.broken), found.num_transparent, found.num_in_frames, len(said))
                 tell()
         rows[~is_known, -SUM_WIDTH:] = np.frombuffer(b"".join(sums), np.int64).reshape(-1, SUM_WIDTH)
         is_whole &= is_settled(rows, now)
@@ -158,9 +176,14 @@ def _look_at(path: str, about: os.stat_result | None, files: FolderImages, found
         with open(path, "rb") as file, Image.open(file, formats=FORMATS) as image:
             refuse_too_large(image)
             found.num_transparent += is_transparent(image)
-            if not has_deep_greys(image) and _is_whole(image, file, tail):
+            found.num_in_frames += image.format in _IN_FRAMES and getattr(image, "is_animated", False)
+            is_deep = has_deep_greys(image)
+            is_known = not is_deep or (image.format == "PNG" and found.num_deep >= FEW_DEEP)
+            if is_known and _is_whole(image, file, tail):
                 return known
-        files.image(path)  # a file may be whole and end unlike most; of greys not all are accepted
+        pixels = files.image(path)  # a file may be whole and end unlike most; of greys not all are accepted
+        if is_deep:
+            found.num_deep, found.brightest = found.num_deep + 1, max(found.brightest, int(pixels.max()))
     except UserError as error:
         cause = error.__cause__
         found.broken.append((path, reason_of(cause if isinstance(cause, Exception) else error)))

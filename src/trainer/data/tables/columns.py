@@ -247,7 +247,7 @@ class Gathering:
     Args:
         decimal: the sign of numbers, see `number`; `untold`: no cell has told it so far. Then it is a point, and a
             comma makes the column `Mixed`: it may be a decimal sign, or part thousands.
-        use: `auto`; `words`, whatever they look like; or `none`.
+        use: `auto`; `words`, whatever they look like; `exact`: words letter by letter, with their blanks; or `none`.
         num_rows: how many rows came before it was met first: they lack it.
         most_rows: so many may come; memory that isn't written to is none. More may come all the same.
     """
@@ -255,7 +255,7 @@ class Gathering:
     def __init__(self, decimal: str = "point", use: str = "auto", num_rows: int = 0, most_rows: int = 0) -> None:
         self.decimal, self.use = "point" if decimal == "untold" else decimal, use
         self.is_told = decimal != "untold"
-        self.kind = {"words": "words", "none": "none"}.get(use, "empty")
+        self.kind = {"words": "words", "exact": "words", "none": "none"}.get(use, "empty")
         self.num_rows = 0
         self.is_whole = True
         self._kept: NDArray[Any] = np.empty(0)  # longer than what it holds
@@ -338,6 +338,8 @@ class Gathering:
         self._kept[start : self._num_kept] = values
 
     def _code(self, cell: str) -> int:
+        if self.use == "exact" and cell.strip():
+            return self._levels.setdefault(cell, len(self._levels))
         if is_missing(cell):
             return -1
         word = " ".join(cell.split())
@@ -364,7 +366,7 @@ class Gathering:
                     return Mixed(row, str(values[row]), int(infinite.sum()))
                 return self._bad or Numbers(values, self.is_whole)
         words = Words(self._kept[: self._num_kept].astype(np.int32, copy=False), tuple(self._levels))
-        return words if self.use == "words" else told(words, self.decimal)
+        return words if self.use in ("words", "exact") else told(words, self.decimal)
 
 
 DATES, TEXT, EMPTY = "dates", "texts that differ in nearly every row", "nothing in it"
@@ -408,5 +410,5 @@ def choose_all_auto(names: Sequence[str], has_names: bool) -> Mapping[str, str]:
     return {}
 
 
-# Told the names of a table's columns, and whether the file has names: column to `words` or `none`; all others are auto.
+# Told the names of a table's columns, and whether the file has names: column to a `use` of `Gathering`, if not auto.
 Choice = Callable[[Sequence[str], bool], Mapping[str, str]]

@@ -102,20 +102,24 @@ def _column(file: Any, name: str, kind: Any, use: str, decimal: str, where: str)
         coded = coded.combine_chunks()
     if len(coded.dictionary) > len(coded) // 2 > 50_000 and use == "auto":
         return Unused(TEXT)
-    words = _words(coded)
-    if use == "words":
+    words = _words(coded, use == "exact")
+    if use in ("words", "exact"):
         return words
     if decimal == "auto":
         decimal = told_decimal(f"{where}: column {cut(name)}", words.levels) or "point"
     return told(words, decimal)
 
 
-def _words(coded: Any) -> Words:
+def _words(coded: Any, are_exact: bool) -> Words:
     codes = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
     levels: dict[str, int] = {}
     of_code = np.array(
         [
-            -1 if is_missing(text) else levels.setdefault(" ".join(text.split()), len(levels))
+            levels.setdefault(text, len(levels))
+            if are_exact and text.strip()
+            else -1
+            if is_missing(text)
+            else levels.setdefault(" ".join(text.split()), len(levels))
             for text in coded.dictionary.to_pylist()
         ]
         + [-1],
