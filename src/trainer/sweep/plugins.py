@@ -20,6 +20,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from trainer.config.compose import Alike, combinations, composed
+from trainer.config.grammar import written
 from trainer.config.request import Request
 from trainer.errors import UserError
 from trainer.signals import Signals
@@ -88,9 +89,12 @@ class PluggedSweep:
     def run(self, folder: Path, argv: Sequence[str], signals: Signals) -> int:
         """Runs it in the folder of the sweep. Returns how many jobs have failed."""
         self.folder = folder
-        # Whatever Hydra or a plugin writes goes there, whoever's working directory it is.
-        with read_write(self.config.hydra.sweep):
-            self.config.hydra.sweep.dir = str(folder.absolute())
+        # Whatever Hydra or a plugin writes goes there, whoever's working directory it is. A launcher's worker composes
+        # once more, from the words alone, and makes the folder that comes of it.
+        place = str(folder.absolute())
+        with read_write(self.config.hydra):
+            self.config.hydra.sweep.dir = place
+            self.config.hydra.overrides.hydra.append(f"hydra.sweep.dir={written(place)}")
         is_local = self.config.hydra.launcher._target_.endswith(".BasicLauncher")
         cluster = None if is_local else Cluster(self._launch, self.folder)
         if self.is_search:
