@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from trainer.config.request import Request
 from trainer.disk import checkpoint
 from trainer.disk.folder import read_result
 from trainer.errors import UserError
-from trainer.sweep.plan import Job, job_name, refuse_another, rounded, told_apart, units
+from trainer.sweep.plan import Job, job_name, refuse_another, rounded, told_apart, units, why_alone
 from trainer.sweep.results import Row, Table, metric_of, settings
 from trainer.sweep.search import job_of
 from trainer.sweep.together import refuse_unmeasured
@@ -346,33 +347,70 @@ def test_what_cannot_be_stacked_is_trained_one_by_one(command: Command, tmp_path
     assert {row["status"] for row in results(tmp_path / "runs/s").values()} == {"finished"}
 
 
+def jobs_of(count: int, **changes: Any) -> list[Job]:
+    """Of two_layer, with seeds of their own."""
+    base: dict[str, Any] = {"precision": "float32", "compile": False, "fast": True, "monitor": {"activations": False}}
+    base |= {"device": "auto", "cuda_graphs": False, "profile": False, "max_time": None, "gradient": {"checkpoint": 0}}
+    base |= {"optimizer": {"lr": 0.1, "decay": "all"}, "model": {"_target_": "x"}, **changes}
+    requests = [Request({**base, "seed": seed}, {"model": "two_layer"}, []) for seed in range(count)]
+    return [Job(f"seed={seed}", Path(), {}, request) for seed, request in enumerate(requests)]
+
+
 @pytest.mark.parametrize(
-    ("changes", "size"),
+    ("changes", "why"),
     [
-        ({}, 4),
-        ({"precision": "bfloat16"}, 1),
-        ({"compile": True}, 1),
-        ({"cuda_graphs": True}, 1),
-        ({"device": "cuda"}, 1),
-        ({"fast": False}, 1),
-        ({"monitor": {"activations": True}}, 1),
+        ({}, ""),
+        ({"precision": "bfloat16"}, "precision=bfloat16"),
+        ({"compile": True}, "compile=true"),
+        ({"cuda_graphs": True}, "cuda_graphs=true"),
+        ({"fast": False}, "fast=false"),
+        ({"monitor": {"activations": True}}, "monitor.activations=true"),
+        ({"max_time": 1.0}, "max_time"),
+        ({"optimizer": {"lr": 0.1, "lr_times": {"fc1": 0.1}}}, "optimizer.lr_times"),
+        ({"optimizer": {"lr": 0.1, "decay": "weights"}}, "optimizer.decay=weights"),
     ],
 )
-def test_what_only_a_run_alone_has_keeps_it_alone(changes: dict[str, Any], size: int) -> None:
-    base = {"precision": "float32", "compile": False, "fast": True, "monitor": {"activations": False}}
-    base |= {
-        "device": "auto",
-        "cuda_graphs": False,
-        "profile": False,
-        "max_time": None,
-        "gradient": {"checkpoint": False},
-    }
-    jobs = []
-    for seed in range(4):
-        config = {**base, "seed": seed, "model": {"_target_": "x"}, **changes}
-        jobs.append(Job(f"seed={seed}", Path(), {}, Request(config, {"model": "two_layer"}, [])))
-    assert [len(unit) for unit in units(jobs, "auto", 1)] == [size] * (4 // size)
+def test_what_only_a_run_alone_has_keeps_it_alone_and_a_line_says_so(changes: dict[str, Any], why: str) -> None:
+    jobs = jobs_of(4, **changes)
+    lines = [f"4 of 4 jobs are trained alone: {why} is for a run alone"] if why else []
+    for stack in ("auto", "always"):
+        found = units(jobs, stack, 1)
+        assert [len(unit) for unit in found] == ([1] * 4 if why else [4])
+        assert why_alone(found, stack) == lines
     assert [len(unit) for unit in units(jobs, "never", 1)] == [1] * 4
+    assert why_alone(units(jobs, "never", 1), "never") == []
+
+
+@pytest.mark.parametrize(
+    ("count", "at_once", "auto", "always"),
+    [
+        (4, 1, [4], [4]),
+        (4, 2, [1, 1, 1, 1], [2, 2]),
+        (9, 2, [4, 5], [4, 5]),
+        (3, 2, [1, 1, 1], [3]),
+        (5, 8, [1] * 5, [2, 3]),
+        (1, 2, [1], [1]),
+    ],
+)
+def test_jobs_are_divided_among_processes(count: int, at_once: int, auto: list[int], always: list[int]) -> None:
+    jobs = jobs_of(count)
+    for stack, sizes in (("auto", auto), ("always", always)):
+        found = units(jobs, stack, at_once)
+        assert [len(unit) for unit in found] == sizes
+        assert [job for unit in found for job in unit] == jobs
+        assert why_alone(found, stack) == []
+
+
+def test_with_stack_always_a_line_says_why_jobs_are_trained_alone() -> None:
+    odd = jobs_of(2) + jobs_of(1, model={"_target_": "y"})
+    odd = [replace(job, name=str(i)) for i, job in enumerate(odd)]
+    found = units(odd, "always", 2)
+    assert [len(unit) for unit in found] == [2, 1]
+    assert why_alone(found, "always") == ["1 of 3 jobs is trained alone: no other differs from it in numbers alone"]
+    assert why_alone(units(odd, "auto", 2), "auto") == []
+    assert why_alone([[job] for job in odd], "always", "because") == ["3 of 3 jobs are trained alone: because"]
+    assert [len(unit) for unit in units(jobs_of(4, device="cuda"), "auto", 1)] == [1] * 4
+    assert [len(unit) for unit in units(jobs_of(4, device="cuda"), "always", 1)] == [4]
 
 
 def test_on_a_gpu_jobs_train_together_only_where_that_is_typed() -> None:

@@ -49,7 +49,10 @@ def grouped(
     times_of = {_pattern("optimizer.lr_times", word, known, times): times for word, times in lr_times.items()}
     for pattern in times_of:
         if not any(_matches(pattern, name) for name in parameters):
-            raise UserError(f"optimizer.lr_times={pattern}: matches no parameter.{nearest(pattern, known)}")
+            parts = one_of([*dict.fromkeys(name.partition(".")[0] for name in parameters)][:8])
+            raise UserError(
+                f"optimizer.lr_times={pattern}: matches no parameter; they are in {parts}.{nearest(pattern, known)}"
+            )
     depths = depths_of(model) if layer_decay != 1 else {}
     last = max(depths.values(), default=0)
     found: dict[tuple[float, bool], list[str]] = {}

@@ -2,8 +2,10 @@
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -184,32 +186,67 @@ def units(jobs: Sequence[Job], stack: str, at_once: int) -> list[list[Job]]:
     """The jobs, those together that can be trained as one program: they differ in nothing but numbers.
 
     Args:
-        stack: auto: where it is known to be faster; always: wherever it can be done; never.
+        stack: auto: where it is known to be faster; always: wherever it can be done, two are enough; never.
         at_once: processes, among which the jobs of a kind are divided.
     """
     kinds: dict[str, list[Job]] = {}
     for job in jobs:
-        # What `auto` comes to, the first process of a stack sees: see `trainer.sweep.together`.
-        is_near = job.request.config["device"] in ("auto", "cpu") and job.request.name("model") in FASTER_TOGETHER
-        is_wanted = stack == "always" or (stack == "auto" and is_near)
-        is_wanted = is_wanted and not _has_what_a_stack_lacks(job.request.config)
+        is_together = is_wanted_together(job, stack) and not what_a_stack_lacks(job.request.config)
         leaves = [leaf for leaf in sorted(schema.leaves(job.request.config)) if not _may_differ(*leaf)]
-        kinds.setdefault(str(leaves) if is_wanted else job.name, []).append(job)
+        kinds.setdefault(str(leaves) if is_together else job.name, []).append(job)
+    fewest = 2 if stack == "always" else FEWEST_TOGETHER
     found = []
     for kind in kinds.values():
-        size = -(-len(kind) // at_once)
-        if size < FEWEST_TOGETHER:
-            found += [[job] for job in kind]
-        else:
-            found += [kind[i : i + size] for i in range(0, len(kind), size)]
+        count = min(at_once, max(1, len(kind) // 2)) if stack == "always" else at_once
+        count = count if len(kind) > count * (fewest - 1) else len(kind)  # the largest has so many at least
+        bounds = [len(kind) * i // count for i in range(count + 1)]
+        found += [kind[start:end] for start, end in pairwise(bounds)]
     return found
 
 
-def _has_what_a_stack_lacks(config: Config) -> bool:
-    """Whether something is asked for that only a run alone has; what the models lack is seen when they are stacked."""
-    is_plain = config["precision"] == "float32" and config["fast"] and not (config["compile"] or config["cuda_graphs"])
-    is_watched = config["monitor"]["activations"] or config["profile"] or config["gradient"]["checkpoint"]
-    return not is_plain or is_watched or config["max_time"] is not None
+def is_wanted_together(job: Job, stack: str) -> bool:
+    """Whether it is to be trained with others like it, if it can be."""
+    # What `auto` comes to, the first process of a stack sees: see `trainer.sweep.together`.
+    is_near = job.request.config["device"] in ("auto", "cpu") and job.request.name("model") in FASTER_TOGETHER
+    return stack == "always" or (stack == "auto" and is_near)
+
+
+def why_alone(found: Sequence[Sequence[Job]], stack: str, of_all: str = "") -> list[str]:
+    """Why jobs are trained one by one that are wanted together, in a line for each reason.
+
+    Args:
+        found: what `units` gave.
+        of_all: what keeps all of them alone; empty: nothing does.
+    """
+    alone = [unit[0] for unit in found if len(unit) == 1 and is_wanted_together(unit[0], stack)]
+    num_jobs = sum(map(len, found))
+    other = "no other differs from it in numbers alone" if stack == "always" and num_jobs > 1 else ""
+    reasons = Counter(of_all or what_a_stack_lacks(job.request.config) or other for job in alone)
+    fewest = 1 if stack == "always" else FEWEST_TOGETHER
+    return [
+        f"{count} of {num_jobs} jobs {'is' if count == 1 else 'are'} trained alone: {reason}"
+        for reason, count in reasons.items()
+        if reason and count >= fewest
+    ]
+
+
+def what_a_stack_lacks(config: Config) -> str:
+    """What is asked for that only a run alone has; what the models lack is seen when they are stacked."""
+    optimizer = config["optimizer"]
+    asked = {
+        f"precision={config['precision']}": config["precision"] != "float32",
+        "fast=false": not config["fast"],
+        "compile=true": config["compile"],
+        "cuda_graphs=true": config["cuda_graphs"],
+        "monitor.activations=true": config["monitor"]["activations"],
+        "profile=true": config["profile"],
+        "gradient.checkpoint": config["gradient"]["checkpoint"],
+        "max_time": config["max_time"] is not None,
+        "optimizer.decay=weights": optimizer.get("decay") == "weights",
+        "optimizer.layer_decay": optimizer.get("layer_decay"),
+        "optimizer.lr_times": optimizer.get("lr_times"),
+    }
+    return next((f"{word} is for a run alone" for word, is_asked in asked.items() if is_asked), "")
 
 
 def _may_differ(key: str, value: Any) -> bool:

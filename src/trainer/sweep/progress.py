@@ -26,6 +26,7 @@ class Progress:
         self.num_jobs, self.num_done = num_jobs, num_done
         self.began = time.monotonic()
         self._live: Any = None
+        self._noted: set[str] = set()
         if is_terminal(sys.stdout):
             from rich.live import Live
 
@@ -48,6 +49,11 @@ class Progress:
 
     def note(self, line: str) -> None:
         self._say(line)
+
+    def note_once(self, line: str) -> None:
+        if line not in self._noted:
+            self._noted.add(line)
+            self._say(line)
 
     def started(self, jobs: Sequence[Job]) -> None:
         if self._live is None:

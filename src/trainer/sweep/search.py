@@ -71,6 +71,8 @@ def search(space: Space, folder: Path, words: Sequence[str], signals: Signals, c
     if first.config["dry_run"]:
         print(f"a search of {space.num_trials} trials for the best {metric}, chosen as it goes")
         return 0
+    if settings["stack"] == "always" and settings["jobs"] == 1:
+        print("sweep.stack=always: a search tries one after the other. sweep.jobs=4 tries four together", flush=True)
     jobs: dict[str, Job] = {}
     together: list[Job] = []
     failures = {} if settings["retry"] else read_failures(folder)

@@ -19,7 +19,7 @@ from trainer.errors import Interrupted, UserError, nearest, one_of
 from trainer.exits import unbroken_output
 from trainer.signals import Signals
 from trainer.sweep.cluster import Cluster
-from trainer.sweep.plan import Job, is_finished, listing, plan, refuse_another, units
+from trainer.sweep.plan import Job, is_finished, listing, plan, refuse_another, units, why_alone
 from trainer.sweep.processes import SIGNALLED, UNKNOWN, Outcome, Pool, reason
 from trainer.sweep.progress import Progress
 from trainer.sweep.results import Row, Table, metric_of, print_table, read_failures, row
@@ -102,7 +102,10 @@ def write_words(folder: Path, words: Sequence[str], jobs: Sequence[Job]) -> None
 def prove(rows: Sequence[Row], together: Sequence[Job], count: int, folder: Path, pool: Pool) -> bool:
     """Trains some of those once more alone that were trained together. Returns whether they came to the same."""
     whole = [r.job for r in rows if r.status == "finished" and r.job in together]
-    if not count or not whole:
+    if not count:
+        return True
+    if not whole:
+        print("sweep.verify: no job has been trained together with others now, so none is compared", flush=True)
         return True
     line, is_proved = verify(whole, count, folder, pool)
     print(line, file=sys.stdout if is_proved else sys.stderr, flush=True)
@@ -153,7 +156,11 @@ def run_all(
     left = [job for job in jobs if job.name not in failures and not is_finished(job)]
     killed: set[Job] = set()  # while they trained together
     # Jobs that train together are at every step together: none has finished that another could be measured by.
-    waiting = units(left, "never" if settings["prune"] else settings["stack"], pool.at_once)
+    of_all = "sweep.prune measures each by those that have finished" if settings["prune"] else ""
+    of_all = of_all or ("each goes to a machine of its own" if isinstance(pool, Cluster) else "")
+    waiting = units(left, "never" if of_all else settings["stack"], pool.at_once)
+    for line in why_alone(waiting, settings["stack"], of_all):
+        progress.note_once(line)
     table = Table(folder, lambda: [row(job, failures) for job in jobs])
     is_told = False
     while waiting or pool.running:
