@@ -312,6 +312,9 @@ MISTAKES: list[Row] = [
         "model=[lenet,two_layer]: takes one option ... Type --multirun model=lenet,two_layer for",
     ),
     Row("optimizer=[1,2]", "optimizer=[1,2]: takes one option; there is adadelta"),
+    Row("optimizer.lr_times={0:0.1,0:0.2}", "optimizer.lr_times={0:0.1,0:0.2}: has 0 twice. Type each key once."),
+    Row("optimizer.lr_times={1.1:1,1.10:2}", "has 1.10 twice. Type each key once, or type {1.10.*: ...} for a part"),
+    Row("metric={a:[{b:1,'b':2}]}", "has b twice. Type each key once."),
     Row(
         "--multirun 'seed=glob(*)'", "seed=glob(*): glob finds options of a group, and here none. Type the values: seed"
     ),

@@ -9,6 +9,7 @@ from trainer.command.complaints import one_line
 from trainer.command.folders import config_folders, options
 from trainer.command.words import Words
 from trainer.config.compose import Alike, combinations, for_hydra, read
+from trainer.config.grammar import key_twice
 from trainer.config.request import Request
 from trainer.config.schema import GROUPS, OPEN, READ_HERE, SECTIONS, is_open, is_unlisted, typed
 from trainer.errors import UserError, one_of
@@ -135,7 +136,7 @@ def refuse_other_root(config_name: str) -> None:
 
 
 def refuse_lists(argv: list[str], words: Words) -> None:
-    """Refuses `model=[a,b]`: a group takes one option. And a class with its arguments in braces.
+    """Refuses `model=[a,b]`: a group takes one option. A class with its arguments in braces. A key twice in braces.
 
     Raises:
         UserError: says how several are tried.
@@ -143,6 +144,9 @@ def refuse_lists(argv: list[str], words: Words) -> None:
     known = options(config_folders(argv))
     for word in words.overrides:
         group, _, value = word.lstrip("+").partition("=")
+        if (key := key_twice(value)) is not None:
+            how = f", or type {{{key}.*: ...}} for a part of the model" if re.fullmatch(r"\d+\.\d+", key) else ""
+            raise UserError(f"{word}: has {key} twice. Type each key once{how}.")
         if group in known and group != "metric" and value[:1] == "[":
             several = f"--multirun {group}={value.strip('[]')}"
             raise UserError(

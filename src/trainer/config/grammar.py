@@ -75,6 +75,32 @@ def mended(value: str, can_be_read: CanBeRead) -> str | None:
     return None if not value or "${" in value or _FUNCTION.fullmatch(value) else quoted(value)
 
 
+def key_twice(value: str) -> str | None:
+    """A key that stands twice within one `{...}` of a value; None where there is none. Hydra would keep the last."""
+    for part in map(str.strip, _split(value)):
+        called = _FUNCTION.fullmatch(part)
+        if called is not None or (part[:1] == "[" and part[-1:] == "]"):
+            found = key_twice(part[part.index("(" if called else "[") + 1 : -1])
+        elif part[:1] == "{" and part[-1:] == "}":
+            pairs = [item.partition(":") for item in _split(part[1:-1])]
+            names = [name.strip().strip("'\"") for name, _, _ in pairs]
+            twice = (name for i, name in enumerate(names) if _as_key(name) in map(_as_key, names[:i]))
+            found = next(twice, None) or key_twice(",".join(item for _, _, item in pairs))
+        else:
+            continue
+        if found is not None:
+            return found
+    return None
+
+
+def _as_key(name: str) -> str | float:
+    """The name of a mapping as Hydra reads it: 0 and 0.0 are one."""
+    try:
+        return float(name)
+    except ValueError:
+        return name
+
+
 def _split(text: str) -> list[str]:
     """The parts between commas that stand in no brackets and no quotes."""
     parts, depth, quote, before = [""], 0, "", ","
