@@ -5,8 +5,10 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,9 @@ import torch
 
 from ranks import WORDS, ended, free_port, ranks
 from trainer.disk import checkpoint
-from trainer.distributed import World, find_world
-from trainer.errors import UserError
+from trainer.distributed import World, find_world, wait_for
+from trainer.errors import Interrupted, UserError
+from trainer.signals import Signals
 
 
 def wait_for_step(process: subprocess.Popen[str], step: int) -> None:
@@ -248,3 +251,32 @@ def test_an_environment_that_makes_no_sense_is_one_line(changes: dict[str, str |
     environment = {name: value for name, value in {**TORCHRUN, **changes}.items() if value is not None}
     with pytest.raises(UserError, match=f"^{re.escape(line)}.*torchrun --nproc-per-node"):
         find_world(environment)
+
+
+def test_a_signal_is_heard_while_the_others_are_waited_for() -> None:
+    """In C++, as torch's store does it: no code of Python's runs there."""
+    store = torch.distributed.TCPStore("127.0.0.1", free_port(), 2, True, wait_for_workers=False)
+    began = time.monotonic()
+
+    def alone() -> None:
+        with Signals().listening():
+            threading.Timer(0.1, signal.raise_signal, (signal.SIGTERM,)).start()
+            wait_for(lambda: store.wait(["nobody"], timedelta(seconds=5)), World(1, 2, 1))
+
+    with pytest.raises(Interrupted, match=r"^rank 1: stopped while it waited for the others\.$") as stopped:
+        alone()
+    assert stopped.value.exit_code == 143
+    assert time.monotonic() - began < 2
+    with pytest.raises(torch.distributed.DistStoreError):
+        wait_for(lambda: store.wait(["nobody"], timedelta(seconds=0.01)), World(1, 2, 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_was_started_alone_ends_at_a_signal(rank: int, tmp_path: Path) -> None:
+    alone = ranks(tmp_path, "dry_run=true")[:: 1 if rank == 0 else -1]
+    alone[1].kill()
+    time.sleep(15)
+    alone[0].terminate()
+    (code, out, err), _ = ended(alone, 3)
+    assert (code, out, err) == (143, "", f"rank {rank}: stopped while it waited for the others.\n")

@@ -208,7 +208,7 @@ def joined(world: World, device: torch.device) -> Iterator[None]:
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
-        dist.init_process_group(backend, timeout=TIMEOUT, **_of_restart(world))
+        wait_for(lambda: dist.init_process_group(backend, timeout=TIMEOUT, **_of_restart(world)), world)
     except (RuntimeError, ValueError) as error:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise UserError(f"MASTER_ADDR, MASTER_PORT={address}: the other processes can't be reached there.") from error
@@ -227,6 +227,32 @@ def joined(world: World, device: torch.device) -> Iterator[None]:
     finally:
         if is_together or backend == "gloo":  # nccl may wait for who has gone
             dist.destroy_process_group()
+
+
+def wait_for(meet: Callable[[], object], world: World) -> None:
+    """Has the processes meet. It is waited for in C++, where no signal is heard: so another thread does.
+
+    Raises:
+        Interrupted: a signal came before the others did.
+    """
+    failures: list[BaseException] = []
+
+    def task() -> None:
+        try:
+            meet()
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=task, name="meeting", daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(0.2)
+    except Interrupted as error:
+        number = error.exit_code - 128
+        raise Interrupted(f"rank {world.rank}: stopped while it waited for the others.", number) from None
+    if failures:
+        raise failures[0]
 
 
 def _of_restart(world: World) -> dict[str, Any]:

@@ -390,7 +390,8 @@ def _running_or_killed(folder: Path) -> str:
         return "killed"
     written = [_written(folder / "config.yaml"), _written(folder / "metrics.jsonl")]
     written += [_written(path) for path in folder.glob("events.out.tfevents.*")]
-    return "running" if time.time() - max(written) < 600 else "killed"
+    # A clock that was set back, or is another's, may have it written in the future.
+    return "running" if abs(time.time() - max(written)) < 600 else "killed"
 
 
 def _written(path: Path) -> float:

@@ -88,7 +88,7 @@ class Errand:
         """Whether its worker has begun and not certainly died."""
         with contextlib.suppress(OSError):
             age = time.time() - (self.post / f"{number}.began").stat().st_mtime
-            return age < GRACE or holder(self.jobs[number].folder) is not None
+            return abs(age) < GRACE or holder(self.jobs[number].folder) is not None
         return False
 
 
