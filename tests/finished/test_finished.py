@@ -372,7 +372,7 @@ def test_a_run_whose_process_is_gone_was_killed(said: Said) -> None:
     assert section(said("show", "adam"), "to go on") == ["train resume=runs/adam"]
 
 
-@pytest.mark.parametrize(("seconds_ago", "status"), [(5, "running"), (3600, "killed")])
+@pytest.mark.parametrize(("seconds_ago", "status"), [(5, "running"), (3600, "killed"), (-3600, "killed")])
 def test_of_another_machine_the_last_writing_tells(said: Said, seconds_ago: float, status: str) -> None:
     Path("runs/adam/result.json").unlink()
     Path("runs/adam/.lock").write_text("process 1 on elsewhere")
