@@ -211,3 +211,14 @@ def test_leaves_them_so_when_the_model_fails():
     assert model.training
     assert torch.is_grad_enabled()
     assert torch.get_rng_state().equal(random)
+
+
+def test_what_outputs_of_nan_come_to_is_no_number() -> None:
+    """Each would be a guess of the first class, and perhaps the best validation of a run with on_nan=skip."""
+    net = Net(3)
+    net.register_forward_hook(lambda net, given, outputs: outputs * torch.nan)
+    terms = {"a": nn.CrossEntropyLoss(), "l2": L2Penalty()}
+    criterion = Composite({name: {"weight": 1, "criterion": term} for name, term in terms.items()})
+    found = evaluated(net, criterion, 3)
+    assert {name for name, number in found.items() if number != number} == {"loss", "loss/a", "accuracy"}
+    assert found["loss/l2"] > 0

@@ -1,5 +1,6 @@
 """One pass over a split, to a dict of numbers."""
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from itertools import islice
@@ -44,8 +45,8 @@ def evaluate(
         metrics: more numbers over all samples.
 
     Returns:
-        `loss`, `loss/<term>`, `accuracy` (0..1) and its like, the metrics by name; None where a stop was asked for, on
-        any rank, before the end.
+        `loss`, `loss/<term>`, `accuracy` (0..1) and its like, the metrics by name; NaN where the loss is. None where a
+        stop was asked for, on any rank, before the end.
     """
     sums: dict[str, Tensor] = {}
     is_at_once = loss_fn.is_of_whole and not loss_fn.differentiates_inputs and not loss_fn.is_of_model
@@ -87,7 +88,14 @@ def evaluate(
         return None
     found = parted(values, {name: total.shape for name, total in sums.items()})
     results = loss_fn.meaning.concluded(found, len(batches))  # after whole numbers were added up: exact
-    return results if metrics is None else results | metrics.compute(world)
+    return worth(results if metrics is None else results | metrics.compute(world))
+
+
+def worth(numbers: dict[str, float]) -> dict[str, float]:
+    """Where the loss is NaN, outputs are, which stand for nothing: the class of the first of them would be a guess."""
+    if not math.isnan(numbers["loss"]):
+        return numbers
+    return {name: number if name.startswith("loss") else math.nan for name, number in numbers.items()}
 
 
 def parted(values: list[float], shapes: Mapping[str, torch.Size]) -> dict[str, Any]:

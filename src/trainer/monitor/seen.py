@@ -103,7 +103,7 @@ class Seen:
             self._add_validation(numbers)
             if self.pending[1]:
                 self.train, self.pending = self.pending[0] / self.pending[1], [0.0, 0]
-            if self.best is None or numbers["val/loss"] < self.best:
+            if math.isfinite(numbers["val/loss"]) and (self.best is None or numbers["val/loss"] < self.best):
                 self.best, self.best_step, self.best_train = numbers["val/loss"], step, self.train
 
     def _add_sizes(self, step: int, numbers: Mapping[str, float]) -> None:

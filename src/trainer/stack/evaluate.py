@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from trainer.data.batches import Batches
-from trainer.evaluate import named, parted
+from trainer.evaluate import named, parted, worth
 from trainer.metrics import Metrics
 from trainer.stack.losses import StackedLoss
 from trainer.stack.networks import Network
@@ -50,4 +50,4 @@ def evaluate(
     results = [loss_fn.meaning.concluded(result, len(batches)) for result in found]  # whole numbers until now: exact
     for row, of_run in of_rows:
         results[row] |= of_run.compute()
-    return results
+    return [worth(result) for result in results]
