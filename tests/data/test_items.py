@@ -28,7 +28,7 @@ from trainer.data.prepare import check, doubts, prepare
 from trainer.data.source import Data, Samples
 from trainer.draws import seed_from, seeds_from
 from trainer.errors import UserError
-from trainer.meaning import Classes, Numbers
+from trainer.meaning import Classes, Numbers, as_dict, from_dict
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of Python 3.12 on: beside torch's threads
 CPU = torch.device("cpu")
@@ -371,6 +371,52 @@ def test_words_are_classes_however_many_are_told_and_never_labels_of_several() -
     assert as_data(items, "mine", Asked(num_classes=4)).meaning == Classes(4, ("a", "b", "c"))
     for asked, message in ((Asked(num_classes=2), "are 3 words: a, b, c"), (Asked(task="multilabel"), "has words as")):
         assert message in refused(lambda asked=asked: as_data(items, "mine", asked))  # type: ignore[misc]
+
+
+NAMED: list[tuple[list[Any], list[str], list[str], str]] = [  # labels, names, what they are called, what is said
+    ([0, 2, 1], ["a", "b", "c"], ["a", "c", "b"], ""),
+    ([0, 2, 2], ["a", "b", "c"], ["a", "c", "c"], ""),  # class 1 has no sample
+    ([3, 2, 1], ["a", "b", "c"], ["c", "b", "a"], ""),  # numbered from 0, in their order
+    (["dog", "cow", "cat"], ["cow", "cat", "dog", "owl"], ["dog", "cow", "cat"], ""),
+    (["dog", "cow"], ["cow", "cat"], ["dog", "cow"], "are 2 names, and not those of its 2 classes. They are left out."),
+    ([0, 2, 1], ["a", "b"], ["0", "2", "1"], "are 2 names, and not those of its 3 classes. They are left out."),
+    ([2, 5, 9], ["a", "b"], ["2", "5", "9"], "are 2 names, and not those of its 3 classes. They are left out."),
+    (
+        [2, 5, 9],
+        ["a", "b", "c", "d"],
+        ["2", "5", "9"],
+        "are 4 names, and not those of its 3 classes.",
+    ),
+    ([0.0, 1.5], ["a", "b"], [], "are 2 names, and its targets are numbers."),
+]
+
+
+@pytest.mark.parametrize(("labels", "names", "called", "said"), NAMED)
+@pytest.mark.parametrize("is_in_memory", [False, True])
+def test_classes_are_called_as_their_samples_are(
+    labels: list[Any], names: list[str], called: list[str], said: str, is_in_memory: bool
+) -> None:
+    every = labels * 8
+    given: Any = [(torch.zeros(2), label) for label in every]
+    if is_in_memory:
+        given = Samples(torch.zeros(len(every), 2), np.array(every) if "dog" in every else torch.tensor(every))
+    data = as_data(Data(given, given, given, class_names=tuple(names)), "mine", Asked())
+    assert from_dict(as_dict(data.meaning)) == data.meaning  # what a run keeps can be read again
+    if called:
+        assert isinstance(data.meaning, Classes)
+        classes = data.train.known if isinstance(data.train, Items) else data.train.targets
+        assert [data.meaning.name(int(label)) for label in classes[: len(labels)]] == called
+    notes = [note for note in data.notes if "class_names" in note]
+    assert len(notes) == bool(said)
+    assert all(said in note for note in notes)
+
+
+def test_names_fewer_than_classes_are_those_of_the_first() -> None:
+    """As in `data.num_classes=5` of three words: a run that has them can be used."""
+    given = Samples(torch.zeros(9, 2), torch.arange(9) % 3)
+    data = as_data(Data(given, given, given, num_classes=3, class_names=("a", "b")), "mine", Asked())
+    assert from_dict(as_dict(data.meaning)) == data.meaning == Classes(3, ("a", "b"))
+    assert data.notes == ("class_names are 2 names for 3 classes. The others are called by their numbers.",)
 
 
 def test_pictures_are_images_of_the_models_size(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from trainer.data.source import Data, ImageFiles, Samples
 from trainer.data.split import split_rows
 from trainer.data.targets import meaning
 from trainer.errors import UserError, nearest
-from trainer.meaning import IGNORED, Classes
+from trainer.meaning import IGNORED, Classes, Numbers, Unread
 from trainer.trees import leaves, mapped
 
 SPLITS = ("train", "val", "test")
@@ -72,6 +72,7 @@ def as_data(made: Any, name: str, asked: Asked) -> Data:
         UserError: it is no such thing; what was typed does not go with it.
     """
     data = made if isinstance(made, Data) else Data(**_splits_of(made, name))
+    names = data.class_names
     asked = replace(asked, task=data.as_task) if asked.task == "auto" else asked
     parts: dict[str, Any] = {split: _split(getattr(data, split), split, data, name, asked) for split in SPLITS}
     data = replace(data, **parts)
@@ -82,7 +83,7 @@ def as_data(made: Any, name: str, asked: Asked) -> Data:
     else:
         _refuse_unused(asked, name, None not in (data.val, data.test), isinstance(data.train, ImageFiles))
         data = _reread(data, name, asked)
-    data = _completed(data, name, asked)
+    data = _completed(_named(data, names, asked), name, asked)
     if not data.description:
         sizes = ", ".join(f"{split} {len(getattr(data, split)):,}" for split in SPLITS)
         data = replace(data, description=f"{name}: {sizes}")
@@ -238,7 +239,7 @@ def _reread(data: Data, name: str, asked: Asked) -> Data:
     if task == "regression" and targets.dim() == 1:
         return _with_targets(replace(data, ignored=asked.ignored), {s: _as_numbers(part) for s, part in given.items()})
     if data.num_classes is None and task == "classification":
-        labels, more = _labels_of(given, name, asked)
+        labels, more = _labels_and_names(given, data, name, asked)
         classes = given if labels is None else {split: labels(part) for split, part in given.items()}
         return _with_targets(replace(data, ignored=asked.ignored, **more), classes)
     return replace(data, ignored=asked.ignored)
@@ -317,6 +318,40 @@ def _labels_of_names(
     return None, {"num_classes": len(named), "class_names": named, "notes": ()}
 
 
+def _labels_and_names(
+    given: Mapping[str, Tensor], data: Data, name: str, asked: Asked
+) -> tuple[Labels | None, dict[str, Any]]:
+    """As `_labels_of`, with the names that the source has for the classes, or else its data set."""
+    named = data.class_names or (class_names(data.train) if isinstance(data.train, Items) else ())
+    labels, more = _labels_of_names(given, named, asked.ignored) or _labels_of(given, name, asked)
+    if data.class_names and len(named) == more["num_classes"]:
+        more["class_names"] = named  # of the different labels, in their order
+    elif named and not data.class_names and more["class_names"] != named:
+        lost = f"classes of data={name}: are {len(named)} names, and its labels are not 0 to {len(named) - 1}."
+        more["notes"] = (*more["notes"], f"{lost} The names are left out.")
+    return labels, more
+
+
+def _named(data: Data, names: Sequence[str], asked: Asked) -> Data:
+    """With the source's `names` left out where they go with no class, and a line that says so."""
+    if not names or data.are_own_targets or isinstance(data.meaning, Unread):
+        return data
+    told = f"class_names are {len(names)} names"
+    if isinstance(data.meaning, Numbers):
+        note = f"{told}, and its targets are numbers. If they are 0 and 1 of several labels, type data.task=multilabel."
+        notes = data.notes if asked.task == "regression" else (*data.notes, note)
+        return replace(data, class_names=(), notes=notes)
+    size, kind = data.meaning.num_outputs, "labels" if data.is_multilabel else "classes"
+    if data.class_names != tuple(names):
+        notes = (*data.notes, f"{told}, and not those of its {size} {kind}. They are left out.")
+    elif len(names) > size:
+        data, notes = replace(data, class_names=()), (*data.notes, f"{told} for {size} {kind}. They are left out.")
+    else:
+        more = f"{told} for {size} {kind}. The others are called by their numbers."
+        notes = data.notes if len(names) == size else (*data.notes, more)
+    return replace(data, notes=notes)
+
+
 def _labels_of_places(given: Mapping[str, Tensor], name: str, asked: Asked) -> tuple[Labels | None, dict[str, Any]]:
     every = torch.cat([part.unique() for part in given.values()]).unique()
     found = every[every != asked.ignored].tolist()
@@ -368,7 +403,7 @@ def _understood(data: Data, name: str, asked: Asked) -> Data:
         return _told(replace(data, num_classes=None, class_names=()), are_numbers=True)
     if data.num_classes is not None and not _are_words(targets):
         named = data.class_names or class_names(data.train)
-        data = replace(data, class_names=named if len(named) == data.num_classes else ())
+        data = replace(data, class_names=named if data.class_names or len(named) == data.num_classes else ())
         return _known(_told(data, num_classes=data.num_classes), name)
     return _counted(data, name, asked, is_scalar=not isinstance(first, np.ndarray))
 
@@ -437,13 +472,16 @@ def _counted(data: Data, name: str, asked: Asked, is_scalar: bool) -> Data:
     if is_scalar and isinstance(raw["train"][0], str):
         words = {split: np.array(part) for split, part in raw.items()}
         meant = meaning(words, f"data={name}", "classification", data.num_classes)
-        labels: Labels | None = Labels(meant.class_names)
+        # Words are told apart by what they are: in the order of the source's names, where it has all of them.
+        named = data.class_names if {*meant.class_names} <= {*data.class_names} else meant.class_names
+        by_word = Labels(named)
+        labels: Labels | None = by_word
         more: dict[str, Any] = {
-            "num_classes": meant.num_classes,
-            "class_names": meant.class_names,
+            "num_classes": max(len(named), meant.num_classes or 0),
+            "class_names": named,
             "notes": tuple(meant.notes),
         }
-        known |= meant.splits
+        known |= {split: by_word(part) for split, part in raw.items()}
     else:
         # Of many places a column of the different ones will do.
         whole = {
@@ -451,16 +489,11 @@ def _counted(data: Data, name: str, asked: Asked, is_scalar: bool) -> Data:
             for s, part in raw.items()
         }
         found = {split: torch.from_numpy(part) for split, part in whole.items()}
-        named = class_names(data.train)
-        labels, more = _labels_of_names(found, named, asked.ignored) or _labels_of(found, name, asked)
-        if named and more["class_names"] != named:
-            lost = f"classes of data={name}: are {len(named)} names, and its labels are not 0 to {len(named) - 1}."
-            more["notes"] = (*more["notes"], f"{lost} The names are left out.")
+        labels, more = _labels_and_names(found, data, name, asked)
         if is_scalar:
             known |= {split: part.long() if labels is None else labels(part) for split, part in found.items()}
     data = replace(data, **{split: replace(items, known=known[split]) for split, items in splits.items()})
     data = _told(data, labels=labels, num_classes=more["num_classes"])
-    more["class_names"] = data.class_names or more["class_names"]
     more["notes"] = (*data.notes, *more.get("notes", ()))
     return replace(data, **more)
 

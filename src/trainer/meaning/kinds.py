@@ -57,7 +57,7 @@ def from_dict(found: Any) -> Meaning:
         for name, wanted in get_type_hints(kind).items():
             if name == "names":
                 values[name] = tuple(values[name])
-                if not all(isinstance(n, str) for n in values[name]) or len(values[name]) not in (0, number):
+                if not all(isinstance(n, str) for n in values[name]) or len(values[name]) > number:
                     raise TypeError("names of classes")
             elif wanted in _PLAIN and not _PLAIN[wanted](values[name]):
                 raise TypeError(name)
