@@ -161,6 +161,10 @@ name=“try1”                         -> name=try1
 NO_WORKERS = "data=digits has no num_workers; hf, image_folder, image_table, torchvision have it. Leave it out."
 # What has nothing to be typed instead.
 ALONE = {
+    "seed=0,1": "seed=0,1: several values are a sweep. Type --multirun seed=0,1.",
+    "device=0,1": "Type torchrun --nproc-per-node=2 -m trainer device=cuda for one run on all of them;",
+    "predict model=d1 source=x.png": "have no key. Type them alone: train predict RUN FILE.",
+    "resume=True": "Type resume=auto for the newest of its kind.",
     "num_workers=2": f"num_workers: {NO_WORKERS}",
     "--workers 2": f"--workers: a key has no dashes. {NO_WORKERS}",
     "data=iris.tsv": "data=iris.tsv: there is no such data.",
@@ -248,6 +252,24 @@ def test_the_right_word_is_said_and_works(
     else:
         train(*found, *rest, *([] if right.startswith("monitor=") else ["monitor=off"]))
     WORKED.add(" ".join(found))
+
+
+VERBS = {
+    "train lr=0.1 max_steps=1": "train optimizer.lr=0.1 max_steps=1",
+    "fit max_steps=1": "train max_steps=1",
+    "sweep lr=0.1,0.2 dry_run=true": "train --multirun optimizer.lr=0.1,0.2 dry_run=true",
+    "val d1": "train evaluate d1",
+    "test d1": "train evaluate d1",
+    "ls": "train runs",
+    "version": "train --version",
+}
+
+
+def test_verbs_of_other_tools_lead_to_those_here(folder: Path) -> None:
+    for typed, right in VERBS.items():
+        words = shlex.split(typed)
+        assert proposed(refusal(words), words) == right.split()
+        assert "=" in right or "d1" in right or cli.run_command(right.split()[1:]) == 0
 
 
 @pytest.mark.parametrize("typed", ALONE)

@@ -71,7 +71,7 @@ def test_the_words() -> None:
     assert told(back[0], b, a, "points of accuracy", 100, True) == line
     same = of_accuracy(a, judged("c", a.arrays["predicted"] == a.arrays["target"]))
     assert same is not None
-    assert told(same[0], a, a, "points of accuracy", 100, True).startswith("no difference points of accuracy")
+    assert told(same[0], a, a, "points of accuracy", 100, True).startswith("no difference: 0 points of accuracy")
 
 
 def test_two_runs_are_compared_and_other_samples_are_not(train: Train, capsys: pytest.CaptureFixture[str]) -> None:

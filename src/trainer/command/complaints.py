@@ -8,7 +8,7 @@ from trainer.command.advice import Advice
 from trainer.command.folders import CONFIGS, config_folders
 from trainer.command.folders import options as options_in
 from trainer.command.words import sorted_words
-from trainer.config.schema import RULES, ListOf, typed, yaml_problem
+from trainer.config.schema import RULES, ListOf, Number, typed, yaml_problem
 from trainer.errors import UserError
 from trainer.system import shell
 
@@ -107,7 +107,13 @@ def _several(found: re.Match[str], argv: list[str]) -> UserError:
     sweep = f"--multirun {shell.quote(word)}"
     if isinstance(rule, ListOf):
         return UserError(f"{word}: must be {rule.accepts}. Type {shell.quote(f'{key}=[{value}]')}.")
-    if re.fullmatch(r"-?\d+,\d+", value):
+    if key == "device":
+        several = f"torchrun --nproc-per-node={value.count(',') + 1} -m trainer device=cuda"
+        return UserError(
+            f"{word}: a process has one device. Type {several} for one run on all of them; a sweep takes "
+            "sweep.devices=[0,1]."
+        )
+    if re.fullmatch(r"-?\d+,\d+", value) and not (isinstance(rule, Number) and rule.whole):
         return UserError(f"{word}: several values are a sweep. Type {key}={value.replace(',', '.')}, or {sweep}.")
     is_list = rule is None and key not in Advice(argv).options
     return UserError(

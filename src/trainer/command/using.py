@@ -17,6 +17,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 }
 FLAGS = ("--json", "--csv")
 SHARED = ("checkpoint", "device", "precision", "threads", "trust")
+PLACES = ("model", "run", "ckpt", "ckpt_path", "source", "input", "weights")  # what other tools type before them
 WITH_DATA = ("evaluate", "predict", "export")
 
 
@@ -63,6 +64,9 @@ def used(verb: str, words: Sequence[str]) -> Used:
             else:
                 found.keys[name] = value if is_as_typed(name) else parsed(name, value)
         elif word.startswith("--") or (sign and name.replace(".", "").isidentifier() and not Path(word).exists()):
+            if name.lstrip("-") in PLACES:
+                how = f"train {verb} RUN{' FILE' if verb == 'predict' else ''}"
+                raise UserError(f"{word}: a run, and what it is used on, have no key. Type them alone: {how}.")
             hint = nearest(name, known(verb)) or f" It takes {', '.join(known(verb))}."
             raise UserError(f"{word}: train {verb} has no such word.{hint}")
         elif word in known(verb) and not Path(word).exists() and not Path("runs", word).exists():

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 
 from trainer.command.advice import Advice, is_a_key
 from trainer.command.listed import VERBS
+from trainer.config import synonyms
 from trainer.config.schema import GROUPS, RULES, is_as_typed
 from trainer.errors import UserError, nearest, one_of
+from trainer.system import shell
 
 # Hydra's flags, and those of them that take a value as the next word.
 FLAGS = {"--multirun", "-m", "--resolve", "--run", "-r", "--hydra-help", "--version", "--shell-completion", "-sc"}
@@ -144,6 +146,11 @@ def no_word(word: str, before: Words, rest: list[str], argv: list[str]) -> UserE
     """The line for a word without `=`: a value after a space, an option without its group, a verb."""
     line = f"{word}: is neither KEY=VALUE nor a flag."
     advice = Advice(argv)
+    if (verb := synonyms.verb_meant(word)) is not None and argv[0] == word and rest[:1] not in (["best"], ["last"]):
+        are_keys = all("=" in after and after[0] != "-" for after in rest)
+        typed = " ".join(map(advice.word if are_keys and verb in ("", "--multirun") else shell.quote, rest))
+        said = f"is called {verb} here" if verb else "a run has no verb"
+        return UserError(f"{word}: {said}. Type {f'train {verb}'.strip()} {typed}".rstrip() + ".")
     if (found := _spaced(word, before, rest)) is not None:
         key, value, how = found
         return UserError(f"{line} Type {advice.words(key, value) or f'{key}={value}'}{how}.")

@@ -171,6 +171,18 @@ _VALUES = {
     "model.weights": {"imagenet": "true yes default pretrained imagenet1k 1"},
     "data.task": {"classification": "classify class", "regression": "regress reg"},
 }
+# What comes first in other tools: a verb here, a flag, or nothing where a run is meant, which has no verb.
+_VERBS = {
+    "": "train fit run start training classify detect segment trainer main.py train.py",
+    "evaluate": "val validate validation eval test testing score",
+    "predict": "infer inference generate",
+    "board": "tensorboard tb",
+    "runs": "ls list history status",
+    "show": "summary info describe",
+    "find-lr": "lr_find find_lr tune_lr",
+    "--multirun": "sweep search hpo grid_search",
+    "--version": "version",
+}
 _TRUE = ("true", "yes", "on", "1")
 _FALSE = ("false", "no", "off", "0")
 _NOTHING = ("none", "nil", "nan", "undefined", "~", "nothing")
@@ -208,6 +220,11 @@ def value_meant(key: str, value: str, known: Collection[str]) -> str | None:
     wanted = {letters(value), letters(value.rpartition(".")[2])}
     called = ((right, set(map(letters, others.split()))) for right, others in _VALUES.get(key, {}).items())
     return next((right for right, names in called if right in known and wanted & names), None)
+
+
+def verb_meant(word: str) -> str | None:
+    """The verb or the flag that is called so elsewhere; empty for a run, which has none; None: no verb."""
+    return next((right for right, others in _VERBS.items() if word.lower().replace("-", "_") in others.split()), None)
 
 
 def flag_meant(value: str) -> str | None:

@@ -44,6 +44,8 @@ def as_stored(request: Request) -> Request:
     stored = stored_config(folder, request)
     if stored is None:
         hint = nearest(str(folder), (str(path.parent) for path in Path("runs").rglob("config.yaml")))
+        if resume.lower() in ("true", "yes", "1", "latest", "last"):
+            hint = " Type resume=auto for the newest of its kind."
         raise UserError(f"resume={resume}: there is no run.{hint} train runs lists them.")
     choices = {str(group): str(choice) for group, choice in stored.pop("choices", {}).items()}
     config = merged(request, stored)

@@ -63,7 +63,7 @@ def told(difference: Difference, a: Judged, b: Judged, what: str, scale: float, 
     if difference.is_told:
         return f"{winner} is better by {size} (95 % interval {span}); {limit}"
     if difference.value == 0:
-        return f"no difference {what}; {limit}"
+        return f"no difference: {size}" + (f"; {limit}" if difference.smallest else "")
     return f"no difference can be told: {winner} is ahead by {size} (95 % interval {span}); {limit}"
 
 
