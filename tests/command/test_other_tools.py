@@ -269,7 +269,7 @@ def test_verbs_of_other_tools_lead_to_those_here(folder: Path) -> None:
     for typed, right in VERBS.items():
         words = shlex.split(typed)
         assert proposed(refusal(words), words) == right.split()
-        assert "=" in right or "d1" in right or cli.run_command(right.split()[1:]) == 0
+        assert "=" in right or "d1" in right or right == "train runs" or cli.run_command(right.split()[1:]) == 0
 
 
 @pytest.mark.parametrize("typed", ALONE)

@@ -5,6 +5,7 @@ In memory or read item by item, whole batches or parts: one training.
 
 import importlib
 import math
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -236,12 +237,14 @@ def test_images_are_their_own_targets_as_the_model_gets_them(tasks: Any, train: 
 
 
 def test_images_in_another_size_are_found_among_what_a_model_gives(
-    tasks: Any, train: Train, sources: dict[str, tuple[str, ...]]
+    tasks: Any, train: Train, sources: dict[str, tuple[str, ...]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Beside their code, by how many numbers they have."""
     words = ("data.targets=inputs", "model._target_=tasks.Both", "loss=mse", "max_steps=2", *QUIET)
     assert train(*words, "data=digits", "data.limit=64", "data.image_size=6")["test/loss"] > 0
+    capsys.readouterr()
     assert train(*words, "data=image_folder", *sources["image_folder"])["test/loss"] > 0
+    assert re.match(r"image_folder: .*, taken as \d+x\d+ colour\n", capsys.readouterr().out)
 
 
 def test_whole_numbers_that_are_floats_are_classes_where_it_is_said(tasks: Any, train: Train) -> None:

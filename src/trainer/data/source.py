@@ -146,7 +146,7 @@ class Source(ABC):  # noqa: B024
 
     accepted: ClassVar[str] = (
         "is no data set; accepted is a class with __len__ and __getitem__, or a function that returns such data sets, "
-        "one or a tuple (train, val, test), or a trainer.Data"
+        "one or a tuple (train, val, test), or a trainer.Data; of a DataModule a function that returns its data sets"
     )
 
     @classmethod

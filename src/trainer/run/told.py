@@ -3,6 +3,8 @@
 import torch
 
 from trainer.config.request import Config
+from trainer.data.prepare import Splits
+from trainer.data.source import Data, ImageFiles, Samples
 from trainer.run.overfit import verdict
 from trainer.run.training import Training
 
@@ -14,12 +16,24 @@ def title(training: Training) -> list[str]:
     threads = torch.get_num_threads()
     computing = f", {threads} thread{'s' * (threads > 1)}" if parts.device.type == "cpu" else ""
     return [
-        parts.data.description,
+        parts.data.description + taken_as(parts.data, parts.splits),
         f"{names['model']}: {num_parameters(training):,} parameters, {num_trainable(training):,} train; "
         f"{names['loss']}, {names['optimizer']}, {parts.device}{computing}"
         f"{f', {world.size} processes' if world.size > 1 else ''}",
         f"{length.max_steps} steps of {length.samples_per_step} samples{begins}, in {training.folder}",
     ]
+
+
+def taken_as(data: Data, splits: Splits) -> str:
+    """What pictures are turned into for the model, where nobody can see that in the data: LeNet sees no colour."""
+    transform = splits.transform
+    if transform is None:
+        return ""
+    is_greyed = isinstance(data.train, Samples) and transform.channels == 1 < data.sample_shape[0]
+    if not is_greyed and not isinstance(data.train, ImageFiles):
+        return ""
+    height, width = transform.image_size
+    return f", taken as {height}x{width} {'grey' if transform.channels == 1 else 'colour'}"
 
 
 def result(training: Training, status: str, computed: str, seconds: float) -> Config:
