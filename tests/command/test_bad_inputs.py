@@ -345,7 +345,7 @@ MISTAKES: list[Row] = [
     Row("batch_size:64", "batch_size:64: is neither KEY=VALUE nor a flag."),
     Row("'a b'", "a b: is neither KEY=VALUE nor a flag."),
     Row("=3", "=3: is neither KEY=VALUE nor a flag."),
-    Row("run", "run: is neither KEY=VALUE nor a flag. Did you mean runs?"),
+    Row("run", "run: a run has no verb. Type train."),
     Row("'batch_size=64;ls'", "batch_size=64;ls: must be a whole number >= 1, full or auto. Try batch_size=64."),
     Row("optimizer.lr==0.1", "optimizer.lr==0.1: must be a number > 0. Type optimizer.lr=0.1."),
     Row("'optimizer.lr=${'", "optimizer.lr=${: can't be read: ${ has no }."),
