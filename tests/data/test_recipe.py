@@ -66,7 +66,7 @@ def test_each_column_becomes_inputs_in_the_order_of_the_file(tmp_path: Path) -> 
     assert of["gaps"][i % 5 == 0].sub(mean).abs().max() < 1e-9
     assert data.recipe.left_out == {"when": "dates"}
     assert data.notes == (
-        "columns left out: when (dates). To take when in, type data.categorical=[when].",
+        "columns left out: when (dates). If they are written as 2021-12-31, data.time=[when] tests on the latest rows.",
     )  # fmt: skip
 
 

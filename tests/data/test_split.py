@@ -6,7 +6,7 @@ import torch
 
 from refusal import says
 from trainer.data.source import split_off
-from trainer.data.split import split_rows
+from trainer.data.split import split_by_time, split_rows
 
 PARTS = {"val": 0.1, "test": 0.2}
 
@@ -70,3 +70,19 @@ def test_too_few_groups() -> None:
     )
     assert message.startswith("data.group: ")
     says(split_rows, "3 samples are too few", num_samples=3, split_seed=0, fractions=PARTS, labels=torch.arange(3))
+
+
+@pytest.mark.parametrize("counts", [[1] * 101, [10] * 10, [70, 1, 30], [1, 98, 1, 1], [1, 1, 99]], ids=str)
+def test_later_times_are_in_later_splits(counts: list[int]) -> None:
+    times = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)) * 1.5 - 3, counts))
+    parts = split_by_time(times, PARTS)
+    assert [*parts] == ["train", "val", "test"]
+    assert sorted(torch.cat(list(parts.values())).tolist()) == list(range(sum(counts)))
+    train, val, test = (times[rows.numpy()] for rows in parts.values())
+    assert train.max() < val.min() <= val.max() < test.min()
+    if max(counts) == 1:
+        assert [len(train), len(val), len(test)] == [71, 10, 20]
+
+
+def test_too_few_times() -> None:
+    says(split_by_time, "data.time: there are 2 times for 3 splits", times=np.arange(40) % 2, fractions=PARTS)

@@ -789,3 +789,29 @@ def test_every_cut_of_a_table_is_a_table_or_one_line(tmp_path: Path) -> None:
         path = wrote(tmp_path, text[:length])
         with pytest.raises(UserError):  # too few rows at the least
             table.load(path, targets=["k"])
+
+
+@pytest.mark.parametrize(
+    "when",
+    [
+        lambda i: f"20{i // 28 + 10}-02-{i % 28 + 1:02}",
+        lambda i: f"2024-12-{i // 24 + 1:02}T{i % 24:02}:00:00+{i % 3:02}:00",  # by two hours at the most out of order
+        lambda i: f"{i - 20}.5",
+        lambda i: f"week {i}",
+    ],
+)
+def test_rows_are_split_by_time(when: Callable[[int], str], tmp_path: Path) -> None:
+    shuffled = np.random.default_rng(0).permutation(100).tolist()
+    path = wrote(tmp_path, lines("when,x,y", lambda i: f"{when(shuffled[i])},{shuffled[i]},{i}.5", 100))
+    asked: dict[str, Any] = {"path": path, "targets": "y", "time": "when", "standardize": False, "keep": "x"}
+    if when(0) == "week 0":
+        says(table.load, f"data.time=when: line 2, column when: 'week {shuffled[0]}' is neither a number", **asked)
+        return
+    data = table.load(**asked)
+    train, val, test = (getattr(data, split).inputs[:, 0] for split in ("train", "val", "test"))
+    assert len(train) == pytest.approx(70, abs=2)  # of equal times more or fewer
+    assert len(test) == pytest.approx(20, abs=2)
+    assert train.max() < val.min() + 3
+    assert val.max() < test.min() + 3
+    assert data.recipe is not None
+    assert data.recipe.left_out == {"when": table.ORDERING}

@@ -42,7 +42,9 @@ def files(tmp_path: Path) -> None:
         (IMAGES, "data.standardize=true", "data=arrays has images, which data.normalize is for"),
         (TABLE, "data.stratify=true", "data=table has no class for each sample"),
         ((*TABLE, "data.group=g"), "data.stratify=true", "keeps together what is alike in data.group=g"),
-        (LINES, "data.header=false", "data=table is no text but .jsonl"),
+        ((*TABLE, "data.time=a"), "data.stratify=true", "data=table is split by data.time=a"),
+        ((*TABLE, "data.time=[a]"), "data.split_seed=1", "data=table is split by data.time=[a]"),
+        (LINES, "data.decimal=comma", "data=table is no text but .jsonl"),
     ],
 )
 def test_what_nothing_reads_is_refused(data: tuple[str, ...], word: str, why: str, train: Train) -> None:

@@ -61,6 +61,12 @@ def in_folds(num_folds: int | None, fold: int | None) -> Iterator[Asked | None]:
         _asked.reset(token)
 
 
+def refuse_folds(why: str) -> None:
+    """Raises UserError where folds are asked for."""
+    if (asked := _asked.get()) is not None:
+        raise UserError(f"data.folds={asked.num_folds}: {why}. Type data.folds=null data.fold=null.")
+
+
 def folded(
     parts: dict[str, Tensor], split_seed: int, labels: Tensor | None, groups: NDArray[np.int64] | None
 ) -> dict[str, Tensor]:

@@ -1,4 +1,6 @@
-"""Which samples fall into which split: by chance, with equal shares of every class, or whole groups together."""
+"""Which samples fall into which split: by chance, with equal shares of every class, by groups, or by time."""
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,6 +38,33 @@ def split_rows(
     else:
         found = plain if labels is None else _by_classes(order, sizes, labels)
     return folded(found, split_seed, labels, groups)
+
+
+def split_by_time(times: NDArray[Any], fractions: dict[str, float]) -> dict[str, Tensor]:
+    """Indices per split, in the order of time: `train` has the earliest samples, the last split the latest.
+
+    Samples of one time stay together; so the shares are as near as the times allow.
+
+    Args:
+        times: `[N]` of anything that has an order.
+        fractions: as of `split_rows`.
+
+    Raises:
+        UserError: a split would be empty.
+    """
+    sizes = {split: len(rows) for split, rows in split_off(len(times), 0, **fractions).items()}
+    order = np.argsort(times, kind="stable")
+    places = np.flatnonzero(times[order][1:] != times[order][:-1]) + 1  # where another time begins
+    if len(places) < len(fractions):
+        raise UserError(
+            f"data.time: there are {len(places) + 1} times for {len(sizes)} splits; each needs one. Type "
+            "data.time=null, or another column."
+        )
+    cuts: list[int] = []
+    for wanted, later in zip(np.cumsum([*sizes.values()])[:-1], range(len(fractions) - 1, -1, -1), strict=True):
+        free = places[np.searchsorted(places, cuts[-1], "right") if cuts else 0 : len(places) - later]
+        cuts.append(int(free[np.abs(free - wanted).argmin()]))
+    return dict(zip(sizes, map(torch.from_numpy, np.split(order, cuts)), strict=True))
 
 
 def _by_classes(order: Tensor, sizes: dict[str, int], labels: Tensor) -> dict[str, Tensor]:

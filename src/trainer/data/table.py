@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.config.schema import shown
+from trainer.data.folds import refuse_folds
 from trainer.data.memory import refuse_more
 from trainer.data.quoting import cut, listed, typed
 from trainer.data.source import Data, Samples, existing_path
-from trainer.data.split import split_rows
+from trainer.data.split import split_by_time, split_rows
 from trainer.data.tables.columns import (
     DATES,
     EMPTY,
@@ -52,6 +54,7 @@ def load(
     max_levels: int = 50,
     embed: Names = (),
     group: str | int | None = None,
+    time: Names = None,
     stratify: bool = True,
     standardize: bool = True,
     delimiter: str = "auto",
@@ -86,7 +89,9 @@ def load(
         embed: columns of words that become one whole number each, for a model with embeddings: inputs are then
             `numbers` `[N, D]` and `levels` `[N, len(embed)]`, see `trainer.data.tables.recipe.Category`.
         group: a column whose rows of one value (a patient, a speaker) fall into one split; it is no input.
-        stratify: each split gets its share of every class. Not with `group`.
+        time: a column of dates (ISO 8601) or numbers: training has the earliest rows, the test split the latest, and
+            rows of one time fall into one split; it is no input. Not with `group`, nor with folds.
+        stratify: each split gets its share of every class. Not with `group` or `time`.
         standardize: false: numbers stay as they are.
         delimiter, decimal, encoding, header: of texts, see `trainer.data.tables.delimited.read`.
         val_fraction, test_fraction: the parts that become these splits.
@@ -98,7 +103,7 @@ def load(
     file = existing_path("data.path", path)
     if str(header).lower() not in ("auto", "true", "false"):
         raise UserError(f"data.header={cut(str(header))}: must be auto, true or false. Try data.header=auto.")
-    wanted = Wanted(file, targets, task, drop, keep, categorical, embed, group)
+    wanted = Wanted(file, targets, task, drop, keep, categorical, embed, group, time)
     how = {"delimiter": delimiter, "decimal": decimal, "encoding": encoding, "header": str(header).lower()}
     table = read(file, wanted.choose, **how, called=wanted.called)
     names, left_out = _inputs(table, wanted)
@@ -106,14 +111,14 @@ def load(
     meant = targets_of(table, wanted, num_classes)
 
     labels = meant.splits["its"]
-    groups = groups_of(table, wanted.group) if wanted.group is not None else None
-    parts = split_rows(
-        table.num_rows,
-        split_seed,
-        {"val": val_fraction, "test": test_fraction},
-        labels if stratify and meant.num_classes else None,
-        groups,
-    )
+    fractions = {"val": val_fraction, "test": test_fraction}
+    if wanted.time is not None:
+        refuse_folds(f"data.time={cut(wanted.time)} trains on the earliest rows, and folds would on later ones")
+        parts = split_by_time(times_of(table, wanted.time), fractions)
+    else:
+        groups = groups_of(table, wanted.group) if wanted.group is not None else None
+        by_class = labels if stratify and meant.num_classes else None
+        parts = split_rows(table.num_rows, split_seed, fractions, by_class, groups)
     columns = fit(table, names, parts["train"].numpy(), standardize, max_levels, wanted.embed)
     recipe = Recipe(tuple(columns), tuple(wanted.targets), left_out, meant.class_names, table.has_names)
     num_inputs = len(recipe.names) + len(recipe.num_levels)
@@ -197,6 +202,7 @@ class Wanted:
         categorical: Names = "auto",
         embed: Names = (),
         group: str | int | None = None,
+        time: Names = None,
     ) -> None:
         self.path, self.task = path, task
         self.asked: dict[str, list[str | int]] = {
@@ -206,6 +212,7 @@ class Wanted:
             "categorical": [] if categorical == "auto" else _listed(categorical),
             "embed": _listed(embed),
             "group": [] if group is None else [group],
+            "time": _listed(time),
         }
         self.called = [name for names in self.asked.values() for name in names if isinstance(name, str)]
         self._typed_targets = targets
@@ -215,6 +222,14 @@ class Wanted:
         self.categorical: list[str] = []
         self.embed: list[str] = []
         self.group: str | None = None
+        self.time: str | None = None
+        if len(self.asked["time"]) > 1:
+            raise UserError(f"data.time={shown(time)}: it is one column. Type the one that says when.")
+        if group is not None and self.asked["time"]:
+            raise UserError(
+                f"data.time={shown(time)}: data.group={group} says where rows fall, too. Type data.time=null or "
+                "data.group=null."
+            )
 
     def choose(self, names: Sequence[str], has_names: bool) -> Mapping[str, str]:
         known = listed(names) if has_names else f"0 to {len(names) - 1}, without names"
@@ -232,7 +247,7 @@ class Wanted:
                 if name in found[key]:
                     raise UserError(f"data.{key}: column {one} of {self.path} is there twice. Name each column once.")
                 found[key].append(name)
-        for key in ("drop", "keep", "embed", "group"):
+        for key in ("drop", "keep", "embed", "group", "time"):
             for name in found["targets"]:
                 if name in found[key]:
                     raise UserError(f"data.{key}={cut(name)}: it is a target, too. Take it out of one of the two.")
@@ -240,13 +255,12 @@ class Wanted:
             raise UserError(f"data.drop=[{cut(both[0])}]: it is asked for as well. Take it out of one of the two.")
         self.targets, self.drop, self.keep = found["targets"], found["drop"], found["keep"]
         self.categorical, self.embed = found["categorical"], found["embed"]
-        self.group = next(iter(found["group"]), None)
-        uses = dict.fromkeys(self.drop, "none") | dict.fromkeys(
-            [*self.categorical, *self.embed, *found["group"]], "words"
-        )
+        self.group, self.time = (next(iter(found[key]), None) for key in ("group", "time"))
+        splitting = [*found["group"], *found["time"]]
+        uses = dict.fromkeys(self.drop, "none") | dict.fromkeys([*self.categorical, *self.embed, *splitting], "words")
         if self.task == "classification" and len(self.targets) == 1:
             uses[self.targets[0]] = "words"
-        if not set(names) - {*self.targets, *self.drop, *found["group"]}:
+        if not set(names) - {*self.targets, *self.drop, *splitting}:
             raise UserError(
                 f"data.targets={shown(self._typed_targets)}: all {len(names)} columns of {self.path} are targets"
                 f"{' or dropped' if self.drop else ''}, none is left as input."
@@ -272,6 +286,8 @@ def _inputs(table: Table, wanted: Wanted) -> tuple[list[str], dict[str, str]]:
             left_out[name] = DROPPED
         elif name == wanted.group and name not in [*wanted.categorical, *wanted.embed]:
             left_out[name] = GROUPING
+        elif name == wanted.time:
+            left_out[name] = ORDERING
         elif isinstance(column, Unused):
             if name in wanted.keep:
                 raise UserError(
@@ -292,7 +308,8 @@ def _inputs(table: Table, wanted: Wanted) -> tuple[list[str], dict[str, str]]:
     return names, {name: left_out[name] for name in table.columns if name in left_out}
 
 
-DROPPED, GROUPING, NUMBERING = "dropped", "it keeps rows together", "it numbers the rows"
+DROPPED, GROUPING, ORDERING = "dropped", "it keeps rows together", "it puts rows in order"
+NUMBERING = "it numbers the rows"
 
 
 def _is_index(name: str, table: Table) -> bool:
@@ -347,14 +364,17 @@ def _left_out_notes(left_out: Mapping[str, str]) -> list[str]:
     said = {
         name: why
         for name, why in left_out.items()
-        if why not in (DROPPED, GROUPING) and not (why == EMPTY and name.startswith("column "))
+        if why not in (DROPPED, GROUPING, ORDERING) and not (why == EMPTY and name.startswith("column "))
     }
     if not said:
         return []
     advice = ""
-    for why, key in ((NUMBERING, "keep"), (TEXT, "categorical"), (DATES, "categorical")):
+    for why, key in ((NUMBERING, "keep"), (TEXT, "categorical"), (DATES, "time")):
         if names := [name for name, reason in said.items() if reason == why and name]:
-            advice = f" To take {cut(names[0])} in, type {typed(f'data.{key}', names[:1])}."
+            word = typed(f"data.{key}", names[:1])
+            advice = f" To take {cut(names[0])} in, type {word}."
+            if why == DATES:
+                advice = f" If they are written as 2021-12-31, {word} tests on the latest rows."
             break
     return [f"columns left out: {_reasons(said)}.{advice}"]
 
@@ -477,3 +497,31 @@ def groups_of(table: Table, name: str) -> NDArray[np.int64]:
             "group. Fill it in, or take the row out."
         )
     return column.codes.astype(np.int64)
+
+
+def times_of(table: Table, name: str) -> NDArray[np.float64]:
+    """`[N]` seconds, or the numbers of the column."""
+    column = table.columns[name]
+    assert isinstance(column, Words)
+    if column.missing.any():
+        place = table.place(int(column.missing.argmax()), name)
+        raise UserError(f"data.time={cut(name)}: {place} is empty; each row needs a time. Take it out, or fill it in.")
+    found = [number(level) for level in column.levels]
+    found = [time_of(level) for level in column.levels] if None in found else found
+    if None in found:
+        code = found.index(None)
+        raise UserError(
+            f"data.time={cut(name)}: {table.place(int((column.codes == code).argmax()), name)}: "
+            f"{cut(column.levels[code])!r} is neither a number nor a date such as 2021-12-31 or 2021-12-31T09:30. "
+            "Write it so, or type data.time=null."
+        )
+    return np.array(found, np.float64)[column.codes]
+
+
+def time_of(text: str) -> float | None:
+    """Seconds of a date as ISO 8601 writes it, in UTC where it has no zone; None for anything else."""
+    try:
+        found = datetime.fromisoformat(text.strip())
+    except ValueError:
+        return None
+    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()

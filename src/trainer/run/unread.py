@@ -6,6 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from trainer.config import trust
+from trainer.config.schema import shown
 from trainer.config.settings import Settings
 from trainer.data.prepare import targets_of
 from trainer.data.source import Data
@@ -36,11 +37,15 @@ def _unread(keys: dict[str, object], data: Data) -> Iterator[tuple[str, str]]:
         yield "val_fraction", f"validates on one of its folds (data.folds={keys['folds']})"
     elif not data.by_chance:
         yield "split_seed", "has all its splits"
+    elif keys.get("time") is not None:
+        yield "split_seed", f"is split by data.time={shown(keys['time'])}"
     if not data.by_chance:
         yield "stratify", "has all its splits"
     elif keys.get("stratify") is True:
         targets = targets_of(data.train)
-        if keys.get("group") is not None:
+        if keys.get("time") is not None:
+            yield "stratify", f"is split by data.time={shown(keys['time'])}"
+        elif keys.get("group") is not None:
             yield "stratify", f"keeps together what is alike in data.group={keys['group']}"
         elif data.num_classes is not None and targets is None:
             yield "stratify", "is told its classes, so that nobody looks at the labels before they are read"
