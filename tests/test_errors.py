@@ -47,6 +47,18 @@ def test_too_little_memory_is_a_line_and_no_fault(error: Exception, capsys: pyte
     assert said.count("\n") == 1
 
 
+def test_no_deterministic_kernel_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def task(signals: Signals) -> None:
+        raise RuntimeError("nll_loss2d does not have a deterministic implementation, but you set 'torch.use_det")
+
+    assert exit_code(task) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(
+        "error: deterministic=true: on a GPU torch has no nll_loss2d that gives the same bits. Type "
+    )
+    assert said.count("\n") == 1
+
+
 def test_a_fault_is_a_fault(capsys: pytest.CaptureFixture[str]) -> None:
     def task(signals: Signals) -> None:
         raise RuntimeError("two and two")

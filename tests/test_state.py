@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.testing import assert_close
 
+from trainer.distributed import ALONE
 from trainer.optim.schedulers import Schedule
 from trainer.state import Store, TrainingState, random_state, set_random_state
 
@@ -187,3 +188,11 @@ class TestTrainingState:
         drawn = [torch.rand(3), torch.rand(3, device=device)]
         set_random_state(state, torch.device(device))
         assert all(map(torch.equal, drawn, [torch.rand(3), torch.rand(3, device=device)]))
+
+
+def test_what_no_gradient_reaches_is_known_without_asking_the_device() -> None:
+    """Of one process alone; a tensor of the device meta can't be read."""
+    store = Store(Net().to("meta"))
+    store.watch(ALONE)
+    store.reach([i != 1 for i in range(len(store.parameters))])
+    assert store.unreached() == [1]

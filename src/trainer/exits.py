@@ -18,6 +18,8 @@ _NO_MEMORY = (
     *("can't start new thread", "can't allocate lock", "failed to map segment", "annot allocate memory", "bad_alloc"),
     *("not enough memory", "could not create a primitive"),
 )
+# What torch says of an operation whose kernel on a GPU adds in no fixed order.
+_NOT_DETERMINISTIC = " does not have a deterministic implementation"
 
 
 def exit_code(task: Callable[[Signals], object]) -> int:
@@ -71,6 +73,11 @@ def exit_code(task: Callable[[Signals], object]) -> int:
         if isinstance(error, NotImplementedError) and (lacks := str(error).partition(" for the MPS device"))[1]:
             how = "Type PYTORCH_ENABLE_MPS_FALLBACK=1 before the command, which computes it on the CPU, or device=cpu."
             tell(f"error: device=mps: {lacks[0]}. {how}")
+            return 2
+        if (lacks := str(error).partition(_NOT_DETERMINISTIC))[1]:
+            how = "Type device=cpu, another loss or layer in its place, or deterministic=false."
+            what = lacks[0].split()[-1]
+            tell(f"error: deterministic=true: on a GPU torch has no {what} that gives the same bits. {how}")
             return 2
         tell(traceback.format_exc().rstrip())
         tell("error: this is a fault of train itself; please report the lines above.")

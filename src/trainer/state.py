@@ -88,7 +88,9 @@ class Store:
         """The numbers of the parameters that have had no gradient since `zero_grad`."""
         if self._reached is None:
             return []
-        reached = self._world.sum(torch.tensor(self._reached, dtype=torch.int32, device=self.grads.device)).tolist()
+        reached: Sequence[int] = self._reached
+        if self._world.size > 1:  # on a GPU this waits for it
+            reached = self._world.sum(torch.tensor(reached, dtype=torch.int32, device=self.grads.device)).tolist()
         return [i for i, count in enumerate(reached) if not count]
 
     def take_back(self) -> None:

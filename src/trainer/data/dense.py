@@ -48,7 +48,9 @@ def as_tensors(tree: Any, where: str) -> Any:
         return type(tree)(as_tensors(branch, where) for branch in tree)
     if isinstance(tree, Tensor) and (tree.layout != torch.strided or tree.is_nested):
         raise UserError(f"{where} has a sparse tensor. Give its .to_dense().")
-    return _as_tensor(tree, where) if is_array(tree) and not isinstance(tree, Tensor) else tree
+    if isinstance(tree, Tensor):
+        return tree.cpu()  # somebody may have put it on a GPU; batches are put there by who makes them
+    return _as_tensor(tree, where) if is_array(tree) else tree
 
 
 def as_targets(tree: Any, where: str) -> Any:

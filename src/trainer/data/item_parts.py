@@ -197,6 +197,6 @@ def is_picture(part: Any) -> bool:
 def plain(target: Any) -> Any:
     """A target as a number or a word where it is one; otherwise as an array."""
     if isinstance(target, Tensor | np.ndarray | np.generic):
-        array = target.numpy() if isinstance(target, Tensor) else np.asarray(target)
+        array = target.cpu().numpy() if isinstance(target, Tensor) else np.asarray(target)
         return array.item() if array.ndim == 0 else array
     return np.asarray(target) if isinstance(target, list) else target

@@ -181,14 +181,13 @@ class Items:
     def _parted(self, batch: Any) -> tuple[Tree, Tree]:
         """A batch as inputs and targets in the form that losses take."""
         (inputs,), (targets,) = ([batch[0]], [batch[1]]) if self.collate_fn is None else self._parts.of([batch])
-        # Without what it was computed from, which can't leave a worker.
-        inputs = mapped(Tensor.detach, dict(inputs) if isinstance(inputs, Mapping) else inputs)
+        inputs = mapped(_alone, dict(inputs) if isinstance(inputs, Mapping) else inputs)
         if isinstance(inputs, list):
             inputs = tuple(inputs)
         if not leaves(inputs) or num_samples(inputs) == 0:
             raise UserError(f"data: a batch of the {self.name} split has no tensor among its inputs.")
         try:
-            targets = mapped(Tensor.detach, self.reading(targets))
+            targets = mapped(_alone, self.reading(targets))
         except (UserError, KeyError) as error:
             raise UserError(f"data: the {self.name} split: {str(error).strip('.')}.") from error
         if self.collate_fn is not None and self.reading.num_classes is not None:
@@ -208,3 +207,8 @@ class Items:
         owners = (inner, *([self.collate_fn] if self.collate_fn else []))
         modules = [getattr(owner, "__module__", None) or type(owner).__module__ for owner in owners]
         return cut(trust.told(error, [module for module in modules if isinstance(module, str)]), 400)
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    """On the CPU, without what it was computed from, which can't leave a worker."""
+    return tensor.detach().cpu()

@@ -102,8 +102,9 @@ class Area:
 def area(scores: Tensor, is_of: Tensor) -> Tensor:
     """`[N]` scores, and which samples are of the class; 0 where all or none are."""
     ordered, order = scores.sort()
-    counts = ordered.unique_consecutive(return_counts=True)[1].double()
-    ranks = (counts.cumsum(0) - (counts - 1) / 2).repeat_interleave(counts.long())
+    counts = ordered.unique_consecutive(return_counts=True)[1]
+    # Whole numbers are added up: on a GPU torch has no deterministic cumsum of others.
+    ranks = (counts.cumsum(0) - (counts - 1).double() / 2).repeat_interleave(counts)
     number = is_of.sum().double()
     pairs = number * (len(scores) - number)
     wins = (ranks * is_of[order]).sum() - number * (number + 1) / 2
