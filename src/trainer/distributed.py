@@ -204,8 +204,6 @@ def joined(world: World, device: torch.device) -> Iterator[None]:
     if world.size == 1:
         yield
         return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
         wait_for(lambda: dist.init_process_group(backend, timeout=TIMEOUT, **_of_restart(world)), world)

@@ -2,7 +2,9 @@
 
 import os
 import platform
+import shutil
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -127,7 +129,12 @@ def machine() -> str:
     if (info := Path("/proc/cpuinfo")).exists():
         names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
         model = f"{names[0]} ({platform.machine()})" if names else model
-    return f"{time.strftime('%Y-%m-%d')}, {model}, {os.cpu_count()} cores, {platform.system()}"
+    cards = ""
+    if (nvidia := shutil.which("nvidia-smi")) is not None:
+        query = [nvidia, "--query-gpu=name", "--format=csv,noheader"]
+        names = subprocess.run(query, capture_output=True, text=True).stdout.splitlines()
+        cards = "".join(f", {name}" for name in names)
+    return f"{time.strftime('%Y-%m-%d')}, {model}, {os.cpu_count()} cores{cards}, {platform.system()}"
 
 
 def versions(packages: Sequence[str]) -> dict[str, str]:

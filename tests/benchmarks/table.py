@@ -50,6 +50,12 @@ def all_contests(is_short: bool, only: str, mnist: Path | None) -> Iterator[Cont
                 yield some
 
 
+def write(path: Path | None, about: dict[str, Any], rows: list[dict[str, Any]], problems: list[str]) -> None:
+    """Again after every contest: whoever has to stop keeps what was measured by then."""
+    if path is not None:
+        path.write_text(json.dumps({**about, "rows": rows, "problems": problems}, indent=1) + "\n")
+
+
 def shown(figure: float, unit: str) -> str:
     if unit != "s":
         return f"{figure:.0f} {unit}"
@@ -114,6 +120,7 @@ def main() -> int:
     head = ["work", "train", "other", "ratio", "goal", "met", *peers.PEERS]
     print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}", flush=True)
 
+    about = {"machine": rounds.machine(), "versions": versions, "rounds": num_rounds, "slack": slack}
     written: list[dict[str, Any]] = []
     problems: list[str] = []
     for contest in all_contests(arguments.short, arguments.only, arguments.mnist):
@@ -126,10 +133,8 @@ def main() -> int:
         for row in contest.rows:
             print(f"| {' | '.join(cells(row, contest, times, slack))} |", flush=True)
             written.append(record(row, contest, times, slack))
+        write(arguments.json, about, written, problems)
     print(f"\n{time.perf_counter() - start:.0f} s", *problems, sep="\n")
-    if arguments.json:
-        about = {"machine": rounds.machine(), "versions": versions, "rounds": num_rounds, "slack": slack}
-        arguments.json.write_text(json.dumps({**about, "rows": written, "problems": problems}, indent=1) + "\n")
     return 1 if any(row["is_met"] is False for row in written) else 0
 
 

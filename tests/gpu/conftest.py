@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -56,17 +57,20 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     _lines.append(f"{report.outcome:8}{report.duration:8.1f} s  {name}{f'  ({facts})' if facts else ''}")
     if report.failed:
         _lines.append(f"{report.longreprtext}\n")
+    if DEVICE and "PYTEST_XDIST_WORKER" not in os.environ:
+        # After each test: whoever has a GPU for some minutes only has a report, too.
+        lines = sorted(_lines, key=lambda line: "\n" in line)  # the list of all tests, then what went wrong
+        REPORT.write_text("\n".join([*machine(), "", *lines, ""]), encoding="utf-8")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if _lines and DEVICE:
-        lines = sorted(_lines, key=lambda line: "\n" in line)  # the list of all tests, then what went wrong
-        REPORT.write_text("\n".join([*machine(), "", *lines, ""]), encoding="utf-8")
         terminalreporter.write_line(f"the report to send in, as an issue: {REPORT.resolve()}")
     elif _lines:
         terminalreporter.write_line(NO_GPU)
 
 
+@cache
 def machine() -> list[str]:
     """What the tests ran on."""
     lines = [

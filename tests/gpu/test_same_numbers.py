@@ -111,6 +111,15 @@ def test_the_numbers_of_the_cpu(recipe: str, device: str, train: Train, sources:
     assert_close("there", "here", 1e-2 if device == "mps" else 1e-6)
 
 
+def test_data_may_lie_on_the_device(device: str, train: Train) -> None:
+    words = [word for word in (*QUICK, *RECIPES["own"]) if not word.startswith("data.limit")]
+    for name, place in (("here", "cpu"), ("there", device)):
+        Path(f"{name}.py").write_text(OWN.replace("generator=draw)", f"generator=draw).to({place!r})"))
+        own = [word.replace("mine", name) for word in words]
+        train(*own, "dtype=float32" if device == "mps" else "dtype=float64", f"device={device}", f"name={name}")
+    assert numbers("there") == numbers("here")
+
+
 def test_float32_is_near(device: str, train: Train) -> None:
     """A convolution may go by TF32, of ten bits."""
     words = (*QUICK, "model=lenet", *SGD, "eval_every=9")

@@ -53,6 +53,7 @@ def torch_as_new(keeps_threads: bool = False) -> Iterator[None]:
     device, threads = torch.get_default_device(), torch.get_num_threads()
     dtype, products = torch.get_default_dtype(), torch.get_float32_matmul_precision()
     deterministic, onednn = torch.get_deterministic_debug_mode(), torch.backends.mkldnn.enabled
+    gpu = torch.cuda.current_device() if torch.cuda.is_initialized() else 0
     torch.set_default_device(None)
     if torch.get_default_device().type != "cpu":
         raise UserError(f"torch.device({str(device)!r}): run and load can't be called within it. Type device={device}.")
@@ -81,6 +82,8 @@ def torch_as_new(keeps_threads: bool = False) -> Iterator[None]:
             torch.set_deterministic_debug_mode(deterministic)
         if not keeps_threads:
             torch.set_num_threads(threads)
+        if torch.cuda.is_initialized():
+            torch.cuda.set_device(gpu)
         if device.type != "cpu":
             torch.set_default_device(device)
 
@@ -96,6 +99,8 @@ def most_threads() -> int:
 
 def find_device(wanted: str, world: World = ALONE) -> torch.device:
     """The device that `device=` names; `auto` takes a GPU where there is one. Under torchrun each process has its own.
+
+    A GPU with a number is torch's current one from then on: streams, CUDA graphs and pinned memory belong to that.
 
     Raises:
         UserError: there is no such device; lists those that there are.
@@ -126,7 +131,10 @@ def find_device(wanted: str, world: World = ALONE) -> torch.device:
         raise UserError(
             f"device={wanted}: is not there; there is {', '.join(present)}. Type device=auto for the best of them."
         )
-    return torch.device(wanted)
+    found = torch.device(wanted)
+    if found.type == "cuda" and found.index is not None:
+        torch.cuda.set_device(found)
+    return found
 
 
 def refuse_float64(settings: Settings, device: torch.device) -> None:
