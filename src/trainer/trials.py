@@ -1,6 +1,6 @@
 """A look at what a model does, before, beside or after its training, leaves nothing behind."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from weakref import WeakSet
 
@@ -63,6 +63,7 @@ def undisturbed(
     kept = [(tensor, tensor.detach().clone()) for tensor in stored]
     gradients = [(p, p.grad, p.grad.clone()) for p in model.parameters() if p.grad is not None] if is_training else []
     attributes = [_attributes(module) for root in modules for module in root.modules() if is_others(module)]
+    built = _built(modules)
     try:
         with evaluating(model, device, loss), torch.set_grad_enabled(is_training or model in DIFFERENTIATING):
             set_mode(model, is_training)
@@ -77,13 +78,19 @@ def undisturbed(
             for parameter, gradient, saved in gradients:
                 gradient.copy_(saved)
                 parameter.grad = gradient
-        for put_back in attributes:
+        # What makes its layers when it is called first remembers that it has.
+        for put_back in attributes if _built(modules) == built else ():
             put_back()
 
 
 def is_others(module: nn.Module) -> bool:
     """Whether somebody else wrote its class, which may keep anything in it."""
     return type(module).__module__.split(".")[0] not in ("torch", "trainer")
+
+
+def _built(modules: Sequence[nn.Module]) -> list[tuple[str, int]]:
+    """The layers and parameters that there are."""
+    return [(n, id(x)) for root in modules for n, x in (*root.named_modules(), *root.named_parameters())]
 
 
 _OF_ALL = frozenset(vars(nn.Module()))  # attributes of every module

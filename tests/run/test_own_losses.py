@@ -168,6 +168,15 @@ class Reduced(nn.Module):
         return {"some": F.cross_entropy(outputs[targets < 5], targets[targets < 5]), "all": outputs.square().mean()}
 
 
+class Lazy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.LazyLinear(10)
+
+    def forward(self, outputs, targets):
+        return F.cross_entropy(self.layer(outputs), targets)
+
+
 class Counts(nn.Module):
     """What changes with every step of training, in each of the places where a class may keep it."""
 
@@ -344,6 +353,12 @@ def test_a_criterion_of_torchs_under_another_name_is_the_same(train: Train) -> N
     words = ("loss._target_=own_losses.Mine", "batch_size=4", "gradient.accumulate=12")
     train(*QUIET, "model=two_layer", *keys, *words, "name=b")
     assert_close(state("a")["model"], state("b")["model"], rtol=1e-10, atol=1e-14)
+
+
+def test_a_lazy_layer_of_a_loss_trains(train: Train) -> None:
+    found = [train(*QUIET, *of("Plain", "Lazy"), f"max_steps={n}", "name=a")["test/loss"] for n in (1, 3)]
+    assert state("a")["loss"]["parts.0.criterion.layer.weight"].shape == (10, 10)
+    assert found[1] < found[0]
 
 
 @pytest.mark.long

@@ -24,7 +24,7 @@ from trainer.meaning import IGNORED, Classes, Labels, Meaning, Numbers, Places, 
 from trainer.run.classes import weigh_classes
 from trainer.run.environment import Precision, is_out_of_memory
 from trainer.run.instantiate import built, is_complaint, ours, words
-from trainer.run.model import sizes_to_type
+from trainer.run.model import has_lazy, placed, sizes_to_type
 from trainer.run.teacher import with_teacher
 from trainer.run.unregistered import refuse_unregistered, unregistered
 from trainer.trees import called, differentiable, leaves
@@ -56,9 +56,10 @@ def build_loss(
     except UserError as error:
         raise UserError(f"{error}{task_to_type(settings, data) if 'class labels' in str(error) else ''}") from error
     refuse_numbered(settings, loss_fn)
-    note_differentiating(loss_fn, model, sample, precision)
     device = sample_device(sample)
-    loss_fn.to(device, torch.float64 if settings.dtype == "float64" else torch.float32)
+    placed(loss_fn, device, torch.float64 if settings.dtype == "float64" else torch.float32)
+    materialize(settings, loss_fn, model, sample, precision)
+    note_differentiating(loss_fn, model, sample, precision)
     for samples in (data.train, data.val, data.test):
         targets = sample.targets if data.are_own_targets else targets_of(samples)
         if isinstance(targets, Tensor):
@@ -87,6 +88,21 @@ def build_loss(
         group = "loss" if any(output.requires_grad for output in leaves(outputs)) else "model"
         raise UserError(f"{group}={settings.names[group]}: no gradient leads through it; nothing would be learnt.")
     return loss_fn
+
+
+def materialize(
+    settings: Settings, loss_fn: LossFunction, model: nn.Module, sample: Batch, precision: Precision
+) -> None:
+    """Gives lazy parameters of a loss their shapes and first numbers."""
+    if not has_lazy(loss_fn):
+        return
+    with undisturbed(model, sample_device(sample)), precision(), torch.no_grad():
+        outputs = called(model, loss_fn.given(sample.inputs, sample.targets))
+        loss_fn.eval()
+        tried_loss(settings, loss_fn, outputs, sample)
+        loss_fn.train()
+    if has_lazy(loss_fn):
+        raise UserError(f"loss={settings.names['loss']}: has a lazy layer that it does not call. Leave it out.")
 
 
 def refuse_numbered(settings: Settings, loss_fn: LossFunction) -> None:
