@@ -133,3 +133,22 @@ def test_lbfgs_refuses_what_would_lead_it_astray(
     with pytest.raises(UserError, match=message):
         train("optimizer=lbfgs", *words)
     assert not Path("runs").exists()
+
+
+@pytest.mark.long
+def test_a_function_may_make_the_optimizer(tmp_path: Path, train: Train) -> None:
+    """Its keys reach what it calls; one that evaluates the loss several times a step is known by what it says."""
+    (tmp_path / "makers.py").write_text(
+        "import torch\n\n\ndef sgd(params, **options):\n    return torch.optim.SGD(params, **options)\n\n\n"
+        "def lbfgs(params, lr=1.0):\n    return torch.optim.LBFGS(params, lr=lr, max_iter=4, tolerance_change=0)\n\n\n"
+        "def told(params) -> torch.optim.LBFGS:\n    return lbfgs(params)\n\n\ndef none(params):\n    pass\n"
+    )
+    words = ("model=two_layer", "data.limit=113", "max_steps=4", "monitor=off", "threads=1", "trust=[makers]")
+    options = ("optimizer.lr=0.1", "optimizer.momentum=0.9")
+    found = train(*words, "optimizer._target_=makers.sgd", *options)
+    assert found["train/loss"] == pytest.approx(train(*words, "optimizer=sgd", *options)["train/loss"], rel=1e-6)
+    assert train(*words, "optimizer._target_=makers.told", "batch_size=full")["train/loss"] < 1
+    with pytest.raises(UserError, match=r"gives LBFGS, .* Let the function say so: def lbfgs\(\.\.\.\) -> LBFGS"):
+        train(*words, "optimizer._target_=makers.lbfgs", "batch_size=full")
+    with pytest.raises(UserError, match=r"made a NoneType; a torch\.optim\.Optimizer is needed"):
+        train(*words, "optimizer._target_=makers.none")

@@ -84,9 +84,9 @@ def resolve(key: str, target: str, kind: type, own: tuple[str, ...]) -> Any:
     if inspect.isclass(found):
         makes: Any = found
     elif isinstance(found, types.FunctionType) and ("." not in found.__qualname__ or belongs(target, own)):
-        makes = _annotated(found)
+        makes = annotated(found)
     elif inspect.ismethod(found) and inspect.isclass(found.__self__) and belongs(target, own):
-        makes = _annotated(found.__func__)  # of a class method
+        makes = annotated(found.__func__)  # of a class method
     else:
         raise UserError(f"{where}: is a {type(found).__name__}; a class or a function is needed.")
     if not belongs(found.__module__, packages):
@@ -119,7 +119,7 @@ def _if_yours(name: str) -> str:
     return f" If it is yours, type trust=[{package}]."
 
 
-def _annotated(function: Any) -> Any:
+def annotated(function: Any) -> Any:
     """What a function says that it returns."""
     try:
         return get_type_hints(function).get("return", object)

@@ -46,10 +46,8 @@ def as_tensors(tree: Any, where: str) -> Any:
         return {name: as_tensors(branch, f"{where}, {name},") for name, branch in tree.items()}
     if type(tree) in (tuple, list):
         return type(tree)(as_tensors(branch, where) for branch in tree)
-    if isinstance(tree, Tensor) and (tree.layout != torch.strided or tree.is_nested):
-        raise UserError(f"{where} has a sparse tensor. Give its .to_dense().")
     if isinstance(tree, Tensor):
-        return tree.cpu()  # somebody may have put it on a GPU; batches are put there by who makes them
+        return _as_dense(tree, where)
     return _as_tensor(tree, where) if is_array(tree) else tree
 
 
@@ -58,6 +56,18 @@ def as_targets(tree: Any, where: str) -> Any:
     found = as_tensors(tree, where)
     is_whole = isinstance(found, Tensor) and not found.is_floating_point() and not found.is_complex()
     return found.long() if is_whole else found
+
+
+def _as_dense(tensor: Tensor, where: str) -> Tensor:
+    if tensor.layout != torch.strided or tensor.is_nested:
+        raise UserError(f"{where} has a sparse tensor. Give its .to_dense().")
+    if tensor.is_meta:
+        raise UserError(f"{where} has a tensor without numbers, on the device meta. Give one that has them.")
+    tensor = tensor.cpu()  # somebody may have put it on a GPU; batches are put there by who makes them
+    if tensor.is_floating_point() and tensor.element_size() == 1:  # torch hardly computes with 8 bits
+        return tensor.float()
+    has_one_for_many = any(size > 1 and not stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.contiguous() if has_one_for_many else tensor  # as of `expand`: nothing can be written into it
 
 
 def _as_tensor(part: Any, where: str) -> Tensor:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from trainer.data.apart import class_names, labels_apart, targets_apart
 from trainer.data.dense import are_words, as_targets, as_tensors, is_array
-from trainer.data.item_targets import Labels, Reading
+from trainer.data.item_targets import Labels, Reading, are_one_hot, as_numbers
 from trainer.data.items import Items
 from trainer.data.loader import read
 from trainer.data.quoting import listed
@@ -219,10 +219,14 @@ def _reread(data: Data, name: str, asked: Asked) -> Data:
     targets = data.train.targets
     if data.are_own_targets or not isinstance(targets, Tensor) or not isinstance(data.train, Samples):
         return data
+    _refuse_complex_classes(targets, data, asked, name)
     given = {split: getattr(data, split).targets for split in SPLITS if getattr(data, split) is not None}
     if _is_column(targets, data, asked):
         given, targets = {split: part.flatten() for split, part in given.items()}, targets.flatten()
         data = _with_targets(data, given)
+    if _may_be_one_hot(targets, data, asked) and all(map(are_one_hot, given.values())):
+        classes = {split: part.int().argmax(1) for split, part in given.items()}
+        return _with_targets(_of_columns(data, targets.shape[1], asked), classes)
     if asked.num_classes is not None and asked.task != "regression":
         data = replace(data, num_classes=asked.num_classes)
     if asked.task == "multilabel":
@@ -230,14 +234,14 @@ def _reread(data: Data, name: str, asked: Asked) -> Data:
         return _with_targets(replace(data, is_multilabel=True, num_classes=None), cast)
     if asked.task == "regression":
         _refuse_classes_of_numbers(asked.num_classes, name)
-        cast = {split: _as_numbers(part) for split, part in given.items()}
+        cast = {split: as_numbers(part) for split, part in given.items()}
         return _with_targets(replace(data, num_classes=None), cast)
     if asked.task == "classification" and (whole := as_whole(targets)) is not None and targets.is_floating_point():
         given = {split: part if (found := as_whole(part)) is None else found for split, part in given.items()}
         targets = whole
     task = _task(targets, data, asked, name)
     if task == "regression" and targets.dim() == 1:
-        return _with_targets(replace(data, ignored=asked.ignored), {s: _as_numbers(part) for s, part in given.items()})
+        return _with_targets(replace(data, ignored=asked.ignored), {s: as_numbers(part) for s, part in given.items()})
     if data.num_classes is None and task == "classification":
         labels, more = _labels_and_names(given, data, name, asked)
         classes = given if labels is None else {split: labels(part) for split, part in given.items()}
@@ -245,10 +249,29 @@ def _reread(data: Data, name: str, asked: Asked) -> Data:
     return replace(data, ignored=asked.ignored)
 
 
+def _refuse_complex_classes(targets: Any, data: Data, asked: Asked, name: str) -> None:
+    is_of_classes = asked.task not in ("auto", "regression") or data.num_classes is not None or data.is_multilabel
+    if is_of_classes and isinstance(targets, Tensor) and targets.is_complex():
+        raise UserError(f"data={name}: has complex numbers as targets, which are no classes. Leave data.task out.")
+
+
 def _is_column(targets: Any, data: Data, asked: Asked) -> bool:
-    """Whether targets are `[N, 1]` whole numbers, which are one class each unless somebody says otherwise."""
-    is_one = isinstance(targets, Tensor) and targets.dim() == 2 and targets.shape[1] == 1 and _is_whole(targets)
-    return is_one and asked.task in ("auto", "classification") and not data.is_multilabel
+    """Whether targets are `[N, 1]` whole numbers, or said to be classes, which are one class each."""
+    is_one = isinstance(targets, Tensor) and targets.dim() == 2 and targets.shape[1] == 1 and not data.is_multilabel
+    return is_one and (asked.task == "classification" or (asked.task == "auto" and _is_whole(targets)))
+
+
+def _may_be_one_hot(targets: Any, data: Data, asked: Asked) -> bool:
+    """Whether targets that are said to be classes are a row for each sample, and no class for each place of it."""
+    is_one = asked.task == "classification" and isinstance(targets, Tensor) and are_one_hot(targets)
+    return is_one and (targets.is_floating_point() or leaves(data.example[0])[0].shape[:2] != targets.shape[:2])
+
+
+def _of_columns(data: Data, num_columns: int, asked: Asked) -> Data:
+    """With as many classes as one-hot targets have columns."""
+    if asked.num_classes not in (None, num_columns):
+        raise UserError(f"data.num_classes={asked.num_classes}: the targets have {num_columns} columns. Leave it out.")
+    return replace(data, num_classes=num_columns, ignored=asked.ignored)
 
 
 def _refuse_classes_of_numbers(num_classes: int | None, name: str) -> None:
@@ -267,11 +290,6 @@ def as_whole(targets: Tensor) -> Tensor | None:
         return None
     column = targets.flatten()
     return column.long() if bool((column == column.floor()).all()) else None
-
-
-def _as_numbers(targets: Tensor) -> Tensor:
-    targets = targets if targets.is_floating_point() else targets.double()
-    return targets.unsqueeze(1) if targets.dim() == 1 else targets
 
 
 def _are_shares(targets: Any) -> bool:
@@ -389,7 +407,11 @@ def _understood(data: Data, name: str, asked: Asked) -> Data:
     first = data.train.raw_targets(("first", [0]))[0]
     if data.are_own_targets or targets is None or (not isinstance(targets, Tensor) and not _are_words(targets)):
         return data
-    if _is_column(targets, data, asked):
+    _refuse_complex_classes(targets, data, asked, name)
+    if _may_be_one_hot(targets, data, asked) and (classes := _one_hot_classes(data, targets.shape[1:])) is not None:
+        data = _told(_of_columns(data, targets.shape[1], asked), are_one_hot=True, num_classes=targets.shape[1])
+        return replace(data, **{split: replace(getattr(data, split), known=part) for split, part in classes.items()})
+    if isinstance(first, np.ndarray) and _is_column(targets, data, asked):
         data, targets, first = _told(data, is_column=True), targets.flatten(), first.item()
     task = _task(targets, data, asked, name)
     if task == "multilabel":
@@ -406,6 +428,19 @@ def _understood(data: Data, name: str, asked: Asked) -> Data:
         data = replace(data, class_names=named if data.class_names or len(named) == data.num_classes else ())
         return _known(_told(data, num_classes=data.num_classes), name)
     return _counted(data, name, asked, is_scalar=not isinstance(first, np.ndarray))
+
+
+def _one_hot_classes(data: Data, shape: tuple[int, ...]) -> dict[str, Tensor] | None:
+    """The classes of all items by split; None where the target of one is no row of this shape with a single 1."""
+    found = {}
+    for split in SPLITS:
+        if (items := getattr(data, split)) is not None:
+            rows = _all_targets(items, data.num_workers)
+            are_alike = {np.shape(row) for row in rows} == {shape}
+            if not are_alike or not are_one_hot(targets := torch.from_numpy(np.stack(rows))):
+                return None
+            found[split] = targets.int().argmax(1)
+    return found
 
 
 def _known(data: Data, name: str) -> Data:
@@ -445,7 +480,8 @@ def _task(targets: Any, data: Data, asked: Asked, name: str) -> str:
     if targets.dim() == 2 and first.shape[:2] != targets.shape[:2]:
         raise UserError(
             f"data={name}: targets are whole numbers of shape {list(targets.shape[1:])}. Type data.task=multilabel for "
-            "0 and 1 of several labels, data.task=classification for a class at each place, or data.task=regression."
+            "0 and 1 of several labels, data.task=classification for rows with a single 1 or a class at each place, or "
+            "data.task=regression."
         )
     return "classification"
 

@@ -1,4 +1,4 @@
-"""A look for the same inputs among the items of two splits, in a short time."""
+"""A look at some items of a split in a short time: for inputs that another has, too, and for targets out of bounds."""
 
 import contextlib
 import hashlib
@@ -15,9 +15,11 @@ from torch import Tensor
 from trainer.data.item_parts import is_picture
 from trainer.data.items import Items
 from trainer.errors import UserError
+from trainer.trees import Tree, joined
 
 LOOK_FOR = 0.5  # seconds
 MOST_AT_ONCE = 64  # items
+MOST_TARGETS = 512
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,15 @@ def looked_at(items: dict[str, Items]) -> dict[str, Looked]:
                 found[name].digests.update(zip(rows, map(_digest_of, inputs), strict=True))
         start, size = start + size, min(2 * size, MOST_AT_ONCE)
     return found
+
+
+def some_targets(items: Items) -> Tree:
+    """Targets of items that lie all over a split, as losses get them: of at most `MOST_TARGETS`, in a short time."""
+    found, start, size, end = [], 0, 1, time.monotonic() + LOOK_FOR / 2
+    while start < min(len(items), MOST_TARGETS) and time.monotonic() < end:
+        found.append(items.load(("targets", _spread(len(items), start, size)))[1])
+        start, size = start + size, min(2 * size, MOST_AT_ONCE)
+    return joined(found)
 
 
 def _spread(num_items: int, start: int, size: int) -> list[int]:

@@ -197,6 +197,11 @@ def is_picture(part: Any) -> bool:
 def plain(target: Any) -> Any:
     """A target as a number or a word where it is one; otherwise as an array."""
     if isinstance(target, Tensor | np.ndarray | np.generic):
-        array = target.cpu().numpy() if isinstance(target, Tensor) else np.asarray(target)
+        array = _as_array(target) if isinstance(target, Tensor) else np.asarray(target)
         return array.item() if array.ndim == 0 else array
     return np.asarray(target) if isinstance(target, list) else target
+
+
+def _as_array(target: Tensor) -> np.ndarray[Any, Any]:
+    is_unknown = target.is_floating_point() and target.dtype not in (torch.float16, torch.float32, torch.float64)
+    return (target.float() if is_unknown else target).numpy(force=True)  # NumPy has no bfloat16

@@ -13,6 +13,18 @@ from trainer.meaning import IGNORED
 from trainer.trees import Tree
 
 
+def are_one_hot(targets: Tensor) -> bool:
+    """Whether they are rows `[N, K]` with a 1 in one place and else 0."""
+    is_row = targets.dim() == 2 and targets.shape[1] > 1 and bool(((targets == 0) | (targets == 1)).all())
+    return is_row and bool((targets.sum(1) == 1).all())
+
+
+def as_numbers(targets: Tensor) -> Tensor:
+    """Those to regress on, with a dimension beside that of the samples; complex ones keep both of their parts."""
+    targets = targets if targets.is_floating_point() or targets.is_complex() else targets.double()
+    return targets.unsqueeze(1) if targets.dim() == 1 else targets
+
+
 @dataclass(frozen=True)
 class Labels:
     """Which labels of a data set are classes 0, 1 ...
@@ -49,6 +61,7 @@ class Reading:
         are_numbers: they are numbers, though whole ones.
         ignored: the label of places that have no class.
         is_column: each is a row of one class, `[N, 1]`.
+        are_one_hot: each is a row with a 1 in the place of its class, `[N, num_classes]`.
     """
 
     labels: Labels | None = None
@@ -57,6 +70,7 @@ class Reading:
     are_numbers: bool = False
     ignored: int = IGNORED
     is_column: bool = False
+    are_one_hot: bool = False
 
     def __call__(self, targets: Any) -> Tree:
         """A batch of targets as losses take them.
@@ -66,16 +80,22 @@ class Reading:
         """
         if self.is_column and isinstance(targets, Tensor):
             targets = targets.flatten()
+        if self.are_one_hot and isinstance(targets, Tensor):
+            if not are_one_hot(targets):
+                raise UserError("a target is no row of 0 with one 1, as the others are")
+            return targets.int().argmax(1)
         if self.labels is not None and targets is not None:
             return self.labels(targets)
         if not isinstance(targets, Tensor):
             return dict(targets) if isinstance(targets, Mapping) else targets
         if self.is_multilabel:
+            if bool((is_other := (targets != 0) & (targets != 1)).any()):
+                raise UserError(f"a target is {targets[is_other][0].item():.4g}; several labels are 0 and 1")
             return targets.float() if not targets.is_floating_point() else targets
-        if self.are_numbers and not targets.is_floating_point():
-            targets = targets.double()
+        if self.are_numbers:
+            targets = as_numbers(targets)
         if self.num_classes is None:
-            return targets.unsqueeze(1) if targets.dim() == 1 and targets.is_floating_point() else targets
+            return as_numbers(targets) if targets.is_floating_point() or targets.is_complex() else targets
         if targets.is_floating_point():  # others than whole ones are told by whoever checks the data
             is_whole = targets.dim() == 1 and bool((targets == targets.floor()).all())
             return targets.long() if is_whole else targets

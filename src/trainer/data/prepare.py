@@ -242,12 +242,16 @@ def _fingerprint(samples: Samples | ImageFiles | Items) -> Fingerprint:
         content = samples.content()
         return Fingerprint(told if content is None else f"{told}, files {content}")
     if isinstance(samples, Items):
-        return Fingerprint(told, _sums([leaf.double() for row in _some_rows(samples) for leaf in row]))
-    whole = [torch.view_as_real(leaf) if leaf.is_complex() else leaf for leaf in leaves(samples.inputs)]
+        return Fingerprint(told, _sums([_real(leaf).double() for row in _some_rows(samples) for leaf in row]))
+    whole = [*map(_real, leaves(samples.inputs))]
     exact = ", ".join(f"{checksum(leaf):08x}" for leaf in whole if not leaf.is_floating_point())
     return Fingerprint(
         f"{told}, inputs {exact}" if exact else told, _sums([leaf for leaf in whole if leaf.is_floating_point()])
     )
+
+
+def _real(tensor: Tensor) -> Tensor:
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
 def _some_rows(items: Items, draws: str = "fingerprint") -> list[list[Tensor]]:

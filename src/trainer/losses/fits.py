@@ -182,11 +182,22 @@ def refuse_other_shapes(
             raise UserError(f"{gives} {num_classes} classes. {loss} takes one output per class: [N, {num_classes}].")
         refuse_other_length(f"{key}.weight", weight, num_classes)
         return
+    if outputs.is_complex() or targets.is_complex():
+        refuse_complex(criterion, f"{loss}: takes real numbers", outputs, targets)
     num_outputs = outputs.shape[-1] if outputs.dim() == 2 else 1  # of a mask one number for all places
     for name in ("weight", "pos_weight"):
         refuse_other_length(f"{key}.{name}", getattr(criterion, name, None), num_outputs)
     if targets.shape != outputs.shape:
         raise UserError(f"{gives} targets of shape {list(targets.shape)}. {loss} takes equal shapes.")
+
+
+def refuse_complex(criterion: nn.Module, takes: str, outputs: Tensor, targets: Tensor) -> None:
+    """Raises UserError but for absolute differences, which are real: of others torch may take the real part alone."""
+    if isinstance(criterion, nn.L1Loss):
+        return
+    which = "outputs and targets" if outputs.is_complex() and targets.is_complex() else "outputs"
+    which = which if outputs.is_complex() else "targets"
+    raise UserError(f"{takes}, and the {which} are complex. Give torch.view_as_real of them, or a loss of your own.")
 
 
 def refuse_other_targets(criterion: nn.Module, meaning: Meaning, names: Mapping[str, str], targets: Tensor) -> None:

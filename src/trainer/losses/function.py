@@ -124,6 +124,11 @@ class LossFunction(nn.Module):
         for term in self.terms:
             term.check(outputs, targets)
 
+    @property
+    def bounds_targets(self) -> bool:
+        """Whether a criterion is not defined for all numbers: then those of a whole split are looked at."""
+        return any(term.bounds_targets for term in self.terms)
+
     def check_targets(self, targets: Any) -> None:
         """See `Term.check_targets`."""
         for term in self.terms:

@@ -12,7 +12,7 @@ from trainer.errors import UserError
 from trainer.losses.criteria import Focal, SumSquaredError
 from trainer.losses.fits import WANTS, compared_with, refuse_no_fit, refuse_other_shapes, refuse_other_targets, torchs
 from trainer.losses.own import FromFunction
-from trainer.meaning import Classes, Meaning, Places, Unread
+from trainer.meaning import Classes, Meaning, Numbers, Places, Unread
 
 # How the losses of parts of a batch come to that of the whole: by the parts' shares of its samples; by their shares of
 # what its targets weigh; as a sum; or not at all.
@@ -92,6 +92,12 @@ class Term(nn.Module):
             )
         refuse_other_shapes(self.criterion, self.meaning, self.names, self.key, found, self.targets(found, targets))
         self.check_targets(targets)
+
+    @property
+    def bounds_targets(self) -> bool:
+        """Whether there are numbers that the criterion takes and others that it does not."""
+        is_of_numbers = self.wants is not None and isinstance(self.meaning, Numbers)
+        return is_of_numbers and self.wants is not None and (self.wants.targets != "values" or bool(self.wants.only))
 
     def check_targets(self, targets: Tensor) -> None:
         """Refuses targets outside what the criterion is defined for; `targets`: all of a split."""

@@ -85,6 +85,8 @@ def meaning_of(
     """
     if not isinstance(targets, Tensor):
         return Unread(num_classes or 0)
+    if targets.is_complex():
+        return Unread(math.prod(targets.shape[1:]))
     if is_multilabel:
         return Labels(math.prod(targets.shape[1:]), tuple(names))
     if num_classes is None:

@@ -119,7 +119,7 @@ class Numbers(NothingCounted):
     def fitted(self, outputs: Tree, targets: Tree) -> Self:
         scores = self.scores_of(outputs)
         is_one = scores is not None and isinstance(targets, Tensor) and scores.shape == targets.shape
-        is_read = is_one and self.link != "none"
+        is_read = is_one and self.link != "none" and scores is not None and not scores.is_complex()
         return replace(self, is_judged=is_read and scores is not None and scores.dim() == 2)
 
     def judged(self, outputs: Tree, targets: Tensor) -> dict[str, Tensor]:

@@ -13,6 +13,8 @@ from trainer import trees
 from trainer.config.settings import Settings
 from trainer.data.batches import Batch, Batches, first_samples
 from trainer.data.given import as_whole
+from trainer.data.item_leaks import some_targets
+from trainer.data.items import Items
 from trainer.data.prepare import Splits, targets_of
 from trainer.data.quoting import listed
 from trainer.data.source import Data
@@ -62,6 +64,8 @@ def build_loss(
     note_differentiating(loss_fn, model, sample, precision)
     for samples in (data.train, data.val, data.test):
         targets = sample.targets if data.are_own_targets else targets_of(samples)
+        if targets is None and isinstance(samples, Items) and loss_fn.bounds_targets:
+            targets = some_targets(samples)
         if isinstance(targets, Tensor):
             loss_fn.check_targets(targets)
     # With gradients, to see that there is one.
@@ -127,7 +131,7 @@ def are_taken_for_classes(settings: Settings, meaning: Meaning) -> bool:
 
 def task_to_type(settings: Settings, data: Data) -> str:
     """What to type where the targets are numbers that look like classes, or classes that look like numbers."""
-    targets = targets_of(data.train)
+    targets = data.example[1]
     if are_taken_for_classes(settings, data.meaning):
         return " Or data.task=regression, if these are numbers and no classes."
     if (
@@ -256,9 +260,7 @@ def doubts_of_loss(settings: Settings, loss_fn: LossFunction, model: nn.Module, 
             )
     is_of_shares = isinstance(meaning, Numbers) and any(term.compared_with == "shares" for term in loss_fn.terms)
     if is_of_shares and bool(((sample.targets == 0) | (sample.targets == 1)).all()):
-        is_file = settings.group("data")["_target_"] in ("trainer.data.arrays.load", "trainer.data.table.load")
-        how = "Type data.task=classification" if is_file else "Give the number of the class, targets.argmax(1),"
-        found.append(f"the targets look one-hot. {how} to have an accuracy.")
+        found.append("the targets look one-hot. Type data.task=classification to have an accuracy.")
     if any(term.kind == "whole" for term in loss_fn.terms):
         is_at_once = not loss_fn.differentiates_inputs and not loss_fn.is_of_model
         how = f"take it over the whole split, up to {MOST_AT_ONCE:,} samples at once" if is_at_once else "take the mean"

@@ -41,6 +41,7 @@ def build_optimizer(settings: Settings, model: nn.Module, store: Store) -> Optim
         return build_groups(settings, store, groups)
     if not is_elementwise or (store.is_watched and not settings.fast):
         optimizer: Optimizer = made(settings, "optimizer", make, store.parameters)
+        refuse_other_than_optimizer(settings, optimizer)
         if settings.is_own("optimizer") or store.is_watched:
             hide_unreached(optimizer, store)
         return optimizer
@@ -62,8 +63,26 @@ def build_optimizer(settings: Settings, model: nn.Module, store: Store) -> Optim
 
 def takes_closure(settings: Settings) -> bool:
     """Whether an optimizer evaluates the loss several times a step."""
-    closure = trust.parameters(found(settings, "optimizer").step).get("closure")
+    kind = found(settings, "optimizer")
+    return needs_closure(kind if isinstance(kind, type) else trust.annotated(kind))
+
+
+def needs_closure(optimizer: Any) -> bool:
+    """Whether `step` of an optimizer, or of its class, can't be called without a closure."""
+    closure = trust.parameters(optimizer.step).get("closure") if hasattr(optimizer, "step") else None
     return closure is not None and closure.default is closure.empty
+
+
+def refuse_other_than_optimizer(settings: Settings, made: Any) -> None:
+    """Raises UserError for what a function of the user's gave, where a run can't step with it."""
+    target, name = settings.group("optimizer")["_target_"], type(made).__name__
+    if not isinstance(made, Optimizer):
+        raise UserError(f"optimizer._target_={target}: made a {name}; a torch.optim.Optimizer is needed.")
+    if needs_closure(made):
+        raise UserError(
+            f"optimizer._target_={target}: gives {name}, which evaluates the loss several times a step. Let the "
+            f"function say so: def {target.rpartition('.')[2]}(...) -> {name}."
+        )
 
 
 def refuse_astray(settings: Settings) -> None:
