@@ -208,6 +208,7 @@ class TrainingState:
         average: of the weights, beside them.
         is_over: it is to end here, before its last step.
         data: split to what tells it from another, see `trainer.data.prepare.fingerprint`.
+        others: objects of the user's that are no modules, by what they are called: an optimizer, a data set.
     """
 
     model: nn.Module
@@ -229,9 +230,19 @@ class TrainingState:
     is_over: bool = False
     data: dict[str, Fingerprint] = field(default_factory=dict)
     world: World = ALONE
+    others: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._plain_at_start = plain_numbers(model=self.model, loss=self.loss)
+        self._plain_at_start = self._plain()
+
+    def _plain(self) -> dict[str, float]:
+        """Numbers in attributes of the user's objects. True and False are left out where they may say what is open."""
+        return plain_numbers(model=self.model, loss=self.loss) | {
+            f"{name}.{attribute}": +value
+            for name, it in self.others.items()
+            for attribute, value in vars(it).items()
+            if type(value) in (int, float) and value == value
+        }
 
     def validated(self, loss: float) -> None:
         """After a validation that would be due in a longer training, too; `last` has its numbers."""
@@ -309,12 +320,12 @@ class TrainingState:
 
     def _changed_plain(self) -> dict[str, float]:
         """Numbers in plain attributes that are no longer what they were when the training was built."""
-        now = plain_numbers(model=self.model, loss=self.loss)
+        now = self._plain()
         return {name: value for name, value in now.items() if self._plain_at_start.get(name, value) != value}
 
     def not_taken_up(self, state: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
         """Plain attributes that had changed in the training of a checkpoint: as they are now, and as they were then."""
-        now = plain_numbers(model=self.model, loss=self.loss)
+        now = self._plain()
         return {n: (now[n], then) for n, then in state.get("plain", {}).items() if n in now and now[n] != then}
 
     def refuse_other_data(self, state: dict[str, Any]) -> list[str]:

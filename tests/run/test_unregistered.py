@@ -94,3 +94,58 @@ def test_what_is_not_to_be_trained_may_lie_anywhere(
     Path("apart.py").write_text(NETS)
     assert train("model._target_=apart.Fine", "trust=[apart]", "max_steps=1", "monitor=off")["num_parameters"] == 650
     assert "model=Fine: nothing calls its training_step; the loss is loss=cross_entropy, the" in capfd.readouterr().out
+
+
+COUNTS = """
+import torch
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import Dataset
+
+
+class Opt(torch.optim.Optimizer):
+    def __init__(self, params, lr=0.01):
+        super().__init__(params, {"lr": lr})
+        self.calls = 0
+
+    @torch.no_grad()
+    def step(self):
+        self.calls += 1
+        for group in self.param_groups:
+            group["kept"] = group.get("kept", 0) + 1
+            for parameter in group["params"]:
+                parameter.add_(parameter.grad, alpha=-group["lr"] / self.calls)
+
+
+class Schedule(LRScheduler):
+    def get_lr(self):
+        self.seen = getattr(self, "seen", 0) + 1
+        return [0.99 * group["lr"] for group in self.optimizer.param_groups]
+
+
+class Items(Dataset):
+    def __init__(self):
+        self.reads, self.is_open, self.size = 0, False, 40
+
+    def __len__(self):
+        return self.size
+
+    def __getitem__(self, i):
+        self.reads, self.is_open = self.reads + 1, True
+        return torch.full((4,), i / self.size), i % 2
+"""
+
+
+@pytest.mark.long
+def test_numbers_of_optimizers_and_data_sets_that_no_checkpoint_keeps_are_named(
+    train: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not those that one keeps, nor whether a file is open."""
+    (tmp_path / "counts.py").write_text(COUNTS)
+    words = ("optimizer._target_=counts.Opt", "scheduler._target_=counts.Schedule", "data._target_=counts.Items")
+    for max_steps in (4, 8):
+        more = ("model=two_layer", "trust=[counts]", "monitor=off", "data.num_workers=0", f"max_steps={max_steps}")
+        assert "no checkpoint keeps" not in capsys.readouterr().out
+        train(*words, *more, "batch_size=16", "name=c")
+    lines = [line for line in capsys.readouterr().out.splitlines() if "no checkpoint keeps it" in line]
+    assert [line.split()[1] for line in lines] == ["optimizer.calls", "data.reads"]
+    assert "it goes on from 0, not 4. If the training depends on it, keep it in param_groups" in lines[0]

@@ -233,6 +233,16 @@ def take_folder(folder: Path, parts: Parts, closing: contextlib.ExitStack) -> No
         raise cannot_write(folder, error) from error
 
 
+# What can be done about a number that no checkpoint keeps, by whose it is.
+KEPT_BY = {
+    "model": "keep it by register_buffer",
+    "loss": "keep it by register_buffer",
+    "optimizer": "keep it in param_groups",
+    "scheduler": "have its state_dict keep it",
+    "data": "have a sample depend on its index alone",
+}
+
+
 def load(training: Training) -> None:
     """Takes up the newest whole checkpoint, if there is one.
 
@@ -266,10 +276,10 @@ def take_up(training: Training, state: Config) -> None:
             )
         parts.state.load_state_dict(state)
         for name, (now, then) in parts.state.not_taken_up(state).items():
+            how = KEPT_BY[name.partition(".")[0]]
             training.warnings.append(
-                f"warning: {name} changes while it trains, and no checkpoint keeps it: it goes on from "
-                f"{now:.6g}, not {then:.6g}. If the training depends on it, keep it by register_buffer: "
-                "train help resume"
+                f"warning: {name} changes while it trains, and no checkpoint keeps it: it goes on from {now:.6g}, not "
+                f"{then:.6g}. If the training depends on it, {how}: train help resume"
             )
         if "diagnosis" in state:
             training.diagnosis.load_state_dict(state["diagnosis"])

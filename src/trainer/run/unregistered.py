@@ -1,11 +1,12 @@
-"""Weights that a loss depends on and no optimizer knows: layers in a plain list, tensors that are no parameters."""
+"""What nobody would train or save: layers in a plain list, tensors that are no parameters, attributes of the user's."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from trainer.config.settings import Settings
+from trainer.config.trust import belongs
 from trainer.errors import UserError
 from trainer.losses.function import LossFunction
 
@@ -69,3 +70,30 @@ def weights_in(value: Any, depth: int = 3) -> Iterator[Tensor]:
     elif depth and isinstance(value, list | tuple | dict):
         for item in value.values() if isinstance(value, dict) else value:
             yield from weights_in(item, depth - 1)
+
+
+def own_objects(own: Sequence[str], depth: int = 5, **roots: object) -> dict[str, object]:
+    """Objects of the user's classes by where they are found, as `optimizer` and `data.pool`; modules are none of them.
+
+    Args:
+        own: the user's packages.
+        depth: how far it is looked into what holds them.
+        roots: these and what they hold are looked through, as far as it is the user's, torch's or this tool's.
+    """
+    found: dict[str, object] = {}
+    seen: set[int] = set()
+    ahead = [(name, root, depth) for name, root in roots.items()]
+    while ahead:
+        name, it, left = ahead.pop(0)
+        if isinstance(it, list | tuple) and left:
+            ahead += [(name, item, left - 1) for item in it[:10]]
+        is_own = belongs(type(it).__module__, own)
+        is_looked_into = is_own or type(it).__module__.split(".")[0] in ("trainer", "torch")
+        if id(it) in seen or not is_looked_into or not hasattr(it, "__dict__") or isinstance(it, nn.Module | Tensor):
+            continue
+        seen.add(id(it))
+        if is_own:
+            found.setdefault(name, it)
+        if left:
+            ahead += [(f"{name}.{key}" if is_own else name, value, left - 1) for key, value in vars(it).items()]
+    return found
