@@ -57,6 +57,22 @@ class Moving(nn.Module):
         if self.training:
             self.mean.lerp_(outputs.detach().mean(0), 0.1)
         return nn.functional.cross_entropy(outputs - self.mean, targets)
+
+
+def streaks(outputs, targets):
+    right = outputs.argmax(1) == targets
+    return (right[1:] & right[:-1]).double().mean()
+
+
+class Furthest:
+    def reset(self):
+        self.number = 0.0
+
+    def update(self, outputs, targets):
+        self.number = max(self.number, outputs.abs().max().item())
+
+    def compute(self):
+        return self.number
 """
 RECIPES: Mapping[str, tuple[str, ...]] = {
     # 1,258 samples in batches of 150: the ninth and last has 58.
@@ -69,6 +85,8 @@ RECIPES: Mapping[str, tuple[str, ...]] = {
         "loss.terms.cross_entropy.criterion.ignore_index=3",
         "loss.terms.cross_entropy.criterion.weight=[1,2,3,4,5,0.5,1,2,3,9]",
         "+loss.terms.near={weight:0.1,criterion:{_target_:losses.Near}}",
+        *("metric.streaks._target_=losses.streaks", "metric.streaks.larger_is_better=true"),
+        *("metric.furthest._target_=losses.Furthest", "metric.furthest.larger_is_better=false"),
     ),
     "a plateau, and a penalty": (
         "loss=composite",

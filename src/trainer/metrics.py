@@ -11,7 +11,7 @@ from torch import Tensor
 
 from trainer.distributed import ALONE, World
 from trainer.meaning import Meaning
-from trainer.trees import Tree, joined, leaves
+from trainer.trees import Tree, joined, leaves, mapped
 
 # Outputs of a split are given to a metric so many numbers at a time: each call has a price of its own.
 AT_ONCE = 1 << 22
@@ -114,13 +114,42 @@ class OfAll:
         return self.function(outputs=outputs, targets=targets)
 
 
+class OfRanks:
+    """A metric of the user's where several processes have a share of the samples each: all of them give it all samples.
+
+    What it adds up by itself nobody could put together.
+    """
+
+    def __init__(self, metric: Metric, world: World) -> None:
+        self.metric, self.world = metric, world
+        self._kept: list[tuple[Tree, Tree]] = []
+
+    def reset(self) -> None:
+        self._kept = []
+
+    def update(self, outputs: Tree, targets: Tree) -> None:
+        self._kept.append((outputs, targets))
+
+    def sync(self) -> None:
+        """Takes in the samples of the others, in the order of the split."""
+        device = next((leaf.device for pair in self._kept for leaf in leaves(pair)), torch.device("cpu"))
+        gathered = self.world.gather([mapped(Tensor.cpu, pair) for pair in self._kept])
+        self._kept = [mapped(lambda tensor: tensor.to(device), pair) for kept in gathered for pair in kept]
+
+    def compute(self) -> Any:
+        self.metric.reset()
+        for outputs, targets in self._kept:
+            self.metric.update(outputs, targets)
+        return self.metric.compute()
+
+
 def takes_scores(metric: Any) -> bool:
     """Whether it takes what `meaning.measured` makes of outputs and targets."""
     return type(metric).__module__.startswith("torchmetrics.") or getattr(metric, "is_scored", False) is True
 
 
 def computed(metric: Any, world: World) -> Any:
-    """What a metric gives; that of torchmetrics puts together what the processes have, and takes it apart again."""
+    """What a metric gives, which puts together what the processes have; that of torchmetrics takes it apart again."""
     if world.size > 1:
         metric.sync()
     return metric.compute()

@@ -18,7 +18,7 @@ from trainer.distributed import World
 from trainer.errors import UserError
 from trainer.losses.function import LossFunction
 from trainer.meaning import Meaning
-from trainer.metrics import Metrics, OfAll, placed
+from trainer.metrics import Metrics, OfAll, OfRanks, placed
 from trainer.run.environment import first_line
 from trainer.trees import called
 from trainer.trials import undisturbed
@@ -66,7 +66,9 @@ def quick(settings: Settings, config: Mapping[str, Any], meaning: Meaning, devic
 def refuse_name(name: str, config: Any) -> None:
     """Raises UserError for a name that can't stand in a tag, or without a class."""
     if not isinstance(config, Mapping):
-        raise UserError(f"metric.{name}={schema.shown(config)}: holds keys of its own. Try metric=[{name}].")
+        is_own = isinstance(config, str) and "." in config
+        how = f"Type metric.{name}._target_={config}." if is_own else f"Try metric=[{name}]."
+        raise UserError(f"metric.{name}={schema.shown(config)}: holds keys of its own. {how}")
     if not re.fullmatch(r"\w+", name) or name in ("loss", "best", "last", "average"):
         raise UserError(f"metric.{name}: is no name for a metric. Take another word of letters and digits.")
     if not isinstance(said := config.get("larger_is_better", True), bool):
@@ -105,9 +107,7 @@ def built(
     missing = [part for part in ("update", "compute", "reset") if not callable(getattr(metric, part, None))]
     if missing:
         raise UserError(f"{key}._target_={target}: has no {' and no '.join(missing)}, which a metric has.")
-    if world.size > 1:
-        raise UserError(f"{key}._target_={target}: several processes take a torchmetrics.Metric alone. Derive from it.")
-    return metric
+    return metric if world.size == 1 else OfRanks(metric, world)
 
 
 def _of_labels(name: str, target: str, given: Mapping[str, Any]) -> str:
@@ -151,6 +151,7 @@ def try_out(settings: Settings, made: Mapping[str, Any], model: nn.Module, sampl
     for name, metric in made.items():
         one = Metrics({name: metric}, meaning)
         try:
+            one.reset()
             one.update(outputs, sample.targets)
             one.compute()
         except Exception as error:
