@@ -65,6 +65,16 @@ def test_the_right_key_is_first(
     assert {path: path.read_bytes() for path in Path("runs/ill").rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.long
+def test_of_data_that_hold_nan_nothing_is_tried(train: Train) -> None:
+    train("model=two_layer", "max_steps=2", "monitor=off", "name=a")
+    result = json.loads(Path("runs/a/result.json").read_text())
+    Path("runs/a/result.json").write_text(json.dumps(result | {"diagnosis": [{"rule": remedy.OF_GAPS}]}))
+    with pytest.raises(UserError, match=r"^runs/a: its data hold NaN .* train replay runs/a shows where\.$"):
+        cli.run_command(["remedy", "a"])
+    assert not Path("runs/remedy-a").exists()
+
+
 def test_ties_and_what_nothing_mends(capsys: pytest.CaptureFixture[str]) -> None:
     numbers = {"": 2.0, "a=1": 0.5, "b=2": 0.6, "c=3": 1.5}
     assert remedy.near_ties(numbers) == ["a=1", "b=2"]

@@ -14,6 +14,7 @@ from trainer.errors import UserError
 from trainer.finished.table import Column, open_console, print_lines, table
 from trainer.monitor.readable import percent, short
 from trainer.run.folder import as_stored
+from trainer.run.origin import read_origin
 from trainer.signals import Signals
 from trainer.sweep.plan import plan
 from trainer.sweep.sweep import sweep
@@ -27,6 +28,7 @@ TIE = 0.2  # of what the best has gained
 MORE_SEEDS = 2
 LATE = 2  # times as many steps as are tried
 TAG = "best/val/loss"
+OF_GAPS = "data not finite"
 # Findings that no key of a training mends.
 OF_DATA = (
     "targets are constant",
@@ -126,11 +128,22 @@ def remedy(
         request: of the run, as it would continue.
         varied: words to the same with them.
         budget: seconds.
+
+    Raises:
+        UserError: the data hold NaN, or there is no time.
     """
     run = folder_of(request)
     result = read_result(run) or {}
+    if OF_GAPS in diagnosed(result):
+        raise UserError(
+            f"{run}: its data hold NaN or an infinity, and no key of a training mends that. Take such samples out "
+            f"of the data, or fill their gaps; train replay {shlex.quote(str(run))} shows where."
+        )
+    entries = read_origin(run)
+    found = entries[-1].get("processes") if entries else 1
+    processes = found if type(found) is int and found > 0 else 1  # foreign text
     requests = {"": as_stored(request)} | {words: as_chosen(one, words) for words, one in varied.items()}
-    steps = length(result, len(requests), budget)
+    steps = length(result, len(requests) * processes, budget)
     keys = list(dict.fromkeys(word.partition("=")[0] for words in varied for word in words.split()))
     folder = Path("runs", f"remedy-{run.name}")
     seed = int(requests[""].config["seed"])
@@ -145,6 +158,8 @@ def remedy(
     where = f", from step {step_of(start):,}" if start is not None else ""
     count = len(requests) - 1
     print(f"{run}: {count} remedies, each for {steps:,} steps{where}, beside the run as it is", flush=True)
+    if processes > 1:
+        print(f"it was trained by {processes} processes; here one trains each, with the same batches", flush=True)
     numbers = trained(requests, keys, [seed], folder, command, signals)
     tied = near_ties(numbers)
     if tied:
