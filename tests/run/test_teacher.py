@@ -56,15 +56,20 @@ def test_a_run_continues_with_its_teacher_alone(train: Train, capsys: pytest.Cap
     whole = train(*SMALL, *TAUGHT, "name=whole")
     train(*SMALL, *TAUGHT, "max_steps=4", "name=part")
     assert train("resume=runs/part", "max_steps=9", "monitor=off", "monitor.every=1")["val/loss"] == whole["val/loss"]
+    before = evaluation(open_run(find("part"), {}))
     train("resume=runs/big", "max_steps=60")
     with pytest.raises(UserError, match="the teacher split has weights"):
         train("resume=runs/part", "max_steps=12")
     if importlib.util.find_spec("safetensors"):
         assert cli.run_command(["pack", "part"]) == 0
-        assert "predict does not" in capsys.readouterr().out
+        assert "evaluate gives all but the loss" in capsys.readouterr().out
     Path("runs/big").rename("away")
     with pytest.raises(UserError, match="must be moved back"):
-        evaluation(open_run(find("part"), {}))
+        train("resume=runs/part", "max_steps=12")
+    found = evaluation(open_run(find("part"), {}))
+    assert found.numbers == {name: n for name, n in before.numbers.items() if name not in ("loss", "loss/teacher")}
+    assert all(map(found.is_as_expected, found.numbers))
+    assert "that run is not here" in found.labelled.notes[-1]
     Image.new("L", (8, 8), 90).save("one.png")
     assert cli.run_command(["predict", "part", "one.png"]) == 0
 

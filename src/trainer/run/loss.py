@@ -37,19 +37,26 @@ TOTALS = ("loss", "total", "total_loss")
 
 
 def build_loss(
-    settings: Settings, data: Data, splits: Splits, model: nn.Module, sample: Batch, precision: Precision
+    settings: Settings,
+    data: Data,
+    splits: Splits,
+    model: nn.Module,
+    sample: Batch,
+    precision: Precision,
+    needs_teacher: bool = True,
 ) -> LossFunction:
     """The loss function; it goes with what the data has and the model gives.
 
     Args:
         sample: a few samples of the validation split.
+        needs_teacher: False: without the term of a teacher whose run is not here.
 
     Raises:
         UserError: the parts do not fit together, both named; or no gradient leads through them.
     """
     criterion = built(settings, "loss")
     weigh_classes(settings, criterion, data)
-    criterion = with_teacher(settings, criterion, data, splits, model, sample.inputs)
+    criterion = with_teacher(settings, criterion, data, splits, model, sample.inputs, needs_teacher)
     weights = ours(settings, "loss").get("weights")
     # Inputs that are targets have the size that the model gets them in.
     meaning = Numbers(splits.num_outputs) if data.are_own_targets and splits.num_outputs else data.meaning

@@ -26,16 +26,24 @@ from trainer.trials import set_mode
 # Keys of the data that may differ between the two: they change neither splits nor what a sample looks like.
 FREE = ("augment", "balance", "cache", "fixed", "num_workers", "download", "root", "urls", "image_size")
 TERM = "teacher"
-LACKING = "train runs lists them. A run that was moved since it taught must be moved back. train predict needs none."
+LACKING = "train runs lists them. A run that was moved since it taught must be moved back. train evaluate, export "
+"and predict need none."
 
 
 def with_teacher(
-    settings: Settings, criterion: nn.Module, data: Data, splits: Splits, model: nn.Module, inputs: Tensor
+    settings: Settings,
+    criterion: nn.Module,
+    data: Data,
+    splits: Splits,
+    model: nn.Module,
+    inputs: Tensor,
+    is_needed: bool = True,
 ) -> nn.Module:
     """The criterion and the teacher's as named terms; the criterion alone where no teacher is asked for.
 
     Args:
         inputs: a few samples.
+        is_needed: False: where the teacher's run is not here, the terms are those without it.
 
     Raises:
         UserError: there is no such run, or it is of other data, or its model does not take or give the same.
@@ -46,10 +54,31 @@ def with_teacher(
             raise UserError(f"loss.{lonely[0]}: is of a teacher. Type loss.teacher=runs/... too, or leave it out.")
         return criterion
     key = f"loss.teacher={asked['teacher']}"
-    is_of_classes = isinstance(data.meaning, Classes)
-    if not is_of_classes and not isinstance(data.meaning, Numbers):
+    if not isinstance(data.meaning, Classes | Numbers):
         raise UserError(f"{key}: teaches classes or numbers, and data={settings.names['data']} has neither.")
     folder = Path(os.path.expanduser(str(asked["teacher"])))
+    terms = {"targets": {"weight": 1.0, "criterion": criterion}}
+    if isinstance(criterion, Composite):
+        each = zip(criterion.names, criterion.weights, criterion.criteria, strict=True)
+        terms = {name: {"weight": weight, "criterion": part} for name, weight, part in each}
+    if not is_needed and lost_teacher(settings) is not None:
+        return Composite(terms)
+    term = _term(key, settings, folder, data, splits, model, inputs)
+    weight = asked.get("teacher_weight")
+    return Composite({**terms, TERM: {"weight": 1.0 if weight is None else weight, "criterion": term}})
+
+
+def lost_teacher(settings: Settings) -> str | None:
+    """The teacher that was asked for, where its run is not here."""
+    teacher = ours(settings, "loss").get("teacher")
+    is_here = teacher is None or Path(os.path.expanduser(str(teacher)), "config.yaml").is_file()
+    return None if is_here else str(teacher)
+
+
+def _term(
+    key: str, settings: Settings, folder: Path, data: Data, splits: Splits, model: nn.Module, inputs: Tensor
+) -> Distillation:
+    """What follows the teacher of the run in the folder."""
     of_teacher = teacher_settings(key, settings, folder)
     refuse_other_inputs(key, settings, of_teacher, data, splits)
     random = random_state(inputs.device)
@@ -64,13 +93,8 @@ def with_teacher(
     set_mode(model, True)
     if shapes[0] != shapes[1] or "probabilities" in {getattr(network, "gives", "") for network in (teacher, model)}:
         raise UserError(f"{key}: gives {shapes[0]}, and model={settings.names['model']} {shapes[1]}; both give logits.")
-    term = Distillation(teacher, float(asked.get("temperature") or 2.0), is_of_classes)
-    terms = {"targets": {"weight": 1.0, "criterion": criterion}}
-    if isinstance(criterion, Composite):
-        each = zip(criterion.names, criterion.weights, criterion.criteria, strict=True)
-        terms = {name: {"weight": weight, "criterion": part} for name, weight, part in each}
-    weight = asked.get("teacher_weight")
-    return Composite({**terms, TERM: {"weight": 1.0 if weight is None else weight, "criterion": term}})
+    temperature = ours(settings, "loss").get("temperature")
+    return Distillation(teacher, float(temperature or 2.0), isinstance(data.meaning, Classes))
 
 
 def teacher_settings(key: str, settings: Settings, folder: Path) -> Settings:

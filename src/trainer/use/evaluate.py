@@ -6,7 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from trainer.monitor.predictions import Collector, Predictions
 from trainer.run.loss import build_loss
 from trainer.run.metrics import build_metrics
 from trainer.run.parts import sample_of
+from trainer.run.teacher import lost_teacher
 from trainer.trees import Tree
 from trainer.use.find import find
 from trainer.use.samples import SPLITS, Labelled, labelled
@@ -118,6 +119,10 @@ def evaluation(
 
         numbers = evaluate(network, loss_fn, batches, device, trained.precision, keep, metrics=metrics)
     assert numbers is not None  # nobody asks for a stop
+    if (teacher := lost_teacher(trained.settings)) is not None:
+        del numbers["loss"]  # without a term of it, it is another number
+        lost = f"loss.teacher={teacher}: that run is not here: the loss is left out, its other terms are measured"
+        found = replace(found, notes=(*found.notes, lost))
     if pictures is not None and collector is not None:
         draw(pictures, collector.predictions(), loss_fn)
     name = split or "test"
@@ -153,7 +158,7 @@ def judges(trained: Trained, found: Labelled) -> tuple[LossFunction, Metrics | N
     """The loss with the weights that it had, and the metrics of the run."""
     settings, model = trained.settings, trained.model
     sample = sample_of(found.batches)
-    loss_fn = build_loss(settings, found.data, found.splits, model, sample, trained.precision)
+    loss_fn = build_loss(settings, found.data, found.splits, model, sample, trained.precision, needs_teacher=False)
     load_loss(trained, loss_fn)
     given = Batch(loss_fn.given(sample.inputs, sample.targets), sample.targets)
     metrics = build_metrics(settings, loss_fn, model, given, ALONE)

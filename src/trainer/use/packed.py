@@ -55,5 +55,7 @@ def pack(word: str, checkpoint: str | None, keys: Mapping[str, Any], out: str | 
     size = f"{path.stat().st_size:,} bytes"
     print(f"{path}: {size}. train evaluate {path}{word}, predict, export and resume= take it as a run")
     if (teacher := ours(trained.settings, "loss").get("teacher")) is not None:
-        print(f"the teacher is not in it: evaluate, export and resume= need the folder {teacher}, predict does not")
+        print(
+            f"the teacher is not in it: resume= needs the folder {teacher}; without it evaluate gives all but the loss"
+        )
     return 0

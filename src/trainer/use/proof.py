@@ -16,6 +16,7 @@ from trainer.data.batches import Batches
 from trainer.errors import UserError
 from trainer.evaluate import evaluate
 from trainer.meaning import Classes
+from trainer.run.teacher import lost_teacher
 from trainer.use import alone
 from trainer.use.evaluate import judges, measured
 from trainer.use.portable import Portable
@@ -146,7 +147,8 @@ def judged(trained: Trained, labelled: Labelled, outputs: Tensor) -> dict[str, f
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a tensor that is indexed with a word
-            return evaluate(network, loss_fn, labelled.batches, device, trained.precision, metrics=metrics) or {}
+            found = evaluate(network, loss_fn, labelled.batches, device, trained.precision, metrics=metrics) or {}
+            return {name: n for name, n in found.items() if name != "loss" or lost_teacher(trained.settings) is None}
     except (TypeError, KeyError, IndexError, AttributeError):  # a loss of the user's own that reads several outputs
         meaning, targets = trained.about.outputs, labelled.batches.targets
         if not isinstance(targets, Tensor):
