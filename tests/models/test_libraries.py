@@ -1,5 +1,6 @@
 """Models of other libraries by their names. Each test needs its library, and is left out where that is missing."""
 
+import importlib
 import importlib.util
 import json
 from collections.abc import Callable
@@ -48,6 +49,42 @@ def test_a_model_of_transformers_trains_by_its_own_loss_or_torchs(train: Train) 
 def test_what_transformers_lacks_is_a_line(words: tuple[str, ...], message: str, train: Train) -> None:
     with pytest.raises(UserError, match=message):
         train(*QUIET, *VIT, *words)
+
+
+TEXTS = """
+import torch
+from trainer import Data
+def pad(items):
+    length = max(len(item["input_ids"]) for item in items)
+    ids = torch.zeros(len(items), length, dtype=torch.long)
+    for row, item in zip(ids, items):
+        row[: len(item["input_ids"])] = item["input_ids"]
+    return {"input_ids": ids, "attention_mask": (ids > 0).long(), "labels": torch.tensor([i["labels"] for i in items])}
+def data():
+    draw = torch.Generator().manual_seed(0)
+    rows = [torch.randint(1, 12, (3 + i % 5,), generator=draw) for i in range(60)]
+    items = [{"input_ids": row, "labels": int((row == 7).any())} for row in rows]
+    return Data(items[:40], items[40:50], items[50:], collate_fn=pad)
+"""
+
+
+@with_hf
+def test_texts_that_are_padded_go_to_a_model_of_transformers_with_their_mask(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss is that of the sentences one by one, without padding."""
+    import trainer
+
+    (tmp_path / "texts.py").write_text(TEXTS)
+    monkeypatch.syspath_prepend(tmp_path)
+    keys = (f"model.{key}={size}" for key, size in {**SIZES, "vocab_size": 12}.items() if key != "patch_size")
+    words = ("model=hf", "model.name=bert", *keys, "data._target_=texts.data", "trust=[texts]", "loss=of_model")
+    result = train("monitor=off", "max_steps=3", "batch_size=16", *words, "name=texts")
+    model, items = trainer.load("texts", trust=["texts"]), importlib.import_module("texts").data().test
+    alone = [
+        model.network(item["input_ids"][None], labels=torch.tensor([item["labels"]])).loss.item() for item in items
+    ]
+    assert result["test/loss"] == pytest.approx(sum(alone) / len(alone), rel=1e-5)
 
 
 @with_timm

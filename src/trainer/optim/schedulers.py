@@ -24,7 +24,8 @@ def warmup_cosine(optimizer: Optimizer, warmup_steps: int, total_steps: int, min
     """
     if not 0 <= warmup_steps < total_steps:
         raise ValueError(
-            f"warmup_steps={warmup_steps}: the run has {total_steps} steps; the warm-up takes 0 to {total_steps - 1}"
+            f"warmup_steps={warmup_steps}: the run has {total_steps} steps; the warm-up takes 0 to {total_steps - 1}. "
+            f"Try scheduler.warmup_steps={total_steps // 10}"
         )
 
     def factor(step: int) -> float:

@@ -46,6 +46,9 @@ def build_data(settings: Settings) -> Data:
     return few(settings, data)
 
 
+TRANSFORMERS = "trainer.models.libraries.transformers"
+
+
 def build_splits(settings: Settings, data: Data, device: torch.device, dtype: torch.dtype) -> Splits:
     """The splits as the model wants them.
 
@@ -65,7 +68,8 @@ def build_splits(settings: Settings, data: Data, device: torch.device, dtype: to
             f"{list(data.sample_shape)}. Try model=two_layer or model=sequential."
         )
     inputs = data.example[0]
-    is_sized = not settings.is_own("model") and any(key in model for key in ("in_channels", "in_features"))
+    takes_names = settings.is_own("model") or model.get("_target_") == TRANSFORMERS  # whose inputs have names
+    is_sized = not takes_names and any(key in model for key in ("in_channels", "in_features"))
     if is_sized and isinstance(inputs, dict | tuple):
         given = f"a dict of {', '.join(inputs)}" if isinstance(inputs, dict) else f"a tuple of {len(inputs)}"
         # Parts of tensors in memory have no key that chooses among them.
