@@ -1,6 +1,7 @@
 """`train compare` of a sweep: its table, which key mattered, why jobs failed, a picture; and the HPARAMS tab."""
 
 import csv
+import io
 import itertools
 import json
 import math
@@ -194,6 +195,21 @@ def test_compare_tells_all_of_a_sweep(said: Said, monkeypatch: pytest.MonkeyPatc
     assert failed[1:] == ["failed, see log.txt in the folder of each"] + [
         f"  optimizer=sgd,optimizer.lr=1,seed={seed} stopped: train/loss=nan at step 10." for seed in (1, 2)
     ]
+
+
+def test_the_means_over_seeds_are_had_as_a_csv(said: Said) -> None:
+    write(Path("s"), SWEEP, accuracy)
+    rows = list(csv.DictReader(io.StringIO(said("compare", "s", "--csv", "sweep.metric=test/accuracy"))))
+    assert [row["optimizer"] + row["optimizer.lr"] for row in rows[:2]] == ["adam0.1", "sgd0.1"]
+    for row in rows:
+        mine = [swept for swept in SWEEP if all(swept[key] == row[key] for key in ("optimizer", "optimizer.lr"))]
+        numbers = [n / 2 for swept in mine if (n := accuracy(swept)) is not None]
+        assert (int(row["seeds"]), int(row["failed"])) == (len(numbers), 3 - len(numbers))
+        assert float(row["test/accuracy"]) == pytest.approx(statistics.fmean(numbers), rel=1e-12)
+        deviation = f"{statistics.stdev(numbers):.9g}" if len(numbers) > 1 else ""
+        assert (row["test/accuracy std"] and f"{float(row['test/accuracy std']):.9g}") == deviation
+    with pytest.raises(UserError, match="Of runs type train runs --csv"):
+        run_verb(["compare", "a", "b", "--csv"])
 
 
 @pytest.mark.usefixtures("optuna")

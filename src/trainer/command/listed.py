@@ -7,6 +7,7 @@ HELP = """\
     where="val/accuracy>0.9 optimizer.lr<0.1"  sort=val/loss  sort=-steps  --csv  --json
   train compare RUN RUN... [--png FILE]   what differs, results side by side, loss curves over each other
   train compare SWEEP [--png FILE]        its settings, the best first, which key mattered; sweep.metric=val/loss
+    --csv: of every number the mean and the standard deviation over the seeds
   train show RUN                          one run: what was typed, results, diagnosis, files, how to continue
   train board [DIR] [port=6006]           TensorBoard, for this machine alone
   train reproduce RUN [steps=200]         trains it again: same bits, or the first number that differs, and why
@@ -31,7 +32,7 @@ OF_A_RUN = ("trust", "device", "threads", "data.path", "data.root")
 # What each verb takes beside folders.
 KEYS: dict[str, tuple[str, ...]] = {
     "runs": ("where", "sort", "--csv", "--json"),
-    "compare": ("--png", "sweep.metric"),
+    "compare": ("--png", "--csv", "sweep.metric"),
     "show": (),
     "board": ("port",),
     **{verb: using.known(verb) for verb in using.OPTIONS},

@@ -52,7 +52,9 @@ def run_verb(argv: Sequence[str], signals: Signals | None = None) -> int:
 
         sweep = sweep_folder(folders[0])
         if sweep is not None:
-            return compare_sweep(sweep, options.get("sweep.metric"), options.get("--png"))
+            return compare_sweep(sweep, options.get("sweep.metric"), options.get("--png"), "--csv" in options)
+    if "--csv" in options:
+        raise UserError("--csv: writes the settings of a sweep. Of runs type train runs --csv.")
     if "sweep.metric" in options:
         raise UserError("sweep.metric: ranks the settings of a sweep. Type train compare with the folder of one sweep.")
     if len(folders) < 2:

@@ -13,7 +13,7 @@ from trainer.finished.table import open_console, print_lines
 from trainer.sweep.picture import draw, is_drawable
 from trainer.sweep.plan import Job
 from trainer.sweep.processes import LOG
-from trainer.sweep.results import Row, metric_of, print_table
+from trainer.sweep.results import Row, metric_of, print_csv, print_table
 from trainer.system import shell
 
 _OTHERS = ("name", "status", "reason")  # texts of a row that are no swept key
@@ -27,11 +27,12 @@ def sweep_folder(word: str) -> Path | None:
     return None
 
 
-def compare_sweep(folder: Path, metric: str | None, png: str | None) -> int:
+def compare_sweep(folder: Path, metric: str | None, png: str | None, is_csv: bool = False) -> int:
     """Prints what the jobs of a sweep came to, and draws it where `png` names a file.
 
     Args:
         metric: ranks the jobs; None for what the sweep was told.
+        is_csv: the settings alone, with all digits.
 
     Raises:
         UserError: no job has ended or none has the metric, a file can't be read, or the picture can't be drawn.
@@ -42,6 +43,9 @@ def compare_sweep(folder: Path, metric: str | None, png: str | None) -> int:
         raise UserError(f"--png {png}: no job has {tag}. Type sweep.metric= with another.")
     if png is not None:
         draw(Path(png), folder.resolve().name, rows, tag)
+    if is_csv:
+        print_csv(rows, tag)
+        return 0
     print_table(rows, tag)
     failed = [Text(f"  {r.job.name} {r.status}: {r.reason}") for r in rows if r.has_failed]
     if failed:

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -210,6 +211,19 @@ def print_table(rows: Sequence[Row], metric: str) -> None:
     line = importance_line([(setting.swept, value) for setting in finished for value in setting.values(metric)], metric)
     if line is not None:
         print_lines([line], console)
+
+
+def print_csv(rows: Sequence[Row], metric: str) -> None:
+    """The settings, best first: of each number its mean over seeds and folds, and its standard deviation."""
+    found, heading = settings(rows, metric), heading_of(rows)
+    tags = list(dict.fromkeys(tag for r in rows for tag in _numbers(r.result)))
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow([*found[0].swept, heading, "failed", "pruned", *(cell for t in tags for cell in (t, f"{t} std"))])
+    for setting in found:
+        numbers = [number for tag in tags for number in (setting.mean(tag), setting.spread(tag))]
+        failed, pruned = sum(r.has_failed for r in setting.rows), sum(r.status == "pruned" for r in setting.rows)
+        cells = ["" if math.isnan(number) else number for number in numbers]
+        writer.writerow([*setting.swept.values(), len(setting.values(metric)), failed, pruned, *cells])
 
 
 def _cell(setting: Setting, tag: str, is_averaged: bool) -> str:
