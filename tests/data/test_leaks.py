@@ -57,6 +57,21 @@ def test_equal_rows_are_counted_and_two_are_named(inputs: Tensor) -> None:
     assert "\n" not in message
 
 
+def test_the_same_sample_with_another_class_is_counted(tmp_path: Path) -> None:
+    x, classes = torch.randn(30, 4, generator=DRAW), torch.arange(30) % 3
+    val = Samples(torch.cat([x[4:8], -x[8:12]]), torch.tensor([1, 2, 1, 0, 0, 0, 0, 0]))  # of the four: 1, 2, 0, 1
+    message = said(Samples(x[:20], classes[:20]), val, Samples(x[20:], classes[20:]))
+    assert message is not None
+    assert message.startswith("4 of 8 validation inputs are in the train split, too, 2 of them with another class (")
+
+    train, test = (folder(tmp_path, name, {f"{i}.png": photo(i)}) for i, name in enumerate(("train", "test")))
+    val_files = folder(tmp_path, "val", {"v.png": photo(0)})
+    val_files.targets += 1
+    message = said(train, val_files, test)
+    assert message is not None
+    assert message.startswith("1 of 1 validation inputs are in the train split, too, 1 of them with another class (")
+
+
 def test_what_differs_in_a_single_bit_is_no_leak() -> None:
     train = torch.zeros(64, 16, dtype=torch.float64)
     val = train.clone()

@@ -68,7 +68,10 @@ def leaks(train: Split, val: Split, test: Split) -> Leak | None:
     for first, second in (("val", "train"), ("test", "train"), ("test", "val")):
         same = _same(rows[first], rows[second])
         if same:
-            found.append(f"{len(same):,} of {num_rows[first]:,} {NAMES[first]} inputs are in the {second} split, too")
+            more = _with_another_class(splits[first], splits[second], same)
+            found.append(
+                f"{len(same):,} of {num_rows[first]:,} {NAMES[first]} inputs are in the {second} split, too{more}"
+            )
             examples += [_example(splits, first, second, pair) for pair in list(same.items())[:2]]
         ours, theirs = pictures[first], pictures[second]
         alike = _alike(ours, theirs) if ours and theirs else {}
@@ -87,6 +90,15 @@ def leaks(train: Split, val: Split, test: Split) -> Leak | None:
     if (num_looked := sum(num_rows.values())) < num_samples:
         said += f" {num_looked:,} of {num_samples:,} items were looked at."
     return Leak(said, max(shares), _repeated(rows["train"]))
+
+
+def _with_another_class(first: Split, second: Split, same: dict[int, int]) -> str:
+    """How many of the same samples, if any, have not the same class: some of their labels are wrong."""
+    ours, theirs = (getattr(split, "targets", None) for split in (first, second))
+    if not all(isinstance(x, Tensor) and x.dim() == 1 and not x.is_floating_point() for x in (ours, theirs)):
+        return ""
+    count = int((ours[[*same]] != theirs[[*same.values()]]).sum())  # type: ignore[index]
+    return f", {count:,} of them with another class" if count else ""
 
 
 def _repeated(rows: "Split | _Rows | Looked") -> float:
