@@ -13,10 +13,10 @@ from typing import Any, TextIO, cast
 from trainer.errors import Interrupted, RunStopped, UserError, printable
 from trainer.signals import ENDING, Signals
 
-# What Python, the loader, the C library, C++, torch and oneDNN say.
+# What Python, the loader, the C library, C++, torch, oneDNN and a GPU's libraries say.
 _NO_MEMORY = (
     *("can't start new thread", "can't allocate lock", "failed to map segment", "annot allocate memory", "bad_alloc"),
-    *("not enough memory", "could not create a primitive"),
+    *("not enough memory", "could not create a primitive", "out of memory", "_STATUS_ALLOC_FAILED"),
 )
 # What torch says of an operation whose kernel on a GPU adds in no fixed order.
 _NOT_DETERMINISTIC = " does not have a deterministic implementation"
@@ -55,33 +55,33 @@ def exit_code(task: Callable[[Signals], object]) -> int:
         fall_silent(sys.stdout)
         return 0
     except Exception as error:
-        if is_out_of_memory(error):
-            reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-            tell(f"error: there is not enough memory ({reason}). End other programs, or type a smaller batch_size=.")
-            return 2
+        line = line_of(error)
+        if line is None:
+            tell(traceback.format_exc().rstrip())
+            tell("error: this is a fault of train itself; please report the lines above.")
+            return 1
         if is_of_the_system(error):
             fall_silent(sys.stdout)  # it may be what is full
-            tell(f"error: {error}. Free what is full, or ask for more of it, and type the same again.")
-            return 2
-        if isinstance(error, PermissionError) and error.filename is not None:
-            tell(
-                printable(
-                    f"error: {error.filename}: {error.strerror}. Type another path, or get the right to this one."
-                )
-            )
-            return 2
-        if isinstance(error, NotImplementedError) and (lacks := str(error).partition(" for the MPS device"))[1]:
-            how = "Type PYTORCH_ENABLE_MPS_FALLBACK=1 before the command, which computes it on the CPU, or device=cpu."
-            tell(f"error: device=mps: {lacks[0]}. {how}")
-            return 2
-        if (lacks := str(error).partition(_NOT_DETERMINISTIC))[1]:
-            how = "Type device=cpu, another loss or layer in its place, or deterministic=false."
-            what = lacks[0].split()[-1]
-            tell(f"error: deterministic=true: on a GPU torch has no {what} that gives the same bits. {how}")
-            return 2
-        tell(traceback.format_exc().rstrip())
-        tell("error: this is a fault of train itself; please report the lines above.")
-        return 1
+        tell(printable(f"error: {line}"))
+        return 2
+
+
+def line_of(error: Exception) -> str | None:
+    """What is wrong and what to type, where an error is the machine's or of what torch can't do; None: it is ours."""
+    if is_out_of_memory(error):
+        reason = (str(error).splitlines() or [type(error).__name__])[0].partition(". GPU ")[0].rstrip(".")
+        return f"there is not enough memory ({reason}). End other programs, or type a smaller batch_size=."
+    if is_of_the_system(error):
+        return f"{error}. Free what is full, or ask for more of it, and type the same again."
+    if isinstance(error, PermissionError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}. Type another path, or get the right to this one."
+    if isinstance(error, NotImplementedError) and (lacks := str(error).partition(" for the MPS device"))[1]:
+        how = "Type PYTORCH_ENABLE_MPS_FALLBACK=1 before the command, which computes it on the CPU, or device=cpu."
+        return f"device=mps: {lacks[0]}. {how}"
+    if (lacks := str(error).partition(_NOT_DETERMINISTIC))[1]:
+        how = "Type device=cpu, another loss or layer in its place, or deterministic=false."
+        return f"deterministic=true: on a GPU torch has no {lacks[0].split()[-1]} that gives the same bits. {how}"
+    return None
 
 
 def open_streams() -> None:

@@ -1,6 +1,5 @@
 """New samples with targets, for a model that is trained already: raw inputs, and targets as the model counts them."""
 
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -200,8 +199,3 @@ def renumbered(data: Data, split: str, meaning: Meaning) -> Samples | ImageFiles
 
 def _told(meaning: Meaning) -> str:
     return f"{meaning.num_outputs} {'classes' if isinstance(meaning, Classes) else 'numbers'}"
-
-
-def is_folder(path: object) -> bool:
-    """Whether there is a folder of that name."""
-    return path is not None and os.path.isdir(Path(str(path)).expanduser())

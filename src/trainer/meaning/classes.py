@@ -33,7 +33,6 @@ class Classes(Named):
     gives: str = "logits"
     compared_with: str = "index"
     metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
-    has_labels: ClassVar[bool] = True
 
     @property
     def num_outputs(self) -> int:

@@ -30,7 +30,6 @@ class Labels(Named):
     gives: str = "logits"
     compared_with: str = "fractions"
     metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
-    has_labels: ClassVar[bool] = False
     told: ClassVar[str] = "several labels for a sample"
     loss_to_type: ClassVar[str] = "bce_with_logits"
 

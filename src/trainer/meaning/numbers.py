@@ -68,7 +68,6 @@ class Numbers(NothingCounted):
     num_outputs: int
     is_judged: bool = False
     link: str = "identity"
-    has_labels: ClassVar[bool] = False
     told: ClassVar[str] = "float targets"
     loss_to_type: ClassVar[str] = "mse"
 
@@ -157,7 +156,6 @@ class Unread(NothingCounted):
 
     num_outputs: int
     metrics: ClassVar[tuple[str, ...]] = ()
-    has_labels: ClassVar[bool] = False
     told: ClassVar[str] = "no targets that it could read"
     loss_to_type: ClassVar[str] = "own"
 

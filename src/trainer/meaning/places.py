@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -36,7 +36,6 @@ class Places(Named):
     is_last: bool = False
     is_of_pixels: bool = False
     gives: str = "logits"
-    has_labels: ClassVar[bool] = True
 
     @property
     def metrics(self) -> tuple[str, ...]:

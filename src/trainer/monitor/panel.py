@@ -137,12 +137,7 @@ class Panel:
         return [Text.assemble(left, " ", right) for left, right in zip(chart, table, strict=True)]
 
 
-_BRAILLE = (
-    (0x01, 0x08),
-    (0x02, 0x10),
-    (0x04, 0x20),
-    (0x40, 0x80),
-)  # the dots of a sign, [row][column] (Unicode U+2800)
+_BRAILLE = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # dots of a sign, [row][column] (Unicode U+2800)
 _LABEL = 8  # columns for the numbers beside the chart
 _LEAST_CHART = 21  # columns, with the one between it and the numbers
 _DECADES = 4  # that bars span at most

@@ -203,8 +203,9 @@ def first_line(error: BaseException) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """On a GPU, or on the CPU, where torch has no class for it."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    """On any device. Torch has a class for it, which its CPU, Apple's GPUs and the libraries of NVIDIA's don't use."""
+    words = ("DefaultCPUAllocator", "out of memory", "_STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
 @contextlib.contextmanager

@@ -109,7 +109,7 @@ def report(old: Path, new: Path, result: Mapping[str, Any], recorded: Numbers, l
     else:
         steps = sorted({step for step, _ in both if step < first.step})
         print(f"not the same: {first.sentence()}; {_before(steps)}")
-    notes = _notes(old, result, origins, both, before)
+    notes = _notes(result, origins, both, before)
     if different:
         print("\n".join(["what differs", *(f"  {line}" for line in different)]))
     elif first is not None or weights is not None:
@@ -126,9 +126,7 @@ def _same(a: float | None, b: float | None) -> bool:
     return a == b or (a is not None and b is not None and math.isnan(a) and math.isnan(b))
 
 
-def _notes(
-    old: Path, result: Mapping[str, Any], origins: list[dict[str, Any]], both: list[Any], before: Numbers
-) -> list[str]:
+def _notes(result: Mapping[str, Any], origins: list[dict[str, Any]], both: list[Any], before: Numbers) -> list[str]:
     """What else may be why, or is to be known."""
     found = []
     if "stack" in str(result.get("computed", "")):
