@@ -1,6 +1,7 @@
 """A step as calls of torch's operations: the bits of the ordinary way, and left alone where it can't be known."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -19,7 +20,7 @@ from trainer.disk import checkpoint
 from trainer.distributed import ALONE
 from trainer.errors import UserError
 from trainer.fast import choose
-from trainer.fast.recorded import NotRecorded, RecordedStep, is_same, out_overload
+from trainer.fast.recorded import NotRecorded, RecordedStep, distance, is_same, out_overload
 from trainer.loop import ForwardBackward
 from trainer.losses.criteria import SumSquaredError
 from trainer.losses.function import Losses, LossFunction
@@ -285,6 +286,9 @@ def test_the_same_bits() -> None:
     assert is_same(torch.tensor([True]), torch.tensor([True]))
     assert not is_same(nan, numbers)
     assert not is_same(numbers, numbers * (1 + 2**-23))
+    zeros = torch.zeros(3)
+    assert [distance(a, b) for a, b in ((zeros, zeros), (zeros, zeros + 1))] == [0.0, math.inf]
+    assert distance(zeros + 2, zeros + 1) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("kind", [Reading, Making])
