@@ -12,8 +12,9 @@ from trainer.config.settings import Settings, settings_of
 from trainer.data.batches import Batch, Batches, first_samples
 from trainer.distributed import World
 from trainer.errors import UserError
+from trainer.exits import is_out_of_memory
 from trainer.losses.function import LossFunction
-from trainer.run.environment import Precision, is_out_of_memory
+from trainer.run.environment import Precision
 from trainer.run.memory import free_memory
 from trainer.trees import called, differentiable, mapped
 from trainer.trials import undisturbed

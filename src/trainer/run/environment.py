@@ -14,6 +14,7 @@ from trainer.config.settings import Settings
 from trainer.disk.programs import keep_programs_private
 from trainer.distributed import ALONE, World
 from trainer.errors import UserError
+from trainer.exits import is_out_of_memory
 from trainer.loop import Precision
 from trainer.system.limits import num_cores
 
@@ -200,12 +201,6 @@ def first_line(error: BaseException) -> str:
     line = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
     asked = re.search(r"DefaultCPUAllocator: .*tried to allocate (\d+) bytes", line)
     return f"{int(asked[1]):,} bytes of memory are needed at once, more than there are" if asked else line
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """On any device. Torch has a class for it, which its CPU, Apple's GPUs and the libraries of NVIDIA's don't use."""
-    words = ("DefaultCPUAllocator", "out of memory", "_STATUS_ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
 @contextlib.contextmanager

@@ -20,11 +20,12 @@ from trainer.data.quoting import listed
 from trainer.data.source import Data
 from trainer.errors import UserError, nearest
 from trainer.evaluate import MOST_AT_ONCE
+from trainer.exits import is_out_of_memory
 from trainer.losses.function import LossFunction
 from trainer.losses.term import Kind, Term
 from trainer.meaning import IGNORED, Classes, Labels, Meaning, Numbers, Places, Unread
 from trainer.run.classes import weigh_classes
-from trainer.run.environment import Precision, is_out_of_memory
+from trainer.run.environment import Precision
 from trainer.run.instantiate import built, is_complaint, ours, words
 from trainer.run.model import has_lazy, placed, sizes_to_type
 from trainer.run.teacher import with_teacher

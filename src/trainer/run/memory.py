@@ -10,11 +10,11 @@ from trainer.computation import Computation, Work, in_parts
 from trainer.config.settings import Settings
 from trainer.data.batches import Batch
 from trainer.errors import UserError
+from trainer.exits import is_out_of_memory
 from trainer.loop import ForwardBackward
 from trainer.losses.function import Losses
 from trainer.models.recompute import blocks_of, recompute
 from trainer.optim.groups import refuse_unknown_parts
-from trainer.run.environment import is_out_of_memory
 from trainer.system.limits import free_bytes
 
 
