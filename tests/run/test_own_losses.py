@@ -194,6 +194,17 @@ class Counts(nn.Module):
         return F.cross_entropy(outputs, targets) * self.average * self.tensor * self.number * len(self.list)
 
 
+class Slope(nn.Module):
+    """The slope of a network, by `torch.func` within forward."""
+
+    def __init__(self, in_features):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(in_features, 8), nn.Tanh(), nn.Linear(8, 1))
+
+    def forward(self, t):
+        return torch.vmap(torch.func.grad(lambda x: self.net(x)[0]))(t)[:, :1]
+
+
 def decay(outputs, inputs, model):
     slope = torch.autograd.grad(outputs.sum(), inputs, create_graph=True)[0]
     start = model(torch.zeros_like(inputs[:1])) - 1
@@ -377,3 +388,21 @@ def test_what_a_loss_keeps_changes_in_steps_of_training_alone(train: Train, capf
     train(*words, "max_steps=3")
     said = capfd.readouterr().out
     assert "warning: loss.tensor changes while it trains, and no checkpoint keeps it: it goes on from 1, not" in said
+
+
+@pytest.mark.long
+def test_a_model_with_torch_func_in_forward_trains_and_is_watched(train: Callable[..., dict[str, Any]]) -> None:
+    """Hooks on its layers see tensors that stand for others: kept longer, they ended the run in an assertion."""
+    words = (
+        "data=random_regression",
+        "loss=mse",
+        "max_steps=4",
+        "trust=[own_losses]",
+        "threads=1",
+        "data.out_features=1",
+    )
+    model = ("model._target_=own_losses.Slope",)
+    watched = train(*words, *model, "monitor.activations=true", "name=watched")
+    plain = train(*words, *model, "monitor=off", "fast=false", "name=plain")
+    assert watched["train/loss"] == plain["train/loss"] > 0
+    assert "bytes_activations" not in train(*words, *model, "dry_run=true")  # torch can't count them

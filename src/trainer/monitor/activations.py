@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from trainer.system.private import TorchDispatchMode, has_dispatch_mode
+from trainer.system.private import TorchDispatchMode, has_dispatch_mode, is_passing
 from trainer.trees import leaves
 
 _aten: Any = torch.ops.aten
@@ -118,7 +118,7 @@ class _Pass(TorchDispatchMode):
                 self._layer, self._has_units_last = name, isinstance(module, _UNITS_LAST)
             called = name or "model"
             x = next((x for x in leaves(outputs) if x.is_floating_point()), None)
-            if x is None or not x.numel() or called in self.counts:
+            if x is None or is_passing(x) or not x.numel() or called in self.counts:
                 return
             x = x.detach() if x.dtype in (torch.float32, torch.float64) else x.detach().float()
             self.counts[called] = x.numel()

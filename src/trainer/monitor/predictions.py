@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from trainer.meaning import Classes, Meaning
+from trainer.system.private import is_passing
 from trainer.trees import Tree
 
 MAX_NUMBERS = 10_000_000  # of the outputs: 40 MB, which is all of most splits
@@ -116,7 +117,8 @@ class Collector:
             handle.remove()
 
     def _note(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        self._given = args[0] if args else None
+        given = args[0] if args else None
+        self._given = None if isinstance(given, Tensor) and is_passing(given) else given
 
     def add(self, inputs: Tree, outputs: Tree, targets: Tree) -> None:
         """The next batch: what went in, what came out, and what should have. What is not one tensor is passed over."""

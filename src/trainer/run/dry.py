@@ -37,13 +37,14 @@ def dry_run(training: Training) -> Config:
     with surroundings(training):
         batches = training.batches(parts.splits.train)
         first = next(batches)
-        memory = {"activations": activations(training, first)} if parts.world.size == 1 else {}
+        kept = activations(training, first) if parts.world.size == 1 else None
         computation = computed(training)
         set_mode(computation.network, True)
         step = stepping(training, computation, itertools.chain([first], batches))
         begun, *seconds = timed(step, parts.device)
     state = parts.state
     of_optimizer = sum(leaf.nbytes for leaf in leaves(list(state.optimizer.state_dict()["state"].values())))
+    memory = {} if kept is None else {"activations": kept}
     memory |= {"weights": state.store.values.nbytes, "gradients": state.store.grads.nbytes, "optimizer": of_optimizer}
     if parts.device.type == "cuda":
         memory["GPU, at most"] = torch.cuda.max_memory_allocated(parts.device)
@@ -63,8 +64,8 @@ def computed(training: Training) -> Computation:
     return choose(work, None, settings.fast, settings.compile, settings.cuda_graphs, True, print)
 
 
-def activations(training: Training, batch: Batch) -> int:
-    """The bytes that a forward pass of a batch keeps for its backward pass."""
+def activations(training: Training, batch: Batch) -> int | None:
+    """The bytes that a forward pass of a batch keeps for its backward pass; None where torch can't count them."""
     parts = training.parts
     kept: dict[int, int] = {}
 
@@ -75,10 +76,15 @@ def activations(training: Training, batch: Batch) -> int:
     own = {tensor.data_ptr() for tensor in (*parts.model.parameters(), *parts.model.buffers())}
     size = training.work().part_size
     with undisturbed(parts.model, parts.device, is_training=True):
-        with parts.precision(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            part = next(batch.parts(size))
-            outputs = called(parts.model, parts.loss_fn.given(part.inputs, part.targets))
-            losses = parts.loss_fn(outputs, part.targets, part.inputs)
+        try:
+            with parts.precision(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+                part = next(batch.parts(size))
+                outputs = called(parts.model, parts.loss_fn.given(part.inputs, part.targets))
+                losses = parts.loss_fn(outputs, part.targets, part.inputs)
+        except RuntimeError as error:
+            if "saved tensor hooks" not in str(error):  # torch.func.grad and its like take none
+                raise
+            return None
         del losses
     return sum(num_bytes for place, num_bytes in kept.items() if place not in own)
 

@@ -7,6 +7,7 @@
 | `torch._ops.OpOverload` (a type), its `._schema`, `.overloadpacket` | the form of an operation that writes where it is told | steps are not recorded |
 | `Tensor._version` | whether somebody has written into it | steps are not recorded; a batch that comes again is copied every time |
 | `Module._forward_hooks` and its like, `Parameter._backward_hooks` | whether somebody watches a module | somebody does: short cuts step aside, runs are not stacked |
+| `torch._C._functorch.is_functorch_wrapped_tensor` | whether a tensor is one of `torch.func`, gone when that returns | a model with `vmap` in `forward` may fail while its layers are watched |
 | `torch._fused_adam_`, `torch._fused_adamw_` | Adam in one call | `torch.optim.Adam` itself |
 | `torch.utils.flop_counter.flop_registry` | how much there is to do in a product | `threads=auto` takes all cores |
 | `torch._dynamo.config`, `.reset`, `.mark_static_address` | `compile=true` | the run goes on uncompiled, with a line |
@@ -66,6 +67,12 @@ def tensor_hooks(parameters: Iterable[Tensor]) -> list[Any]:
 def version_of(tensor: Tensor) -> int | None:
     """How often somebody has written into it; None where torch no longer says."""
     return getattr(tensor, "_version", None)
+
+
+def is_passing(tensor: Tensor) -> bool:
+    """Whether it stands for a tensor within `torch.vmap` and `torch.func.grad`, and is nothing once they return."""
+    known = getattr(getattr(torch._C, "_functorch", None), "is_functorch_wrapped_tensor", None)
+    return known is not None and bool(known(tensor))
 
 
 def fused_adam(is_decoupled: bool) -> Callable[..., None] | None:
