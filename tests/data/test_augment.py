@@ -176,3 +176,82 @@ def test_what_can_not_be_is_refused(words: list[str], message: str, train: Train
     with pytest.raises(UserError, match=message):
         train(*words)
     assert not Path("runs").exists()
+
+
+MASKS = """
+import torch
+from torch import nn
+from trainer import Data, Samples
+
+
+def bright(kind="dict"):
+    y = torch.zeros(60, 1, 8, 8)
+    y[:, :, :, :2] = 1
+    x = (200 * y).to(torch.uint8)
+    targets = {
+        "dict": {"mask": y, "kind": torch.arange(60) % 2},
+        "tuple": (y, y[:, 0].long()),
+        "half": y[..., ::2, ::2],
+        "last": y.movedim(1, -1),
+        "numbers": y[:, 0, 0, :2],
+    }[kind]
+    if kind == "dict":
+        parts = [{name: part[i::3] for name, part in targets.items()} for i in range(3)]
+    else:
+        parts = [tuple(p[i::3] for p in targets) if kind == "tuple" else targets[i::3] for i in range(3)]
+    return Data(*(Samples(x[i::3], part) for i, part in enumerate(parts)), description="bright pixels")
+
+
+class Net(nn.Module):
+    def __init__(self, in_channels):
+        super().__init__()
+        self.layer = nn.Conv2d(in_channels, 1, 1)
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+class Loss(nn.Module):
+    def forward(self, outputs, targets):
+        part = next(iter(targets.values())) if isinstance(targets, dict) else targets[0] if isinstance(targets, tuple) else targets
+        if part.shape != outputs.shape:
+            return outputs.square().mean()
+        return nn.functional.binary_cross_entropy_with_logits(outputs, part)
+"""
+
+
+@pytest.fixture
+def masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    (tmp_path / "masks_here.py").write_text(MASKS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = ["model._target_=masks_here.Net", "data._target_=masks_here.bright", "loss._target_=masks_here.Loss"]
+    return [*own, "trust=[masks_here]", "monitor=off", "optimizer.lr=0.3", "max_steps=60", "threads=1"]
+
+
+@pytest.mark.parametrize("kind", ["dict", "tuple"])
+def test_masks_among_several_targets_go_with_their_images(kind: str, masks: list[str], train: Train) -> None:
+    """A bright pixel is mask: learnt as well with flips, where each mask is flipped with its image."""
+    words = [*masks, f"data.kind={kind}"]
+    plain, flipped = (train(*words, *more)["train/loss"] for more in ([], ["data.augment.horizontal_flip=true"]))
+    assert flipped < 0.02
+    assert_close(flipped, plain, rtol=1e-4, atol=0)
+    splits = parts_of(*words, "data.image_size=4").splits
+    (batch,) = [next(iter(splits.val.in_order()))]
+    found = batch.targets["mask"] if kind == "dict" else batch.targets[0]  # type: ignore[call-overload, index]
+    assert found.shape[-2:] == (4, 4)
+    assert torch.equal(found[0, 0, 0], torch.tensor([1.0, 0, 0, 0]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [("half", "of shape [N, 1, 4, 4]"), ("last", "of shape [N, 8, 8, 1]"), ("numbers", "that are numbers")],
+)
+def test_targets_that_are_not_moved_with_their_images_are_said(
+    kind: str, what: str, masks: list[str], train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*masks, f"data.kind={kind}", "max_steps=1"]
+    said = f"warning: data.augment.horizontal_flip moves images; targets {what} stay as they are"
+    train(*words, "data.augment.horizontal_flip=true")
+    assert said in capsys.readouterr().out
+    train(*words, "data.augment.color_jitter=0.1")
+    assert "stay as they are" not in capsys.readouterr().out

@@ -328,9 +328,17 @@ def augmented(
         draws = derived_seed(seed, "augmentation", step)
         of = batch_length(num_samples, batch_size, step)
         mine = share(of, rank, world_size)
-        if lies_over(targets, inputs):
-            targets = augment.masks(targets, torch.Generator().manual_seed(draws), mine, of)
-        yield Batch(augment(inputs, torch.Generator().manual_seed(draws), mine, of), targets)
+
+        def moved(part: Tensor, draws: int = draws, of: int = of, mine: slice = mine) -> Tensor:
+            return augment.masks(part, torch.Generator().manual_seed(draws), mine, of)
+
+        changed = augment(inputs, torch.Generator().manual_seed(draws), mine, of)
+        yield Batch(changed, with_masks(targets, inputs, moved))
+
+
+def with_masks(targets: Tree, inputs: Tree, change: Callable[[Tensor], Tensor]) -> Tree:
+    """The targets, with those among them that lie over the images changed: all, or parts of a dict or tuple."""
+    return mapped(lambda part: change(part) if lies_over(part, inputs) else part, targets)
 
 
 def lies_over(targets: Tree, inputs: Tree) -> bool:

@@ -114,8 +114,13 @@ class Augmentation:
     levels: tuple[tuple[float, ...], tuple[float, ...]] | None = field(default=None, init=False)
 
     def __bool__(self) -> bool:
-        is_moved = self.crop_padding or self.horizontal_flip or self.rotation or self.resized_crop
-        return bool(is_moved or self.policy or self.color_jitter or self.erase)
+        return bool(self.moving or self.color_jitter or self.erase)
+
+    @property
+    def moving(self) -> str | None:
+        """The first of the keys that change where things are in an image; None where none does."""
+        keys = ("crop_padding", "horizontal_flip", "rotation", "resized_crop", "policy")
+        return next((key for key in keys if getattr(self, key)), None)
 
     def of(self, transform: ImageTransform) -> Self:
         """The same for images that were made by this transform."""

@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from trainer.data.batches import EVALUATION_BATCH, Batch, Batches, augmented, lies_over, orders, share, share_size
+from trainer.data.batches import EVALUATION_BATCH, Batch, Batches, augmented, orders, share, share_size, with_masks
 from trainer.data.images import Augmentation, resized_masks
 from trainer.data.items import Items, Key
 from trainer.data.loader import read
@@ -95,8 +95,8 @@ class ItemBatches:
         if self.transform is None:
             return Batch(inputs, targets)
         fitted = self.transform(inputs)
-        if lies_over(targets, inputs) and targets.shape[-2:] != fitted.shape[-2:]:
-            targets = resized_masks(targets, fitted.shape[-2:])
+        if inputs.shape[-2:] != fitted.shape[-2:]:
+            targets = with_masks(targets, inputs, lambda masks: resized_masks(masks, fitted.shape[-2:]))
         return Batch(fitted, targets)
 
     def _placed(self, tensor: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from trainer.data.batches import Batches, LoadedBatches, ResidentBatches, lies_over
+from trainer.data.batches import Batches, LoadedBatches, ResidentBatches, lies_over, with_masks
 from trainer.data.images import Augmentation, ImageTransform, channel_statistics, resized_masks
 from trainer.data.item_batches import ItemBatches, OwnTargets
 from trainer.data.item_parts import Pictures
@@ -189,12 +189,36 @@ def _check_items(data: Data, items: Items, where: str) -> None:
             raise UserError(f"data.fixed=true: {where} has items that change when they are read again. Leave it out.")
 
 
-def doubts(data: Data, name: str, dtype: torch.dtype, leak: Leak | None = None) -> list[str]:
+def left_behind(data: Data, augment: Augmentation | None) -> list[str]:
+    """A warning of targets that stay as they are where the images are moved, though they may say where things are."""
+    if augment is None or augment.moving is None or data.are_own_targets:
+        return []
+    inputs, targets = data.example
+    parts = [part for part in leaves(targets) if not lies_over(part, inputs)]
+    places = [part for part in parts if part.dim() > 2]
+    is_row = isinstance(targets, Tensor) and isinstance(data.meaning, Numbers)
+    numbers = [part for part in parts if part.dim() == 2 and (is_row or part.shape[1] > 1) and part.is_floating_point()]
+    if isinstance(targets, Tensor) and not is_row:
+        numbers = []  # shares of classes, or several labels
+    if not places and not numbers:
+        return []
+    what = f"of shape {['N', *places[0].shape[1:]]}".replace("'", "") if places else "that are numbers"
+    advice = "Give masks in the size of their images, [N, H, W] or [N, C, H, W]; or leave" if places else "Leave"
+    return [
+        f"warning: data.augment.{augment.moving} moves images; targets {what} stay as they are, which is wrong where "
+        f"they are places or directions. {advice} it out."
+    ]
+
+
+def doubts(
+    data: Data, name: str, dtype: torch.dtype, leak: Leak | None = None, augment: Augmentation | None = None
+) -> list[str]:
     """What was decided in reading the data, and what may be meant but seldom is (a warning each).
 
     Args:
         dtype: of float inputs and targets in the run.
         leak: what the splits have in common.
+        augment: random changes of the training images.
 
     Raises:
         UserError: numbers would become infinite in this type.
@@ -211,6 +235,7 @@ def doubts(data: Data, name: str, dtype: torch.dtype, leak: Leak | None = None) 
         found += [f"warning: {doubt}" for doubt in data.train.doubts()]
     if leak is not None:
         found.append(f"warning: data={name}: {leak.said}")
+    found += left_behind(data, augment)
     shape = data.sample_shape
     if data.is_images and len(shape) == 3 and shape[-1] in (1, 3) and shape[0] not in (1, 2, 3, 4):
         found.append(f"warning: data={name}: the images have {shape[0]} channels and are {shape[-1]} wide. {_LAST}")
@@ -407,8 +432,8 @@ def _image_batches(
         return OwnTargets(found) if data.are_own_targets else found
     images = samples.inputs.to(device)
     targets = mapped(lambda tensor: on_device(tensor, device, transform.dtype), samples.targets)
-    if lies_over(targets, images) and targets.shape[-2:] != transform.image_size:
-        targets = resized_masks(targets, transform.image_size)
+    if tuple(images.shape[-2:]) != transform.image_size:
+        targets = with_masks(targets, images, lambda masks: resized_masks(masks, transform.image_size))
     num_bytes = len(images) * transform.channels * math.prod(transform.image_size) * transform.dtype.itemsize
     if num_bytes > RESIDENT_BYTES:
         found = ResidentBatches(images, targets, transform, augment)

@@ -151,7 +151,11 @@ def build(settings: Settings, world: World = ALONE, like: Parts | None = None, i
     leak = None if like is None else like.leak
     if like is None and settings.overfit is None:  # there the splits have the same samples on purpose
         leak = leaks(data.train, data.val, data.test)
-    warnings = doubts(data, settings.names["data"], dtype, leak) if like is None else []
+    warnings = (
+        doubts(data, settings.names["data"], dtype, leak, getattr(splits.train, "augment", None))
+        if like is None
+        else []
+    )
     warnings += found + loaded + doubts_of_loss(settings, loss_fn, model, sample_of(splits.val))
     warnings += doubts_of_patience(settings, length)
     mix = build_mix(settings, data, loss_fn, world)
