@@ -14,8 +14,26 @@ from trainer.system.private import version_of
 # evaluation, too.
 DIFFERENTIATING: WeakSet[nn.Module] = WeakSet()
 
+# Networks that give parameters other memory in their forward pass (`weight.data = ...`). What an optimizer updates
+# would no longer be what they compute with: each pass is followed by a move back.
+REBINDING: WeakSet[nn.Module] = WeakSet()
+
 # Parts that stay in evaluation mode while the rest trains: they are frozen.
 STILL: WeakSet[nn.Module] = WeakSet()
+
+
+def homes(model: nn.Module) -> Callable[[], bool]:
+    """Remembers where the numbers of parameters lie: to be called, it moves them back there, and says if it had to."""
+    places = [(p, p.data) for p in model.parameters() if p.layout == torch.strided]
+
+    def move_back() -> bool:
+        moved = [(p, place) for p, place in places if p.data_ptr() != place.data_ptr()]
+        for p, place in moved:
+            place.copy_(p.data)
+            p.data = place
+        return bool(moved)
+
+    return move_back
 
 
 def set_mode(model: nn.Module, is_training: bool) -> None:
@@ -35,7 +53,7 @@ def evaluating(model: nn.Module, device: torch.device, loss: nn.Module | None = 
     """
     roots = (model,) if loss is None else (model, loss)
     modes = {module: module.training for root in roots for module in root.modules()}
-    random = random_state(device)
+    random, move_back = random_state(device), homes(model) if model in REBINDING else None
     for root in roots:
         root.eval()
     try:
@@ -44,6 +62,8 @@ def evaluating(model: nn.Module, device: torch.device, loss: nn.Module | None = 
     finally:
         for module, was_training in modes.items():  # one by one: frozen parts may be in eval mode
             module.training = was_training
+        if move_back is not None:
+            move_back()
         set_random_state(random, device)
 
 
@@ -61,6 +81,7 @@ def undisturbed(
     # All of them: not every kernel that writes into a tensor counts up its version.
     stored = (tensor for module in modules for tensor in (*module.parameters(), *module.buffers()))
     kept = [(tensor, tensor.detach().clone()) for tensor in stored]
+    move_back = homes(model)
     gradients = [(p, p.grad, p.grad.clone()) for p in model.parameters() if p.grad is not None] if is_training else []
     attributes = [_attributes(module) for root in modules for module in root.modules() if is_others(module)]
     built = _built(modules)
@@ -72,6 +93,8 @@ def undisturbed(
             yield
     finally:
         model._compiled_call_impl = compiled
+        if move_back():
+            REBINDING.add(model)
         with torch.no_grad():
             for tensor, saved in kept:
                 tensor.copy_(saved)

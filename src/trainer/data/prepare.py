@@ -403,7 +403,9 @@ def _channels(wanted: int | None, shape: tuple[int, ...]) -> int:
 
 
 def on_device(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Real floats become `dtype`; whole, logical and complex numbers stay what they are."""
+    """Real floats become `dtype`, both parts of complex numbers, too; whole and logical numbers stay what they are."""
+    if tensor.is_complex():
+        return tensor.to(device, dtype.to_complex())
     return tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
 
 

@@ -94,7 +94,7 @@ def stepping(training: Training, computation: Computation, batches: Iterator[Bat
     parts, length, settings = training.parts, training.parts.length, training.parts.settings
     state, numbers = parts.state, itertools.count(1)
 
-    forward_backward = reevaluated(state.optimizer, computation.forward_backward, state.world)
+    forward_backward = reevaluated(state, computation.forward_backward)
 
     def step() -> None:
         of = batch_length(len(parts.splits.train), length.samples_per_step, next(numbers))

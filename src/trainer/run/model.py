@@ -20,6 +20,7 @@ from trainer.models.weights import fit_in, read_weights
 from trainer.run.freeze import freeze
 from trainer.run.instantiate import FACTS, LIBRARIES, MADE, built, complaint, found, ours
 from trainer.run.memory import recompute_as_asked
+from trainer.run.odd import refuse_odd
 from trainer.system.private import applied
 from trainer.trees import called, mapped
 
@@ -55,6 +56,7 @@ def build_model(settings: Settings, sizes: Sizes, device: torch.device, dtype: t
     model = told(settings, sizes)
     if isinstance(sizes, Splits) and has_lazy(model):
         model = materialized(settings, sizes, model, device, dtype)
+    refuse_odd(settings, model)
     if mine.get("init", "default") != "default":
         if config.get("weights") is not None:
             raise UserError(f"model.init={mine['init']}: would overwrite model.weights. Type model.init=default.")

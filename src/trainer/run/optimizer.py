@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import LBFGS, Adam, AdamW, Optimizer, SparseAdam
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
@@ -12,7 +13,6 @@ from trainer.config import trust
 from trainer.config.schema import is_larger_better
 from trainer.config.settings import Settings
 from trainer.data.batches import Batch
-from trainer.distributed import World
 from trainer.errors import UserError
 from trainer.loop import ForwardBackward
 from trainer.losses.function import Losses
@@ -22,7 +22,8 @@ from trainer.optim.manual_sgd import ELEMENTWISE
 from trainer.optim.schedulers import Schedule
 from trainer.run.instantiate import built, complaint, found, ours
 from trainer.run.length import Length
-from trainer.state import Store, hide_unreached
+from trainer.state import Store, TrainingState, hide_unreached
+from trainer.trials import REBINDING
 
 
 def build_optimizer(settings: Settings, model: nn.Module, store: Store) -> Optimizer:
@@ -108,8 +109,11 @@ def build_by_closure(settings: Settings, store: Store) -> Optimizer:
     return ByClosure(inner)
 
 
-def reevaluated(optimizer: Optimizer, forward_backward: ForwardBackward, world: World) -> ForwardBackward:
-    """Tells an optimizer that evaluates a batch again how; else what the loop calls, as it is."""
+def reevaluated(state: TrainingState, forward_backward: ForwardBackward) -> ForwardBackward:
+    """What the loop calls: tells an optimizer that evaluates a batch again how; parameters stay where they lie."""
+    optimizer, world = state.optimizer, state.world
+    if state.model in REBINDING:
+        forward_backward = _kept_in_place(state.store, forward_backward)
     if not isinstance(optimizer, ByClosure):
         return forward_backward
 
@@ -121,6 +125,16 @@ def reevaluated(optimizer: Optimizer, forward_backward: ForwardBackward, world: 
         return losses
 
     return evaluated
+
+
+def _kept_in_place(store: Store, forward_backward: ForwardBackward) -> ForwardBackward:
+    def kept(batch: Batch, of: int) -> Losses:
+        losses = forward_backward(batch, of)
+        with torch.no_grad():
+            store.take_back()
+        return losses
+
+    return kept
 
 
 def groups_of(settings: Settings, model: nn.Module, store: Store) -> list[Group] | None:

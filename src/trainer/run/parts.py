@@ -1,5 +1,6 @@
 """The parts of a run, built one after the other and found to fit together; nothing has been written."""
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,7 +47,8 @@ from trainer.run.teacher import told_apart
 from trainer.run.threads import enough_threads
 from trainer.run.unregistered import own_objects
 from trainer.state import Store, TrainingState
-from trainer.trees import mapped
+from trainer.trees import called, mapped
+from trainer.trials import undisturbed
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,7 @@ def build(settings: Settings, world: World = ALONE, like: Parts | None = None, i
     except ValueError as error:
         raise UserError(f"model={settings.names['model']}: {error}.") from error
     if not is_all_ours(model, loss_fn):
+        look_for_rebinding(model, given, precision)
         if is_alone:
             store.watch(world)
         for split in (splits.train, splits.val, splits.test):
@@ -162,6 +165,13 @@ def build(settings: Settings, world: World = ALONE, like: Parts | None = None, i
     return Parts(
         settings, world, device, precision, data, splits, model, loss_fn, length, state, metrics, mix, warnings, leak
     )
+
+
+def look_for_rebinding(model: nn.Module, sample: Batch, precision: Precision) -> None:
+    """Finds out whether a forward pass in training gives parameters other memory, see `trainer.trials`."""
+    device = next(model.parameters()).device
+    with suppress(Exception), undisturbed(model, device, is_training=True), precision():
+        called(model, sample.inputs)  # what is wrong with it is told elsewhere
 
 
 def is_all_ours(*modules: nn.Module) -> bool:

@@ -36,7 +36,7 @@ def train(training: Training) -> Config:
             is_time_over = training.parts.world.shared(run.observer.is_time_over())
             state, plan = training.parts.state, replace(training.plan(), is_time_over=is_time_over)
             forward_backward = halving(training.work(), computation, run.journal.display.note)
-            forward_backward = reevaluated(state.optimizer, forward_backward, state.world)
+            forward_backward = reevaluated(state, forward_backward)
             asked = wishes(training, run.observer, agreement)
             is_over = fit(state, forward_backward, batches, plan, run.observer, asked)
         agreement.wait()

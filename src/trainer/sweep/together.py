@@ -28,7 +28,7 @@ from trainer.stack.member import Member
 from trainer.stack.refusal import CannotStack
 from trainer.stack.stack import Stack
 from trainer.trees import called
-from trainer.trials import undisturbed
+from trainer.trials import REBINDING, undisturbed
 
 # Share of the free memory that a stack may take.
 SHARE_OF_MEMORY = 0.5
@@ -86,6 +86,8 @@ def refuse_unstackable(trainings: Sequence[Training]) -> None:
         raise UserError("they can't be trained together: profile=true is for a run alone")
     if parts.settings.gradient.checkpoint:
         raise UserError("they can't be trained together: gradient.checkpoint is for a run alone")
+    if parts.model in REBINDING:
+        raise UserError("they can't be trained together: the forward pass gives parameters other memory (.data = ...)")
     if parts.mix is not None:
         raise UserError("they can't be trained together: the samples of each are mixed")
     members = [member(training, random_state(parts.device), training.parts.model) for training in trainings]

@@ -145,7 +145,7 @@ def follow(training: Training, until: int, observer: Follower) -> NonFinite | No
         batches, per_epoch = training.batches(computation.train), training.parts.length.steps_per_epoch
         batches = announced(thawed(training.parts.settings, state.model, batches, begun + 1, per_epoch))
         forward_backward = halving(training.work(), computation, print)
-        forward_backward = reevaluated(state.optimizer, forward_backward, state.world)
+        forward_backward = reevaluated(state, forward_backward)
         try:
             fit(state, forward_backward, batches, plan, observer, lambda: Wish(signals.received != 0))
         except NonFinite as error:
