@@ -89,6 +89,16 @@ def test_the_first_failure_ends_it_where_that_is_wanted(command: Command, tmp_pa
     done = command(*words, "sweep.on_failure=stop")
     assert done.returncode == 1
     assert [row["status"] for row in results(tmp_path / "runs/s").values()] == ["stopped", "waiting"]
+    assert "To continue, type the same with name=s" in done.stdout
+    again = command(*words, "sweep.on_failure=stop")
+    assert again.returncode == 1
+    assert [row["status"] for row in results(tmp_path / "runs/s").values()] == ["stopped", "finished"]
+    others = command(*words[:-2], "optimizer.lr=0.1,0.01", "name=s", "sweep.on_failure=stop")
+    assert others.returncode == 0, others.stderr
+    assert "of them failed" not in others.stdout
+    assert (
+        "not in the table: 1 more job lies there, whose values were not typed the last time: lr=1e+30" in others.stdout
+    )
 
 
 @pytest.mark.long

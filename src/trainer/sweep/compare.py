@@ -13,7 +13,7 @@ from trainer.finished.table import open_console, print_lines
 from trainer.sweep.picture import draw, is_drawable
 from trainer.sweep.plan import Job
 from trainer.sweep.processes import LOG
-from trainer.sweep.results import Row, metric_of, print_csv, print_table
+from trainer.sweep.results import Row, left_out, metric_of, print_csv, print_table
 from trainer.system import shell
 
 _OTHERS = ("name", "status", "reason")  # texts of a row that are no swept key
@@ -47,6 +47,8 @@ def compare_sweep(folder: Path, metric: str | None, png: str | None, is_csv: boo
         print_csv(rows, tag)
         return 0
     print_table(rows, tag)
+    for line in left_out(folder, rows):
+        print(line)
     failed = [Text(f"  {r.job.name} {r.status}: {r.reason}") for r in rows if r.has_failed]
     if failed:
         print_lines([Text(), Text(f"failed, see {LOG} in the folder of each", style="bold"), *failed], open_console())

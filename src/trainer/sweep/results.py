@@ -67,6 +67,17 @@ def read_failures(folder: Path) -> dict[str, dict[str, str]]:
         return {}
 
 
+def left_out(folder: Path, rows: Sequence[Row]) -> list[str]:
+    """A line where jobs of earlier commands lie in the sweep's folder that no row is of: no mean has them."""
+    names = {r.job.name for r in rows}
+    others = sorted({path.parent.name for path in folder.glob("*/config.yaml")} - names)
+    if not others:
+        return []
+    which = f"{', '.join(others[:3])}{' ...' if len(others) > 3 else ''}"
+    jobs = "1 more job lies" if len(others) == 1 else f"{len(others)} more jobs lie"
+    return [f"not in the table: {jobs} there, whose values were not typed the last time: {which}"]
+
+
 class Table:
     """The results of a sweep on the disk, while its jobs come to their ends.
 

@@ -17,7 +17,7 @@ from trainer.sweep.cluster import Cluster
 from trainer.sweep.plan import Job, is_finished, plan, refuse_another
 from trainer.sweep.processes import Pool
 from trainer.sweep.progress import Progress
-from trainer.sweep.results import metric_of, read_failures, row
+from trainer.sweep.results import AVERAGED, metric_of, read_failures, row
 from trainer.sweep.sweep import close, opened, prove, refuse_unbuildable, run_all, write_words
 
 Trial = Sequence[str]  # the overrides that are its own
@@ -73,6 +73,9 @@ def search(space: Space, folder: Path, words: Sequence[str], signals: Signals, c
         return 0
     if settings["stack"] == "always" and settings["jobs"] == 1:
         print("sweep.stack=always: a search tries one after the other. sweep.jobs=4 tries four together", flush=True)
+    if (key := next((key for key in keys_of(corners[0][0]) if key in AVERAGED), None)) is not None:
+        how = f"Type {key}=0, and then the best settings with --multirun {key}=0,1,2"
+        print(f"{key}: is searched, so the best is the luckiest of them, too. {how}", flush=True)
     jobs: dict[str, Job] = {}
     together: list[Job] = []
     failures = {} if settings["retry"] else read_failures(folder)
@@ -84,9 +87,9 @@ def search(space: Space, folder: Path, words: Sequence[str], signals: Signals, c
             batch.append(jobs.setdefault(job.name, job))
         progress.num_done += sum(job.name in failures or is_finished(job) for job in batch)
         write_words(folder, words, list(jobs.values()))
-        known = list(jobs.values())
+        known, num_known = list(jobs.values()), len(failures)
         rows = run_all(known, folder, cluster or pool, settings, signals, together, failures, progress)
-        if signals.received or (failures and settings["on_failure"] == "stop"):
+        if signals.received or (len(failures) > num_known and settings["on_failure"] == "stop"):
             raise _Ended
         if any(r.status == "finished" for r in rows):
             metric_of(rows, settings["metric"])  # says so where no job has it

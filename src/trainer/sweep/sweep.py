@@ -22,7 +22,7 @@ from trainer.sweep.cluster import Cluster
 from trainer.sweep.plan import Job, is_finished, listing, plan, refuse_another, units, why_alone
 from trainer.sweep.processes import SIGNALLED, UNKNOWN, Outcome, Pool, reason
 from trainer.sweep.progress import Progress
-from trainer.sweep.results import Row, Table, metric_of, print_table, read_failures, row
+from trainer.sweep.results import Row, Table, left_out, metric_of, print_table, read_failures, row
 from trainer.sweep.verify import verify
 from trainer.system import shell
 
@@ -63,7 +63,8 @@ def sweep(
     is_proved = True
     with signals.deferred(), opened(folder):
         write_words(folder, words, jobs)
-        failures = {} if settings["retry"] else read_failures(folder)
+        before = {} if settings["retry"] else read_failures(folder)
+        failures = {job.name: before[job.name] for job in jobs if job.name in before}
         num_done = sum(job.name in failures or is_finished(job) for job in jobs)
         if num_done:
             print(f"{num_done} of {len(jobs)} jobs have run already", flush=True)
@@ -126,6 +127,8 @@ def close(rows: Sequence[Row], num_jobs: int, folder: Path, settings: Mapping[st
             f"stopped with {num_left} of {num_jobs} jobs to go; those that ran are saved. {how}", signals.received
         )
     print_table(rows, metric_of(rows, settings["metric"]))
+    for line in left_out(folder, rows):
+        print(line)
     if num_left:
         print(f"{num_left} of {num_jobs} jobs have not come to their end. {how}")
     typed = shell.quote(str(folder))
@@ -151,7 +154,8 @@ def run_all(
 
     Args:
         together: those are added that were trained so to their end.
-        failures: status and reason by the name of the job; those that fail are added.
+        failures: status and reason by the name of the job; those that fail are added. With `on_failure=stop` only these
+            end the sweep: typed again, it continues behind the one that did.
     """
     left = [job for job in jobs if job.name not in failures and not is_finished(job)]
     killed: set[Job] = set()  # while they trained together
@@ -161,10 +165,11 @@ def run_all(
     waiting = units(left, "never" if of_all else settings["stack"], pool.at_once)
     for line in why_alone(waiting, settings["stack"], of_all):
         progress.note_once(line)
+    num_known = len(failures)
     table = Table(folder, lambda: [row(job, failures) for job in jobs])
     is_told = False
     while waiting or pool.running:
-        is_stopping = signals.received != 0 or (bool(failures) and settings["on_failure"] == "stop")
+        is_stopping = signals.received != 0 or (len(failures) > num_known and settings["on_failure"] == "stop")
         if is_stopping and not is_told:
             pool.signal(signal.SIGTERM)
             is_told = True
