@@ -65,6 +65,33 @@ def test_ids_are_rows_of_the_file_or_paths(train: Train, tmp_path: Path, sources
     assert [("cat", "dog").index(Path(path).parent.name) for path in found["id"]] == found["target"].tolist()
 
 
+OF_ROWS = """
+import torch
+from torch.utils.data import Subset
+from trainer import Data, Samples
+def numbers():
+    return torch.arange(60.0)[:, None]
+def items():
+    return [(row, row) for row in numbers()]
+def part():
+    return Subset(items(), range(10, 60))
+def samples():
+    return Data(Samples(numbers(), numbers()))
+"""
+
+
+@pytest.mark.parametrize("made", ["items", "part", "samples"])
+def test_ids_are_rows_of_the_users_data_where_train_has_split_it(
+    made: str, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "of_rows.py").write_text(OF_ROWS)
+    monkeypatch.syspath_prepend(tmp_path)
+    train(f"data._target_=of_rows.{made}", "trust=[of_rows]", "model=two_layer", "loss=mse", *TINY)
+    _, found = left(tmp_path / "runs/x")
+    assert len(found["id"]) >= 10
+    assert found["id"].tolist() == found["target"].flatten().tolist()
+
+
 def test_of_numbers_and_in_half_precision(train: Train, tmp_path: Path) -> None:
     result = train(
         "data=random_regression", "model=two_layer", "loss=mse", "precision=bfloat16", *TINY, "data.num_samples=40"

@@ -566,7 +566,7 @@ def _completed(data: Data, name: str, asked: Asked) -> Data:
     groups = _groups(train, data.num_workers) if isinstance(train, Items) and train.group is not None else None
     rows = split_rows(len(train), asked.split_seed or 0, fractions, labels, groups)
     parts: dict[str, Any] = {split: _rows(train, index, split) for split, index in rows.items()}
-    return replace(data, by_chance=(*data.by_chance, *fractions), **parts)
+    return replace(data, by_chance=(*data.by_chance, *fractions), rows={**data.rows, **rows}, **parts)
 
 
 def _groups(items: Items, num_workers: int) -> NDArray[np.int64]:

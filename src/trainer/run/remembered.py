@@ -15,6 +15,7 @@ from torch import Tensor
 from trainer import __version__, meaning
 from trainer.config.request import Config
 from trainer.data.image_files import FolderImages
+from trainer.data.items import Items
 from trainer.data.preparation import preparation_of
 from trainer.disk.files import write_atomically, write_text
 from trainer.disk.folder import MODEL
@@ -100,10 +101,12 @@ class Kept:
 
 
 def ids_of(parts: Parts, split: str) -> Any:
-    """What tells the samples of a split apart: paths of files, rows of a file, or their places in the split."""
+    """What tells the samples of a split apart: paths of files, rows of a file or of the source, places in the split."""
     samples = getattr(parts.data, split)
     if isinstance(samples, FolderImages):
         return np.array(samples.paths)
+    if isinstance(samples, Items):
+        return np.array([samples.number_of(row) for row in range(len(samples))])
     rows = parts.data.rows.get(split)
     return np.arange(len(samples)) if rows is None else rows[: len(samples)].numpy()
 

@@ -4,7 +4,7 @@ import torch
 
 from trainer.config.request import Config
 from trainer.data.prepare import Splits
-from trainer.data.source import Data, ImageFiles, Samples
+from trainer.data.source import Data, Samples
 from trainer.run.overfit import verdict
 from trainer.run.training import Training
 
@@ -29,8 +29,7 @@ def taken_as(data: Data, splits: Splits) -> str:
     transform = splits.transform
     if transform is None:
         return ""
-    is_greyed = isinstance(data.train, Samples) and transform.channels == 1 < data.sample_shape[0]
-    if not is_greyed and not isinstance(data.train, ImageFiles):
+    if isinstance(data.train, Samples) and not transform.channels == 1 < data.sample_shape[0]:
         return ""
     height, width = transform.image_size
     return f", taken as {height}x{width} {'grey' if transform.channels == 1 else 'colour'}"

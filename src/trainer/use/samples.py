@@ -71,7 +71,7 @@ def own(trained: Trained, split: str) -> Labelled:
     if (difference := _difference(trained, data, split)) is not None:
         raise UserError(
             f"data={settings.names['data']}: {difference}. To evaluate on other data than the run's own, say where it "
-            "lies: data.path=..., data.root=... or data=..."
+            "lies: data.path=..., data.root=... or data=... An export is proven on the run's own."
         )
     if split == "all":
         raise UserError("split=all: of the run's own data one split at a time is evaluated. Type split=test.")
