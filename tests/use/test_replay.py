@@ -136,6 +136,9 @@ def test_a_wrong_label_is_among_the_worst(kind: str, train: Train, capsys: pytes
     train("name=a", *words, "max_steps=80", *QUICK)
     found = replayed("a", "step=80", "worst=5")
     assert planted & {(sample["target"], sample["said"]) for sample in found["samples"]}
+    lines = Path("mine.csv").read_text().splitlines()[1:] if kind == "table" else None
+    labels = [line.rpartition(",")[2] for line in lines] if lines else [*map(str, targets)]
+    assert all(sample["target"] == labels[int(sample["id"])] for sample in found["samples"])  # its row in the file
     assert "are their labels right?" in capsys.readouterr().out
 
 

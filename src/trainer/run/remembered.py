@@ -17,6 +17,7 @@ from trainer.config.request import Config
 from trainer.data.image_files import FolderImages
 from trainer.data.items import Items
 from trainer.data.preparation import preparation_of
+from trainer.data.source import Data
 from trainer.disk.files import write_atomically, write_text
 from trainer.disk.folder import MODEL
 from trainer.losses.function import LossFunction
@@ -100,13 +101,21 @@ class Kept:
         return {name: single(tensor).cpu().numpy() for name, tensor in whole.items() if len(tensor) == self.num_samples}
 
 
+def id_of(data: Data, split: str, row: int) -> str | int:
+    """What its user calls a sample of a split; see `ids_of`."""
+    samples, rows = getattr(data, split), data.rows.get(split)
+    if isinstance(samples, FolderImages):
+        return str(samples.paths[row])
+    return samples.number_of(row) if isinstance(samples, Items) else row if rows is None else int(rows[row])
+
+
 def ids_of(parts: Parts, split: str) -> Any:
     """What tells the samples of a split apart: paths of files, rows of a file or of the source, places in the split."""
     samples = getattr(parts.data, split)
     if isinstance(samples, FolderImages):
         return np.array(samples.paths)
     if isinstance(samples, Items):
-        return np.array([samples.number_of(row) for row in range(len(samples))])
+        return np.array([id_of(parts.data, split, row) for row in range(len(samples))])
     rows = parts.data.rows.get(split)
     return np.arange(len(samples)) if rows is None else rows[: len(samples)].numpy()
 

@@ -14,6 +14,7 @@ from trainer.meaning import Classes
 from trainer.monitor.facts import layer_of
 from trainer.monitor.readable import short
 from trainer.run.parts import Parts
+from trainer.run.remembered import id_of
 from trainer.run.training import Training
 from trainer.use.back import Follower
 from trainer.use.look import Looks, look
@@ -24,7 +25,7 @@ class Sample:
     """One sample of a batch, as plain values.
 
     Args:
-        id: its path, or its place in the training split.
+        id: its path, its row in the file or data set of its user, or its place in the training split, which is `row`.
         target, said: class names, or numbers.
         probability: of the class that is said; None where there is none.
         loss, gradient_norm, share: see `trainer.use.look.Looks`; None where they are not known or not finite.
@@ -131,12 +132,11 @@ def samples(
         rows: the places of its samples in the training split.
         places: of those in the batch that `rows` are of; None for all.
     """
-    paths = getattr(parts.data.train, "paths", None)
     found = []
     for i, row in zip(range(len(rows)) if places is None else places, rows, strict=True):
         target, said, probability = words(parts, targets, looks.outputs, i)
         of = [finite(None if t is None else t[i].item()) for t in (looks.losses, looks.norms, looks.shares)]
-        found.append(Sample(str(paths[row]) if paths else str(row), row, target, said, probability, *of))
+        found.append(Sample(str(id_of(parts.data, "train", row)), row, target, said, probability, *of))
     return found
 
 
