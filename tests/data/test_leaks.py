@@ -1,5 +1,6 @@
 """Samples of one split in another: every equal one is counted, two are named, and nothing else is."""
 
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from trainer.data import digits, image_folder, item_leaks
+from trainer.data.given import Asked, as_data
 from trainer.data.image_files import FolderImages
 from trainer.data.items import Items
 from trainer.data.leaks import leaks
-from trainer.data.source import ImageFiles, Samples
+from trainer.data.source import Data, ImageFiles, Samples
 
 DRAW = torch.Generator().manual_seed(0)
 
@@ -84,6 +86,19 @@ def test_validation_and_test_are_compared_too() -> None:
     message = said(samples(x[:10]), samples(x[10:20]), samples(torch.cat([x[20:], x[15:16]])))
     assert message is not None
     assert message.startswith("1 of 11 test inputs are in the val split, too (row 10 of test = row 5 of val).")
+
+
+@pytest.mark.parametrize("are_items", [False, True])
+def test_rows_are_those_of_the_data_that_the_splits_were_taken_from(are_items: bool) -> None:
+    x = torch.randn(60, 4, generator=DRAW)
+    x[30:] = x[:30]
+    whole = [(row, 0.5) for row in x] if are_items else Samples(x, torch.zeros(60, 1))
+    data = as_data(Data(whole), "mine", Asked())
+    message = leaks(data.train, data.val, data.test, data.rows)
+    assert message is not None
+    named = re.findall(r"row (\d+) of the data, in (?:val|train) = row (\d+) of the data, in train", message.said)
+    assert len(named) == 2
+    assert all(torch.equal(x[int(a)], x[int(b)]) for a, b in named)
 
 
 def test_inputs_of_several_parts_are_equal_if_all_parts_are() -> None:

@@ -152,4 +152,8 @@ def pooled(data: Data, asked: Asked | None, name: str, seed: int, is_standardize
     def of(rows: Tensor) -> Samples:
         return Samples(*(mapped(lambda whole: whole[rows], part) for part in (inputs, targets)))
 
-    return replace(data, train=of(in_train), val=of(in_val))
+    known = {split: rows for split, rows in data.rows.items() if split not in ("train", "val")}
+    if {"train", "val"} <= data.rows.keys():
+        of_file = torch.cat([data.rows["train"], data.rows["val"]])
+        known |= {"train": of_file[in_train], "val": of_file[in_val]}
+    return replace(data, train=of(in_train), val=of(in_val), rows=known)

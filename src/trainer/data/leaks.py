@@ -10,7 +10,7 @@ N. Krawetz, "Kind of Like That", 2013), and then by these parts themselves.
 import hashlib
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.data import Subset
 
 from trainer.data.item_leaks import Looked, looked_at
 from trainer.data.items import Items
@@ -49,11 +50,15 @@ class Leak:
     repeated: float
 
 
-def leaks(train: Split, val: Split, test: Split) -> Leak | None:
+def leaks(train: Split, val: Split, test: Split, of_file: Mapping[str, Tensor] | None = None) -> Leak | None:
     """How many samples two splits have in common; None where there are none.
 
     Image files of a class that is not ours are not looked at.
+
+    Args:
+        of_file: split to the row that each sample has in the data that the splits were taken from.
     """
+    of_file = of_file or {}
     splits = {"train": train, "val": val, "test": test}
     items = {name: split for name, split in splits.items() if isinstance(split, Items)}
     looked = looked_at(items)
@@ -72,7 +77,7 @@ def leaks(train: Split, val: Split, test: Split) -> Leak | None:
             found.append(
                 f"{len(same):,} of {num_rows[first]:,} {NAMES[first]} inputs are in the {second} split, too{more}"
             )
-            examples += [_example(splits, first, second, pair) for pair in list(same.items())[:2]]
+            examples += [_example(splits, of_file, first, second, pair) for pair in list(same.items())[:2]]
         ours, theirs = pictures[first], pictures[second]
         alike = _alike(ours, theirs) if ours and theirs else {}
         alike = {row: other for row, other in alike.items() if row not in same}
@@ -80,7 +85,7 @@ def leaks(train: Split, val: Split, test: Split) -> Leak | None:
             shares.append((len(same) + len(alike)) / max(1, num_rows[first]))
         if alike:
             look_alike.append(f"{len(alike):,} {NAMES[first]} pictures look like one of the {second} split")
-            examples += [_example(splits, first, second, pair) for pair in list(alike.items())[:2]]
+            examples += [_example(splits, of_file, first, second, pair) for pair in list(alike.items())[:2]]
     if not found and not look_alike:
         return None
     said = (
@@ -117,11 +122,18 @@ def _paths(split: object) -> Sequence[str] | None:
     return getattr(split, "paths", None) if isinstance(split, ImageFiles) and hasattr(type(split), "sums") else None
 
 
-def _example(splits: dict[str, Split], first: str, second: str, pair: tuple[int, int]) -> str:
-    return " = ".join(
-        f"row {row} of {name}" if (paths := _paths(splits[name])) is None else paths[row]
-        for name, row in zip((first, second), pair, strict=True)
-    )
+def _example(
+    splits: dict[str, Split], of_file: Mapping[str, Tensor], first: str, second: str, pair: tuple[int, int]
+) -> str:
+    def told(name: str, row: int) -> str:
+        split = splits[name]
+        if (paths := _paths(split)) is not None:
+            return paths[row]
+        if isinstance(split, Items) and isinstance(split.dataset, Subset):
+            return f"row {split.number_of(row)} of the data, in {name}"
+        return f"row {int(of_file[name][row])} of the data, in {name}" if name in of_file else f"row {row} of {name}"
+
+    return " = ".join(told(name, row) for name, row in zip((first, second), pair, strict=True))
 
 
 def _same(first: "Split | _Rows | Looked", second: "Split | _Rows | Looked") -> dict[int, int]:

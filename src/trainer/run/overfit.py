@@ -59,8 +59,10 @@ def few(settings: Settings, data: Data) -> Data:
         samples = Samples(*(mapped(lambda whole: whole[rows], part) for part in (train.inputs, train.targets)))
     else:
         samples = train.take(rows, "train") if isinstance(train, Items) else Few(train, rows)
+    of_file = None if "train" not in data.rows else data.rows["train"][rows]
+    known = {} if of_file is None else dict.fromkeys(("train", "val", "test"), of_file)
     note = f"overfit={settings.overfit}: the same {len(rows)} samples are trained on, validated and tested"
-    return replace(data, train=samples, val=samples, test=samples, notes=(*data.notes, note))
+    return replace(data, train=samples, val=samples, test=samples, rows=known, notes=(*data.notes, note))
 
 
 def verdict(settings: Settings, last: Mapping[str, float]) -> str | None:

@@ -153,7 +153,7 @@ def build(settings: Settings, world: World = ALONE, like: Parts | None = None, i
         seed_all(derived_seed(settings.seed, "rank", world.rank))
     leak = None if like is None else like.leak
     if like is None and settings.overfit is None:  # there the splits have the same samples on purpose
-        leak = leaks(data.train, data.val, data.test)
+        leak = leaks(data.train, data.val, data.test, data.rows)
     warnings = (
         doubts(data, settings.names["data"], dtype, leak, getattr(splits.train, "augment", None))
         if like is None
