@@ -197,7 +197,7 @@ def test_a_meaning_comes_back_from_json(its: meaning.Meaning) -> None:
         {"kind": "numbers", "num_outputs": 0},
         {"kind": "numbers", "num_outputs": 10**12},
         {"kind": "numbers", "num_outputs": 1, "metrics": []},
-        {"kind": "classes", "num_classes": 2, "names": ["a"], "gives": "logits", "compared_with": "index"},
+        {"kind": "classes", "num_classes": 2, "names": ["a", "b", "c"], "gives": "logits", "compared_with": "index"},
         {"kind": "classes", "num_classes": 2, "names": [1, 2], "gives": "logits", "compared_with": "index"},
         {"kind": "classes", "num_classes": 2, "names": [], "gives": "a name", "compared_with": "index"},
         {"kind": "classes", "num_classes": 2, "names": [], "gives": ["x"], "compared_with": "index"},
