@@ -78,6 +78,15 @@ class Tied(nn.Module):
         return self.head(self.embedding(tokens).mean(1))[:, : self.num_classes]
 
 
+class Defaults(nn.Module):
+    def __init__(self, in_features, num_classes, vocab_size=7, image_size=9):
+        super().__init__()
+        self.sizes, self.layer = (vocab_size, image_size), nn.Linear(in_features, num_classes)
+
+    def forward(self, x):
+        return self.layer(x)
+
+
 class Recurrent(nn.Module):
     def __init__(self, num_tokens, sequence_length, num_classes):
         super().__init__()
@@ -202,12 +211,32 @@ def test_tokens_of_a_file_stay_whole_numbers_where_that_is_typed(train: Train) -
     train(*QUIET, *typed, "max_steps=2", "data.standardize=false")
 
 
+def test_tokens_of_few_bits_are_asked_for_as_long_ones(tmp_path: Path) -> None:
+    (tmp_path / "short_tokens.py").write_text(
+        "import torch\nfrom trainer import Data, Samples\n\n"
+        "def short(kind):\n    x = (torch.arange(60).view(15, 4) % 10).to(getattr(torch, kind))\n"
+        "    part = Samples(x, torch.arange(15) % 2)\n    return Data(part, part, part, 'short', num_classes=2)\n"
+    )
+    typed = ("data._target_=short_tokens.short", "model._target_=own_models.Tied", "trust=[own_models,short_tokens]")
+    assert parts_of(*typed, "data.kind=int32").splits.vocab_size == 10
+    with pytest.raises(UserError, match=r"If they are whole numbers such as tokens, give inputs\.long\(\)\.$"):
+        parts_of(*typed, "data.kind=int16")
+    with pytest.raises(UserError, match=r"Give \.long\(\) of whole numbers such as tokens"):
+        parts_of(*typed, "data.kind=uint8")
+
+
 def test_an_open_class_is_told_what_it_takes_of_images_as_well() -> None:
     typed = ("data=digits", "model._target_=own_models.Open")
     facts: Any = {"num_classes": 10, "out_features": 10, "in_channels": 1, "image_size": 8}
     assert parts_of(*typed).model.facts == facts
     asked = parts_of(*typed, "model.in_channels=3", "model.image_size=6").model.facts
     assert asked == facts | {"in_channels": 3, "image_size": 6}
+
+
+def test_a_default_of_the_class_stands_where_the_data_tell_nothing() -> None:
+    """It was told None."""
+    assert parts_of(*words("Defaults")).model.sizes == (7, 9)
+    assert parts_of(*words("Defaults"), "model.vocab_size=3").model.sizes == (3, 9)
 
 
 @pytest.mark.parametrize(

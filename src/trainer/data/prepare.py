@@ -149,7 +149,10 @@ def _refuse_wrong(data: Data, targets: Tensor, where: str) -> None:
 def _check_images(samples: Samples | ImageFiles, where: str) -> None:
     inputs = getattr(samples, "inputs", None)
     if isinstance(inputs, Tensor) and inputs.dtype == torch.uint8 and inputs.dim() != 4:
-        raise UserError(f"{where} has images of shape {list(inputs.shape[1:])}; they are uint8 [N, C, H, W].")
+        raise UserError(
+            f"{where} has images of shape {list(inputs.shape[1:])}; they are uint8 [N, C, H, W]. Give .long() of "
+            "whole numbers such as tokens, .float() of signals and videos."
+        )
 
 
 def _check_numbers(data: Data, samples: Samples, where: str) -> None:
@@ -237,7 +240,8 @@ def doubts(
         found.append(f"warning: data={name}: {leak.said}")
     found += left_behind(data, augment)
     shape = data.sample_shape
-    if data.is_images and len(shape) == 3 and shape[-1] in (1, 3) and shape[0] not in (1, 2, 3, 4):
+    is_like_images = len(shape) == 3 and shape[-1] in (1, 3) and shape[0] not in (1, 2, 3, 4)
+    if is_like_images and (data.is_images or shape[0] == shape[1]):
         found.append(f"warning: data={name}: the images have {shape[0]} channels and are {shape[-1]} wide. {_LAST}")
     targets = {split: targets_of(getattr(data, split)) for split in ("train", "val", "test")}
     if data.are_own_targets or not all(isinstance(part, Tensor) for part in targets.values()):

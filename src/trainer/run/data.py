@@ -112,10 +112,13 @@ def as_table(settings: Settings) -> str:
     return " Type data=table for a table of numbers and words." if is_file else ""
 
 
+TOKENS = (torch.int64, torch.int32, torch.int16, torch.int8)
+
+
 def largest_token(splits: Splits) -> int | None:
     """Among the inputs of all splits, where they are rows of whole numbers from 0 that lie in memory."""
     found = [getattr(split, "inputs", None) for split in (splits.train, splits.val, splits.test)]
-    tokens = [x for x in found if isinstance(x, Tensor) and x.dtype == torch.int64 and x.dim() == 2]
+    tokens = [x for x in found if isinstance(x, Tensor) and x.dtype in TOKENS and x.dim() == 2]
     if len(tokens) < len(found) or min(int(x.min()) for x in tokens) < 0:
         return None
     return max(int(x.max()) for x in tokens)

@@ -1,6 +1,7 @@
 """From the keys of a group to the object that its class makes, checked on the way; what it complains of is a line."""
 
 from collections.abc import Mapping
+from inspect import Parameter
 from typing import Any
 
 from hydra.utils import instantiate
@@ -85,8 +86,14 @@ def built(settings: Settings, group: str, changes: Mapping[str, Any] | None = No
     config = {k: v for k, v in typed[group].items() if k not in mine} | dict(changes or {})
     config = resolved({**typed, group: config})[group] if changes else {k: settings.group(group)[k] for k in config}
     if group == "model":
-        # A fact that nobody has said and that the class does not take is left out; one that was typed is not.
-        takes = trust.parameters(found(settings, group))
+        # A fact that nobody has said and that the class does not take, or has its own value for, is left out; one that
+        # was typed is not.
+        kind = found(settings, group)
+        takes = {
+            key: parameter
+            for key, parameter in trust.parameters(kind).items()
+            if trust.is_ours(kind) or parameter.default is None or parameter.default is Parameter.empty
+        }
         given = {
             key for key, fact in config.items() if fact is not None and (key not in MADE or key in (changes or {}))
         }

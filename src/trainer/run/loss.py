@@ -299,8 +299,11 @@ def tried_outputs(settings: Settings, splits: Splits, model: nn.Module, inputs: 
     except Exception as error:
         if is_out_of_memory(error) or not is_complaint(settings, "model", error):
             raise
-        is_scaled = "types: Long, Int" in str(error) and settings.group("data").get("standardize") is True
-        advice = " If they are whole numbers in the file, type data.standardize=false." if is_scaled else ""
+        advice = ""
+        if "types: Long, Int" in str(error):
+            is_scaled = settings.group("data").get("standardize") is True
+            whole = "in the file, type data.standardize=false" if is_scaled else "such as tokens, give inputs.long()"
+            advice = f" If they are whole numbers {whole}."
         raise UserError(
             f"model={names['model']}: does not take what data={names['data']} gives, inputs of shape "
             f"{_shape(inputs)}: {words(settings, 'model', error)}.{advice or sizes_to_type(settings, splits)}"
