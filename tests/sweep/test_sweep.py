@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import random
 import re
@@ -540,3 +541,16 @@ def test_the_results_of_many_jobs_are_not_written_after_each(tmp_path: Path) -> 
     table.write()
     assert len(looks) == 3
     assert json.loads((tmp_path / "results.json").read_text()) == []
+
+
+def test_the_mean_of_a_setting_is_of_jobs_that_came_to_their_end() -> None:
+    """One that was interrupted, or stopped by NaN, was trained for a part of the steps."""
+
+    def rows(*ends: tuple[str, float]) -> list[Row]:
+        jobs = [Job(str(i), Path(), {"seed": str(i)}, Request({}, {}, [])) for i in range(len(ends))]
+        return [Row(job, status, "", {"val/loss": x}) for job, (status, x) in zip(jobs, ends, strict=True)]
+
+    (mixed,) = settings(rows(("finished", 1.0), ("interrupted", 9.0), ("finished", 3.0), ("stopped", 7.0)), "val/loss")
+    assert (mixed.mean("val/loss"), mixed.counts()) == (2.0, [1, 0, 1])
+    (partly,) = settings(rows(("interrupted", 9.0), ("waiting", math.nan), ("pruned", 5.0)), "val/loss")
+    assert (partly.mean("val/loss"), partly.counts()) == (9.0, [0, 1, 2]), "better than nothing, and marked"

@@ -27,6 +27,7 @@ from trainer.sweep.plan import Job, told_apart
 
 # Keys of which a setting has several values: the jobs that differ in these alone are averaged.
 AVERAGED = ("seed", "data.fold")
+_MARKED = ("failed", "pruned", "not over")
 
 
 @dataclass(frozen=True)
@@ -156,12 +157,20 @@ class Setting:
     rows: list[Row]
 
     def values(self, tag: str) -> list[float]:
-        values = [r.result.get(tag) for r in self.rows if r.status != "pruned"]
+        """Of the jobs that have come to their end; where there is none, what those came to that have not."""
+        ended = [r for r in self.rows if r.status == "finished"] or [r for r in self.rows if r.status != "pruned"]
+        values = [r.result.get(tag) for r in ended]
         return [v for v in values if isinstance(v, int | float) and math.isfinite(v)]
 
     def mean(self, tag: str) -> float:
         values = self.values(tag)
         return statistics.fmean(values) if values else math.nan
+
+    def counts(self) -> list[int]:
+        """How many of its jobs are what `_MARKED` says."""
+        is_over = [r.has_failed or r.status in ("finished", "pruned") for r in self.rows]
+        is_pruned = [r.status == "pruned" for r in self.rows]
+        return [sum(r.has_failed for r in self.rows), sum(is_pruned), len(is_over) - sum(is_over)]
 
     def spread(self, tag: str) -> float:
         """The standard deviation over seeds and folds."""
@@ -205,8 +214,7 @@ def print_table(rows: Sequence[Row], metric: str) -> None:
         columns.append(Column(heading_of(rows), num_runs, is_number=True))
     for rank, tag in enumerate(tags):
         columns.append(Column(tag, [_cell(setting, tag, is_averaged) for setting in found], is_number=True, rank=rank))
-    for word in ("failed", "pruned"):
-        counts = [sum(r.has_failed if word == "failed" else r.status == word for r in s.rows) for s in found]
+    for word, counts in zip(_MARKED, zip(*(setting.counts() for setting in found), strict=True), strict=True):
         if any(counts):
             columns.append(Column(word, [str(n) if n else "" for n in counts], is_number=True))
     console = open_console()
@@ -229,12 +237,11 @@ def print_csv(rows: Sequence[Row], metric: str) -> None:
     found, heading = settings(rows, metric), heading_of(rows)
     tags = list(dict.fromkeys(tag for r in rows for tag in _numbers(r.result)))
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow([*found[0].swept, heading, "failed", "pruned", *(cell for t in tags for cell in (t, f"{t} std"))])
+    writer.writerow([*found[0].swept, heading, *_MARKED, *(cell for t in tags for cell in (t, f"{t} std"))])
     for setting in found:
         numbers = [number for tag in tags for number in (setting.mean(tag), setting.spread(tag))]
-        failed, pruned = sum(r.has_failed for r in setting.rows), sum(r.status == "pruned" for r in setting.rows)
         cells = ["" if math.isnan(number) else number for number in numbers]
-        writer.writerow([*setting.swept.values(), len(setting.values(metric)), failed, pruned, *cells])
+        writer.writerow([*setting.swept.values(), len(setting.values(metric)), *setting.counts(), *cells])
 
 
 def _cell(setting: Setting, tag: str, is_averaged: bool) -> str:
