@@ -1,5 +1,6 @@
 """Data sets of the user's own, item by item: the same numbers whoever reads them, and a line where that can't be."""
 
+import math
 import multiprocessing
 import os
 import random
@@ -409,6 +410,13 @@ def test_classes_are_called_as_their_samples_are(
     notes = [note for note in data.notes if "class_names" in note]
     assert len(notes) == bool(said)
     assert all(said in note for note in notes)
+
+
+def test_a_number_that_is_none_is_named_by_its_row_in_the_data() -> None:
+    inputs = torch.zeros(60, 3)
+    inputs[41, 1] = math.nan
+    data = as_data(Data(Samples(inputs, torch.arange(60) % 3)), "mine", Asked())
+    assert "(row 41 of the data)." in refused(lambda: check(data, "mine"))
 
 
 def test_names_fewer_than_classes_are_those_of_the_first() -> None:

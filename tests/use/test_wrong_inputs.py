@@ -137,7 +137,7 @@ WRONG = {
     "predict digits many.npz": "it holds a, b. Call the array of samples inputs",
     "predict digits cut.npz": "not a whole .npz",
     "predict digits no.png": "no.png: is no whole image",
-    "predict digits level.csv": "the model takes pictures",
+    "predict digits level.csv": "the model takes pictures.* one a line: train predict RUN - < FILE",
     "predict numbers objects.npy": "Python objects, which could run code",
     "predict numbers nan.npy": "NaN",
     "predict table one.png": "the model takes the 3 columns of a table; accepted files: .csv",

@@ -162,7 +162,12 @@ def _check_numbers(data: Data, samples: Samples, where: str) -> None:
         bad = ~inputs.isfinite() if has_nan else inputs.new_zeros(0, dtype=torch.bool)
         if bool(bad.any()):
             first = bad.nonzero()[0].tolist()
-            raise UserError(f"{where} has {int(bad.sum())} inputs that are NaN or infinite, the first at {first}.")
+            rows = next(
+                (data.rows.get(split) for split in ("train", "val", "test") if getattr(data, split) is samples), None
+            )
+            named = "" if rows is None else f" (row {int(rows[first[0]])} of the data)"
+            told = f"{where} has {int(bad.sum())} inputs that are NaN or infinite"
+            raise UserError(f"{told}, the first at {first}{named}.")
     for part in ("inputs", "targets"):
         shape, first = (
             mapped(lambda tensor: list(tensor.shape[1:]), getattr(split, part)) for split in (samples, data.train)

@@ -154,6 +154,8 @@ def of_file(inputs: Preparation, path: Path, size: int, how: Mapping[str, Any], 
             more = " or pictures" if isinstance(inputs, Pictures) else ""
             if isinstance(inputs, Theirs):
                 what = "none. In Python: trainer.load(folder)(inputs)"
+            if isinstance(inputs, Pictures) and suffix in TABLES:
+                more += ". Of paths in a table give the paths, one a line: train predict RUN - < FILE"
             raise UserError(f"{path}: the model takes {told_form(inputs)}; accepted files: {what}{more}.")
     except UserError as error:
         part.failed.append(str(error).removeprefix("data.path="))
