@@ -97,7 +97,7 @@ class Metrics:
 
 
 class OfAll:
-    """A function of the outputs and the targets of all samples, as a metric."""
+    """A function of the outputs and the targets of all samples, on the CPU, as a metric: NumPy may be what it knows."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
@@ -110,7 +110,7 @@ class OfAll:
         self._kept.append((outputs, targets))
 
     def compute(self) -> Any:
-        outputs, targets = map(joined, zip(*self._kept, strict=True))
+        outputs, targets = (mapped(Tensor.cpu, joined(parts)) for parts in zip(*self._kept, strict=True))
         return self.function(outputs=outputs, targets=targets)
 
 

@@ -120,6 +120,14 @@ def test_data_may_lie_on_the_device(device: str, train: Train) -> None:
     assert numbers("there") == numbers("here")
 
 
+def test_a_metric_may_be_a_function_of_numpy_s(device: str, train: Train) -> None:
+    judged = "(outputs.numpy().argmax(1) == targets.numpy()).mean()"
+    Path("judged.py").write_text(f"def right(outputs, targets):\n    return {judged}\n")
+    words = (*QUICK, "model=two_layer", "metric.right._target_=judged.right", "metric.right.larger_is_better=true")
+    result = train(*words, "trust=[judged]", f"device={device}", "name=judged")
+    assert result["test/right"] == pytest.approx(result["test/accuracy"])
+
+
 def test_float32_is_near(device: str, train: Train) -> None:
     """A convolution may go by TF32, of ten bits."""
     words = (*QUICK, "model=lenet", *SGD, "eval_every=9")
