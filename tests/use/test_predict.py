@@ -184,6 +184,17 @@ def test_numbers_and_lines(
             cli.run_command(["evaluate", word])
 
 
+def test_numbers_of_pictures_are_called_as_their_columns_are(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    for i in range(12):
+        Image.new("L", (8, 8), 20 * i).save(f"{i}.png")
+    Path("ages.csv").write_text("\n".join(["file,age,size", *(f"{i}.png,{i / 7},{i / 9}" for i in range(12))]))
+    words = ("data=image_table", "data.path=ages.csv", "data.targets=[age,size]", "data.num_workers=0", "loss=mse")
+    train(*words, "model=two_layer", *TINY)
+    capsys.readouterr()
+    assert cli.run_command(["predict", "x", "3.png"]) == 0
+    assert capsys.readouterr().out.startswith("id,age,size\n3.png,")
+
+
 def test_numbers_are_written_with_the_digits_that_they_have(tmp_path: Path) -> None:
     for kind in (np.float32, np.float64):
         values = (1e9 + np.random.default_rng(0).normal(size=(9, 1))).astype(kind)

@@ -160,7 +160,11 @@ class Model:
         values = numbers.to(single(outputs).dtype).cpu().numpy()
         flat = values.reshape(len(values), -1)
         width = flat.shape[1]
-        named = list(inputs.recipe.targets) if isinstance(inputs, Rows) and len(inputs.recipe.targets) == width else []
-        columns = named or (["value"] if width == 1 else [f"value_{i}" for i in range(width)])
+        # The columns of a table of pictures are named in the config alone, which is foreign text.
+        config = self.trained.settings.group("data")
+        asked = inputs.recipe.targets if isinstance(inputs, Rows) else config.get("targets")
+        named = [*asked] if isinstance(asked, list | tuple) and len(asked) == width else []
+        is_named = numbers.dim() == 2 and all(isinstance(name, str) and name.isprintable() for name in named)
+        columns = (named if is_named else []) or (["value"] if width == 1 else [f"value_{i}" for i in range(width)])
         arrays = {"outputs": single(outputs).cpu().numpy()} | ({} if numbers is outputs else {"values": values})
         return Predicted(columns, arrays, flat.tolist())
