@@ -46,6 +46,13 @@ def test_a_pack_is_the_run(train: Train, tmp_path: Path, capsys: pytest.CaptureF
     assert unpacked["step"] == 40
     with pytest.raises(UserError, match=r"runs/y is there already. Type resume=runs/y"):
         train("resume=y.zip", "max_steps=50")
+    Path("y.zip").rename("z.zip")
+    with pytest.raises(UserError, match=r"optimizer.lr"):
+        train("resume=z.zip", "max_steps=50", "optimizer.lr=-1")
+    with pytest.raises(UserError):
+        train("resume=z.zip", "max_steps=50", "model.hidden_features=7")
+    assert cli.run_command(["resume=z.zip", "max_steps=50", "dry_run=true"]) == 0
+    assert not Path("runs/z").exists()
     capsys.readouterr()
     assert cli.run_command(["show", "x"]) == 0
     out = capsys.readouterr().out

@@ -28,8 +28,11 @@ from trainer.run.remembered import remember
 from trainer.run.training import Training
 
 
-def as_stored(request: Request) -> Request:
+def as_stored(request: Request, undo: contextlib.ExitStack | None = None) -> Request:
     """With `resume=<folder>`: all that was not typed is as in the run there; else the request itself.
+
+    Args:
+        undo: takes the folder of a pack away again.
 
     Raises:
         UserError: there is no run, or its config can't be read.
@@ -39,6 +42,8 @@ def as_stored(request: Request) -> Request:
         return request
     if resume.endswith(".zip") and Path(resume).expanduser().is_file():
         resume = str(of_pack(Path(resume).expanduser()))
+        if undo is not None:
+            undo.callback(shutil.rmtree, Path(resume), ignore_errors=True)
         request = Request({**request.config, "resume": resume}, request.choices, request.overrides)
     folder = folders.run_folder(resume)
     stored = stored_config(folder, request)

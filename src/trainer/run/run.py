@@ -40,31 +40,34 @@ def run(
         Interrupted: a signal, or `until`; the run has been saved.
     """
     world = find_world()
-    settings = settings_of(as_stored(request))
-    folder = find_folder(settings)
-    refuse_another(settings, folder)
-    settings = as_begun(settings, folder)
-    with joined(world, find_device(settings.device, world)):
-        folder = world.shared(folder)
-        tell(folder)
-        refuse_other_configs(world, settings)
-        parts = world.together(lambda: build(settings, world))
-        if not settings.dry_run and (result := finished(folder, parts)) is not None:
-            return result
-        training = Training(parts, folder, signals or Signals(), until=until)
-        if is_again:
-            training.warnings.clear()
-        if settings.dry_run:
-            from trainer.run.dry import dry_run
+    with contextlib.ExitStack() as undo:  # of what is written before it is clear that the run can go on
+        settings = settings_of(as_stored(request, undo))
+        folder = find_folder(settings)
+        refuse_another(settings, folder)
+        settings = as_begun(settings, folder)
+        with joined(world, find_device(settings.device, world)):
+            folder = world.shared(folder)
+            tell(folder)
+            refuse_other_configs(world, settings)
+            parts = world.together(lambda: build(settings, world))
+            if not settings.dry_run and (result := finished(folder, parts)) is not None:
+                undo.pop_all()
+                return result
+            training = Training(parts, folder, signals or Signals(), until=until)
+            if is_again:
+                training.warnings.clear()
+            if settings.dry_run:
+                from trainer.run.dry import dry_run
 
-            return dry_run(training)
-        with contextlib.ExitStack() as closing, blaming(settings):
-            world.together(lambda: take_folder(folder, parts, closing))
-            world.together(lambda: load(training))
-            with said_when_stopped_at_once(training):
-                result = train(training)
-        refuse_unlearnt(settings, result)
-        return result
+                return dry_run(training)
+            with contextlib.ExitStack() as closing, blaming(settings):
+                world.together(lambda: take_folder(folder, parts, closing))
+                world.together(lambda: load(training))
+                undo.pop_all()
+                with said_when_stopped_at_once(training):
+                    result = train(training)
+            refuse_unlearnt(settings, result)
+            return result
 
 
 def refuse_other_configs(world: World, settings: Settings) -> None:
