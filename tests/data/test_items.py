@@ -86,6 +86,36 @@ def test_ranks_together_have_the_batches_of_one() -> None:
     assert all(torch.cat(parts).equal(whole) for *parts, whole in zip(*shares, expected, strict=True))
 
 
+class OwnDraws(Drawing):
+    """Item `i` is `i`, and what a generator of its own, or another source, gives."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.rng, self.torchs = np.random.default_rng(3), torch.Generator().manual_seed(3)
+        self.kind, self.calls = kind, 0
+
+    def __getitem__(self, i: int) -> Any:
+        self.calls += 1
+        sources: dict[str, Callable[[], float]] = {
+            "numpy's": lambda: self.rng.random(),
+            "torch's": lambda: float(torch.rand(1, generator=self.torchs)),
+            "unseeded": lambda: np.random.default_rng().random(),
+            "counts": lambda: float(self.calls),
+            "seeded": lambda: np.random.rand() + random.random() + float(torch.rand(1)),
+            "by item": lambda: np.random.default_rng(i).random(),
+            "nan": lambda: float("nan"),
+        }
+        return torch.tensor([float(i), sources[self.kind]()]), i % 2
+
+
+@pytest.mark.parametrize("kind", ["numpy's", "torch's", "unseeded", "counts", "seeded", "by item", "nan"])
+def test_items_that_differ_with_the_same_draws_are_said(kind: str) -> None:
+    """Their numbers depend on who reads them, and a run that continues has others."""
+    found = doubts(as_data(OwnDraws(kind), "mine", Asked()), "mine", torch.float32)
+    is_said = any("item 0 differs when it is read again" in line for line in found)
+    assert is_said == (kind in ("numpy's", "torch's", "unseeded", "counts"))
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_what_items_draw_leaves_the_draws_of_the_run_alone(num_workers: int) -> None:
     split = batches(Drawing(), num_workers)

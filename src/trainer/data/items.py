@@ -7,6 +7,7 @@ from functools import cached_property
 from itertools import repeat
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
@@ -98,6 +99,16 @@ class Items:
             UserError: an item can't be read, or is of a form that nothing is trained on.
         """
         return self._parted(self._batch(key) if self.is_still else self.draws.apart(lambda: self._batch(key)))
+
+    def is_repeatable(self) -> bool:
+        """Whether the first item is the same, to the bit, when it is read again with the same draws."""
+        if self.is_still:
+            return True
+        once, again = (leaves(list(batch)) for batch in (self.sample, self.load(("first", [0]))))
+        return len(once) == len(again) and all(
+            a.shape == b.shape and torch.equal(a == a, b == b) and torch.equal(a[a == a], b[b == b])  # NaN, too
+            for a, b in zip(once, again, strict=True)
+        )
 
     def raw_targets(self, key: Key) -> list[Any]:
         """The targets of some items as the data set has them."""

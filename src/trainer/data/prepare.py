@@ -244,6 +244,12 @@ def doubts(
     if leak is not None:
         found.append(f"warning: data={name}: {leak.said}")
     found += left_behind(data, augment)
+    if isinstance(data.train, Items) and not data.train.is_repeatable():
+        found.append(
+            f"warning: data={name}: item 0 differs when it is read again, though torch, NumPy and random draw the same "
+            "for it: it has a generator of its own, counts, or asks the clock. So data.num_workers, and stopping and "
+            "continuing, change numbers. Draw by torch.rand, numpy.random or random themselves."
+        )
     shape = data.sample_shape
     is_like_images = len(shape) == 3 and shape[-1] in (1, 3) and shape[0] not in (1, 2, 3, 4)
     if is_like_images and (data.is_images or shape[0] == shape[1]):
