@@ -285,8 +285,8 @@ def test_a_signal_is_heard_while_the_others_are_waited_for() -> None:
         alone()
     assert stopped.value.exit_code == 143
     assert time.monotonic() - began < 2
-    with pytest.raises(torch.distributed.DistStoreError):
-        wait_for(lambda: store.wait(["nobody"], timedelta(seconds=0.01)), World(1, 2, 1))
+    with pytest.raises(ZeroDivisionError):
+        wait_for(lambda: 1 // 0, World(1, 2, 1))
 
 
 @pytest.mark.slow
@@ -298,3 +298,13 @@ def test_a_rank_that_was_started_alone_ends_at_a_signal(rank: int, tmp_path: Pat
     alone[0].terminate()
     (code, out, err), _ = ended(alone, 3)
     assert (code, out, err) == (143, "", f"rank {rank}: stopped while it waited for the others.\n")
+
+
+def test_a_sweep_is_one_process(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would start all jobs, in the same folders."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for word, *more in (("--multirun", "seed=0,1"), ("find-lr",)):
+        with pytest.raises(
+            UserError, match=rf"^{word}: is one process, which starts its jobs\. Type it without torchrun"
+        ):
+            train(word, *more)

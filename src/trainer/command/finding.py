@@ -4,6 +4,7 @@ from datetime import datetime
 from pathlib import Path
 
 from trainer.command.composing import composer
+from trainer.command.sweeping import refuse_ranks
 from trainer.command.words import Words, sorted_words
 from trainer.errors import UserError
 from trainer.signals import Signals
@@ -19,6 +20,7 @@ def find_lr(argv: list[str], signals: Signals) -> int:
         UserError: a word has no place here.
     """
     words = sorted_words(argv)
+    refuse_ranks("find-lr")
     refuse(words)
     with composer(argv, words) as made:
         request = made.request()

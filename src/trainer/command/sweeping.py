@@ -1,5 +1,6 @@
 """`train --multirun`: the folder of a sweep, its jobs, and whether plugins of Hydra's choose or run them."""
 
+import os
 from datetime import datetime
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from trainer.system import shell
 
 def run_sweep(argv: list[str], words: Words, signals: Signals) -> int:
     """Runs every combination of the values, each a job of its own. Returns how many jobs failed."""
+    refuse_ranks("--multirun")
     words.overrides = ["sweep.stack=always" if w == "hydra/launcher=stacked" else w for w in words.overrides]
     refuse_places(words)
     with composer(argv, words) as made:
@@ -26,6 +28,15 @@ def run_sweep(argv: list[str], words: Words, signals: Signals) -> int:
     from trainer.sweep.sweep import sweep
 
     return sweep(jobs, folder_of(jobs), argv, signals)
+
+
+def refuse_ranks(word: str) -> None:
+    """Raises UserError under torchrun, where each process would start all jobs, in the same folders."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UserError(
+            f"{word}: is one process, which starts its jobs. Type it without torchrun (or unset WORLD_SIZE). In a "
+            "sweep sweep.jobs=2 runs two at a time, and sweep.devices=[0,1] deals out the GPUs."
+        )
 
 
 def refuse_places(words: Words) -> None:
