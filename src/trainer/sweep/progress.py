@@ -11,7 +11,7 @@ from typing import Any
 from trainer.disk import foreign
 from trainer.disk.folder import read_result
 from trainer.finished.table import printable
-from trainer.monitor.readable import duration, short
+from trainer.monitor.readable import counted, duration, short
 from trainer.sweep.plan import Job
 from trainer.sweep.processes import LOG, SIGNALLED, Outcome
 from trainer.system.terminal import is_terminal
@@ -57,7 +57,7 @@ class Progress:
 
     def started(self, jobs: Sequence[Job]) -> None:
         if self._live is None:
-            others = f" and {len(jobs) - 1} others, together" if len(jobs) > 1 else ""
+            others = f" and {counted(len(jobs) - 1, 'other')}, together" if len(jobs) > 1 else ""
             self._say(f"{jobs[0].name}{others}: started")
 
     def ended(self, outcome: Outcome) -> None:

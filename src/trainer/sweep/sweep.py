@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from trainer.system import shell
 
 # Exit codes of jobs that train together: all is said; a signal.
 ENDS_OF_A_STACK = (0, *SIGNALLED)
+ENDED = ("finished", "pruned")
 # What jobs may differ in and still be built alike: numbers that the schema has looked at already.
 NUMBERS = ("seed", "order_seed", "optimizer.", "run_dir", "max_steps", "max_epochs", "eval_every")
 # What a result has beside losses and accuracies.
@@ -166,7 +168,13 @@ def run_all(
     for line in why_alone(waiting, settings["stack"], of_all):
         progress.note_once(line)
     num_known = len(failures)
-    table = Table(folder, lambda: [row(job, failures) for job in jobs])
+    to_go = set(left)  # among them those that have ended, and are to be longer now
+
+    def rows() -> list[Row]:
+        found = [row(job, failures) for job in jobs]
+        return [replace(r, status="waiting") if r.job in to_go and r.status in ENDED else r for r in found]
+
+    table = Table(folder, rows)
     is_told = False
     while waiting or pool.running:
         is_stopping = signals.received != 0 or (len(failures) > num_known and settings["on_failure"] == "stop")
@@ -196,6 +204,7 @@ def run_all(
                 waiting[:0] = [rest] if is_again and rest else [[job] for job in rest]
                 ended, code = [job for job in ended if job not in rest], 0
             for job in ended:
+                to_go.discard(job)
                 outcome = Outcome(job, code, seconds, reason(job, code))
                 note(outcome, failures)
                 progress.ended(outcome)
