@@ -234,18 +234,19 @@ def wait_for(meet: Callable[[], object], world: World) -> None:
         Interrupted: a signal came before the others did.
     """
     failures: list[BaseException] = []
+    is_over = threading.Event()  # to be interrupted in Thread.join would leave the thread marked as ended
 
     def task() -> None:
         try:
             meet()
         except BaseException as error:
             failures.append(error)
+        is_over.set()
 
-    thread = threading.Thread(target=task, name="meeting", daemon=True)
-    thread.start()
+    threading.Thread(target=task, name="meeting", daemon=True).start()
     try:
-        while thread.is_alive():
-            thread.join(0.2)
+        while not is_over.wait(0.2):
+            pass
     except Interrupted as error:
         number = error.exit_code - 128
         raise Interrupted(f"rank {world.rank}: stopped while it waited for the others.", number) from None
