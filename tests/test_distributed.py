@@ -274,20 +274,17 @@ def test_an_environment_that_makes_no_sense_is_one_line(changes: dict[str, str |
 def test_a_signal_is_heard_while_the_others_are_waited_for() -> None:
     """In C++, as torch's store does it: no code of Python's runs there."""
     store = torch.distributed.TCPStore("127.0.0.1", free_port(), 2, True, wait_for_workers=False)
-    began = time.monotonic()
 
     def alone() -> None:
         with Signals().listening():
             threading.Timer(0.1, signal.raise_signal, (signal.SIGTERM,)).start()
-            wait_for(lambda: store.wait(["nobody"], timedelta(seconds=0.4)), World(1, 2, 1))
+            wait_for(lambda: store.wait(["nobody"], timedelta(seconds=0.6)), World(1, 2, 1))
 
     with pytest.raises(Interrupted, match=r"^rank 1: stopped while it waited for the others\.$") as stopped:
         alone()
     assert stopped.value.exit_code == 143
-    assert time.monotonic() - began < 0.39
-    for thread in threading.enumerate():
-        if thread.name == "meeting":
-            thread.join()  # or it ends with the tests' process, in the midst of C++
+    (thread,) = (thread for thread in threading.enumerate() if thread.name == "meeting")  # it still waits
+    thread.join()  # or it ends with the tests' process, in the midst of C++
     with pytest.raises(ZeroDivisionError):
         wait_for(lambda: 1 // 0, World(1, 2, 1))
 
