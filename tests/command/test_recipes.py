@@ -94,6 +94,18 @@ def test_a_model_of_ones_own_with_a_mark(train: Train) -> None:
     assert train("--config-dir", "conf", "model=tiny", "monitor=off", "max_steps=1")["steps"] == 1
 
 
+@pytest.mark.long
+def test_a_run_with_an_option_of_ones_own_continues_without_its_folder(train: Train) -> None:
+    target = "_target_: trainer.models.two_layer.TwoLayer\nin_features: null\nout_features: null\n"
+    write("conf/model/mine.yaml", target + "hidden_features: 7\ninit: default\n")
+    train("--config-dir", "conf", "model=mine", "max_steps=1", "monitor=off", "name=a")
+    assert train("resume=runs/a", "max_steps=2")["steps"] == 2
+    assert train("resume=runs/a", "max_steps=3", "model.hidden_features=7")["steps"] == 3
+    with pytest.raises(UserError, match=r"started differently: model\.hidden_features=8 \(was 7\)"):
+        train("resume=runs/a", "max_steps=4", "model.hidden_features=8")
+    assert cli.run_command(["replay", "a", "step=1"]) == 0
+
+
 FAULTS: dict[str, tuple[str | bytes, str]] = {
     "a tab": (HEADER + "optimizer:\n\tlr: 1\n", "conf/experiment/mine.yaml: no YAML: line 3, column 1: "),
     "a key twice": (HEADER + "seed: 1\nseed: 2\n", "mine.yaml: no YAML: line 3, column 1: found duplicate key seed."),

@@ -172,7 +172,10 @@ def _composed(overrides: list[str], config_name: str) -> tuple[Request, bool]:
 
 
 def as_chosen_before(words: list[str]) -> list[str]:
-    """With `resume=<folder>`, the words and the options that the run was begun with: its keys are theirs."""
+    """With `resume=<folder>`, the words and the options that the run was begun with: its keys are theirs.
+
+    In the place of an option of a folder of configs that was not typed again stands the user's own class.
+    """
     parser = OverridesParser.create()
     resumed = next((word for word in reversed(words) if word.startswith("resume=")), None)
     folder = None if resumed is None else parser.parse_override(resumed).value()
@@ -185,6 +188,8 @@ def as_chosen_before(words: list[str]) -> list[str]:
     except (OSError, ValueError, TypeError, KeyError, AttributeError, YAMLError):
         return words  # whoever reads the folder says what is wrong with it
     typed = {word.lstrip("+~").partition("=")[0] for word in words}
+    known = GlobalHydra.instance().config_loader().get_group_options
+    chosen = {group: choice if choice in known(group) else "own" for group, choice in chosen.items()}
     return [*(f"{group}={choice}" for group, choice in chosen.items() if group not in typed), *words]
 
 
