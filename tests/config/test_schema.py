@@ -402,7 +402,8 @@ def test_the_example_that_is_shown_is_accepted():
 ELSEWHERE = (
     *("metric.", "model.layers", "data.targets", "data.inputs", "data.options", "data.checksums.", "loss.terms."),
 )
-COLUMNS = ("drop", "keep", "categorical", "embed", "group", "image", "header")  # of a table, by name or by number
+# Of a table, by name or by number.
+COLUMNS = ("drop", "keep", "categorical", "embed", "group", "time", "image", "header")
 ELSEWHERE += tuple(f"data.{key}" for key in COLUMNS)
 
 

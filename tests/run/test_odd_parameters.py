@@ -97,14 +97,14 @@ class Quantized(Plain):
 
 @pytest.fixture
 def odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    (tmp_path / "odd.py").write_text(ODD)
+    (tmp_path / "rarely.py").write_text(ODD)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "odd", raising=False)
-    return importlib.import_module("odd")
+    monkeypatch.delitem(sys.modules, "rarely", raising=False)
+    return importlib.import_module("rarely")
 
 
 def words(name: str) -> list[str]:
-    return [f"model._target_=odd.{name}", "data._target_=odd.data", "loss=mse", "trust=[odd]", "monitor=off"]
+    return [f"model._target_=rarely.{name}", "data._target_=rarely.data", "loss=mse", "trust=[rarely]", "monitor=off"]
 
 
 @pytest.mark.filterwarnings("ignore:.*quantize")
