@@ -338,6 +338,14 @@ def test_features_of_a_frozen_backbone_are_no_inputs(train: Train) -> None:
         train(*QUIET, *words, "loss._target_=own_losses.elbo")
 
 
+def test_a_batch_of_which_no_sample_counts_is_what_is_named(train: Train) -> None:
+    words = (*QUIET, "model=two_layer", "loss.ignore_index=1", "batch_size=1", "max_steps=60")
+    with pytest.raises(RunStopped, match=r"no sample of it counts .* Try on_nan=skip or a larger batch_size"):
+        train(*words)
+    assert train(*words, "on_nan=skip", "name=other")["status"] == "finished"
+    assert train(*words, "batch_size=64", "name=larger")["status"] == "finished"
+
+
 def test_a_loss_that_takes_the_log_of_0_is_what_is_named_and_not_the_learning_rate(train: Train) -> None:
     words = (*QUIET, "model=two_layer", "loss._target_=own_losses.of_logs")
     with pytest.raises(RunStopped) as error:

@@ -114,6 +114,8 @@ def _cure(error: NonFinite, training: Training, origin: Origin) -> str:
     tries = [f"optimizer.lr={lr / 10:.4g}"]
     tries += ["gradient.clip_norm=1"] if (settings.gradient.clip_norm or math.inf) > 1 else []
     tries += ["on_nan=skip"] if settings.on_nan == "stop" and error.split == "train" else []
+    if origin.cause == "loss" and training.parts.loss_fn.is_weighted and tries[-1] == "on_nan=skip":
+        return "Perhaps no sample of it counts (ignored, or of weight 0). Try on_nan=skip or a larger batch_size."
     return f"Try {one_of(tries)}."
 
 
