@@ -192,7 +192,8 @@ def plain_numbers(**roots: nn.Module) -> dict[str, float]:
 def norm_of(tensor: Tensor) -> float | None:
     """None of a tensor whose numbers do not lie in memory as they are."""
     is_plain = tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta
-    return torch.linalg.vector_norm(tensor.detach().to(torch.complex128)).item() if is_plain else None
+    # On the CPU: Apple's GPUs have no float64, and a copy of twice the width may not fit on others.
+    return torch.linalg.vector_norm(tensor.detach().cpu().to(torch.complex128)).item() if is_plain else None
 
 
 @dataclass
