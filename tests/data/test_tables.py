@@ -815,3 +815,12 @@ def test_rows_are_split_by_time(when: Callable[[int], str], tmp_path: Path) -> N
     assert val.max() < test.min() + 3
     assert data.recipe is not None
     assert data.recipe.left_out == {"when": table.ORDERING}
+
+
+@pytest.mark.parametrize("key", ["group", "time"])
+def test_a_column_that_splits_the_rows_is_an_input_as_words_alone(key: str, tmp_path: Path) -> None:
+    path = wrote(tmp_path, lines("week,x,y", lambda i: f"{i % 9},{i}.5,{i}.25"))
+    says(table.load, f"data.keep=[week]: it is data.{key}", path=path, targets="y", keep="week", **{key: "week"})
+    data = table.load(path=path, targets="y", categorical="week", **{key: "week"})  # as the line says
+    assert data.recipe is not None
+    assert any(name.startswith("week=") for name in data.recipe.names)

@@ -253,6 +253,12 @@ class Wanted:
                     raise UserError(f"data.{key}={cut(name)}: it is a target, too. Take it out of one of the two.")
         if both := [name for name in found["drop"] if name in [*found["keep"], *found["categorical"], *found["embed"]]]:
             raise UserError(f"data.drop=[{cut(both[0])}]: it is asked for as well. Take it out of one of the two.")
+        for key in ("group", "time"):
+            if both := [name for name in found[key] if name in found["keep"]]:
+                raise UserError(
+                    f"data.keep=[{cut(both[0])}]: it is data.{key}, and so no input. Take it out of data.keep, or type "
+                    f"{typed('data.categorical', both, not has_names)} for a level per word."
+                )
         self.targets, self.drop, self.keep = found["targets"], found["drop"], found["keep"]
         self.categorical, self.embed = found["categorical"], found["embed"]
         self.group, self.time = (next(iter(found[key]), None) for key in ("group", "time"))
@@ -284,10 +290,8 @@ def _inputs(table: Table, wanted: Wanted) -> tuple[list[str], dict[str, str]]:
             continue
         if name in wanted.drop:
             left_out[name] = DROPPED
-        elif name == wanted.group and name not in [*wanted.categorical, *wanted.embed]:
-            left_out[name] = GROUPING
-        elif name == wanted.time:
-            left_out[name] = ORDERING
+        elif name in (wanted.group, wanted.time) and name not in [*wanted.categorical, *wanted.embed]:
+            left_out[name] = GROUPING if name == wanted.group else ORDERING
         elif isinstance(column, Unused):
             if name in wanted.keep:
                 raise UserError(
