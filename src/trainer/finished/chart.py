@@ -1,7 +1,6 @@
 """The curves of several runs over each other, in characters or as a picture."""
 
 import contextlib
-import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -13,80 +12,47 @@ from rich.text import Text
 from trainer.disk import foreign
 from trainer.errors import UserError
 from trainer.finished.table import printable
-
-Points = Sequence[tuple[int, float]]  # (step, number)
+from trainer.monitor.dots import Plane, Points, braille
 
 SIGNS = "abcdefghijklmnop"  # a letter per run, where there is no colour
 COLOURS = ("yellow", "cyan", "magenta", "green", "red", "blue")
-_DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # of a braille sign, [row][column] (Unicode U+2800)
 _PNG = b"\x89PNG\r\n\x1a\n"  # how such a file begins
 _LABEL = 9  # columns for the numbers beside the chart, and a space
 
 
 def chart(title: str, curves: Sequence[Points], width: int, height: int, is_plain: bool) -> list[Text]:
-    """`height` lines of `width` columns: a title, the curves, the steps.
-
-    The scale is logarithmic where the numbers are positive and span more than a factor of 50. A column of dots shows
-    the mean of a curve's points that fall into it.
+    """`height` lines of `width` columns: a title, the curves on a `Plane`, the steps.
 
     Args:
         curves: one per run, in the order of `SIGNS` and `COLOURS`; finite numbers; not all of them empty.
         is_plain: letters instead of dots, of which only the colour would say whose they are.
     """
-    everything = [point for curve in curves for point in curve]
-    low, high = min(y for _, y in everything), max(y for _, y in everything)
-    first, last = min(x for x, _ in everything), max(x for x, _ in everything)
-    is_log = low > 0 and high / low > 50
-    bottom, top = (math.log(low), math.log(high)) if is_log else (low, high)
-    columns, rows = width - _LABEL, height - 2
-    across, down = (1, 1) if is_plain else (2, 4)  # dots in a character
-
+    plane = Plane([point for curve in curves for point in curve], width - _LABEL, height - 2, is_plain)
     cells: dict[tuple[int, int], tuple[int, int]] = {}  # row and column to the dots in it, and whose they are
     for index, curve in enumerate(curves):
-        at: dict[int, list[float]] = {}
-        for step, number in curve:
-            at.setdefault(round((step - first) / max(1, last - first) * (columns * across - 1)), []).append(number)
-        previous: tuple[int, int] | None = None
-        for x, numbers in sorted(at.items()):
-            mean = sum(numbers) / len(numbers)
-            share = (top - (math.log(mean) if is_log else mean)) / ((top - bottom) or 1.0)
-            point = x, min(rows * down - 1, max(0, round(share * (rows * down - 1))))
-            for column, row in _line(previous or point, point):
-                place = row // down, column // across
-                bits, owner = cells.get(place, (0, index))
-                # Where curves lie on each other, each has its turn.
-                owner = index if place[1] % len(curves) == index else owner
-                cells[place] = bits | _DOTS[row % down][column % across], owner
-            previous = point
+        for dot in plane.curve(curve):
+            place = plane.place(dot)
+            bits, owner = cells.get(place, (0, index))
+            # Where curves lie on each other, each has its turn.
+            owner = index if place[1] % len(curves) == index else owner
+            cells[place] = bits | plane.bit(dot), owner
 
-    heading = Text(title + (", log scale:" if is_log else ":"), style="bold")
+    heading = Text(title + (", log scale:" if plane.is_log else ":"), style="bold")
     for index in (index for index, curve in enumerate(curves) if curve):
         heading.append(f" {SIGNS[index]}", colour(index))
     lines = [heading]
-    for row in range(rows):
-        label = f"{high:.3g}" if row == 0 else f"{low:.3g}" if row == rows - 1 else ""
-        line = Text(label.rjust(_LABEL - 1) + " ", style="dim")
-        for column in range(columns):
+    for row in range(plane.rows):
+        line = Text(plane.label(row).rjust(_LABEL - 1) + " ", style="dim")
+        for column in range(plane.columns):
             bits, index = cells.get((row, column), (0, 0))
-            sign = " " if not bits else SIGNS[index] if is_plain else chr(0x2800 + bits)
-            line.append(sign, f"not dim {colour(index)}")
+            line.append(SIGNS[index] if bits and is_plain else braille(bits), f"not dim {colour(index)}")
         lines.append(line)
-    steps = f"{first:,}" + f"{last:,}".rjust(columns - len(f"{first:,}"))
-    return [*lines, Text(" " * _LABEL + steps, style="dim")]
+    return [*lines, Text(" " * _LABEL + plane.axis, style="dim")]
 
 
 def colour(index: int) -> str:
     """Of the run with this number."""
     return COLOURS[index % len(COLOURS)]
-
-
-def _line(start: tuple[int, int], end: tuple[int, int]) -> list[tuple[int, int]]:
-    """The dots from one point to another, both included."""
-    count = max(abs(end[0] - start[0]), abs(end[1] - start[1]), 1)
-    return [
-        (round(start[0] + (end[0] - start[0]) * i / count), round(start[1] + (end[1] - start[1]) * i / count))
-        for i in range(count + 1)
-    ]
 
 
 def draw_png(path: Path, names: Sequence[str], curves: Mapping[str, Sequence[Points]]) -> None:

@@ -1,21 +1,19 @@
 """What a terminal shows of a run: progress, the loss curve, the last numbers, a bar for the gradient of each layer."""
 
-import itertools
 import math
 import threading
 import time
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from trainer.monitor.dots import Plane, Points, braille
 from trainer.monitor.readable import duration, short
 from trainer.monitor.tags import spread
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleRenderable
     from rich.text import Text
-
-Points = Sequence[tuple[int, float]]  # (step, number)
 
 
 class Panel:
@@ -137,7 +135,6 @@ class Panel:
         return [Text.assemble(left, " ", right) for left, right in zip(chart, table, strict=True)]
 
 
-_BRAILLE = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # dots of a sign, [row][column] (Unicode U+2800)
 _LABEL = 8  # columns for the numbers beside the chart
 _LEAST_CHART = 21  # columns, with the one between it and the numbers
 _DECADES = 4  # that bars span at most
@@ -149,61 +146,33 @@ def _cut(name: str, width: int) -> str:
 
 
 def _chart(train: Points, val: Points, width: int, height: int, is_ascii: bool) -> "list[Text]":
-    """`height` lines of `width` columns: the training loss as a curve, the validation loss as marks on it.
-
-    The scale is logarithmic where the numbers are positive and span more than a factor of 50. A column of dots shows
-    the mean of the points that fall into it.
-    """
+    """`height` lines of `width` columns: the training loss as a curve, the validation loss as marks on it."""
     from rich.text import Text
 
     if not train and not val:
         return [Text(" " * width)] * height
-    columns, rows = width - _LABEL - 1, height - 2
-    across, down = (1, 1) if is_ascii else (2, 4)  # dots in a character
-    every = [*train, *val]
-    low, high = min(y for _, y in every), max(y for _, y in every)
-    first, last = min(x for x, _ in every), max(x for x, _ in every)
-    is_log = low > 0 and high / low > 50
-
-    def dot_column(step: int) -> int:
-        return round((step - first) / max(1, last - first) * (columns * across - 1))
-
-    def dot_row(number: float) -> int:
-        a, b, y = (math.log(v) if is_log else v for v in (low, high, number))
-        return round((b - y) / ((b - a) or 1.0) * (rows * down - 1))
-
-    means: dict[int, list[float]] = {}
-    for step, number in train:
-        means.setdefault(dot_column(step), []).append(number)
-    grid = [[0] * columns for _ in range(rows)]  # bits of a braille sign
-    ys = {x: dot_row(sum(numbers) / len(numbers)) for x, numbers in sorted(means.items())}
-    known = list(ys)
-    for x0, x1 in itertools.pairwise([*known[:1], *known]):
-        for x in range(x0, x1 + 1):  # a straight line from point to point
-            share = (x - x0) / (x1 - x0) if x1 > x0 else 1.0
-            y = round(ys[x0] + share * (ys[x1] - ys[x0]))
-            before = round(ys[x0] + max(0.0, share - 1 / max(1, x1 - x0)) * (ys[x1] - ys[x0]))
-            for dot in range(min(before, y), max(before, y) + 1):
-                grid[dot // down][x // across] |= _BRAILLE[dot % down][x % across]
-    marks = {(dot_row(number) // down, dot_column(step) // across) for step, number in val}
+    plane = Plane([*train, *val], width - _LABEL - 1, height - 2, is_ascii)
+    cells: Counter[tuple[int, int]] = Counter()  # row and column to the dots in it
+    for dot in set(plane.curve(train)):
+        cells[plane.place(dot)] += plane.bit(dot)
+    marks = {plane.place(plane.dot(*point)) for point in val}
 
     lines = []
-    for i, bits in enumerate(grid):
-        label = f"{high:.3g}" if i == 0 else f"{low:.3g}" if i == rows - 1 else ""
-        line = Text(label[:_LABEL].rjust(_LABEL) + " ", style="dim")
-        for j, bit in enumerate(bits):
-            if (i, j) in marks:
+    for row in range(plane.rows):
+        line = Text(plane.label(row)[:_LABEL].rjust(_LABEL) + " ", style="dim")
+        for column in range(plane.columns):
+            if (row, column) in marks:
                 line.append("o" if is_ascii else "●", "not dim magenta")
             else:
-                line.append(" " if not bit else "." if is_ascii else chr(0x2800 + bit), "not dim yellow")
+                bits = cells[row, column]
+                line.append("." if bits and is_ascii else braille(bits), "not dim yellow")
         lines.append(line)
     legend = Text.assemble("loss ", ("." if is_ascii else "⠒", "not dim yellow"), " train", style="dim")
     if val:
         legend.append(" ").append("o" if is_ascii else "●", "not dim magenta").append(" val")
-    legend.append(", log" if is_log else "")
+    legend.append(", log" if plane.is_log else "")
     legend.truncate(width, pad=True)
-    axis = f"{first:,}" + f"{last:,}".rjust(columns - len(f"{first:,}"))
-    return [legend, *lines, Text(" " * (_LABEL + 1) + axis, style="dim")]
+    return [legend, *lines, Text(" " * (_LABEL + 1) + plane.axis, style="dim")]
 
 
 def _layers(numbers: Mapping[str, float]) -> dict[str, float]:
