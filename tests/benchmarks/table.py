@@ -15,6 +15,7 @@ Exits with 1 where a goal is missed.
 
 import argparse
 import json
+import signal
 import statistics
 import sys
 import time
@@ -111,6 +112,8 @@ def main() -> int:
     parser.add_argument("--mnist", type=Path, metavar="DIR", help="with the four files of MNIST: whole runs on it, too")
     arguments = parser.parse_args()
     num_rounds, slack = arguments.rounds or (3 if arguments.short else 5), SLACK if arguments.short else 1.0
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the busy program ends with it
 
     start = time.perf_counter()
     versions = rounds.versions(PACKAGES)
