@@ -523,7 +523,7 @@ MISTAKES: list[Row] = [
     Row(CSV, "mine.csv: not a text in utf-8 or cp1252", file("mine.csv", b"x,y\n\x81,\x8d\n")),
     Row(CSV, "mine.csv: line 3 has 1 columns and line 1 has 2.", table("x,y", "1,2", "3")),
     Row(CSV, "mine.csv: line 3, column x: 'red' is not a number.", table("x,y", "1,2", "red,3")),
-    Row(CSV, "mine.csv: line 2, column y: the cell is empty, and is a target.", table("x,y", "3,")),
+    Row(CSV, "mine.csv: line 2, column y: a value is missing, and is a target.", table("x,y", "3,")),
     Row(CSV, "mine.csv: line 2, column x: 1 of the numbers are infinite.", table("x,y", "inf,3")),
     Row(CSV, "1,500 may have a decimal comma ... Type data=table data.decimal=comma", table("x;y", *["1,500;0"] * 30)),
     Row(NPZ, "1 of the numbers are NaN or infinite, the first in row 15, column 2", npz(inputs=HOLED)),

@@ -668,4 +668,4 @@ def test_tables_that_do_not_lead_to_pictures(tmp_path: Path) -> None:
     path = table(tmp_path, lambda i: f"{'' if i == 3 else f'images/{i}.png'},{i % 2}")
     says(load_table, "line 5, column file is empty", path=path, targets=["label"])
     path = table(tmp_path, lambda i: f"images/{i}.png,{'' if i == 3 else i % 2}")
-    says(load_table, "line 5, column label: the cell is empty", path=path, targets=["label"])
+    says(load_table, "line 5, column label: a value is missing", path=path, targets=["label"])

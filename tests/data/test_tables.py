@@ -308,7 +308,7 @@ def test_a_cell_may_have_lines_of_its_own(tmp_path: Path) -> None:
     found = read(Path(path))
     assert found.lines is not None
     assert found.lines.tolist() == [2, 4, 6, 7, 8]
-    says(table.load, "line 8, column k: the cell is empty", path=path, targets=["k"])
+    says(table.load, "line 8, column k: a value is missing", path=path, targets=["k"])
 
 
 def test_blocks_of_rows_are_put_together(tmp_path: Path) -> None:
@@ -430,6 +430,7 @@ LABELS = {
     "0 1 ": ("regression", None, ()),
     "1 yes": ("classification", 2, ("1", "yes")),
     "01 1": ("classification", 2, ("01", "1")),
+    "001 010": ("classification", 2, ("001", "010")),
     "3 5": ("classification", 2, ("3", "5")),
 }
 
@@ -470,7 +471,7 @@ BAD_LABELS = {
     "1e400": ("classification", ("inf in row 1 is no class",)),
     "0.5": ("classification", ("0.5 in row 1 is no class",)),
     "9007199254740993": ("auto", ("has too many digits for a class", "type data.categorical=[y]".capitalize())),
-    "nan": ("auto", ("line 3, column y: the cell is empty (20 such rows), and is a target",)),
+    "nan": ("auto", ("line 3, column y: a value is missing (20 such rows), and is a target",)),
     "yes": ("auto", ("line 3, column y: 'yes' is not a number (20 such cells)", "data.task=classification")),
 }
 
@@ -485,6 +486,41 @@ def test_what_is_no_label(tmp_path: Path, cell: str, found: tuple[str, tuple[str
 def test_names_of_many_digits_are_classes_where_that_is_said(tmp_path: Path) -> None:
     path = wrote(tmp_path, lines("x,y", lambda i: f"{i}.5,{9007199254740993 + i % 2}"))
     assert table.load(path, targets=["y"], categorical=["y"]).class_names == ("9007199254740993", "9007199254740994")
+
+
+def test_words_for_a_missing_value_are_classes_where_that_is_said(tmp_path: Path) -> None:
+    words = ["NA", "None", "b"]
+    path = wrote(tmp_path, lines("x,y", lambda i: f"{i}.5,{words[i % 3]}"))
+    message = says(table.load, "line 2, column y: a value is missing (27 such rows)", path=path, targets=["y"])
+    assert message.endswith("If a word such as NA or None names a class, type data.categorical=[y].")
+    data = table.load(path, targets=["y"], categorical=["y"])  # as the line says
+    assert data.class_names == ("NA", "None", "b")
+    assert whole(data)[1].tolist() == [i % 3 for i in range(NUM_ROWS)]
+    assert data.notes == ("NA, None: a class, as data.categorical has the target.",)
+    gap = wrote(tmp_path, lines("x,y", lambda i: f"{i}.5,{words[i % 3] if i != 4 else ''}"))
+    says(table.load, "line 6, column y: a value is missing", path=gap, targets=["y"], categorical=["y"])
+
+
+@pytest.mark.parametrize("late", [0, 600])
+def test_zeros_in_front_of_numbers_are_said(tmp_path: Path, late: int) -> None:
+    """Postal codes lose theirs as numbers, and 001e1 is 10: in the first rows, and below, which are read otherwise."""
+    rows = lines("zip,code,hour,x,y", lambda i: f"{i % 9 * 1111:05d},{i % 7 + 1:03d}e1,{i % 24}.05,{i}.5,{i % 2 + 1}")
+    plain = lines("", lambda i: f"{i % 9 + 1},{i % 7},{i % 24}.05,{i}.5,{i % 2 + 1}", late)
+    head, _, below = rows.partition("\n")
+    path = wrote(tmp_path, f"{head}\n{plain}{below}")
+    note = (
+        "numbers with zeros in front are taken as numbers: zip (00000), code (001e1). If they are names, type "
+        "data.categorical=[zip,code]."
+    )
+    assert table.load(path, targets=["y"]).notes[0] == note
+    data = table.load(path, targets=["y"], categorical=["zip", "code"])  # as the line says
+    assert note not in data.notes
+    assert data.recipe is not None
+    assert {"zip=01111", "code=001e1"} <= set(data.recipe.names)
+    path = wrote(tmp_path, lines("x,y", lambda i: f"{i}.5,{i % 3:02d}"))
+    assert "y (00). If they are names, type data.categorical=[y]." in table.load(path, targets=["y"]).notes[0]
+    assert table.load(path, targets=["y"], categorical=["y"]).class_names == ("00", "01", "02")
+    assert table.load(path, targets=["y"], task="regression").notes == ()
 
 
 def test_columns_of_numbers_as_targets(tmp_path: Path) -> None:
@@ -582,8 +618,8 @@ BAD: dict[str, tuple[str | bytes, Any, tuple[str, ...]]] = {
     "money": ('a,b,k\n"$1,200",2,0\n$3,4,1\n', "k", ("line 2, column a: '$1,200' is not a number (2 such cells)",)),
     "percent": ("a,b,k\n10%,2,0\n20 %,4,1\n", "k", ("line 2, column a: '10%' is not a number",)),
     "a spreadsheet's mistake": ("a,b,k\n1,2,0\n#DIV/0!,4,1\n", "k", ("line 3, column a: '#DIV/0!' is not a number",)),
-    "missing target": ("a,b,k\n1,2,\n3,4,1\n", "k", ("line 2, column k: the cell is empty",)),
-    "missing name of a class": ("a,b,k\n1,2,\n3,4,yes\n", "k", ("line 2, column k: the cell is empty",)),
+    "missing target": ("a,b,k\n1,2,\n3,4,1\n", "k", ("line 2, column k: a value is missing",)),
+    "missing name of a class": ("a,b,k\n1,2,\n3,4,yes\n", "k", ("line 2, column k: a value is missing",)),
     "numbers and names": ("a,b,k\n1,2,0.5\n3,4,low\n", "k", ("line 3, column k: 'low' is not a number",)),
     "infinite": ("a,b,k\n1,2,0\ninf,4,1\n", "k", ("line 3, column a: 1 of the numbers are infinite",)),
     "no targets": (GOOD, None, ("data.targets=null", "it has a, b, k", "Try data.targets=[k]")),
@@ -724,6 +760,10 @@ def test_parquet_s_own_kinds(tmp_path: Path) -> None:
     assert content(found["money"]) == [1.5] * 4
     assert content(found["coded"]) == ["x", "y", "x", None]
     assert content(found["flag"]) == [1, 0, None, 1]
+    codes = [f"{i % 3:03d}" for i in range(30)]  # texts, which nobody would write so as numbers
+    parquet.write_table(pyarrow.table({"zip": codes, "y": codes}), tmp_path / "zips.parquet")
+    assert content(read(tmp_path / "zips.parquet").columns["zip"]) == codes
+    assert table.load(str(tmp_path / "zips.parquet"), targets=["y"]).class_names == ("000", "001", "002")
     words = read(tmp_path / "t.parquet", lambda names, has_names: {"whole": "words", "day": "words"}).columns
     assert content(words["whole"]) == ["1", None, "3", "4"]
     assert content(words["day"])[0] == "2024-01-01"

@@ -128,7 +128,7 @@ def test_new_rows_with_numbers_as_targets(header: str, train: Train, tmp_path: P
     typed = {"data.path": "new.csv"}
     numbers = evaluation(open_run(find("x"), typed), None, typed).numbers
     assert numbers == {name: result[f"test/{name}"] for name in ("loss", "mae", "r2")}
-    for cell, message in (("", "the cell is empty, and is a target"), ("word", "'word' is not a number")):
+    for cell, message in (("", "a value is missing, and is a target"), ("word", "'word' is not a number")):
         last = f"{lines[0].rpartition(',')[0]},{cell}"
         Path("new.csv").write_text(header + f"{lines[1]}\n{last}\n")
         with pytest.raises(UserError, match=message):

@@ -17,8 +17,8 @@ from trainer.data.look import look
 from trainer.data.quoting import cut, listed
 from trainer.data.source import Data, ImageFiles, Samples, existing_path
 from trainer.data.table import Wanted, refuse_problems
+from trainer.data.tables.columns import INTEGER, Table, Words, is_missing, number
 from trainer.data.tables.columns import Numbers as NumberColumn
-from trainer.data.tables.columns import Table, Words
 from trainer.data.tables.read import JSONS, PARQUETS, read
 from trainer.data.tables.recipe import Inputs, Recipe, as_words
 from trainer.errors import UserError
@@ -61,7 +61,10 @@ def of_table(
     def choose(names: Sequence[str], has_names: bool) -> Mapping[str, str]:
         kept = {*used, *recipe.targets}
         uses = {name: "words" if name in recipe.words else "auto" if name in kept else "none" for name in names}
-        return uses | dict(wanted.choose(names, has_names)) | {n: uses[n] for n in names if n not in recipe.targets}
+        uses = uses | dict(wanted.choose(names, has_names)) | {n: uses[n] for n in names if n not in recipe.targets}
+        if any(map(is_missing, recipe.class_names)):  # a class that is called NA or None
+            uses |= dict.fromkeys(wanted.targets, "names")
+        return uses
 
     known = {key: str(how.get(key, "auto")).lower() for key in HOW}
     known["header"] = known["header"] if known["header"] != "auto" or recipe.has_names else "false"
@@ -70,7 +73,7 @@ def of_table(
     refuse_problems(table, [], wanted)
     inputs = recipe.apply(table, notes)
     columns = [table.columns[name] for name in wanted.targets]
-    if isinstance(meaning, Classes):
+    if isinstance(meaning, Classes) and len(columns) == 1:
         return inputs, _classes_of(table, wanted.targets[0], meaning)
     values = []
     for name, column in zip(wanted.targets, columns, strict=True):
@@ -79,19 +82,39 @@ def of_table(
                 f"data.path={file}: column {cut(name)} holds no numbers, and the model gives numbers there."
             )
         values.append(column.values)
+    if isinstance(meaning, Classes):
+        return inputs, torch.from_numpy(_of_one_hot(np.stack(values, 1), f"data.path={file}: targets"))
     return inputs, torch.from_numpy(np.stack(values, 1))
+
+
+def _of_one_hot(values: Array, where: str) -> NDArray[np.int64]:
+    """`[N, C]` of 0 and a single 1 to the places of the ones, `[N]`."""
+    wrong = ~(((values == 0) | (values == 1)).all(1) & (values.sum(1) == 1))
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise UserError(
+            f"{where}: row {row} (counted from 0) is no row of 0 with one 1, as the model's were. Correct it."
+        )
+    return values.argmax(1)
 
 
 def _classes_of(table: Table, name: str, classes: Classes) -> Tensor:
     column = table.columns[name]
     words = as_words(column) if isinstance(column, NumberColumn) else column
     assert isinstance(words, Words)  # `refuse_problems` lets nothing else pass
-    of_level = class_numbers(words.levels, classes, f"data.path={table.path}: column {cut(name)}")
+    of_level = class_numbers(words.levels, classes, f"data.path={table.path}: column {cut(name)}", table.decimal)
     return torch.from_numpy(of_level[words.codes])
 
 
-def class_numbers(labels: Sequence[object], classes: Classes | Places, where: str) -> NDArray[np.int64]:
+def class_numbers(
+    labels: Sequence[object], classes: Classes | Places, where: str, decimal: str = "point"
+) -> NDArray[np.int64]:
     """The number of the class that each label names; classes without names are called 0, 1 ...
+
+    True and false are named in any letters. Classes that are whole numbers are named by any way to write them: 01, 1.0.
+
+    Args:
+        decimal: the sign of labels that are numbers, see `trainer.data.tables.columns.number`.
 
     Raises:
         UserError: one names none.
@@ -100,11 +123,27 @@ def class_numbers(labels: Sequence[object], classes: Classes | Places, where: st
     number_of = {name: number for number, name in enumerate(names)}
     if not classes.names and classes.num_classes == 2:
         number_of |= {"false": 0, "true": 1}
-    found = [number_of.get(str(label), number_of.get(str(label).lower())) for label in labels]
+    number_of |= {name.lower(): i for name, i in number_of.items() if name.lower() in ("true", "false")}
+    are_whole = all(name == _as_whole(name, decimal) for name in names)
+
+    def of(label: str) -> int | None:
+        if (found := number_of.get(label)) is None and label.lower() in ("true", "false"):
+            found = number_of.get(label.lower())
+        return number_of.get(_as_whole(label, decimal)) if found is None and are_whole else found
+
+    found = [of(str(label)) for label in labels]
     if None in found:
         unknown = [str(label) for label, number in zip(labels, found, strict=True) if number is None]
         raise UserError(f"{where}: {listed(unknown)}: no class of the model's, which are {listed(names)}.")
     return np.array(found, np.int64)
+
+
+def _as_whole(text: str, decimal: str) -> str:
+    """A whole number as Python writes it; nothing where it is none."""
+    if INTEGER.fullmatch(text):
+        return str(int(text))
+    value = number(text, decimal)
+    return str(int(value)) if value is not None and value.is_integer() else ""
 
 
 def of_arrays(path: str | None, targets: object, meaning: Meaning, split: str | None) -> tuple[Tensor, Tensor]:
@@ -122,7 +161,9 @@ def of_arrays(path: str | None, targets: object, meaning: Meaning, split: str | 
     x = torch.from_numpy(np.ascontiguousarray(np.concatenate(list(inputs.values()))))
     y = np.concatenate([y for _, y in chosen.values()])
     if isinstance(meaning, Classes):
-        if y.size != len(y):
+        if y.ndim == 2 and y.shape[1] == meaning.num_classes > 1 and y.dtype.kind in "biuf":
+            y = _of_one_hot(y, f"data.path={file}: targets")
+        elif y.size != len(y):
             raise UserError(f"data.path={file}: targets of shape {list(y.shape)}; the model knows classes, [N].")
         y = y.reshape(-1)
     if isinstance(meaning, Classes | Places):

@@ -21,6 +21,8 @@ from trainer.data.tables.columns import (
     EMPTY,
     EXACT,
     INTEGER,
+    MISSING,
+    PADDED,
     TEXT,
     Column,
     Mixed,
@@ -84,7 +86,8 @@ def load(
             aren't 0, 1 ... in their own.
         drop: columns to leave out.
         keep: columns to take in that would be left out since they number the rows.
-        categorical: columns of numbers that are words all the same, such as postal codes; `auto`: none.
+        categorical: columns of numbers that are words all the same, such as postal codes; `auto`: none. Of a target
+            each word is a class then, also NA, None and their like; what is empty is missing.
         max_levels: of the columns of words that are not embedded.
         embed: columns of words that become one whole number each, for a model with embeddings: inputs are then
             `numbers` `[N, D]` and `levels` `[N, len(embed)]`, see `trainer.data.tables.recipe.Category`.
@@ -127,7 +130,8 @@ def load(
         table.num_rows * num_inputs * 20,  # as float64, then as what the run computes with
         f"Its columns become {num_inputs:,} inputs: type data.max_levels=10.",
     )
-    notes = [*table.notes, *_left_out_notes(left_out), *_counting_notes(table, names, wanted), *meant.notes]
+    notes = [*table.notes, *_left_out_notes(left_out), *_counting_notes(table, names, wanted)]
+    notes += [*_padded_notes(table, names, wanted, meant), *meant.notes]
     notes += _level_notes(columns, table, max_levels)
     splits = {}
     for split, rows in parts.items():
@@ -266,6 +270,7 @@ class Wanted:
         uses = dict.fromkeys(self.drop, "none") | dict.fromkeys([*self.categorical, *self.embed, *splitting], "words")
         if self.task == "classification" and len(self.targets) == 1:
             uses[self.targets[0]] = "words"
+        uses |= dict.fromkeys([name for name in self.targets if name in self.categorical], "names")
         if not set(names) - {*self.targets, *self.drop, *splitting}:
             raise UserError(
                 f"data.targets={shown(self._typed_targets)}: all {len(names)} columns of {self.path} are targets"
@@ -350,6 +355,17 @@ def _counting_notes(table: Table, names: Sequence[str], wanted: "Wanted") -> lis
     return found
 
 
+def _padded_notes(table: Table, names: Sequence[str], wanted: "Wanted", meant: Targets) -> list[str]:
+    """Numbers with zeros in front are names more often than not, and as numbers they lose their zeros."""
+    columns = [*names, *(wanted.targets if meant.num_classes else [])]
+    padded = {n: column.padded for n in columns if isinstance(column := table.columns[n], Numbers) and column.padded}
+    if not padded:
+        return []
+    found = listed((f"{cut(name)} ({cell})" for name, cell in padded.items()), 5)
+    advice = typed("data.categorical", [*wanted.categorical, *padded], not table.has_names)
+    return [f"numbers with zeros in front are taken as numbers: {found}. If they are names, type {advice}."]
+
+
 def is_counting(values: NDArray[np.float64]) -> bool:
     """Whether they are whole numbers one after the other, in any order; of a few, in this order alone."""
     num_rows = len(values)
@@ -398,7 +414,7 @@ def refuse_problems(table: Table, names: Sequence[str], wanted: Wanted) -> None:
     """One line for all columns that are neither numbers nor words, and for targets that are missing."""
     inputs = {name: column for name in names if isinstance(column := table.columns[name], Mixed)}
     found = [_problem(table, name, column) for name, column in inputs.items()]
-    aims = []
+    aims, is_missing = [], False
     for name in wanted.targets:
         column = table.columns[name]
         if isinstance(column, Mixed):
@@ -407,7 +423,8 @@ def refuse_problems(table: Table, names: Sequence[str], wanted: Wanted) -> None:
             aims.append(f"column {cut(name)} is a target and holds {column.why}")
         elif (missing := column.missing).any():
             more = f" ({int(missing.sum()):,} such rows)" if missing.sum() > 1 else ""
-            aims.append(f"{table.place(int(missing.argmax()), name)}: the cell is empty{more}, and is a target")
+            aims.append(f"{table.place(int(missing.argmax()), name)}: a value is missing{more}, and is a target")
+            is_missing = True
     if not found and not aims:
         return
     advice = ""
@@ -422,6 +439,9 @@ def refuse_problems(table: Table, names: Sequence[str], wanted: Wanted) -> None:
         advice += f", or {words} if they are words." if are_words else "."
     if aims:
         advice += " Targets are all numbers, or with data.task=classification words that name classes; none is empty."
+        if is_missing and names and len(wanted.targets) == 1 and wanted.targets[0] not in wanted.categorical:
+            advice += " If a word such as NA or None names a class, type "
+            advice += f"{typed('data.categorical', [*wanted.categorical, *wanted.targets], not table.has_names)}."
     more = f"; and {len(found) + len(aims) - 5:,} more columns" if len(found) + len(aims) > 5 else ""
     raise UserError(f"data.path={table.path}: {'; '.join([*aims, *found][:5])}{more}.{advice}")
 
@@ -450,13 +470,16 @@ def targets_of(table: Table, wanted: Wanted, num_classes: int | None) -> Targets
                 f"{where}: {table.place(0, wanted.targets[0])}: {cut(column.levels[column.codes[0]])!r} is not a "
                 "number, and data.task=regression takes numbers. Type data.task=classification."
             )
-        numbers = None if wanted.targets[0] in wanted.categorical else _as_numbers(column.levels)
+        numbers = None if wanted.targets[0] in wanted.categorical else _as_numbers(column.levels, table.decimal)
         if numbers is not None:
             return meaning({"its": numbers[column.codes]}, where, "classification", num_classes)
         order = sorted(range(len(column.levels)), key=lambda code: column.levels[code])
         rank = np.empty(len(order), np.int64)
         rank[order] = np.arange(len(order))
-        return of_words({"its": rank[column.codes]}, tuple(column.levels[i] for i in order), where, num_classes)
+        meant = of_words({"its": rank[column.codes]}, tuple(column.levels[i] for i in order), where, num_classes)
+        if words := [level for level in meant.class_names if level.lower() in MISSING]:
+            meant.notes.append(f"{listed(words)}: a class, as data.categorical has the target.")
+        return meant
     assert isinstance(column, Numbers)
     if column.is_whole and wanted.task != "regression":
         if (beyond := np.abs(column.values) >= EXACT).any():
@@ -470,12 +493,17 @@ def targets_of(table: Table, wanted: Wanted, num_classes: int | None) -> Targets
     return meaning({"its": column.values}, where, wanted.task, num_classes, is_text=True)
 
 
-def _as_numbers(levels: Sequence[str]) -> NDArray[Any] | None:
-    """Labels that are all numbers, int64 where they are whole; None where one is a word, or two are one number."""
+def _as_numbers(levels: Sequence[str], decimal: str) -> NDArray[Any] | None:
+    """Labels that are all numbers, int64 where they are whole; None where one is a word, or two are one number.
+
+    With zeros in front they are words: a class is called as it is written.
+    """
+    if any(PADDED.fullmatch(level) for level in levels):
+        return None
     if all(INTEGER.fullmatch(level) for level in levels):
         found: NDArray[Any] = np.array(levels).astype(np.int64)
     else:
-        values = [number(level) for level in levels]
+        values = [number(level, decimal) for level in levels]
         if None in values:
             return None
         found = np.array(values, np.float64)
@@ -510,7 +538,7 @@ def times_of(table: Table, name: str) -> NDArray[np.float64]:
     if column.missing.any():
         place = table.place(int(column.missing.argmax()), name)
         raise UserError(f"data.time={cut(name)}: {place} is empty; each row needs a time. Take it out, or fill it in.")
-    found = [number(level) for level in column.levels]
+    found = [number(level, table.decimal) for level in column.levels]
     found = [time_of(level) for level in column.levels] if None in found else found
     if None in found:
         code = found.index(None)

@@ -35,6 +35,8 @@ MISSING = frozenset(
     ]
 )
 INTEGER = re.compile(r"[+-]?\d{1,18}")  # fits into int64
+PADDED = re.compile(r"0\d+(?:[eE]\d+)?")  # zeros in front: 00123, 001e1
+_PADDED_LINE = re.compile(rf"^[ \t]*({PADDED.pattern})[ \t]*$", re.MULTILINE)
 EXACT = 2**53  # float64 holds every whole number up to this
 # Beyond so many different words, most of them met once, a column is free text: it is not kept.
 MOST_WORDS = 100_000
@@ -69,10 +71,12 @@ class Numbers:
     Args:
         values: `[N]` float64, NaN where one is missing.
         is_whole: all are written as whole numbers: `3`, not `3.0`.
+        padded: a cell that is written with zeros in front, as postal codes are, if there is one.
     """
 
     values: NDArray[np.float64]
     is_whole: bool = False
+    padded: str = ""
 
     def __len__(self) -> int:
         return len(self.values)
@@ -137,6 +141,7 @@ class Table:
         has_names: the file names its columns; else they are called by their number, from 0.
         lines: `[N]` the line of each row in the file; None where a file has no lines.
         notes: what was decided in reading it that its user should know.
+        decimal: the sign of its numbers, `point` or `comma`.
     """
 
     path: Path
@@ -145,11 +150,12 @@ class Table:
     has_names: bool = True
     lines: NDArray[np.int64] | None = None
     notes: list[str] = field(default_factory=list)
+    decimal: str = "point"
 
     def take(self, rows: NDArray[np.int64]) -> "Table":
         """Of these rows alone."""
         lines = None if self.lines is None else self.lines[rows]
-        return Table(self.path, Taken(self.columns, rows), len(rows), self.has_names, lines)
+        return Table(self.path, Taken(self.columns, rows), len(rows), self.has_names, lines, decimal=self.decimal)
 
     def place(self, row: int, name: str) -> str:
         """Where a cell is, as a person finds it: `line 7, column age`."""
@@ -247,7 +253,8 @@ class Gathering:
     Args:
         decimal: the sign of numbers, see `number`; `untold`: no cell has told it so far. Then it is a point, and a
             comma makes the column `Mixed`: it may be a decimal sign, or part thousands.
-        use: `auto`; `words`, whatever they look like; `exact`: words letter by letter, with their blanks; or `none`.
+        use: `auto`; `words`, whatever they look like; `names`: words, of which NA, None and their like are some, too;
+            `exact`: words letter by letter, with their blanks; or `none`.
         num_rows: how many rows came before it was met first: they lack it.
         most_rows: so many may come; memory that isn't written to is none. More may come all the same.
     """
@@ -255,9 +262,9 @@ class Gathering:
     def __init__(self, decimal: str = "point", use: str = "auto", num_rows: int = 0, most_rows: int = 0) -> None:
         self.decimal, self.use = "point" if decimal == "untold" else decimal, use
         self.is_told = decimal != "untold"
-        self.kind = {"words": "words", "exact": "words", "none": "none"}.get(use, "empty")
+        self.kind = {**dict.fromkeys(WORDS, "words"), "none": "none"}.get(use, "empty")
         self.num_rows = 0
-        self.is_whole = True
+        self.is_whole, self.padded = True, ""
         self._kept: NDArray[Any] = np.empty(0)  # longer than what it holds
         self._num_kept, self._most = 0, most_rows
         self._codes: dict[str, int] = {}  # of cells as they are written
@@ -276,11 +283,12 @@ class Gathering:
             self._add_words(cells)
         self.num_rows += len(cells)
 
-    def add_values(self, values: NDArray[np.float64], is_whole: bool) -> None:
-        """The next rows of a file that holds numbers itself."""
+    def add_values(self, values: NDArray[np.float64], is_whole: bool, padded: str = "") -> None:
+        """The next rows of a file that holds numbers itself; `is_whole` and `padded` as of `Numbers`."""
         if self.kind in ("numbers", "empty"):
             self.kind = "numbers" if self.kind == "numbers" or not np.isnan(values).all() else "empty"
             self.is_whole &= is_whole
+            self.padded = self.padded or padded
             self._keep(values)
             self.num_rows += len(values)
         else:
@@ -299,7 +307,9 @@ class Gathering:
         return kind
 
     def _add_numbers(self, cells: Sequence[str]) -> None:
-        written = "".join(cells)
+        written = "\n".join(cells)
+        if not self.padded and (found_padded := _PADDED_LINE.search(written)):
+            self.padded = found_padded[1]
         self.is_whole = self.is_whole and not any(sign in written for sign in ".,eEnN")
         if "_" not in written and self.decimal == "point":
             try:
@@ -340,7 +350,7 @@ class Gathering:
     def _code(self, cell: str) -> int:
         if self.use == "exact" and cell.strip():
             return self._levels.setdefault(cell, len(self._levels))
-        if is_missing(cell):
+        if is_missing(cell) and (self.use != "names" or not cell.strip()):
             return -1
         word = " ".join(cell.split())
         if re.fullmatch(r"[+-]?\d{1,15}\.0*", word):  # a whole number that a program wrote as a fraction
@@ -364,11 +374,12 @@ class Gathering:
                 if self._bad is None and infinite.any():
                     row = int(infinite.argmax())
                     return Mixed(row, str(values[row]), int(infinite.sum()))
-                return self._bad or Numbers(values, self.is_whole)
+                return self._bad or Numbers(values, self.is_whole, self.padded)
         words = Words(self._kept[: self._num_kept].astype(np.int32, copy=False), tuple(self._levels))
-        return words if self.use in ("words", "exact") else told(words, self.decimal)
+        return words if self.use in WORDS else told(words, self.decimal)
 
 
+WORDS = ("words", "names", "exact")  # what `use` may say of words
 DATES, TEXT, EMPTY = "dates", "texts that differ in nearly every row", "nothing in it"
 
 
@@ -389,7 +400,9 @@ def told(words: Words, decimal: str = "point") -> Column:
     counts = np.bincount(words.codes[words.codes >= 0], minlength=len(words.levels))
     values = [number(level, decimal) for level in words.levels]
     is_number = np.array([value is not None for value in values])
-    if is_number.all() and not any(re.fullmatch(r"0\d+", level) for level in words.levels):  # Parquet has such texts
+    if is_number.all():
+        if any(PADDED.fullmatch(level) for level in words.levels):  # Parquet has such texts: postal codes
+            return Unused(TEXT) if _are_texts(words, counts) else words
         are_whole = all(INTEGER.fullmatch(level) for level in words.levels)
         return Numbers(np.array([*values, np.nan], np.float64)[words.codes], are_whole)
     is_nearly = is_number | np.array([_WITH_A_SIGN.fullmatch(level) is not None for level in words.levels])
@@ -400,9 +413,12 @@ def told(words: Words, decimal: str = "point") -> Column:
         return Mixed(row, words.levels[words.codes[row]], int(bad.sum()))
     if _are_dates(words.levels):
         return Unused(DATES)
-    if len(words.levels) > 20 and len(words.levels) > 0.5 * counts.sum():
-        return Unused(TEXT)
-    return words
+    return Unused(TEXT) if _are_texts(words, counts) else words
+
+
+def _are_texts(words: Words, counts: NDArray[np.int64]) -> bool:
+    """Whether nearly all differ; `counts` are of the levels."""
+    return len(words.levels) > 20 and len(words.levels) > 0.5 * int(counts.sum())
 
 
 def choose_all_auto(names: Sequence[str], has_names: bool) -> Mapping[str, str]:

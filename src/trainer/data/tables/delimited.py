@@ -130,7 +130,7 @@ def _table(path: Path, encoding: str, choose: Choice, *how: Any) -> Table:
             f"line{'s' * (len(dialect.heads_below) > 1)}, such as line {dialect.heads_below[0]}; they are no rows."
         )
     lines = np.concatenate(parts)
-    return Table(path, found, len(lines), dialect.has_names, lines, dialect.notes)
+    return Table(path, found, len(lines), dialect.has_names, lines, dialect.notes, dialect.decimal)
 
 
 def _lines(file: TextIO, path: Path) -> Iterator[str]:

@@ -101,7 +101,9 @@ def _table(path: Path, items: Iterator[tuple[int, Any]], choose: Choice, decimal
         lines += [line for line, _ in block]
     if not lines:
         raise UserError(f"data.path={path}: the file is empty. Give one with a row per sample.")
-    return Table(path, {n: column.done() for n, column in gathered.items()}, len(lines), lines=np.array(lines))
+    columns = {name: column.done() for name, column in gathered.items()}
+    decimal = "comma" if decimal == "comma" else "point"
+    return Table(path, columns, len(lines), lines=np.array(lines), decimal=decimal)
 
 
 def _add(path: Path, column: Gathering, name: str, values: Sequence[Any], block: Sequence[tuple[int, Any]]) -> None:

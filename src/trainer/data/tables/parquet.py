@@ -13,6 +13,7 @@ from trainer.data.tables.columns import (
     DATES,
     EMPTY,
     TEXT,
+    WORDS,
     Choice,
     Column,
     Numbers,
@@ -62,7 +63,7 @@ def read(path: Path, choose: Choice, decimal: str = "auto") -> Table:
     except (pyarrow.ArrowException, OSError) as error:  # ArrowException: also ValueError and KeyError of its own
         reason = getattr(error, "strerror", None) or cut(" ".join(str(error).split()), 150)
         raise UserError(f"data.path={path}: not a Parquet file that can be read ({reason}). Write it again.") from error
-    table = Table(path, columns, num_rows)
+    table = Table(path, columns, num_rows, decimal="comma" if decimal == "comma" else "point")
     for name in _index_columns(schema.metadata):
         if isinstance(columns.get(name), Numbers) and uses.get(name, "auto") == "auto":
             columns[name] = Unused("the index that pandas wrote")
@@ -102,23 +103,23 @@ def _column(file: Any, name: str, kind: Any, use: str, decimal: str, where: str)
         coded = coded.combine_chunks()
     if len(coded.dictionary) > len(coded) // 2 > 50_000 and use == "auto":
         return Unused(TEXT)
-    words = _words(coded, use == "exact")
-    if use in ("words", "exact"):
+    words = _words(coded, use)
+    if use in WORDS:
         return words
     if decimal == "auto":
         decimal = told_decimal(f"{where}: column {cut(name)}", words.levels) or "point"
     return told(words, decimal)
 
 
-def _words(coded: Any, are_exact: bool) -> Words:
+def _words(coded: Any, use: str) -> Words:
     codes = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
     levels: dict[str, int] = {}
     of_code = np.array(
         [
             levels.setdefault(text, len(levels))
-            if are_exact and text.strip()
+            if use == "exact" and text.strip()
             else -1
-            if is_missing(text)
+            if is_missing(text) and (use != "names" or not text.strip())
             else levels.setdefault(" ".join(text.split()), len(levels))
             for text in coded.dictionary.to_pylist()
         ]

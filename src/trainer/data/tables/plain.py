@@ -26,7 +26,7 @@ class Plain:
     Args:
         values: `[rows, columns]`, NaN where one is missing.
         starts, ends: `[rows, columns]`, where they stand in `text`.
-        is_whole: `[columns]`, see `columns.Numbers`.
+        is_whole, padded: of each column, see `columns.Numbers`.
     """
 
     values: NDArray[np.float64]
@@ -34,6 +34,7 @@ class Plain:
     ends: NDArray[np.int64]
     text: str
     is_whole: NDArray[np.bool_]
+    padded: list[str]
 
     def __len__(self) -> int:
         return len(self.values)
@@ -41,7 +42,7 @@ class Plain:
     def add_to(self, column: Gathering, place: int) -> None:
         """The cells of a column."""
         if column.kind in ("numbers", "empty"):
-            column.add_values(self.values[:, place].copy(), bool(self.is_whole[place]))
+            column.add_values(self.values[:, place].copy(), bool(self.is_whole[place]), self.padded[place])
         elif column.kind != "none":
             cuts = zip(self.starts[:, place].tolist(), self.ends[:, place].tolist(), strict=True)
             column.add([self.text[start:end] for start, end in cuts])
@@ -73,6 +74,10 @@ def plain(text: str, dialect: Dialect) -> Plain | None:
     if not is_last[:, -1].all() or is_last[:, :-1].any() or not has_any.all() or lengths.max() > LONGEST:
         return None
     values, has_fraction, is_odd = _numbers(letters, starts, ends)
+    is_padded = (letters[starts] == ZERO) & (letters[np.minimum(starts + 1, ends)] - ZERO < 10) & ~has_fraction
+    is_padded = is_padded.reshape(shape)
+    cells = (is_padded.argmax(0) * dialect.width + np.arange(dialect.width)).tolist()
+    padded = [text[starts[i] : ends[i]] if is_any else "" for i, is_any in zip(cells, is_padded.any(0), strict=True)]
     odd = np.flatnonzero(is_odd).tolist()
     if len(odd) > MOST_ODD * len(ends):
         return None
@@ -83,7 +88,7 @@ def plain(text: str, dialect: Dialect) -> Plain | None:
         values[i] = found
         has_fraction[i] |= "e" in cell.lower()
     is_whole = np.logical_not(has_fraction.reshape(shape).any(0, keepdims=True))[0]
-    return Plain(values.reshape(shape), starts.reshape(shape), ends.reshape(shape), text, is_whole)
+    return Plain(values.reshape(shape), starts.reshape(shape), ends.reshape(shape), text, is_whole, padded)
 
 
 def _numbers(
