@@ -769,6 +769,32 @@ def test_parquet_s_own_kinds(tmp_path: Path) -> None:
     assert content(words["day"])[0] == "2024-01-01"
 
 
+def test_numbers_of_parquet_that_are_no_plain_ones(tmp_path: Path) -> None:
+    """What is infinite is named as of a CSV; half precision and NaN make words as other fractions do."""
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    whole_or_not = [0.0, 1.0, float("nan"), 1e15] * 10
+    columns = {
+        "half": pyarrow.array(np.arange(NUM_ROWS, dtype=np.float16) % 3),
+        "gaps": pyarrow.array(whole_or_not),
+        "list": pyarrow.array([[1]] * NUM_ROWS),
+        "x": pyarrow.array([i / 7 for i in range(NUM_ROWS)]),
+        "y": pyarrow.array([i % 2 for i in range(NUM_ROWS)]),
+    }
+    parquet.write_table(pyarrow.table(columns), tmp_path / "t.parquet")
+    path = str(tmp_path / "t.parquet")
+    words = read(Path(path), lambda names, has_names: {"half": "words", "gaps": "words"}).columns
+    assert content(words["half"])[:4] == ["0", "1", "2", "0"]
+    assert content(words["gaps"])[:4] == ["0", "1", None, "1000000000000000"]
+    for key in ("group", "time"):
+        says(table.load, f"data.{key}=list: the column holds list", path=path, targets=["y"], **{key: "list"})
+    for infinite in ([1.0, float("inf")] * 20, ["1.5", "inf"] * 20):
+        parquet.write_table(pyarrow.table({**columns, "x": infinite}), tmp_path / "t.parquet")
+        says(table.load, "row 1 (counted from 0), column x: 20 of the numbers are infinite", path=path, targets=["y"])
+        assert content(read(Path(path), lambda names, has_names: {"x": "words"}).columns["x"])[1] == "inf"
+
+
 def test_numbers_that_json_and_parquet_hold_as_texts(tmp_path: Path) -> None:
     """Read by the rules of a CSV: 1,050 is never guessed, and what was typed of it counts."""
     pyarrow = pytest.importorskip("pyarrow")

@@ -521,8 +521,7 @@ def _numbers(table: Table, name: str, column: Column) -> NDArray[np.float64]:
 
 
 def groups_of(table: Table, name: str) -> NDArray[np.int64]:
-    column = table.columns[name]
-    assert isinstance(column, Words)
+    column = _splitting(table, "group", name)
     if column.missing.any():
         raise UserError(
             f"data.group={cut(name)}: {table.place(int(column.missing.argmax()), name)} is empty; each row needs a "
@@ -531,10 +530,20 @@ def groups_of(table: Table, name: str) -> NDArray[np.int64]:
     return column.codes.astype(np.int64)
 
 
+def _splitting(table: Table, key: str, name: str) -> Words:
+    """The column by which rows fall into splits."""
+    column = table.columns[name]
+    if isinstance(column, Unused):  # a list in a Parquet file, say; all else is read as words
+        raise UserError(
+            f"data.{key}={cut(name)}: the column holds {column.why}. Type data.{key}=null, or another column."
+        )
+    assert isinstance(column, Words)
+    return column
+
+
 def times_of(table: Table, name: str) -> NDArray[np.float64]:
     """`[N]` seconds, or the numbers of the column."""
-    column = table.columns[name]
-    assert isinstance(column, Words)
+    column = _splitting(table, "time", name)
     if column.missing.any():
         place = table.place(int(column.missing.argmax()), name)
         raise UserError(f"data.time={cut(name)}: {place} is empty; each row needs a time. Take it out, or fill it in.")

@@ -369,18 +369,21 @@ class Gathering:
             case "empty":
                 return Unused(EMPTY)
             case "numbers":
-                values = self._kept[: self._num_kept]
-                infinite = np.isinf(values)
-                if self._bad is None and infinite.any():
-                    row = int(infinite.argmax())
-                    return Mixed(row, str(values[row]), int(infinite.sum()))
-                return self._bad or Numbers(values, self.is_whole, self.padded)
+                return self._bad or finite(self._kept[: self._num_kept], self.is_whole, self.padded)
         words = Words(self._kept[: self._num_kept].astype(np.int32, copy=False), tuple(self._levels))
         return words if self.use in WORDS else told(words, self.decimal)
 
 
 WORDS = ("words", "names", "exact")  # what `use` may say of words
 DATES, TEXT, EMPTY = "dates", "texts that differ in nearly every row", "nothing in it"
+
+
+def finite(values: NDArray[np.float64], is_whole: bool, padded: str = "") -> Numbers | Mixed:
+    """`Numbers` of these; infinite ones among them can't be reckoned with."""
+    if not (infinite := np.isinf(values)).any():
+        return Numbers(values, is_whole, padded)
+    row = int(infinite.argmax())
+    return Mixed(row, str(values[row]), int(infinite.sum()))
 
 
 def _are_dates(words: Sequence[str]) -> bool:
@@ -404,7 +407,7 @@ def told(words: Words, decimal: str = "point") -> Column:
         if any(PADDED.fullmatch(level) for level in words.levels):  # Parquet has such texts: postal codes
             return Unused(TEXT) if _are_texts(words, counts) else words
         are_whole = all(INTEGER.fullmatch(level) for level in words.levels)
-        return Numbers(np.array([*values, np.nan], np.float64)[words.codes], are_whole)
+        return finite(np.array([*values, np.nan], np.float64)[words.codes], are_whole)
     is_nearly = is_number | np.array([_WITH_A_SIGN.fullmatch(level) is not None for level in words.levels])
     if 2 * counts[is_nearly].sum() >= counts.sum():
         of_code = np.append(~is_number, False)  # the last is what a missing one, -1, looks up

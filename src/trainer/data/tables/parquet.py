@@ -20,6 +20,7 @@ from trainer.data.tables.columns import (
     Table,
     Unused,
     Words,
+    finite,
     is_missing,
     told,
 )
@@ -90,14 +91,18 @@ def _column(file: Any, name: str, kind: Any, use: str, decimal: str, where: str)
         values = np.where(array.is_null().to_numpy(), np.nan, values) if array.null_count else values
         if np.isnan(values).all():
             return Unused(EMPTY)
-        return Numbers(np.array(values, dtype=np.float64), is_whole=types.is_integer(kind) or types.is_boolean(kind))
+        return finite(np.array(values, dtype=np.float64), types.is_integer(kind) or types.is_boolean(kind))
     if not (is_number or types.is_temporal(kind) or types.is_string(kind) or types.is_large_string(kind)):
         if types.is_string_view(kind):
             kind = pyarrow.string()
         else:
             return Unused(f"{kind}, which is no number and no text")
-    if types.is_floating(kind) and compute.all(compute.equal(array, compute.floor(array))).as_py():
-        array = array.cast(pyarrow.int64())  # whole numbers that pandas holds as fractions beside what is missing
+    if types.is_floating(kind):
+        array = array.cast(pyarrow.float32()) if types.is_float16(kind) else array
+        array = compute.if_else(compute.is_nan(array), None, array)
+        is_whole = compute.and_(compute.equal(array, compute.floor(array)), compute.less(compute.abs(array), 1e18))
+        if compute.all(is_whole).as_py():
+            array = array.cast(pyarrow.int64())  # whole numbers that pandas holds as fractions beside what is missing
     coded = array.cast(pyarrow.string()).combine_chunks().dictionary_encode()
     if isinstance(coded, pyarrow.ChunkedArray):
         coded = coded.combine_chunks()
