@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from refusal import says
+from trainer.data.folds import in_folds, shares
 from trainer.data.source import split_off
-from trainer.data.split import split_by_time, split_rows
+from trainer.data.split import split_by_time, split_rows, uneven
 
 PARTS = {"val": 0.1, "test": 0.2}
 
@@ -57,6 +58,20 @@ def test_shares_of_groups_are_near_those_asked_for() -> None:
     groups = np.arange(1000) // 5
     sizes = {split: len(rows) for split, rows in split_rows(1000, 0, PARTS, groups=groups).items()}
     assert sizes == {"train": 700, "val": 100, "test": 200}
+
+
+def test_sizes_that_groups_spoil_are_said() -> None:
+    even, giant = np.arange(60) // 4, np.maximum(np.arange(60), 50)
+    for groups, said in ((even, False), (giant, True)):
+        for num_folds in (None, 5):
+            with in_folds(num_folds, None if num_folds is None else 0):
+                parts = split_rows(60, 0, PARTS, groups=groups)
+                notes = uneven(parts, PARTS, groups, "data.group")
+            assert len(notes) == said
+            if said:
+                assert notes[0].startswith("data.group keeps up to 51 of 60 samples together")
+    with in_folds(5, 0):
+        assert shares(parts, PARTS) == pytest.approx({"train": 38.4, "val": 9.6, "test": 12})  # 48 in 5 folds
 
 
 def test_too_few_groups() -> None:

@@ -1,6 +1,6 @@
 """Cross-validation: the samples to train on and to validate in equal folds, of which one validates."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -65,6 +65,15 @@ def refuse_folds(why: str) -> None:
     """Raises UserError where folds are asked for."""
     if (asked := _asked.get()) is not None:
         raise UserError(f"data.folds={asked.num_folds}: {why}. Type data.folds=null data.fold=null.")
+
+
+def shares(parts: Mapping[str, Sized], fractions: Mapping[str, float]) -> dict[str, float]:
+    """So many samples each split has where nothing keeps samples together: as folds, or by `fractions`."""
+    total = sum(map(len, parts.values()))
+    wanted = {split: fraction * total for split, fraction in fractions.items()}
+    if (asked := _asked.get()) is not None and "val" in wanted:
+        wanted["val"] = (total - sum(wanted.values()) + wanted["val"]) / asked.num_folds
+    return {"train": total - sum(wanted.values()), **wanted}
 
 
 def folded(

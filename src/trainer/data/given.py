@@ -19,7 +19,7 @@ from trainer.data.items import Items
 from trainer.data.loader import read
 from trainer.data.quoting import listed
 from trainer.data.source import Data, ImageFiles, Samples
-from trainer.data.split import split_rows
+from trainer.data.split import split_rows, uneven
 from trainer.data.targets import meaning
 from trainer.errors import UserError, nearest
 from trainer.meaning import IGNORED, Classes, Numbers, Unread
@@ -565,6 +565,8 @@ def _completed(data: Data, name: str, asked: Asked) -> Data:
         data = replace(data, notes=data.notes if asked.stratify is False else (*data.notes, why))
     groups = _groups(train, data.num_workers) if isinstance(train, Items) and train.group is not None else None
     rows = split_rows(len(train), asked.split_seed or 0, fractions, labels, groups)
+    notes = [] if groups is None else uneven(rows, fractions, groups, "data.group")
+    data = replace(data, notes=(*data.notes, *notes))
     parts: dict[str, Any] = {split: _rows(train, index, split) for split, index in rows.items()}
     return replace(data, by_chance=(*data.by_chance, *fractions), rows={**data.rows, **rows}, **parts)
 

@@ -12,7 +12,7 @@ from trainer.data.image_files import SUFFIXES, FolderImages
 from trainer.data.look import look
 from trainer.data.quoting import cut, listed
 from trainer.data.source import Data, existing_path
-from trainer.data.split import split_rows
+from trainer.data.split import split_rows, uneven
 from trainer.data.table import Names, Wanted, groups_of, refuse_problems, targets_of
 from trainer.data.tables.columns import Table, Words, find
 from trainer.data.tables.read import read
@@ -80,13 +80,11 @@ def load(
     files = FolderImages(_paths(table, column, folder, suffix), meant.splits["its"], background, key="data.path")
     files.keep(cache)
     notes = [*table.notes, *meant.notes, *look(files, num_workers)]
-    rows = split_rows(
-        table.num_rows,
-        split_seed,
-        {"val": val_fraction, "test": test_fraction},
-        files.targets if stratify and meant.num_classes else None,
-        groups_of(table, wanted.group) if wanted.group is not None else None,
-    )
+    fractions = {"val": val_fraction, "test": test_fraction}
+    groups = groups_of(table, wanted.group) if wanted.group is not None else None
+    by_class = files.targets if stratify and meant.num_classes else None
+    rows = split_rows(table.num_rows, split_seed, fractions, by_class, groups)
+    notes += [] if groups is None else uneven(rows, fractions, groups, "data.group")
     aims = f"{meant.num_classes} classes" if meant.num_classes else f"{files.targets.shape[1]} numbers as targets"
     return Data(
         files.take(rows["train"]),

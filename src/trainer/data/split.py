@@ -1,5 +1,6 @@
 """Which samples fall into which split: by chance, with equal shares of every class, by groups, or by time."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.data.folds import folded
+from trainer.data.folds import folded, shares
 from trainer.data.source import split_indices, split_off
 from trainer.errors import UserError
 
@@ -65,6 +66,26 @@ def split_by_time(times: NDArray[Any], fractions: dict[str, float]) -> dict[str,
         free = places[np.searchsorted(places, cuts[-1], "right") if cuts else 0 : len(places) - later]
         cuts.append(int(free[np.abs(free - wanted).argmin()]))
     return dict(zip(sizes, map(torch.from_numpy, np.split(order, cuts)), strict=True))
+
+
+def uneven(parts: Mapping[str, Tensor], fractions: Mapping[str, float], keys: NDArray[Any], key: str) -> list[str]:
+    """A note where a split has less than half, or more than twice, of the samples that were asked for.
+
+    Args:
+        parts: the rows of each split, or fold.
+        fractions: as of `split_rows`.
+        keys: `[N]`: samples of one number stay together.
+        key: what says so, for the note: `data.group`.
+    """
+    wanted = shares(parts, fractions)
+    if all(0.5 * wanted[split] <= len(rows) <= 2 * wanted[split] for split, rows in parts.items()):
+        return []
+    largest = int(np.unique(keys, return_counts=True)[1].max())
+    sizes = ", ".join(f"{split} {len(rows):,} ({wanted[split]:,.0f})" for split, rows in parts.items())
+    return [
+        f"{key} keeps up to {largest:,} of {len(keys):,} samples together, so that splits have other sizes than those "
+        f"that were asked for (in brackets): {sizes}."
+    ]
 
 
 def _by_classes(order: Tensor, sizes: dict[str, int], labels: Tensor) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from trainer.data.folds import refuse_folds
 from trainer.data.memory import refuse_more
 from trainer.data.quoting import cut, listed, typed
 from trainer.data.source import Data, Samples, existing_path
-from trainer.data.split import split_by_time, split_rows
+from trainer.data.split import split_by_time, split_rows, uneven
 from trainer.data.tables.columns import (
     DATES,
     EMPTY,
@@ -117,11 +117,14 @@ def load(
     fractions = {"val": val_fraction, "test": test_fraction}
     if wanted.time is not None:
         refuse_folds(f"data.time={cut(wanted.time)} trains on the earliest rows, and folds would on later ones")
-        parts = split_by_time(times_of(table, wanted.time), fractions)
+        times = times_of(table, wanted.time)
+        parts = split_by_time(times, fractions)
+        sizes_notes = uneven(parts, fractions, times, "data.time")
     else:
         groups = groups_of(table, wanted.group) if wanted.group is not None else None
         by_class = labels if stratify and meant.num_classes else None
         parts = split_rows(table.num_rows, split_seed, fractions, by_class, groups)
+        sizes_notes = [] if groups is None else uneven(parts, fractions, groups, "data.group")
     columns = fit(table, names, parts["train"].numpy(), standardize, max_levels, wanted.embed)
     recipe = Recipe(tuple(columns), tuple(wanted.targets), left_out, meant.class_names, table.has_names)
     num_inputs = len(recipe.names) + len(recipe.num_levels)
@@ -131,7 +134,7 @@ def load(
         f"Its columns become {num_inputs:,} inputs: type data.max_levels=10.",
     )
     notes = [*table.notes, *_left_out_notes(left_out), *_counting_notes(table, names, wanted)]
-    notes += [*_padded_notes(table, names, wanted, meant), *meant.notes]
+    notes += [*_padded_notes(table, names, wanted, meant), *meant.notes, *sizes_notes]
     notes += _level_notes(columns, table, max_levels)
     splits = {}
     for split, rows in parts.items():
