@@ -333,7 +333,7 @@ RULES: dict[str, Rule] = {
     "data.split_seed": _FROM_0,
     "data.max_levels": Number(at_least=1, whole=True, example="50"),
     "data.stratify": _FLAG,
-    "data.delimiter": Choice(("auto", "comma", "semicolon", "tab", "pipe", "blanks")),
+    "data.delimiter": Choice(("auto", "comma", "semicolon", "tab", "pipe", "blanks", "caret", "colon")),
     "data.decimal": Choice(("auto", "point", "comma")),
     "data.encoding": Text("auto, or the name of an encoding", example="auto"),
     "data.background": Choice(("white", "grey", "black")),

@@ -12,7 +12,8 @@ from trainer.data.quoting import cut, listed
 from trainer.data.tables.columns import is_missing, number
 from trainer.errors import UserError
 
-SIGNS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "blanks": " "}
+SIGNS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "blanks": " ", "caret": "^", "colon": ":"}
+RARE = ("caret", "colon")  # what cuts lines where none of the others does; a colon stands in times
 
 
 class Dialect:
@@ -125,6 +126,9 @@ _WRITTEN = {
     "comma": re.compile(
         r"[+-]?(?:\d{1,3}(?:[.' \u00a0\u202f]\d{3})+,\d*|\d*,(?:\d{1,2}|\d{4,})|0+,\d+|\d{4,},\d+)(?:[eE][+-]?\d+)?"
     ),
+    "groups": re.compile(
+        r"[+-]?[1-9]\d{0,2}(?:\.\d{3}){2}"
+    ),  # points between thousands, or somebody's name for a thing
     "either": re.compile(r"[+-]?[1-9]\d{0,2},\d{3}"),
     "point": re.compile(
         r"[+-]?(?:\d{1,3}(?:,\d{3})+\.\d*|\d{1,3}(?:,\d{3}){2,}|\d*\.(?:\d{1,2}|\d{4,})|0+\.\d+|\d{4,}\.\d*)"
@@ -151,6 +155,8 @@ def told_decimal(where: str, cells: Iterable[str]) -> str | None:
             f"({cut(seen['point'])}). Write all alike; or type data.decimal=point or data.decimal=comma, and the "
             "others are told."
         )
+    if "groups" in seen and "point" not in seen:
+        return "comma"
     if seen.keys() == {"either"}:
         raise UserError(
             f"{where}: {cut(seen['either'])} may have a decimal comma or a comma between thousands. Type "
@@ -174,8 +180,8 @@ def parsed(lines: Iterable[str], delimiter: str, strict: bool = False) -> Any:
 
 def told_delimiter(lines: Sequence[str]) -> str:
     """What cuts the lines into equally many cells, most of which are numbers (a comma may be a decimal sign)."""
-    best, found = (0.0, 0.0, 0.0), "comma"
-    for name in SIGNS:
+    best, found = (0.0, 0.0, 0.0), ""
+    for name in (name for name in SIGNS if name not in RARE):
         try:
             rows = [row for row in parsed(lines, name) if any(row)]
         except csv.Error:  # a line of a wide table that is one cell to this delimiter
@@ -195,7 +201,13 @@ def told_delimiter(lines: Sequence[str]) -> str:
         score = (consistent, round(part - are_cut / max(len(cells), 1), 1), float(width))
         if score > best:
             best, found = score, name
-    return found
+    return found or next((name for name in RARE if _cuts_all(lines, name)), "comma")
+
+
+def _cuts_all(lines: Sequence[str], delimiter: str) -> bool:
+    """Whether several lines are cut into equally many cells, two or more."""
+    rows = [row for row in parsed(lines, delimiter) if any(row)]
+    return len(rows) > 1 and len({*map(len, rows)}) == 1 and len(rows[0]) > 1
 
 
 def is_header(first: Sequence[str], below: Sequence[Sequence[str]], decimal: str = "point") -> bool:
