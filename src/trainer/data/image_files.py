@@ -208,14 +208,35 @@ def fitted(pixels: Tensor, height: int, width: int) -> Tensor:
 
     By torch, which resizes bytes in 0.2 to 0.3 of Pillow's time; they are one level apart at most.
     """
-    whole_height, whole_width = pixels.shape[:2]
-    rows = min(whole_height, max(1, round(whole_width * height / width)))
-    columns = min(whole_width, max(1, round(whole_height * width / height)))
-    top, left = (whole_height - rows) // 2, (whole_width - columns) // 2
+    top, left, rows, columns = _middle((pixels.shape[0], pixels.shape[1]), height, width)
     middle = pixels[top : top + rows, left : left + columns].permute(2, 0, 1)
     if (rows, columns) == (height, width):
         return middle.contiguous()
     return F.interpolate(middle[None], (height, width), mode="bilinear", antialias=True)[0].contiguous()
+
+
+def fitted_mask(mask: Tensor, height: int, width: int, whole: tuple[int, int]) -> Tensor:
+    """What lies over that middle of a picture, in the same size, of the nearest pixel.
+
+    Args:
+        mask: `[..., H, W]`, over all of the picture, in its size or another.
+        whole: height and width of the picture.
+    """
+    ends = zip(_middle(whole, height, width), (*mask.shape[-2:], *mask.shape[-2:]), (*whole, *whole), strict=True)
+    top, left, rows, columns = (round(end * of / size) for end, of, size in ends)
+    # The middle of each new pixel lies in this old one; in whole numbers, which do not round.
+    down, right = (
+        ((2 * torch.arange(new) + 1) * max(1, old)).div(2 * new, rounding_mode="floor")
+        for new, old in ((height, rows), (width, columns))
+    )
+    return mask[..., (top + down).unsqueeze(1), left + right]
+
+
+def _middle(whole: tuple[int, int], height: int, width: int) -> tuple[int, int, int, int]:
+    """Top, left, height and width of the largest part in the middle of a picture that has the proportions of a size."""
+    rows = min(whole[0], max(1, round(whole[1] * height / width)))
+    columns = min(whole[1], max(1, round(whole[0] * width / height)))
+    return (whole[0] - rows) // 2, (whole[1] - columns) // 2, rows, columns
 
 
 def refuse_too_large(image: Image.Image) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.data.item_parts import is_picture
+from trainer.data.item_masks import is_picture
 from trainer.data.items import Items
 from trainer.errors import UserError
 from trainer.trees import Tree, joined

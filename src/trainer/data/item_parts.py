@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from trainer.data.dense import as_tensors, is_array, is_odd
+from trainer.data.item_masks import first_picture, is_picture, numbers_of, over
 from trainer.data.quoting import cut, listed
 from trainer.errors import UserError
 
@@ -110,28 +111,35 @@ class Pictures:
     image_size: int | None = None
 
     def image(self, picture: Any) -> Tensor:
-        """uint8 `[C, H, W]`, upright; what is transparent on white."""
-        from PIL import Image, ImageOps
-
+        """uint8 `[C, H, W]`, upright; what is transparent on white. As a file of the same pixels would be read."""
+        from trainer.data.image_files import fitted
         from trainer.data.upright import upright_8_bit
 
         upright = upright_8_bit(picture, "white")
         mode = {1: "L", 3: "RGB", None: "L" if upright.mode in ("1", "L") else "RGB"}[self.channels]
-        pixels = upright.convert(mode)
-        if self.image_size is not None:
-            pixels = ImageOps.fit(pixels, (self.image_size, self.image_size), Image.Resampling.BILINEAR)
-        numbers = torch.from_numpy(np.array(pixels))
-        return numbers.view(pixels.height, pixels.width, -1).permute(2, 0, 1).contiguous()
+        numbers = torch.from_numpy(np.array(upright.convert(mode))).view(upright.height, upright.width, -1)
+        if self.image_size is None:
+            return numbers.permute(2, 0, 1).contiguous()
+        return fitted(numbers, self.image_size, self.image_size)
 
-    def mask(self, target: Any) -> Any:
-        """A picture that is a target as its numbers, `[H, W]`, in the size of the images; anything else as it is."""
-        if type(target) in READY or not is_picture(target):
+    def mask(self, target: Any, image: Any = None) -> Any:
+        """A target with the numbers of its pictures in their places; what lies over its image as `over` says.
+
+        Args:
+            image: the inputs that it belongs to; None: the target is wanted as it is.
+
+        Raises:
+            UserError: see `over`.
+        """
+        if type(target) in (int, float, bool):
             return target
-        if self.image_size is not None:
-            from PIL import Image, ImageOps
-
-            target = ImageOps.fit(target, (self.image_size, self.image_size), Image.Resampling.NEAREST)
-        return np.asarray(target).astype(np.int64)
+        if isinstance(target, Mapping):
+            return {name: self.mask(part, image) for name, part in target.items()}
+        if type(target) is tuple:
+            return tuple(self.mask(part, image) for part in target)
+        if (picture := first_picture(image)) is not None:
+            return over(target, picture, None if self.image_size is None else (self.image_size, self.image_size))
+        return numbers_of(target) if is_picture(target) else target
 
     def inputs(self, parts: Sequence[Any]) -> Any:
         """Those of several items as one batch."""
@@ -145,13 +153,19 @@ class Pictures:
         is_ready = type(first) in READY and not is_odd(first)
         return default_collate(list(parts) if is_ready else [self.tensors(part) for part in parts])
 
-    def targets(self, parts: Sequence[Any]) -> Any:
-        """Those of several items as one batch; words stay a list, None stands for none."""
+    def targets(self, parts: Sequence[Any], inputs: Sequence[Any]) -> Any:
+        """Those of several items as one batch; words stay a list, None stands for none.
+
+        Args:
+            inputs: of the same items.
+        """
         if parts[0] is None and all(part is None for part in parts):
             return None
         if is_word(parts[0]):
             return list(parts)
-        return self.inputs(parts if type(parts[0]) in READY else [self.mask(part) for part in parts])
+        if type(parts[0]) in (int, float, bool):
+            return self.inputs(parts)
+        return self.inputs([self.mask(part, image) for part, image in zip(parts, inputs, strict=True)])
 
     def tensors(self, part: Any) -> Any:
         """Whatever holds numbers as tensors."""
@@ -187,11 +201,6 @@ def _tensor(numbers: list[Any]) -> Tensor:
 def is_word(target: Any) -> bool:
     """Whether it is the label of a class, in letters."""
     return isinstance(target, str)
-
-
-def is_picture(part: Any) -> bool:
-    """Whether it is one of Pillow's."""
-    return type(part).__module__.startswith("PIL.")
 
 
 def plain(target: Any) -> Any:

@@ -13,7 +13,8 @@ from torch.utils.data import Subset
 
 from trainer.config import trust
 from trainer.data.fixed import is_fixed, is_plain
-from trainer.data.item_parts import Parts, Pictures, is_picture, plain
+from trainer.data.item_masks import is_picture
+from trainer.data.item_parts import Parts, Pictures, plain
 from trainer.data.item_targets import Reading
 from trainer.data.quoting import cut
 from trainer.draws import ForeignDraws, seed_from, seeds_from
@@ -172,7 +173,7 @@ class Items:
                 raise UserError(f"data: collate_fn: {self._told(error)}.") from error
         inputs, targets = self._parts.of(items)
         try:
-            return self.pictures.inputs(inputs), self.pictures.targets(targets)
+            return self.pictures.inputs(inputs), self.pictures.targets(targets, inputs)
         except (RuntimeError, TypeError, KeyError, ValueError) as error:
             raise UserError(
                 f"data: items of the {self.name} split {self._why_apart(inputs, targets, error)}"
@@ -180,8 +181,11 @@ class Items:
 
     def _why_apart(self, inputs: Sequence[Any], targets: Sequence[Any], error: Exception) -> str:
         """Why they make no batch."""
-        pairs = zip(inputs, targets, strict=True)
-        shapes = sorted({str([list(leaf.shape) for leaf in leaves(self.pictures.tensors(pair))]) for pair in pairs})
+        found = (
+            (self.pictures.tensors(its), self.pictures.tensors(self.pictures.mask(target, its)))
+            for its, target in zip(inputs, targets, strict=True)
+        )
+        shapes = sorted({str([list(leaf.shape) for leaf in leaves(pair)]) for pair in found})
         if len(shapes) == 1:
             return f"make no batch: {self._told(error)}."
         hint = "Give a collate_fn that makes a batch of them (a key of Data, or an attribute of the data set)."

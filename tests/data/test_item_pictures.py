@@ -1,0 +1,126 @@
+"""Pictures of Pillow as items of a data set of the user's own, and what lies over them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from refusal import says
+from trainer.data.given import Asked, as_data
+from trainer.data.image_files import FolderImages
+from trainer.data.prepare import prepare
+
+DRAW = np.random.default_rng(0)
+SIZES = ((65, 48), (47, 90), (64, 64), (33, 31))  # width and height
+
+
+def drawn(width: int, height: int, *channels: int) -> np.ndarray[Any, Any]:
+    return DRAW.integers(0, 256, (height, width, *channels), dtype=np.uint8)
+
+
+def first_batch(items: Any, size: int | None, channels: int | None = None) -> Any:
+    data = as_data((items, items, items), "mine", Asked())
+    (batch,) = prepare(data, torch.device("cpu"), torch.float32, channels, size, normalize=False).val.in_order()
+    return batch
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_picture_becomes_what_a_file_of_its_pixels_becomes(tmp_path: Path, channels: int) -> None:
+    pictures = [Image.fromarray(drawn(*size, 3)) for size in SIZES]
+    paths = [str(tmp_path / f"{i}.png") for i in range(len(SIZES))]
+    for picture, path in zip(pictures, paths, strict=True):
+        picture.save(path)
+    files = FolderImages(paths, torch.arange(len(SIZES)))
+    for size in (16, 40, 70):
+        files.channels, files.image_size = channels, size
+        found = first_batch([(picture, i) for i, picture in enumerate(pictures)], size, channels).inputs
+        assert torch.equal((found * 255).round().to(torch.uint8), torch.stack([files[i][0] for i in range(len(files))]))
+
+
+def by_hand(mask: np.ndarray[Any, Any], size: int) -> Tensor:
+    """The middle square, and of it the pixel that lies under the middle of each new one."""
+    height, width = mask.shape
+    side = min(mask.shape)
+    middle = mask[(height - side) // 2 :, (width - side) // 2 :][:side, :side]
+    places = ((np.arange(size) + 0.5) * side / size).astype(int)
+    return torch.from_numpy(middle[np.ix_(places, places)].astype(np.int64))
+
+
+KINDS: dict[str, Callable[[Any], Any]] = {
+    "picture": Image.fromarray,
+    "array": lambda mask: mask,
+    "tensor": torch.from_numpy,
+    "palette": lambda mask: Image.frombytes("P", mask.shape[::-1], mask.tobytes()),
+    "16 bits": lambda mask: Image.fromarray(mask.astype(np.uint16)),
+    "turned, as its image": lambda mask: turned(Image.fromarray(mask)),
+}
+
+
+def turned(picture: Image.Image) -> Image.Image:
+    """As a camera that was held on its side stores it."""
+    found = picture.transpose(Image.Transpose.ROTATE_90)
+    found.getexif()[0x0112] = 6
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_mask_gets_the_size_of_its_picture(kind: str) -> None:
+    masks = [drawn(*size) % 3 for size in SIZES]
+    change = turned if "turned" in kind else lambda picture: picture
+    images = [change(Image.fromarray(np.stack([mask * 100] * 3, 2))) for mask in masks]
+    for size in (16, 40):
+        expected = torch.stack([by_hand(mask, size) for mask in masks])
+        batch = first_batch([*zip(images, map(KINDS[kind], masks), strict=True)], size)
+        assert torch.equal(batch.targets, expected)
+        parts = [(image, {"mask": KINDS[kind](mask), "rows": 5}) for image, mask in zip(images, masks, strict=True)]
+        batch = first_batch(parts, size)
+        assert torch.equal(batch.targets["mask"].long(), expected)
+        assert batch.targets["rows"].tolist() == [5] * len(SIZES)
+
+
+def test_a_mask_of_half_the_size_lies_over_all_of_its_picture() -> None:
+    mask = drawn(40, 30) % 3
+    image = Image.fromarray(np.repeat(np.repeat(mask, 2, 0), 2, 1))
+    found = first_batch([(image, Image.fromarray(mask))] * 2, 15).targets[0]
+    assert torch.equal(found, by_hand(mask, 15))
+
+
+@pytest.mark.parametrize("size", [None, 20])
+def test_a_mask_is_turned_as_its_picture_is_where_it_was_not_before(size: int | None) -> None:
+    """Some programs write masks of the pixels as they are stored, others of the picture as it is seen."""
+    mask = drawn(30, 20) % 3
+    image = turned(Image.fromarray(mask * 100))
+    stored = np.rot90(mask).copy()
+    expected = by_hand(mask, size) if size else torch.from_numpy(mask.astype(np.int64))
+    for given in (mask, stored):
+        for of in (Image.fromarray, np.asarray):
+            assert torch.equal(first_batch([(image, of(given))] * 2, size).targets[0].long(), expected)
+    for orientation in (5, 7, 8):
+        image.getexif()[0x0112] = orientation
+        batch = first_batch([(image, Image.fromarray(np.asarray(image) // 100))] * 2, None)
+        assert torch.equal((batch.inputs[0, 0] * 255).round().long(), batch.targets[0] * 100)
+
+
+def test_what_can_t_be_told_of_a_mask_is_refused() -> None:
+    square = drawn(20, 20) % 3
+    image = turned(Image.fromarray(square * 100))
+    line = says(first_batch, "image of 20 x 20 pixels is turned", "orientation 6", items=[(image, square)], size=10)
+    assert "Give PIL.ImageOps.exif_transpose(image) if it was, and PIL.Image.fromarray(numpy.asarray(image)) if" in line
+    found = first_batch([(ImageOps.exif_transpose(image), square)] * 2, 10).targets[0]
+    assert torch.equal(found, by_hand(square, 10))
+    stored = np.rot90(square).copy()
+    found = first_batch([(Image.fromarray(np.asarray(image)), stored)] * 2, 10).targets[0]
+    assert torch.equal(found, by_hand(stored, 10))
+    items = [(Image.fromarray(drawn(40, 30)), Image.fromarray(square))]
+    says(first_batch, "mask of 20 x 20 pixels lies over an image of 40 x 30", items=items, size=10)
+
+
+def test_fractions_of_a_picture_stay_fractions() -> None:
+    depth = DRAW.random((20, 20)).astype(np.float32)
+    items = [(Image.fromarray(drawn(20, 20)), Image.fromarray(depth))] * 2
+    assert torch.equal(first_batch(items, None).targets[0], torch.from_numpy(depth))
