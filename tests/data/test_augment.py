@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from plain import cut_loose, losses, parts_of
-from trainer.data.batches import derived_seed, permutation
+from trainer.data.batches import Batch, derived_seed, permutation
 from trainer.data.images import Augmentation, ImageTransform
 from trainer.data.mix import Mix
 from trainer.errors import UserError
@@ -142,6 +142,42 @@ def test_numbers_are_mixed_as_they_are() -> None:
     share = random.Random(derived_seed(3, "mix", 7)).betavariate(0.5, 0.5)
     assert_close(found.targets[2], share * targets[2] + (1 - share) * targets[1])
     assert_close(found.inputs[0], share * inputs[0] + (1 - share) * inputs[4])
+    several = Mix(0.5, 0.0, 3, 3)(Batch({"a": inputs, "b": (2 * inputs,)}, torch.arange(5) % 3), 7)
+    assert torch.equal(several.inputs["a"], found.inputs)
+    assert torch.equal(several.inputs["b"][0], 2 * found.inputs)
+    assert_close(several.targets[4], torch.tensor([1 - share, share, 0.0]))
+
+
+OWN = """
+import torch
+from trainer import Data, Samples
+
+def mine(kind):
+    x = torch.randn(60, 4)
+    inputs = {"a": x, "b": x.round().long() if kind == "words" else x}
+    return Data(*[Samples(inputs, torch.arange(60) % 2)] * 3, num_classes=2)
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(8, 2)
+
+    def forward(self, a, b):
+        return self.layer(torch.cat([a, b], 1))
+"""
+
+
+def test_several_inputs_are_mixed_where_they_are_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: Train
+) -> None:
+    (tmp_path / "mixed_here.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    words = ["data._target_=mixed_here.mine", "model._target_=mixed_here.Net", "trust=[mixed_here]", "monitor=off"]
+    words += ["data.augment.mixup=0.2", "max_steps=2"]
+    with pytest.raises(UserError, match="inputs of int64, such as tokens, which don't mix"):
+        train(*words, "data.kind=words", "name=not")
+    train(*words, "data.kind=numbers", "name=it")
+    assert len(losses("it")) == 2
 
 
 @pytest.mark.parametrize("policy", ["randaugment", "trivialaugment", "autoaugment"])

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from trainer.data.batches import Batch, derived_seed
+from trainer.trees import leaves, mapped
 
 
 @dataclass(frozen=True)
@@ -31,18 +32,19 @@ class Mix:
     seed: int
 
     def __call__(self, batch: Batch, step: int) -> Batch:
-        """Shapes: inputs `[N, ...]`, images for `cutmix`; targets `[N]` become `[N, num_classes]`, `[N, D]` stay so."""
+        """Shapes: inputs `[N, ...]`, or a dict or tuple of such, images for `cutmix`; targets `[N]` become
+        `[N, num_classes]`, `[N, D]` stay so."""
         draw = random.Random(derived_seed(self.seed, "mix", step))
         is_cut = bool(self.cutmix) and (not self.mixup or draw.random() < 0.5)
         alpha = self.cutmix if is_cut else self.mixup
         kept = draw.betavariate(alpha, alpha)
         inputs, targets = batch
         if self.num_classes is not None:
-            targets = one_hot(targets, self.num_classes).to(inputs.dtype)
+            targets = one_hot(targets, self.num_classes).to(leaves(inputs)[0].dtype.to_real())
         if is_cut:
             inputs, kept = cut(inputs, kept, draw.random(), draw.random())
         else:
-            inputs = mixed(inputs, kept)
+            inputs = mapped(lambda part: mixed(part, kept), inputs)
         return Batch(inputs, mixed(targets, kept))
 
 

@@ -12,6 +12,7 @@ from trainer.losses.function import LossFunction
 from trainer.losses.term import Term
 from trainer.meaning import Classes, Numbers
 from trainer.run.instantiate import ours
+from trainer.trees import leaves
 
 
 def build_mix(settings: Settings, data: Data, loss_fn: LossFunction, world: World) -> Mix | None:
@@ -25,6 +26,9 @@ def build_mix(settings: Settings, data: Data, loss_fn: LossFunction, world: Worl
         raise UserError(f"{key}: is for one process: a sample's partner may be another's. Leave it out.")
     if alphas["cutmix"] and not data.is_images:
         raise UserError(f"{key}: data={settings.names['data']} has no images to cut. Try data.augment.mixup=0.2.")
+    if not data.is_images and (whole := [part for part in leaves(data.example[0]) if not _is_of_numbers(part)]):
+        what = f"inputs of {str(whole[0].dtype).removeprefix('torch.')}, such as tokens"
+        raise UserError(f"{key}: data={settings.names['data']} has {what}, which don't mix. Leave it out.")
     is_classes = isinstance(data.meaning, Classes)
     if not is_classes and not isinstance(data.meaning, Numbers):
         raise UserError(f"{key}: mixes classes or numbers, and data={settings.names['data']} has neither.")
@@ -42,6 +46,10 @@ def build_mix(settings: Settings, data: Data, loss_fn: LossFunction, world: Worl
             raise UserError(f"{key}: shares of classes are all taken, and weigh the same. Leave {unfit} out.")
     num_classes = data.meaning.num_classes if isinstance(data.meaning, Classes) else None
     return Mix(alphas["mixup"], alphas["cutmix"], num_classes, settings.order_seed)
+
+
+def _is_of_numbers(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def keys_of_weights(settings: Settings, term: Term) -> str:
