@@ -31,6 +31,16 @@ def test_focal_is_its_formula() -> None:
     assert_close(Focal(2.0, WEIGHT)(LOGITS, LABELS), weighed)
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+def test_focal_learns_nothing_from_a_sample_of_which_it_is_sure(gamma: float) -> None:
+    logits = torch.tensor([[200.0, 0.0], [0.0, 1.0]], requires_grad=True)
+    (gradient,) = torch.autograd.grad(Focal(gamma)(logits, torch.tensor([0, 0])), logits)
+    assert gradient[0].tolist() == [0.0, 0.0]
+    p = logits[1].detach().double().softmax(0)[0].requires_grad_()
+    (slope,) = torch.autograd.grad(-((1 - p) ** gamma) * p.log() / 2, p)
+    assert gradient[1, 0].item() == pytest.approx((slope * p * (1 - p)).item(), rel=1e-5)
+
+
 @pytest.mark.parametrize("weight", [None, WEIGHT])
 def test_focal_without_gamma_is_cross_entropy(weight: Tensor | None) -> None:
     assert_close(Focal(0.0, weight)(MAPS, PLACES), F.cross_entropy(MAPS, PLACES, weight))

@@ -11,8 +11,10 @@ from torch.utils.data import WeightedRandomSampler
 
 from plain import losses, parts_of, together
 from trainer.data.batches import derived_seed
+from trainer.data.source import Data, Samples
 from trainer.disk import checkpoint
 from trainer.errors import UserError
+from trainer.run.classes import class_counts
 
 Train = Callable[..., dict[str, Any]]
 WORDS = (
@@ -62,6 +64,13 @@ def test_every_class_is_drawn_as_often(train: Train) -> None:
         drawn = torch.cat([next(batches).targets for _ in range(2000 // size)])
         assert 0.45 < drawn.double().mean() < 0.55
     assert parts.splits.val.weights is None
+
+
+def test_a_label_that_is_left_out_is_no_class() -> None:
+    labels = torch.tensor([[0, 1, 255], [2, 2, 255]])
+    data = Data(Samples(torch.zeros(2, 3), labels), num_classes=3, ignored=255)
+    settings = parts_of(*WORDS).settings
+    assert class_counts("data.balance=true", settings, data).tolist() == [1, 1, 2]
 
 
 def test_a_stack_has_them_too(train: Train) -> None:

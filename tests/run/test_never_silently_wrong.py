@@ -497,6 +497,15 @@ class TestWeightsOfClasses:
             with pytest.raises(UserError, match=rf"^loss.{key}: has 2 numbers; 10 are needed"):
                 train(*QUIET, "model=two_layer", "loss=bce_with_logits", f"loss.{key}=[1,2]")
 
+    def test_one_number_is_of_all_outputs(self, train: Train) -> None:
+        words = ("model=two_layer", "loss=bce_with_logits", "data.limit=100", "max_steps=1")
+        with pytest.raises(UserError, match=r" Type loss\.pos_weight=\[3\]\.$"):
+            train(*QUIET, *words, "loss.pos_weight=3")
+        found, same = (train(*QUIET, *words, f"loss.pos_weight=[{three}]") for three in ("3", "3,3,3,3,3,3,3,3,3,3"))
+        assert found["test/loss"] == pytest.approx(same["test/loss"], rel=1e-6)
+        with pytest.raises(UserError, match=r"^loss\.weight=3: must be a list.* Try loss\.weight=\[1,2\]\.$"):
+            train(*QUIET, "model=two_layer", "loss.weight=3")
+
 
 class TestKindsOfNumbers:
     def test_whole_numbers_stay_whole(self) -> None:

@@ -153,6 +153,30 @@ class Mine(nn.CrossEntropyLoss):
     """Torch's under a name of one's own."""
 
 
+class Cooled(nn.CrossEntropyLoss):
+    """With a forward of its own, which is the same at 1."""
+
+    def __init__(self, weight=None, temperature: float = 1.0, **keys):
+        super().__init__(weight=weight, **keys)
+        self.temperature = temperature
+
+    def forward(self, outputs, targets):
+        return super().forward(outputs / self.temperature, targets)
+
+
+class Held(nn.Module):
+    def __init__(self, weight: Tensor):
+        super().__init__()
+        self.criterion = nn.CrossEntropyLoss(weight)
+
+    def forward(self, outputs, targets):
+        return self.criterion(outputs, targets)
+
+
+def by_tensor(outputs, targets, weight: Tensor | None = None):
+    return F.cross_entropy(outputs, targets, weight)
+
+
 def leaves_out(outputs, targets, label: int = 9):
     return F.cross_entropy(outputs, targets, ignore_index=label)
 
@@ -365,13 +389,24 @@ def test_a_mean_over_some_samples_is_said_to_be_none(
     assert "is no mean and no sum over samples" in capfd.readouterr().out
 
 
-@pytest.mark.long
-def test_a_criterion_of_torchs_under_another_name_is_the_same(train: Train) -> None:
+@pytest.mark.parametrize("loss", [pytest.param("Mine", marks=pytest.mark.long), "Cooled"])
+def test_a_criterion_of_torchs_under_another_name_is_the_same(
+    loss: str, train: Train, capfd: pytest.CaptureFixture[str]
+) -> None:
     keys = ("loss.ignore_index=3", "loss.weight=[1,1,1,1,1,1,1,1,1,5]", "max_steps=2", "loss.label_smoothing=0.1")
-    train(*QUIET, "model=two_layer", *keys, "batch_size=48", "name=a")
-    words = ("loss._target_=own_losses.Mine", "batch_size=4", "gradient.accumulate=12")
-    train(*QUIET, "model=two_layer", *keys, *words, "name=b")
+    whole = train(*QUIET, "model=two_layer", *keys, "batch_size=48", "name=a")
+    words = (f"loss._target_=own_losses.{loss}", "batch_size=4", "gradient.accumulate=12")
+    parts = train(*QUIET, "model=two_layer", *keys, *words, "name=b")
     assert_close(state("a")["model"], state("b")["model"], rtol=1e-10, atol=1e-14)
+    assert parts["test/loss"] == pytest.approx(whole["test/loss"], rel=1e-10)
+    assert "is no mean" not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("loss", ["Held", "by_tensor"])
+def test_a_list_is_a_tensor_where_a_loss_says_that_it_takes_one(loss: str, train: Train) -> None:
+    weights = "loss.weight=[1,1,1,1,1,1,1,1,1,5]"
+    found, same = (train(*QUIET, *of("Plain", name), weights, "max_steps=1") for name in (loss, "cross_entropy"))
+    assert found["test/loss"] == pytest.approx(same["test/loss"], rel=1e-12)
 
 
 def test_a_lazy_layer_of_a_loss_trains(train: Train) -> None:

@@ -634,7 +634,8 @@ def _hint(key: str, rule: Rule, value: Any) -> str:
         several = f"--multirun {key}={','.join(map(written, value))}"
         return f" Type {several} for a sweep." if len(value) > 1 else f" Type {key}={written(value[0])}."
     is_nobodys = key == "trust" and str(value).split(".")[0] in sys.stdlib_module_names
-    if isinstance(rule, ListOf) and not isinstance(value, list) and rule.allows([value]) and not is_nobodys:
+    is_too_few = is_nobodys or key == "loss.weight"  # a list of one number is none for each class
+    if isinstance(rule, ListOf) and not isinstance(value, list) and rule.allows([value]) and not is_too_few:
         return f" Type {key}=[{written(value)}]."
     if rule.allows(None) and synonyms.is_nothing(said):
         return f" Type {key}=null."

@@ -52,7 +52,9 @@ class Focal(nn.Module):
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         losses = cross_entropy(outputs, targets, reduction="none", ignore_index=self.ignore_index)
-        losses = (1 - (-losses).exp()) ** self.gamma * losses  # 0 where a target is ignored
+        # 1 - p, exact near 0. Of 0 itself a power below 1 has no gradient, and makes NaN of the loss's, which is 0.
+        rests = -torch.expm1(-losses)
+        losses = rests.clamp_min(torch.finfo(rests.dtype).tiny) ** self.gamma * losses  # 0 where a target is ignored
         is_counted = (targets != self.ignore_index).to(losses.dtype)
         if self.weight is None:
             weights = is_counted

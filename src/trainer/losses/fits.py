@@ -79,7 +79,8 @@ ONLY = {"signs": "targets of -1 and 1", "counts": "targets of 0 and more"}
 def refuse_other_length(key: str, weights: Any, length: int) -> None:
     """Raises UserError where there are weights, and not one for each class or output; or all are 0."""
     if weights is not None and (weights.dim() != 1 or len(weights) != length):
-        raise UserError(f"{key}: has {weights.numel()} numbers; {length} are needed, one for each class or output.")
+        has = f"{weights.numel()} number{'s' * (weights.numel() != 1)}"
+        raise UserError(f"{key}: has {has}; {length} are needed, one for each class or output.")
     if weights is not None and key.endswith(".weight") and not weights.any():
         raise UserError(f"{key}: all are 0, so that nothing counts. Give one above 0.")
 
@@ -186,7 +187,9 @@ def refuse_other_shapes(
         refuse_complex(criterion, f"{loss}: takes real numbers", outputs, targets)
     num_outputs = outputs.shape[-1] if outputs.dim() == 2 else 1  # of a mask one number for all places
     for name in ("weight", "pos_weight"):
-        refuse_other_length(f"{key}.{name}", getattr(criterion, name, None), num_outputs)
+        numbers = getattr(criterion, name, None)
+        is_of_all = isinstance(numbers, Tensor) and numbers.shape == (1,)  # one number for all outputs, as torch has it
+        refuse_other_length(f"{key}.{name}", numbers, 1 if is_of_all else num_outputs)
     if targets.shape != outputs.shape:
         raise UserError(f"{gives} targets of shape {list(targets.shape)}. {loss} takes equal shapes.")
 

@@ -69,9 +69,7 @@ class LossFunction(nn.Module):
             part if penalty else Term(part, gives, meaning, names, f"loss.terms.{name}.criterion" if name else "loss")
             for part, name, penalty in zip(parts, self.names, is_penalty, strict=True)
         )
-        self._weighted = {
-            i: part for i, part in enumerate(self.parts) if isinstance(part, Term) and part.kind == "weighted mean"
-        }
+        self.find_weighted()
         compared = next((term.compared_with for term in self.terms if term.wants), "index")
         self.meaning = meaning.read_as(gives, compared)
         self.term_names = [name for name in self.names if name]
@@ -107,6 +105,12 @@ class LossFunction(nn.Module):
         """What the model is called with: the inputs, and the targets where it computes its loss of them itself."""
         names, label = self._labels
         return inputs if label is None or targets is None else with_labels(inputs, targets, names, label)
+
+    def find_weighted(self) -> None:
+        """Is called once more when the kind of a term is known that had to be tried."""
+        self._weighted = {
+            i: part for i, part in enumerate(self.parts) if isinstance(part, Term) and part.kind == "weighted mean"
+        }
 
     @property
     def is_weighted(self) -> bool:

@@ -19,18 +19,23 @@ class FromFunction(nn.Module):
     Args:
         function: has a parameter called `outputs`, and others called `targets`, `inputs` and `model` where it wants
             them. It gives a number, or a dict of named ones.
-        keys: its other arguments. Modules among them train and are saved with the loss.
+        keys: its other arguments. Modules among them train and are saved with the loss; tensors go where the loss goes.
     """
 
     def __init__(self, function: Callable[..., Any], keys: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         self.function, self.keys = function, dict(keys or {})
         self.kept = nn.ModuleDict({name: key for name, key in self.keys.items() if isinstance(key, nn.Module)})
+        self.tensors = nn.Module()
+        for name in [name for name, key in self.keys.items() if isinstance(key, Tensor)]:
+            self.tensors.register_buffer(name, self.keys.pop(name), persistent=False)
         self.asks_for = tuple(name for name in GIVEN if name in inspect.signature(function).parameters)
 
     def forward(self, outputs: Any, targets: Any = None, inputs: Any = None, model: nn.Module | None = None) -> Any:
         given = {"outputs": outputs, "targets": targets, "inputs": inputs, "model": model}
-        return self.function(**{name: given[name] for name in self.asks_for}, **self.keys)
+        return self.function(
+            **{name: given[name] for name in self.asks_for}, **self.keys, **dict(self.tensors.named_buffers())
+        )
 
 
 class Said(NamedTuple):

@@ -17,6 +17,8 @@ from trainer.meaning import Classes, Meaning, Numbers, Places, Unread
 # How the losses of parts of a batch come to that of the whole: by the parts' shares of its samples; by their shares of
 # what its targets weigh; as a sum; or not at all.
 Kind = Literal["mean", "weighted mean", "sum", "whole"]
+# Criteria whose mean is over what the classes of the targets weigh.
+WEIGHING = (nn.CrossEntropyLoss, nn.NLLLoss, Focal)
 
 
 class Whole(NamedTuple):
@@ -64,13 +66,10 @@ class Term(nn.Module):
         self.compared_with = compared_with(criterion, meaning)
         self.is_log_needed = isinstance(criterion, nn.NLLLoss | nn.KLDivLoss) and gives == "probabilities"
         self.is_softmax_needed = isinstance(criterion, nn.KLDivLoss) and gives == "logits"
-        is_index = self.compared_with == "index" and isinstance(criterion, nn.CrossEntropyLoss | nn.NLLLoss | Focal)
+        is_index = self.compared_with == "index" and isinstance(criterion, WEIGHING)
         is_weighted = is_index and (criterion.weight is not None or criterion.ignore_index >= 0)
         if self.kind == "mean" and (is_weighted or (isinstance(meaning, Places) and is_index)):
             self.kind = "weighted mean"
-            summed = copy.copy(criterion)  # its weights are the same
-            summed.reduction = "sum"  # type: ignore[assignment]
-            self._summed = (summed,)  # no submodule: nothing of it is saved
         if isinstance(meaning, Classes) and self.wants.targets != "index":
             self.register_buffer("one_hot", torch.eye(meaning.num_classes), persistent=False)
 
@@ -123,8 +122,17 @@ class Term(nn.Module):
 
     def weighed(self, outputs: Tensor, targets: Tensor, whole: Tensor) -> Tensor:
         """The share of a weighted mean that some samples have, where the targets of all weigh `whole`."""
-        total: Tensor = self._summed[0](*self._formed(outputs, targets))
-        return total / whole
+        return self.added_up(outputs, targets) / whole
+
+    def added_up(self, outputs: Any, targets: Any) -> Tensor:
+        """What a criterion gives that is a mean, as the sum that it divides."""
+        formed = self._formed(outputs, targets)
+        kept, self.criterion.reduction = self.criterion.reduction, "sum"  # type: ignore[assignment]
+        try:
+            total: Tensor = self.criterion(*formed)
+        finally:
+            self.criterion.reduction = kept
+        return total
 
     def each(self, outputs: Any, targets: Any) -> Tensor | None:
         """The loss of each sample by itself, `[N]`, before they are averaged or added up; None where that is not known.
@@ -143,6 +151,11 @@ class Term(nn.Module):
             return losses
         is_sum = self.kind == "sum" or isinstance(self.criterion, nn.KLDivLoss)
         return losses.flatten(1).sum(1) if is_sum else losses.flatten(1).mean(1)
+
+    @property
+    def may_weigh(self) -> bool:
+        """Whether it is a class of the user's that derives from one of torch's with weights, and is called as that."""
+        return self.wants is None and isinstance(self.criterion, WEIGHING) and not self.asks_for
 
     def weight(self, targets: Tensor) -> Tensor:
         """What targets weigh together in a weighted mean: nothing where they are ignored."""

@@ -78,4 +78,5 @@ def class_counts(key: str, settings: Settings, data: Data) -> Tensor:
     if not isinstance(targets, Tensor):
         raise UserError(f"{key}: the classes of data={settings.names['data']} are read while it trains. Leave it out.")
     targets = targets.flatten().cpu()
-    return torch.bincount(targets[targets >= 0], minlength=data.meaning.num_classes)
+    is_of_class = (targets >= 0) & (targets < data.meaning.num_classes)  # 255, say, has none
+    return torch.bincount(targets[is_of_class], minlength=data.meaning.num_classes)

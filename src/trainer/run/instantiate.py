@@ -1,5 +1,6 @@
 """From the keys of a group to the object that its class makes, checked on the way; what it complains of is a line."""
 
+import re
 from collections.abc import Mapping
 from inspect import Parameter
 from typing import Any
@@ -14,6 +15,7 @@ from trainer.config.request import Config, resolved
 from trainer.config.settings import Settings
 from trainer.data.source import Source
 from trainer.errors import UserError
+from trainer.losses.criteria import Focal
 from trainer.run.environment import first_line
 
 # What the class in a group must be.
@@ -39,6 +41,7 @@ MADE = ("in_channels", "image_size")  # images are turned into that, whether the
 LIBRARIES = "trainer.models.libraries."  # what makes models of other libraries
 # Of torch's criteria: a number for each class.
 WEIGHTS = ("weight", "pos_weight")
+TAKING_WEIGHTS = (nn.modules.loss._WeightedLoss, nn.BCEWithLogitsLoss, Focal)
 # What a class raises when it is given something wrong.
 COMPLAINTS = (UserError, ValueError, TypeError, IndexError, RuntimeError, OSError)
 
@@ -126,9 +129,10 @@ def for_loss(settings: Settings, config: Any) -> Any:
         trust.resolve("loss._target_", target, nn.Module, settings.own) if trust.belongs(target, settings.own) else None
     )
     is_torchs = target.startswith(("torch.nn.", "trainer.losses.")) or is_made_as_torchs(own)
+    tensors = {*(WEIGHTS if is_torchs else ()), *(() if own is None else wanted_as_tensors(own))}
     made = {
         key: {"_target_": "torch.tensor", "data": [float(number) for number in value]}
-        if is_torchs and key in WEIGHTS and isinstance(value, list)
+        if key in tensors and is_of_numbers(value)
         else for_loss(settings, value)
         for key, value in config.items()
     }
@@ -142,6 +146,19 @@ def is_made_as_torchs(kind: Any) -> bool:
     """Whether a class of the user's takes what a criterion of torch's takes."""
     makers = (part for part in kind.__mro__ if "__init__" in vars(part)) if isinstance(kind, type) else ()
     return next((maker.__module__ == "torch.nn.modules.loss" for maker in makers), False)
+
+
+def wanted_as_tensors(own: Any) -> list[str]:
+    """The keys of a class or function of the user's that are tensors: it says so, or hands on weights to torch's."""
+    parameters = trust.parameters(own)
+    said = [name for name, p in parameters.items() if re.search(r"\bTensor\b", str(p.annotation))]
+    is_torchs = isinstance(own, type) and issubclass(own, TAKING_WEIGHTS)
+    unsaid = [name for name in WEIGHTS if name not in parameters or parameters[name].annotation is Parameter.empty]
+    return [*said, *(unsaid if is_torchs else ())]
+
+
+def is_of_numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(type(number) in (int, float) for number in value)
 
 
 def complaint(settings: Settings, group: str, error: BaseException) -> BaseException:

@@ -92,6 +92,7 @@ def build_loss(
         for term in loss_fn.terms:
             if term.wants is None:
                 term.kind = kind_of(term, loss_fn, model, outputs, splits.train, sample)
+        loss_fn.find_weighted()
         if isinstance(loss_fn.meaning, Classes) and loss_fn.meaning.scores_of(outputs) is None:
             loss_fn.meaning = Unread(loss_fn.meaning.num_outputs)
         if isinstance(loss_fn.meaning, Places | Labels) and not loss_fn.meaning.judged(outputs, sample.targets):
@@ -173,7 +174,8 @@ def note_differentiating(loss_fn: LossFunction, model: nn.Module, sample: Batch,
 def kind_of(term: Term, loss_fn: LossFunction, model: nn.Module, outputs: Any, train: Batches, sample: Batch) -> Kind:
     """Whether a loss of the user's is a mean over samples, or a sum, or neither, found by trying.
 
-    A loss that is both for these samples, as 0 is, counts as what it calls itself, or as a mean.
+    A loss that is both for these samples, as 0 is, counts as what it calls itself, or as a mean. A weighted mean is
+    what derives from one of torch's, and is its own sum divided by what the targets weigh.
 
     Args:
         outputs: of `sample`.
@@ -211,9 +213,23 @@ def kind_of(term: Term, loss_fn: LossFunction, model: nn.Module, outputs: Any, t
     except Exception:  # it wants to see several samples
         return "whole"
     is_rough = of_all != again or any(x.dtype in (torch.bfloat16, torch.float16) for x in leaves(outputs))
-    close = partial(math.isclose, of_all, rel_tol=0.02 if is_rough else 1e-4, abs_tol=1e-6)
-    is_mean, is_sum = close(sum(each) / len(each)), close(sum(each))
-    return term.kind if is_mean and is_sum else "mean" if is_mean else "sum" if is_sum else "whole"
+    close = partial(math.isclose, rel_tol=0.02 if is_rough else 1e-4, abs_tol=1e-6)
+    is_mean, is_sum = close(of_all, sum(each) / len(each)), close(of_all, sum(each))
+    if is_mean or is_sum:
+        return term.kind if is_mean and is_sum else "mean" if is_mean else "sum"
+    return "weighted mean" if not is_anew and is_weighted_mean(term, outputs, sample.targets) else "whole"
+
+
+def is_weighted_mean(term: Term, outputs: Any, targets: Any) -> bool:
+    """Whether a criterion that derives from one of torch's with weights still divides a sum over samples by them."""
+    is_of_labels = isinstance(targets, Tensor) and not targets.is_floating_point()
+    if not term.may_weigh or term.kind != "mean" or not is_of_labels:
+        return False
+    outputs = trees.mapped(partial(with_every_second, factor=10), outputs)
+    rows = zip(trees.parts(outputs, 1), trees.parts(targets, 1), strict=True)
+    added = sum(term.added_up(*row).item() for row in rows)
+    whole, close = term.added_up(outputs, targets).item(), partial(math.isclose, rel_tol=1e-3)
+    return close(whole, added) and close(whole / term.weight(targets).item(), term(outputs, targets).item())
 
 
 def with_every_second(tensor: Tensor, factor: float) -> Tensor:
