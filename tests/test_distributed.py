@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from ranks import WORDS, ended, free_port, ranks
+from trainer.command.main import run_command
 from trainer.disk import checkpoint
 from trainer.distributed import World, find_world, wait_for
 from trainer.errors import Interrupted, UserError
@@ -308,3 +309,25 @@ def test_a_sweep_is_one_process(train: Any, monkeypatch: pytest.MonkeyPatch) -> 
             UserError, match=rf"^{word}: is one process, which starts its jobs\. Type it without torchrun"
         ):
             train(word, *more)
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "predict", "export", "pack", "reproduce", "replay", "explain", "remedy"])
+def test_a_verb_that_computes_is_one_process(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them would compute all of it, into the same files."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=rf"^{verb}: is one process\. Type train {verb} without torchrun"):
+        run_command([verb, "runs/two"])
+
+
+@pytest.mark.slow
+def test_a_pack_is_unpacked_by_the_first_of_the_ranks(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    words = ("model=two_layer", "monitor=off", "device=cpu")
+    assert [code for code, _, _ in ended(ranks(tmp_path, *words, "max_steps=6", "name=two"))] == [0, 0]
+    subprocess.run([sys.executable, "-m", "trainer", "pack", "two", "out=q.zip"], cwd=tmp_path, check=True)
+    both = ended(ranks(tmp_path, "resume=q.zip", "max_steps=12"))
+    assert [code for code, _, _ in both] == [0, 0], both
+    assert "from step 6, in runs/q" in both[0][1]
+    assert [code for code, _, _ in ended(ranks(tmp_path, *words, "max_steps=12", "name=two"))] == [0, 0]
+    found = (state(tmp_path / "runs" / name)["model"] for name in ("q", "two"))
+    torch.testing.assert_close(*found, rtol=0, atol=0)

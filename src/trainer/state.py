@@ -350,8 +350,9 @@ class TrainingState:
         """Raises ValueError: the state is of a training with other data, or in another number of processes."""
         self.refuse_other_data(state)
         if len(state["random"]) != self.world.size:
-            size = len(state["random"])
-            raise ValueError(f"it was trained by {size} processes, not {self.world.size}: start as many with torchrun")
+            size, now = len(state["random"]), self.world.size
+            how = "start it without torchrun" if size == 1 else f"start it with torchrun --nproc-per-node={size}"
+            raise ValueError(f"it was trained by {size} process{'' if size == 1 else 'es'}, not {now}: {how}")
         self.model.load_state_dict(state["model"])  # copies into the views of the store
         self.loss.load_state_dict(state.get("loss", {}))
         self.optimizer.load_state_dict(state["optimizer"])

@@ -1,5 +1,6 @@
 """What a verb after `train` does. Imports nothing heavy."""
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ def run_verb(argv: Sequence[str], signals: Signals | None = None) -> int:
         UserError: a word is wrong, or names nothing that is there.
     """
     verb = argv[0]
+    if verb in (*using.OPTIONS, *ASKING):
+        refuse_ranks(verb)
     if verb in using.OPTIONS:
         return using.use(verb, argv[1:])
     folders, options = sorted_words(verb, argv[1:])
@@ -67,6 +70,12 @@ def run_verb(argv: Sequence[str], signals: Signals | None = None) -> int:
 
         print_better(folders)
     return done
+
+
+def refuse_ranks(verb: str) -> None:
+    """Raises UserError under torchrun, where each process would compute all of it, and write the same files."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UserError(f"{verb}: is one process. Type train {verb} without torchrun (or unset WORLD_SIZE).")
 
 
 def sorted_words(verb: str, words: Sequence[str]) -> tuple[list[str], dict[str, str]]:

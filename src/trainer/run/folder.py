@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from trainer.disk import folder as folders
 from trainer.disk.checkpoint import Checkpoints, num_bytes, refuse_other_kinds
 from trainer.disk.files import cannot_write, remove_leftovers
 from trainer.disk.lock import holder, locked
+from trainer.distributed import ALONE, TIMEOUT, World
 from trainer.errors import UserError, nearest
 from trainer.monitor.journal import cut_metrics
 from trainer.optim.schedulers import OtherLength
@@ -28,11 +30,12 @@ from trainer.run.remembered import remember
 from trainer.run.training import Training
 
 
-def as_stored(request: Request, undo: contextlib.ExitStack | None = None) -> Request:
+def as_stored(request: Request, undo: contextlib.ExitStack | None = None, world: World = ALONE) -> Request:
     """With `resume=<folder>`: all that was not typed is as in the run there; else the request itself.
 
     Args:
         undo: takes the folder of a pack away again.
+        world: of its processes the first unpacks, and the others wait for it.
 
     Raises:
         UserError: there is no run, or its config can't be read.
@@ -41,8 +44,8 @@ def as_stored(request: Request, undo: contextlib.ExitStack | None = None) -> Req
     if not isinstance(resume, str) or resume in ("", "auto"):
         return request
     if resume.endswith(".zip") and Path(resume).expanduser().is_file():
-        resume = str(of_pack(Path(resume).expanduser()))
-        if undo is not None:
+        resume = str(of_pack(Path(resume).expanduser(), world))
+        if undo is not None and world.is_main:
             undo.callback(shutil.rmtree, Path(resume), ignore_errors=True)
         request = Request({**request.config, "resume": resume}, request.choices, request.overrides)
     folder = folders.run_folder(resume)
@@ -70,8 +73,11 @@ def refuse_left_behind(folder: Path, config: Config, typed: list[str]) -> None:
                 raise UserError(f"{key}={path}: is not in this folder, but in {around}. Type {word}, or train there.")
 
 
-def of_pack(path: Path) -> Path:
+def of_pack(path: Path, world: World = ALONE) -> Path:
     """The folder below `runs/` that a pack is unpacked to, to go on there.
+
+    They can't agree yet: how they talk to each other is said by the device, which is in the pack. Where the first ends
+    with an error, torchrun ends the others.
 
     Raises:
         UserError: it is there already, or the file is no pack.
@@ -79,6 +85,13 @@ def of_pack(path: Path) -> Path:
     from trainer.disk.pack import unpack
 
     folder = Path("runs", path.stem)
+    if not world.is_main:
+        end = time.monotonic() + TIMEOUT.total_seconds()
+        while not (folder / "config.yaml").is_file():  # it is there at once, whole
+            if time.monotonic() > end:
+                raise UserError(f"resume={path}: {folder} is not there, where rank 0 unpacks it.")
+            time.sleep(0.1)
+        return folder
     if folder.exists():
         raise UserError(
             f"resume={path}: {folder} is there already. Type {schema.resume_word(folder)}, or move it away."

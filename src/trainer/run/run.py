@@ -41,7 +41,7 @@ def run(
     """
     world = find_world()
     with contextlib.ExitStack() as undo:  # of what is written before it is clear that the run can go on
-        settings = settings_of(as_stored(request, undo))
+        settings = settings_of(as_stored(request, undo, world))
         folder = find_folder(settings)
         refuse_another(settings, folder)
         settings = as_begun(settings, folder)
