@@ -25,6 +25,7 @@ from trainer.metrics import Metrics
 from trainer.optim.average import Average, OfOptimizer
 from trainer.optim.patience import Patience
 from trainer.run.batch_size import sized
+from trainer.run.chance import doubts_of_evaluation
 from trainer.run.data import build_data, build_splits
 from trainer.run.environment import (
     Precision,
@@ -139,6 +140,7 @@ def build(settings: Settings, world: World = ALONE, like: Parts | None = None, i
         for split in (splits.train, splits.val, splits.test):
             if isinstance(split, ResidentBatches):
                 split.is_copied = True
+    chance = [] if is_all_ours(model, loss_fn) else doubts_of_evaluation(settings, model, given, precision)
     hold(settings, model, store, world)
     optimizer = build_optimizer(settings, model, store)
     schedule = build_schedule(settings, optimizer, length)
@@ -159,7 +161,7 @@ def build(settings: Settings, world: World = ALONE, like: Parts | None = None, i
         if like is None
         else []
     )
-    warnings += found + loaded + doubts_of_loss(settings, loss_fn, model, sample_of(splits.val))
+    warnings += found + loaded + chance + doubts_of_loss(settings, loss_fn, model, sample_of(splits.val))
     warnings += doubts_of_patience(settings, length)
     mix = build_mix(settings, data, loss_fn, world)
     return Parts(
