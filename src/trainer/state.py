@@ -1,5 +1,6 @@
 """What a checkpoint must hold so that a run goes on exactly; and the parameters as one flat buffer."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,6 +15,7 @@ from torch.optim import Optimizer
 from trainer.data.prepare import Fingerprint
 from trainer.distributed import ALONE, World
 from trainer.draws import random_state, set_random_state
+from trainer.kept import put_state, state_of
 from trainer.optim.average import Average
 from trainer.optim.patience import Patience
 from trainer.optim.schedulers import Schedule
@@ -166,13 +168,14 @@ def take_unrounded(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
                 loaded[name] = value.to(loaded[name].device)
 
 
-_OF_TORCH = ("training", "_is_full_backward_hook")  # attributes of every module
+_OF_TORCH = frozenset(vars(nn.Module()))  # attributes of every module
 
 
 def plain_numbers(**roots: nn.Module) -> dict[str, float]:
     """Numbers in attributes of modules that somebody else wrote, as `model.encoder.count`; no state dict has them.
 
-    Of a tensor in an attribute, and of a buffer that is not saved, it is the norm.
+    Of a tensor in an attribute, and of a buffer that is not saved, it is the norm; of None, which a tensor may take the
+    place of, it is NaN.
     """
     found: dict[str, float] = {}
     for root, whole in roots.items():
@@ -184,9 +187,21 @@ def plain_numbers(**roots: nn.Module) -> dict[str, float]:
             for name, value in {**vars(module), **unsaved}.items():
                 if isinstance(value, Tensor):
                     value = norm_of(value)
-                if type(value) in (bool, int, float) and name not in _OF_TORCH and value == value:  # no NaN
-                    found[".".join(filter(None, (root, path, name)))] = +value
+                if name in _OF_TORCH:
+                    continue
+                if value is None or (type(value) in (bool, int, float) and value == value):  # no NaN
+                    found[".".join(filter(None, (root, path, name)))] = math.nan if value is None else +value
     return found
+
+
+def changed_since(now: Mapping[str, float], state: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """Plain attributes that had changed in the training of a checkpoint: as they are now, and as they were then.
+
+    Args:
+        now: of `plain_numbers`.
+        state: of a checkpoint.
+    """
+    return {n: (now[n], then) for n, then in state.get("plain", {}).items() if n in now and now[n] != then}
 
 
 def norm_of(tensor: Tensor) -> float | None:
@@ -261,7 +276,7 @@ class TrainingState:
 
         def of(module: nn.Module) -> dict[str, Any]:
             # With the parameters themselves: one that has two names is the same under both.
-            kept = module.state_dict(keep_vars=True)
+            kept = state_of(module, keep_vars=True)
             return {n: views.get(id(t), t.detach() if isinstance(t, Tensor) else t) for n, t in kept.items()}
 
         return {
@@ -299,8 +314,8 @@ class TrainingState:
         The same on every rank, which all ask for it together.
         """
         return {
-            "model": self.model.state_dict(),
-            "loss": self.loss.state_dict(),
+            "model": state_of(self.model),
+            "loss": state_of(self.loss),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -322,12 +337,11 @@ class TrainingState:
     def _changed_plain(self) -> dict[str, float]:
         """Numbers in plain attributes that are no longer what they were when the training was built."""
         now = self._plain()
-        return {name: value for name, value in now.items() if self._plain_at_start.get(name, value) != value}
+        return {n: value for n, value in now.items() if value == value and self._plain_at_start.get(n, value) != value}
 
     def not_taken_up(self, state: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
-        """Plain attributes that had changed in the training of a checkpoint: as they are now, and as they were then."""
-        now = self._plain()
-        return {n: (now[n], then) for n, then in state.get("plain", {}).items() if n in now and now[n] != then}
+        """See `changed_since`, of the user's objects, too."""
+        return changed_since(self._plain(), state)
 
     def refuse_other_data(self, state: dict[str, Any]) -> list[str]:
         """Raises ValueError: the state is of a training with other data.
@@ -353,8 +367,8 @@ class TrainingState:
             size, now = len(state["random"]), self.world.size
             how = "start it without torchrun" if size == 1 else f"start it with torchrun --nproc-per-node={size}"
             raise ValueError(f"it was trained by {size} process{'' if size == 1 else 'es'}, not {now}: {how}")
-        self.model.load_state_dict(state["model"])  # copies into the views of the store
-        self.loss.load_state_dict(state.get("loss", {}))
+        put_state(self.model, state["model"])  # copies into the views of the store
+        put_state(self.loss, state.get("loss", {}))
         self.optimizer.load_state_dict(state["optimizer"])
         take_unrounded(self.optimizer, state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+import trainer
 from trainer.command.composing import composer
 from trainer.command.words import Words
 from trainer.config.settings import settings_of
@@ -50,6 +51,81 @@ class Lazy(nn.Module):
 
     def forward(self, x):
         return self.b(self.norm(self.a(x.flatten(1))).relu())
+
+
+class MadeLater(Plain):
+    '''Buffers that get numbers, and sizes, in the forward pass.'''
+
+    def __init__(self, in_features, num_classes):
+        super().__init__(in_features, num_classes)
+        self.register_buffer("scale", None)
+        self.register_buffer("seen", torch.empty(0, 8))
+
+    def forward(self, x):
+        hidden = self.a(x.flatten(1)).relu()
+        if self.scale is None:
+            self.scale = 1 / (1 + hidden.detach().amax(0))
+        if self.training:
+            self.seen = torch.cat([self.seen.to(hidden), hidden.detach().mean(0, keepdim=True)])[-4:]
+        return self.b(hidden * self.scale - self.seen.sum(0))
+
+
+class PartlySaved(Plain):
+    '''A state dict of its own, without the part that is frozen.'''
+
+    def __init__(self, in_features, num_classes):
+        super().__init__(in_features, num_classes)
+        self.a.requires_grad_(False)
+
+    def state_dict(self, *args, **named):
+        return {n: tensor for n, tensor in super().state_dict(*args, **named).items() if not n.startswith("a.")}
+
+
+class Kept(Plain):
+    '''Numbers that no state dict has, and that its outputs depend on.'''
+
+    def __init__(self, in_features, num_classes):
+        super().__init__(in_features, num_classes)
+        self.register_buffer("mean", torch.zeros(8), persistent=False)
+        self.last = None
+
+    def forward(self, x):
+        hidden = self.a(x.flatten(1)).relu()
+        if self.training:
+            self.mean, self.last = 0.9 * self.mean + 0.1 * hidden.detach().mean(0), hidden.detach()
+        return self.b(hidden - self.mean)
+
+
+class Unsaved(Plain):
+    def __init__(self, in_features, num_classes):
+        super().__init__(in_features, num_classes)
+        self._register_state_dict_hook(lambda module, state, prefix, _: [state.pop(prefix + "b.bias"), None][1])
+
+
+class Dropping(Plain):
+    def __init__(self, in_features, num_classes, how="right"):
+        super().__init__(in_features, num_classes)
+        self.how, self.layer = how, nn.Dropout(0.5)
+
+    def train(self, mode=True):
+        return super().train(mode or self.how == "always training")
+
+    def forward(self, x):
+        hidden = self.a(x.flatten(1)).relu()
+        match self.how:
+            case "right":
+                hidden = nn.functional.dropout(hidden, 0.5, self.training)
+            case "by name":
+                hidden = nn.functional.dropout(hidden, 0.5, training=self.training)
+            case "none":
+                hidden = nn.functional.dropout(hidden, p=0.0)
+            case "as it is":
+                hidden = nn.functional.dropout(hidden, p=0.5)
+            case "attention":
+                hidden = nn.functional.scaled_dot_product_attention(*[hidden[:, None]] * 3, dropout_p=0.5)[:, 0]
+            case "always training":
+                hidden = self.layer(hidden)
+        return self.b(hidden)
 
 
 class Uncalled(Lazy):
@@ -174,7 +250,7 @@ def by_hand(*typed: str, num_steps: int) -> dict[str, Tensor]:
         outputs = called(model, x)
         nn.functional.cross_entropy(outputs if isinstance(outputs, Tensor) else outputs[1], y).backward()
         optimizer.step()
-    return model.state_dict()
+    return nn.Module.state_dict(model)
 
 
 @pytest.mark.parametrize(
@@ -186,6 +262,8 @@ def by_hand(*typed: str, num_steps: int) -> dict[str, Tensor]:
         ("Tied", "tokens"),
         ("Recurrent", "tokens"),
         ("Signals", "signals"),
+        ("MadeLater", "rows"),
+        ("PartlySaved", "rows"),
     ],
 )
 def test_a_module_trains_as_in_a_plain_loop_and_goes_on_exactly(model: str, kind: str, train: Train) -> None:
@@ -196,6 +274,49 @@ def test_a_module_trains_as_in_a_plain_loop_and_goes_on_exactly(model: str, kind
     train(*QUIET, *typed, "max_steps=9", "name=halves")
     assert_close(weights("halves"), weights("whole"), rtol=0, atol=0)
     assert_close(weights("whole"), by_hand(*typed, num_steps=9), rtol=1e-9, atol=1e-11)
+    used = trainer.load("runs/whole/checkpoints/last.pt", trust=["own_models"]).network
+    assert_close(nn.Module.state_dict(used), weights("whole"), rtol=0, atol=0)
+
+
+def test_numbers_that_no_checkpoint_keeps_are_said_where_the_model_is_used(
+    train: Train, capfd: pytest.CaptureFixture[str]
+) -> None:
+    train(*QUIET, *words("Kept"), "max_steps=5", "name=x")
+    mean = checkpoint.read(Path("runs/x/checkpoints/last.pt"))["plain"]["model.mean"]
+    capfd.readouterr()
+    trainer.load("x", trust=["own_models"])
+    of_last, of_mean = capfd.readouterr().err.splitlines()
+    said = "changed in the training, and no checkpoint keeps it: it is"
+    assert of_mean.startswith(f"warning: model.mean {said} 0 here, and was {mean:.6g}. If outputs depend on it")
+    assert of_last.startswith(f"warning: model.last {said} None here, and was ")
+    train(*QUIET, *words("Kept"), "max_steps=6", "name=x")
+    assert "warning: model.last changes while it trains, and no checkpoint keeps it: it goes on from None, not" in (
+        capfd.readouterr().out
+    )
+
+
+def test_what_trains_and_no_state_dict_has_is_refused() -> None:
+    with pytest.raises(
+        UserError, match=r"^model=Unsaved: its state dict leaves b\.bias out, which trains, and no check"
+    ):
+        parts_of(*words("Unsaved"))
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("right", ""),
+        ("by name", ""),
+        ("none", ""),
+        ("as it is", "dropout(training=True)"),
+        ("always training", "dropout(training=True)"),
+        ("attention", "scaled_dot_product_attention(dropout_p=...)"),
+    ],
+)
+def test_units_that_are_dropped_in_evaluation_are_said(how: str, said: str) -> None:
+    found = [line for line in parts_of(*words("Dropping"), f"model.how={how}").warnings if "drops units" in line]
+    assert len(found) == (said != "")
+    assert all(f"in evaluation mode, too: {said}. Then val/*" in line for line in found)
 
 
 def test_a_lazy_layer_that_is_never_called_is_refused(train: Train) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from trainer.disk.tensors import load_tensors
 from trainer.errors import UserError, nearest, one_of
+from trainer.kept import state_of
 from trainer.system.terminal import is_terminal
 
 State = dict[str, Tensor]
@@ -122,7 +123,7 @@ def fit_in(model: nn.Module, state: State, weights: str) -> list[str]:
     Raises:
         UserError: nothing fits.
     """
-    own = model.state_dict()
+    own = state_of(model)
     state = without_prefixes(state, own, weights)
     both = [name for name in own if name in state]
     others = [n for n in both if own[n].shape != state[n].shape]
@@ -133,7 +134,7 @@ def fit_in(model: nn.Module, state: State, weights: str) -> list[str]:
     if not fitting:
         names = _some([*others, *odd]) or f"it has {_some([*state])}; the model has {_some([*own])}"
         raise UserError(f"weights={weights}: nothing in it fits: {names}. Give weights of the same kind of model.")
-    model.load_state_dict({name: state[name] for name in fitting}, strict=False)
+    nn.Module.load_state_dict(model, {name: state[name] for name in fitting}, strict=False)
     endless = [n for n in fitting if state[n].is_floating_point() and not state[n].isfinite().all()]
     missing, spare = [name for name in own if name not in state], [name for name in state if name not in own]
     found = []

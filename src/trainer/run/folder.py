@@ -21,6 +21,7 @@ from trainer.disk.files import cannot_write, remove_leftovers
 from trainer.disk.lock import holder, locked
 from trainer.distributed import ALONE, TIMEOUT, World
 from trainer.errors import UserError, nearest
+from trainer.kept import state_of
 from trainer.monitor.journal import cut_metrics
 from trainer.optim.schedulers import OtherLength
 from trainer.run.batch_size import with_size
@@ -295,8 +296,9 @@ def take_up(training: Training, state: Config) -> None:
         parts.state.load_state_dict(state)
         for name, (now, then) in parts.state.not_taken_up(state).items():
             how = KEPT_BY[name.partition(".")[0]]
+            here = "None" if now != now else f"{now:.6g}"
             training.warnings.append(
-                f"warning: {name} changes while it trains, and no checkpoint keeps it: it goes on from {now:.6g}, not "
+                f"warning: {name} changes while it trains, and no checkpoint keeps it: it goes on from {here}, not "
                 f"{then:.6g}. If the training depends on it, {how}: train help resume"
             )
         if "diagnosis" in state:
@@ -320,7 +322,7 @@ def begin_folder(folder: Path, parts: Parts, warn: Callable[[str], None]) -> boo
             write_origin(folder, parts)
         except OSError as error:
             raise cannot_write(folder, error) from error
-        needed = 3 * num_bytes(state.model.state_dict())
+        needed = 3 * num_bytes(state_of(state.model))
         if (free := shutil.disk_usage(folder).free) < needed:
             warn(f"warning: {free:,} bytes are free, but checkpoints may take {needed:,}")
     return is_new

@@ -8,10 +8,11 @@ from torch.nn.parameter import is_lazy
 
 from trainer.config.settings import Settings
 from trainer.errors import UserError
+from trainer.kept import state_of
 
 
 def refuse_odd(settings: Settings, model: nn.Module) -> None:
-    """Raises UserError for tensors without numbers or quantized, and for two in the same memory of which one trains."""
+    """Raises UserError for tensors without numbers, quantized, or in no state dict; for two in the same memory."""
     where = f"model={settings.names['model']}"
     named = (*model.named_parameters(), *model.named_buffers())
     tensors = {name: tensor for name, tensor in named if not is_lazy(tensor)}
@@ -27,6 +28,13 @@ def refuse_odd(settings: Settings, model: nn.Module) -> None:
             )
         if tensor.requires_grad and _is_spread(tensor):
             raise UserError(f"{where}: {name} has one number for several places, as of expand. Give its .contiguous().")
+    kept = state_of(model)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and name not in kept:
+            raise UserError(
+                f"{where}: its state dict leaves {name} out, which trains, and no checkpoint would keep it. Have the "
+                "state dict give it (a hook takes it out), or freeze it by requires_grad_(False)."
+            )
     in_use = [(name, tensor) for name, tensor in tensors.items() if tensor.layout == torch.strided and tensor.numel()]
     by_storage: dict[int, list[tuple[str, Tensor]]] = {}
     for name, tensor in in_use:

@@ -15,6 +15,7 @@ from trainer.disk import checkpoint
 from trainer.disk import folder as folders
 from trainer.draws import random_state, set_random_state
 from trainer.errors import UserError
+from trainer.kept import put_state
 from trainer.losses.criteria import Composite
 from trainer.losses.distillation import Distillation
 from trainer.meaning import Classes, Numbers
@@ -85,7 +86,7 @@ def _term(
     teacher = build_model(of_teacher, splits, inputs.device, inputs.dtype)
     set_random_state(random, inputs.device)
     try:
-        teacher.load_state_dict(weights_of(key, folder))
+        put_state(teacher, weights_of(key, folder))
         with torch.no_grad():
             shapes = [list(called(network.eval(), inputs).shape) for network in (teacher, model)]
     except (RuntimeError, TypeError, AttributeError) as error:

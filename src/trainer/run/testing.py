@@ -10,6 +10,7 @@ from trainer.data.batches import Batches
 from trainer.disk.checkpoint import read, snapshot
 from trainer.errors import UserError
 from trainer.evaluate import evaluate
+from trainer.kept import put_state, state_of
 from trainer.meaning import Classes, Places
 from trainer.monitor.board import Keep
 from trainer.monitor.classes import MOST, PerClass
@@ -48,11 +49,11 @@ def tested(training: Training, run: Opened, computation: Computation, kept: Kept
     state, chosen = training.parts.state, training.parts.settings.test
     best = None if state.best.get("step") in (None, state.step) else best_state(training, run)
     if best is None:  # the last are the best; or nobody knows the best
-        numbers = all_evaluated(training, run, computation, state_of(training), kept)
+        numbers = all_evaluated(training, run, computation, averaged_state(training), kept)
         is_best = state.best.get("step") == state.step
         facts = {"tested": chosen if is_best else "last"} | ({"best_step": state.step} if is_best else {})
         return None if numbers is None else Tested(tags("test", numbers), facts, state.step)
-    last = all_evaluated(training, run, computation, state_of(training), kept if chosen == "last" else None)
+    last = all_evaluated(training, run, computation, averaged_state(training), kept if chosen == "last" else None)
     if last is None:
         return None
     with other_weights(training, best):
@@ -65,7 +66,7 @@ def tested(training: Training, run: Opened, computation: Computation, kept: Kept
     return Tested(tags("test", first) | tags(f"test/{other}", second), facts, step)
 
 
-def state_of(training: Training) -> dict[str, Any]:
+def averaged_state(training: Training) -> dict[str, Any]:
     """The average of the last weights, as a checkpoint has it."""
     state = training.parts.state
     return {} if state.average is None else {"average": snapshot(state.averaged())}
@@ -106,7 +107,7 @@ def best_state(training: Training, run: Opened) -> dict[str, Any] | None:
 
 def refuse_other_weights(training: Training, best: dict[str, Any]) -> None:
     """Raises UserError where weights are not those of this model."""
-    model, loss = training.parts.model.state_dict(), training.parts.loss_fn.state_dict()
+    model, loss = state_of(training.parts.model), state_of(training.parts.loss_fn)
     for mine, found in ((model, best["model"]), (loss, best.get("loss", {}))):
         shapes = [{name: getattr(tensor, "shape", None) for name, tensor in of.items()} for of in (mine, found)]
         if shapes[0] != shapes[1]:
@@ -117,14 +118,14 @@ def refuse_other_weights(training: Training, best: dict[str, Any]) -> None:
 def other_weights(training: Training, state: dict[str, Any]) -> Iterator[None]:
     """Within it model and loss have the weights of a checkpoint."""
     model, loss = training.parts.model, training.parts.loss_fn
-    kept = snapshot({"model": model.state_dict(), "loss": loss.state_dict()})
+    kept = snapshot({"model": state_of(model), "loss": state_of(loss)})
     try:
-        model.load_state_dict(state["model"])  # copies: the memory stays that of the store
-        loss.load_state_dict(state.get("loss", {}))
+        put_state(model, state["model"])  # copies: the memory stays that of the store
+        put_state(loss, state.get("loss", {}))
         yield
     finally:
-        model.load_state_dict(kept["model"])
-        loss.load_state_dict(kept["loss"])
+        put_state(model, kept["model"])
+        put_state(loss, kept["loss"])
 
 
 def evaluated(training: Training, run: Opened, computation: Computation, kept: Kept | None) -> dict[str, float] | None:

@@ -20,6 +20,7 @@ from trainer.distributed import ALONE
 from trainer.errors import UserError, nearest
 from trainer.evaluate import evaluate
 from trainer.finished.table import Column, open_console, print_lines, table
+from trainer.kept import put_state
 from trainer.losses.function import LossFunction
 from trainer.meaning import Classes, Places
 from trainer.metrics import Metrics
@@ -168,7 +169,7 @@ def judges(trained: Trained, found: Labelled) -> tuple[LossFunction, Metrics | N
 def load_loss(trained: Trained, loss_fn: LossFunction) -> None:
     """Gives the loss the parameters and buffers that it had. Raises UserError: they do not fit."""
     try:
-        loss_fn.load_state_dict(trained.state.get("loss", {}))
+        put_state(loss_fn, trained.state.get("loss", {}))
     except Exception as error:  # of every kind: the file may be anybody's
         reason = " ".join(str(error).split())[:300].rstrip(".")
         raise UserError(f"{trained.found.checkpoint}: does not fit the loss: {reason}.") from error

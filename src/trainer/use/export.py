@@ -17,6 +17,7 @@ from trainer.data.preparation import AsTheyAre, Pictures, Rows
 from trainer.data.tables.recipe import Category
 from trainer.disk.files import cannot_write
 from trainer.errors import UserError
+from trainer.kept import state_of
 from trainer.meaning import Classes
 from trainer.trees import called
 from trainer.use import portable
@@ -64,7 +65,7 @@ def export(
     try:
         if form == "safetensors":
             found_out = {**about(trained, trained.model, form), "config": trained.settings.config}
-            write_weights(trained.model.state_dict(), temporary, found_out)
+            write_weights(state_of(trained.model), temporary, found_out)
             os.replace(temporary, path)
             print(f"{path}: {path.stat().st_size:,} bytes, the weights, read back bit for bit")
             return 0

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -23,11 +24,13 @@ from trainer.data.prepare import Sizes
 from trainer.disk import checkpoint, foreign
 from trainer.disk import folder as folders
 from trainer.errors import UserError, nearest
+from trainer.kept import put_state
 from trainer.meaning import Meaning
 from trainer.run.environment import autocast, find_device, first_line, set_up_torch
 from trainer.run.instantiate import ours
 from trainer.run.model import build_model
 from trainer.run.origin import as_trained
+from trainer.state import changed_since, plain_numbers
 from trainer.use.find import Found
 
 FREE = ("device", "precision", "trust", "threads")  # what may be typed of a run's own keys, beside data
@@ -143,12 +146,26 @@ def open_run(found: Found, typed: Mapping[str, Any] | None = None, are_given: bo
         state |= average_of(state, found)
     model = build_model(settings, about.sizes, device, dtype)
     try:
-        model.load_state_dict(state["model"])
+        put_state(model, state["model"])
     except Exception as error:  # of every kind: the file may be anybody's
         raise UserError(f"{found.checkpoint}: does not fit the model: {_reason(error)}.") from error
     model.eval()
+    tell_forgotten(model, state)
     result = folders.read_result(found.folder) or {}
     return Trained(found, settings, about, model, device, dtype, autocast(settings, device), state, result)
+
+
+def tell_forgotten(model: nn.Module, state: Config) -> None:
+    """Says on stderr what had changed in the model while it trained, and is not in the checkpoint."""
+    changed = changed_since(plain_numbers(model=model), state)
+    for name, (now, then) in changed.items():
+        here = "None" if now != now else f"{now:.6g}"
+        print(
+            f"warning: {name} changed in the training, and no checkpoint keeps it: it is {here} here, and was "
+            f"{then:.6g}. If outputs depend on it, they are others than in training: keep it by register_buffer and "
+            "train again.",
+            file=sys.stderr,
+        )
 
 
 def average_of(state: Config, found: Found) -> Config:
