@@ -74,6 +74,24 @@ def test_pictures_in_arrays_and_files(train: Train, tmp_path: Path, capsys: pyte
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == rows
     assert not list(tmp_path.glob(".*.tmp"))
 
+    # In Python the same, of arrays in every order and of pictures that Pillow has read, of any size and kind.
+    model = trainer.load("x")
+    with np.load("a.npz") as stored:
+        expected = stored["probabilities"]
+    for array in (raw[:3], raw[:3, 0], raw[:3].transpose(0, 2, 3, 1), raw[0], [*raw[:3]]):
+        found = [p.probabilities for p in model.predict(array)]
+        assert np.allclose(found, expected[: len(array)], atol=1e-6)
+    Image.effect_noise((30, 20), 90).convert("RGBA").rotate(20).save("pics/deep/large.png")
+    for name in ("pics/deep/3.png", "pics/deep/large.png"):
+        with Image.open(name) as picture:
+            for one in (picture, [picture], iter([picture])):
+                assert str(model.predict(one)) == str(model.predict(name))
+    Path("pics/deep/large.png").unlink()
+    assert model.predict([]) == model.predict(raw[:0]) == []
+    for wrong, said in ((None, "samples of NoneType"), ([raw[0], raw[0, 0]], "samples of ndarray"), (3, "one number")):
+        with pytest.raises(UserError, match=rf"^predict: {said}.* the model takes pictures, uint8 \[1, 8, 8\]\."):
+            model.predict(wrong)
+
     odd = os.fsencode("pics/deep/") + b"\xe9.png"  # a name that is no UTF-8, as an old disk has it
     shutil.copy("pics/deep/0.png", odd)
     for out in ("d.csv", "d.jsonl", "d.npz", "d.parquet"):

@@ -67,6 +67,11 @@ def test_rows_of_a_table(train: Train, sources: Sources) -> None:
     assert [p.label[0] for p in both] == ["k", "k"]
     frame = pandas.DataFrame(rows)
     assert [p.label for p in model.predict(frame)] == [p.label for p in both]
+    for one in (rows[0], frame.iloc[0], iter(rows[:1])):
+        assert str(model.predict(one)) == str(both[:1])
+    assert model.predict(frame[:0]) == []
+    with pytest.raises(UserError, match=r"^predict: an array has no names of columns\. Give .*: size"):
+        model.predict(np.ones((2, 3)))
     with pytest.raises(UserError, match="it lacks 2 columns"):
         model.predict([{"size": 1}])
 

@@ -184,7 +184,7 @@ def read_picture(path: str | Path, channels: int, size: tuple[int, int], backgro
     Raises:
         ValueError: it is no whole image.
     """
-    mode, (height, width) = "L" if channels == 1 else "RGB", size
+    height, width = size
     try:
         refuse_no_file(Path(path))
         with warnings.catch_warnings():
@@ -193,14 +193,34 @@ def read_picture(path: str | Path, channels: int, size: tuple[int, int], backgro
             with Image.open(path, formats=FORMATS) as image:
                 refuse_too_large(image)
                 # A JPEG is decoded at the smallest of its built-in scales that is large enough.
-                image.draft(mode, (2 * width, 2 * height))
+                image.draft(_mode(channels), (2 * width, 2 * height))
                 ImageOps.exif_transpose(image, in_place=True)
-                pixels = in_8_bit(image, background)
-                numbers = np.asarray(pixels if pixels.mode == mode else pixels.convert(mode))
-                whole = torch.from_numpy(numbers).view(*numbers.shape[:2], channels)
+                whole = _pixels(image, channels, background)
     except Exception as error:  # Pillow's decoders fail in as many ways as files can be damaged
         raise ValueError(reason_of(error)) from error
     return fitted(whole, height, width)
+
+
+def of_picture(image: Image.Image, channels: int, size: tuple[int, int], background: str) -> Tensor:
+    """What Pillow has read, as `read_picture` gives what a file holds. Raises ValueError: it is no whole image."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            whole = _pixels(ImageOps.exif_transpose(image), channels, background)
+    except Exception as error:  # of a file that is only read now
+        raise ValueError(reason_of(error)) from error
+    return fitted(whole, *size)
+
+
+def _mode(channels: int) -> str:
+    return "L" if channels == 1 else "RGB"
+
+
+def _pixels(image: Image.Image, channels: int, background: str) -> Tensor:
+    """uint8 `[H, W, channels]` of a picture that is upright."""
+    pixels, mode = in_8_bit(image, background), _mode(channels)
+    numbers = np.asarray(pixels if pixels.mode == mode else pixels.convert(mode))
+    return torch.from_numpy(numbers).view(*numbers.shape[:2], channels)
 
 
 def fitted(pixels: Tensor, height: int, width: int) -> Tensor:

@@ -9,17 +9,21 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
+from trainer.data.arrays import raw_inputs
+from trainer.data.image_files import of_picture
+from trainer.data.preparation import Pictures, Rows
 from trainer.disk import foreign
 from trainer.errors import UserError
 from trainer.meaning import Classes, class_names
 from trainer.trees import Tree, called
 from trainer.use.evaluate import evaluation
 from trainer.use.find import find
-from trainer.use.form import refuse_other_form
+from trainer.use.form import refuse_other_form, told_form
 from trainer.use.predicted import Model, Predicted
-from trainer.use.sources import parts_of
+from trainer.use.sources import of_pictures_in_files, parts_of
 from trainer.use.trained import Trained, open_run
 
 AT_ONCE = 512  # samples that go through the model
@@ -120,8 +124,9 @@ class Loaded(nn.Module):
     def predict(self, samples: Any) -> list[Prediction] | NDArray[Any]:
         """
         Args:
-            samples: a file or several (pictures, folders, patterns, `.csv`, `.npy`, `.npz`); raw samples as a tensor or
-                an array `[N, ...]`; rows of a table as mappings, or as a DataFrame.
+            samples: a file or several (pictures, folders, patterns, `.csv`, `.npy`, `.npz`); pictures of Pillow, which
+                are resized as those of files are; raw samples as a tensor or an array `[N, ...]`; rows of a table as
+                mappings, or as a DataFrame. A single picture or row counts as a list of one.
 
         Returns:
             a `Prediction` for each sample; where there are no classes the outputs, `[N, ...]`.
@@ -136,30 +141,63 @@ class Loaded(nn.Module):
 
     def _raw(self, samples: Any) -> Iterator[tuple[Tree, Any]]:
         inputs = self._trained.about.inputs
-        if isinstance(samples, str | Path):
-            samples = [samples]
-        if hasattr(samples, "to_dict"):
-            samples = samples.to_dict("records")
-        if isinstance(samples, Sequence) and samples and all(isinstance(s, str | Path) for s in samples):
+        samples = listed(samples)
+        if isinstance(samples, Sequence) and not samples:
+            return
+        if isinstance(samples, Sequence) and all(isinstance(s, str | Path) for s in samples):
             for part in parts_of(inputs, list(map(str, samples)), AT_ONCE, {}):
                 if part.failed:
                     raise UserError(part.failed[0])
                 _warn(part.notes)
                 yield part.raw, part.inputs
             return
-        if isinstance(samples, Sequence) and samples and all(isinstance(s, Mapping) for s in samples):
+        if isinstance(samples, Sequence) and all(isinstance(s, Image.Image) for s in samples):
+            if not isinstance(inputs, Pictures):
+                raise UserError(f"predict: a picture of Pillow; the model takes {told_form(inputs)}.")
+            wanted = of_pictures_in_files(inputs, self._trained.settings.group("data"))
+            channels, *sides = wanted.raw_shape
+            for start in range(0, len(samples), AT_ONCE):
+                group = samples[start : start + AT_ONCE]
+                try:
+                    read = [of_picture(s, channels, (sides[0], sides[1]), wanted.background) for s in group]
+                except ValueError as error:
+                    raise UserError(f"predict: a picture of Pillow is no whole image ({error}).") from error
+                yield torch.stack(read), wanted
+            return
+        if isinstance(samples, Sequence) and all(isinstance(s, Mapping) for s in samples):
             if inputs.kind != "table":
-                raise UserError("predict: mappings are rows of a table, and the model was trained with none.")
+                what = "mappings are rows of a table, and the model was trained with none"
+                raise UserError(f"predict: {what}. What its own data set makes goes into load(folder)(inputs).")
             for start in range(0, len(samples), AT_ONCE):
                 notes: list[str] = []
                 rows = inputs.recipe.apply(samples[start : start + AT_ONCE], notes)  # type: ignore[union-attr]
                 _warn(notes)
                 yield rows, inputs
             return
-        raw = torch.as_tensor(np.asarray(samples) if not isinstance(samples, Tensor) else samples)
+        raw = self._as_tensor(samples)
         refuse_other_form(inputs, raw, "predict")
         for rows in raw.split(AT_ONCE):
             yield rows, inputs
+
+    def _as_tensor(self, samples: Any) -> Tensor:
+        """Raises UserError: they are no array of numbers, or the model takes the columns of a table."""
+        inputs = self._trained.about.inputs
+        try:
+            raw = torch.as_tensor(samples if isinstance(samples, Tensor) else np.asarray(samples))
+        except (TypeError, ValueError, RuntimeError) as error:  # of words, of arrays of several sizes
+            kind = type(samples[0] if isinstance(samples, Sequence) else samples).__name__
+            raise UserError(
+                f"predict: samples of {kind} that are no array [N, ...]; the model takes {told_form(inputs)}."
+            ) from error
+        if isinstance(inputs, Rows):
+            names = ", ".join(column.name for column in inputs.recipe.columns[:3])
+            raise UserError(f"predict: an array has no names of columns. Give mappings or a DataFrame: {names} ...")
+        if not raw.dim():
+            raise UserError(f"predict: one number; the model takes {told_form(inputs)}. Give [N, ...].")
+        is_other = tuple(raw.shape[1:]) != inputs.raw_shape and raw.dim() in (3, 4) and len(raw) > 0
+        if isinstance(inputs, Pictures) and raw.dtype == torch.uint8 and is_other:
+            return torch.from_numpy(raw_inputs({"predict": raw.cpu().numpy()}, Path("predict"))["predict"])
+        return raw
 
     def evaluate(
         self, split: str | None = None, keys: Mapping[str, Any] | None = None, batch_size: int | None = None
@@ -175,6 +213,19 @@ class Loaded(nn.Module):
 
     def __repr__(self) -> str:
         return f"<{self._trained.name}: {self._trained.about.data}>"
+
+
+def listed(samples: Any) -> Any:
+    """Samples as a list where they are no array: one alone, the rows of a DataFrame, what is iterated over."""
+    if isinstance(samples, str | Path | Mapping | Image.Image):
+        return [samples]
+    if hasattr(samples, "to_dicts"):  # of polars
+        return samples.to_dicts()
+    if hasattr(samples, "to_dict"):  # of pandas: a row, or a DataFrame
+        return [samples.to_dict()] if samples.ndim == 1 else samples.to_dict("records")
+    if isinstance(samples, np.ndarray) and samples.dtype.kind in "OU" and samples.ndim == 1:
+        return samples.tolist()
+    return list(samples) if isinstance(samples, Iterator) else samples
 
 
 def _warn(notes: Sequence[str]) -> None:
