@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from trainer import __version__
 from trainer import meaning as meanings
@@ -19,7 +19,7 @@ from trainer.disk.files import cannot_write
 from trainer.errors import UserError
 from trainer.kept import state_of
 from trainer.meaning import Classes
-from trainer.trees import called
+from trainer.trees import called, mapped
 from trainer.use import portable
 from trainer.use.find import find
 from trainer.use.formats import FORMATS, add_metadata, quantized, refuse_missing, write, write_weights
@@ -92,7 +92,8 @@ def written(trained: Trained, net: Portable, form: str, file: Path, quantize: st
         raw = Path(place, "raw.npy")
         write_inputs(trained, net, labelled, raw)
         first = torch.from_numpy(np.array(np.load(raw, mmap_mode="r")[:3]))
-        note = several(trained.about.outputs, called(trained.model, next(labelled.batches.in_order()).inputs))
+        inputs = mapped(Tensor.clone, next(labelled.batches.in_order()).inputs)  # the model may write into them
+        note = several(trained.about.outputs, called(trained.model, inputs))
         if note:
             print(note, file=sys.stderr)
         write(net, first if len(first) > 1 else torch.cat([first, first]), form, file)

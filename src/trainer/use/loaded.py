@@ -18,7 +18,7 @@ from trainer.data.preparation import Pictures, Rows
 from trainer.disk import foreign
 from trainer.errors import UserError
 from trainer.meaning import Classes, class_names
-from trainer.trees import Tree, called
+from trainer.trees import Tree, called, mapped
 from trainer.use.evaluate import evaluation
 from trainer.use.find import find
 from trainer.use.form import refuse_other_form, told_form
@@ -119,7 +119,8 @@ class Loaded(nn.Module):
         trained = self._trained
         refuse_other_form(trained.about.inputs, raw, "inputs")
         with trained.precision():
-            return called(self.network, trained.about.inputs(raw, trained.device, trained.dtype))
+            prepared = trained.about.inputs(raw, trained.device, trained.dtype)
+            return called(self.network, mapped(Tensor.clone, prepared))  # it may write into what it is given
 
     def predict(self, samples: Any) -> list[Prediction] | NDArray[Any]:
         """

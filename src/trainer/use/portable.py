@@ -15,7 +15,7 @@ from trainer.data.tables.columns import Table, Words
 from trainer.data.tables.recipe import Category, Recipe, as_words
 from trainer.errors import UserError
 from trainer.meaning import Classes, Labels, Meaning, Numbers
-from trainer.trees import called, leaves
+from trainer.trees import called, leaves, mapped
 
 
 class PictureInputs(nn.Module):
@@ -173,7 +173,8 @@ class Portable(nn.Module):
         return ["outputs", "values"] if isinstance(self.meaning, Numbers) and self.meaning.is_linked else ["outputs"]
 
     def forward(self, inputs: Any) -> tuple[Tensor, ...]:
-        outputs = called(self.network, inputs if self.prepare is None else self.prepare(inputs))
+        prepared = inputs if self.prepare is None else self.prepare(inputs)
+        outputs = called(self.network, mapped(Tensor.clone, prepared))  # a network may write into what it is given
         scores = self.meaning.scores_of(outputs)
         if isinstance(self.meaning, Classes | Labels) and scores is not None:
             return scores, self.meaning.scores(scores)
