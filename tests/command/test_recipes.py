@@ -41,6 +41,9 @@ RECIPES: dict[str, str | bytes] = {
     "choices without dashes": WHOLE.replace("  - override /optimizer", "  optimizer"),
     "with an equals sign": WHOLE.replace("override /optimizer: sgd", "optimizer=sgd"),
     "with _self_": WHOLE.replace("defaults:\n", "defaults:\n  - _self_\n"),
+    "a key with a dot": CHOICE + "optimizer.lr: 0.05\nmax_steps: 1\n",
+    "a key with a dot beside its section": CHOICE + "optimizer: {momentum: 0.5}\noptimizer.lr: 0.05\nmax_steps: 1\n",
+    "a choice among the keys and a key with a dot": "optimizer: sgd\noptimizer.lr: 0.05\nmax_steps: 1\n",
     "umlauts": WHOLE + "name: größe\n",
     "an empty line in the end": WHOLE + "\n\n",
 }
@@ -81,12 +84,22 @@ def test_what_is_typed_counts_more_than_the_recipe(train: Train) -> None:
     assert stored()["choices"]["optimizer"] == "rmsprop"
 
 
-def test_a_recipe_on_another(train: Train) -> None:
+@pytest.mark.parametrize(
+    "stands_on",
+    [
+        "defaults:\n  - base\n",
+        "defaults:\n  - experiment: base\n",
+        "defaults:\n  - override /experiment: base.yaml\n  - override /scheduler: cosine\n",
+        "defaults:\n  - scheduler: cosine\nexperiment: base\n",
+    ],
+)
+def test_a_recipe_on_another(train: Train, stands_on: str) -> None:
     write("conf/experiment/base.yaml", WHOLE)
-    write("conf/experiment/mine.yaml", "defaults:\n  - base\noptimizer: {momentum: 0.5}\n")
-    train("--config-dir", "conf", "experiment=mine", "model=two_layer", "monitor=off")
-    assert stored()["optimizer"]["lr"] == 0.05
-    assert stored()["optimizer"]["momentum"] == 0.5
+    write("conf/experiment/mine.yaml", f"{stands_on}optimizer: {{momentum: 0.5}}\nmax_steps: 2\n")
+    assert train("--config-dir", "conf", "experiment=mine", "model=two_layer", "monitor=off")["steps"] == 2
+    assert stored()["choices"]["optimizer"] == "sgd"
+    assert stored()["choices"]["scheduler"] == ("cosine" if "cosine" in stands_on else "constant")
+    assert (stored()["optimizer"]["lr"], stored()["optimizer"]["momentum"]) == (0.05, 0.5)
 
 
 def test_a_model_of_ones_own_with_a_mark(train: Train) -> None:
@@ -116,6 +129,16 @@ FAULTS: dict[str, tuple[str | bytes, str]] = {
         "optimizer=sdg: there is no such optimizer. Did you mean sgd?",
     ),
     "no scheduler": ("scheduler: null\n", "scheduler=null: holds keys of its own. For none type scheduler=constant."),
+    "no optimizer": ("defaults:\n  - optimizer: null\n", "optimizer=null: holds keys of its own."),
+    "two choices": (
+        "optimizer: adamw\n" + CHOICE,
+        "mine.yaml: chooses optimizer twice. Write one of the two, or type both: --multirun optimizer=sgd,adamw.",
+    ),
+    "two values": ("optimizer: {lr: 1}\noptimizer.lr: 2\n", "mine.yaml: has optimizer.lr twice. Write it once."),
+    "a section and a value": ("gradient: 3\ngradient.clip_norm: 2\n", "mine.yaml: has gradient.clip_norm twice. "),
+    "a dot in the end": ("optimizer.: 2\n", "optimizer.: nothing reads this key. Did you mean optimizer.lr?"),
+    "an octal number": ("seed: 1\nmax_steps: 010\n", "line 2: 010 is 8 to YAML. Write 10 or 8, or '010' for a text."),
+    "a number of base 60": ("max_time: 1:30\n", "line 1: 1:30 is 90 to YAML. Write '1:30' for a text."),
     "a key that there is not": (HEADER + "optimzer: {lr: 1}\n", "optimzer.lr: nothing reads this key. Did you mean"),
     "itself": ("defaults: [mine]\n", "a config file: its defaults lead back to itself."),
     "an anchor of itself": ("x: &x [*x]\n", "mine.yaml: no YAML: "),
@@ -161,6 +184,12 @@ def test_a_config_by_name_stands_on_ours(train: Train, words: list[str], capsys:
     said = capsys.readouterr().out
     assert "max_epochs: 1" in said
     assert "hidden_features" in said
+    write("conf/mine.yaml", "defaults: [train, experiment: base, _self_]\nmax_epochs: 1\n")
+    write("conf/experiment/base.yaml", "model: two_layer\nmax_epochs: 3\noptimizer.lr: 0.5\n")
+    assert cli.run_command(["--config-dir", "conf", "--config-name", "mine", "--cfg", "job"]) == 0
+    said = capsys.readouterr().out
+    assert "hidden_features" in said
+    assert "lr: 0.5" in said
 
 
 @pytest.mark.parametrize("place", ["conf", "conf/experiments", "conf/Experiment"])
@@ -202,7 +231,7 @@ def test_a_key_of_the_class_that_its_config_does_not_list(train: Train, words: s
         ({"defaults": [{"override /metric": ["f1"]}, "base"]}, ["base", {"override /metric": ["f1"]}]),
         ({"defaults": [{"override /model@x": "lenet"}]}, [{"override /model@x": "lenet"}]),
         ({"defaults": ["_self_", "base", {"/db": "x"}]}, ["_self_", "base", {"/db": "x"}]),
-        ({"defaults": [{"optimizer": None}]}, [{"optimizer": None}]),
+        ({"defaults": [{"optimizer": None}]}, [{"override /optimizer": None}]),
         ({"defaults": [{"a": 1, "b": 2}, 3]}, [{"a": 1, "b": 2}, 3]),
     ],
 )

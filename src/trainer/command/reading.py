@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import version
 from hydra._internal.hydra import Hydra
 from hydra._internal.sources_registry import SourcesRegistry
@@ -24,8 +25,11 @@ from trainer.config.schema import GROUPS, yaml_problem
 from trainer.disk import foreign
 from trainer.errors import UserError
 
-_CHOICES = (*GROUPS, "monitor", "metric")  # what `train.yaml` has chosen already, so that a recipe overrides it
+# What `train.yaml` has chosen already, so that a recipe overrides it.
+_CHOICES = (*GROUPS, "monitor", "metric", "experiment")
 _PACKAGE = re.compile(r"^\s*#\s*@\s*package\s*:?\s*([\w.]+)\s*$", re.MULTILINE | re.IGNORECASE)
+# Digits behind a 0 are octal to YAML 1.1, and those between colons are of base 60.
+_OTHER_BASE = re.compile(r"[-+]?(0[0-7_]+|[1-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")
 _KEYWORDS = re.compile(r"^(?:(?:override|optional)\s+)*/?")
 
 
@@ -61,12 +65,19 @@ class ConfigFolder(ConfigSource):
         text = _text(path)
         config, header = _parsed(path, text), _PACKAGE.search(text)
         package = header[1] if header else None
-        if config_path.split("/")[0] == "experiment":
+        is_recipe = config_path.split("/")[0] == "experiment"
+        if is_recipe:
             package = "_global_" if package is None or package.strip("_").lower() == "global" else package
         plain = OmegaConf.to_container(config)
-        on_ours = isinstance(plain, dict) and "train" in (plain.get("defaults") or ())
-        if config_path.split("/")[0] == "experiment" or on_ours:
-            config = OmegaConf.create(as_recipe(plain))
+        try:
+            if is_recipe or (isinstance(plain, dict) and "train" in (plain.get("defaults") or ())):
+                plain = as_recipe(plain, is_recipe)
+            if not path.is_relative_to(CONFIGS):
+                refuse_other_bases(text)
+                plain = nested(plain)
+        except ValueError as error:
+            raise UserError(f"{path}: {error}") from error
+        config = OmegaConf.create(plain)
         return ConfigResult(self.provider, f"{self.scheme()}://{self.path}", config, {"package": package})
 
     def _file(self, config_path: str) -> Path | None:
@@ -113,13 +124,54 @@ def _parsed(path: Path, text: str) -> Any:
         raise UserError(f"{path}: no YAML: {yaml_problem(error)}.") from error
 
 
-def as_recipe(config: Any) -> Any:
-    """A recipe of `experiment/`, which chooses in groups, in Hydra's words for it: `override /optimizer: sgd`.
+def refuse_other_bases(text: str) -> None:
+    """Raises ValueError for a number that YAML 1.1 reads as another than it looks: 010 as 8, 1:30 as 90."""
+    for event in yaml.parse(text, foreign.SafeLoader):
+        if not (isinstance(event, yaml.ScalarEvent) and event.implicit[0] and _OTHER_BASE.fullmatch(event.value)):
+            continue
+        word, number = event.value, yaml.safe_load(event.value)
+        decimal = None if ":" in word else int(word.replace("_", ""), 10)
+        if decimal != number:
+            how = f"'{word}' for a text" if decimal is None else f"{decimal} or {number}, or '{word}' for a text"
+            raise ValueError(f"line {event.start_mark.line + 1}: {word} is {number} to YAML. Write {how}.")
+
+
+def nested(config: Any) -> Any:
+    """The config with `optimizer.lr: 0.1` of its top level as `optimizer: {lr: 0.1}`.
+
+    Hydra would keep the dotted name as a key of its own, which nothing reads.
+
+    Raises:
+        ValueError: both ways are there, and give a key two values.
+    """
+    if not isinstance(config, dict) or not any(isinstance(key, str) and "." in key for key in config):
+        return config
+    found: dict[Any, Any] = {}
+    dotted = [key for key in config if isinstance(key, str) and all(key.split(".")) and "." in key]
+    for key in [*(key for key in config if key not in dotted), *dotted]:  # what is nested already comes first
+        *above, last = key.split(".") if key in dotted else [key]
+        node = found
+        for name in above:
+            node = node.setdefault(name, {})
+            if not isinstance(node, dict):
+                break
+        if not isinstance(node, dict) or last in node:
+            raise ValueError(f"has {key} twice. Write it once.")
+        node[last] = config[key]
+    return found
+
+
+def as_recipe(config: Any, is_in_group: bool = True) -> Any:
+    """A recipe, which chooses in groups, in Hydra's words for it: `override /optimizer: sgd`.
 
     People leave out `override` or the slash, write `optimizer: sgd` among the keys, or the choices without dashes.
 
     Args:
         config: plain lists and mappings.
+        is_in_group: of `experiment/`, where another recipe is one that this one stands on; else it is chosen.
+
+    Raises:
+        ValueError: it chooses twice in a group.
     """
     if not isinstance(config, dict):
         return config
@@ -129,9 +181,24 @@ def as_recipe(config: Any) -> Any:
     if not isinstance(items, list) or not (items or among_keys):
         return config
     rest = {key: value for key, value in config.items() if {key: value} not in among_keys}
-    choices = [_as_choice(item) for item in (*items, *among_keys)]
-    choices.sort(key=lambda item: isinstance(item, dict) and str(next(iter(item), "")).startswith("override"))
+    choices = [choice for item in items for choice in _as_choices(item, is_in_group)]
+    of_keys = [choice for item in among_keys for choice in _as_choices(item, is_in_group)]
+    # A recipe that it stands on comes before its own keys, as one of the defaults would.
+    choices = [*(choice for choice in of_keys if isinstance(choice, str)), *choices]
+    choices += [choice for choice in of_keys if not isinstance(choice, str)]
+    choices.sort(key=_is_override)
+    overriding: dict[str, Any] = {}
+    for choice in filter(_is_override, choices):
+        ((group, option),) = choice.items()
+        if group in overriding:  # Hydra would take the first
+            name, both = group.rpartition("/")[2], f"{overriding[group]},{option}"
+            raise ValueError(f"chooses {name} twice. Write one of the two, or type both: --multirun {name}={both}.")
+        overriding[group] = option
     return {**rest, "defaults": choices}  # Hydra takes what overrides last alone
+
+
+def _is_override(choice: Any) -> bool:
+    return isinstance(choice, dict) and str(next(iter(choice), "")).startswith("override")
 
 
 def _option(group: str, value: Any) -> str | list[str] | None:
@@ -145,15 +212,20 @@ def _option(group: str, value: Any) -> str | list[str] | None:
     return names if isinstance(value, list) else names[0]
 
 
-def _as_choice(item: Any) -> Any:
+def _as_choices(item: Any, is_in_group: bool) -> list[Any]:
     """An item of a defaults list; what chooses no option of a group that is chosen already stays as it is."""
     if isinstance(item, str):
         key, _, option = item.removeprefix("/").replace("=", "/").partition("/")
     elif isinstance(item, dict) and len(item) == 1:
         ((key, option),) = item.items()
     else:
-        return item
+        return [item]
     group = _KEYWORDS.sub("", str(key))
     name = group.partition("@")[0]
-    chosen = _option(name, option) if name in _CHOICES else None
-    return item if chosen is None else {f"override /{group}": chosen}
+    if name not in _CHOICES:
+        return [item]
+    if name == "experiment" and is_in_group:
+        names = option if isinstance(option, list) else [option]
+        return [f"/experiment/{_option(name, str(one))}" for one in names if one is not None]
+    chosen = _option(name, option)
+    return [item] if chosen is None and option is not None else [{f"override /{group}": chosen}]

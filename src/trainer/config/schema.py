@@ -562,6 +562,9 @@ def check(config: Mapping[str, Any]) -> None:
             none = NONE.get(group) if config.get(group) in (None, False) else None
             how = "Type train --cfg job to see them" if none is None else f"For none type {group}={none}"
             raise UserError(f"{group}={shown(config.get(group))}: holds keys of its own. {how}.")
+    # `optimizer.: 3` of a file is below as `optimizer` with an empty name, which no rule knows.
+    if (dotted := next((key for key in config if "." in key), None)) is not None:
+        raise unknown_key(dotted, sorted(RULES, key=lambda k: k.split(".")[0] in GROUPS))
     found = dict(_values(config))
     for key, rule in RULES.items():
         if key.split(".")[0] not in GROUPS and key not in found:
