@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +244,34 @@ def test_what_the_training_rows_lacked_is_said(tmp_path: Path) -> None:
         "column n: 1 row lacks it, as no training row does: its mean is taken.",
         "column word: 1 row has green, which no training row has: taken as none of its levels.",
     ]
+
+
+def test_levels_are_found_however_other_programs_write_them(tmp_path: Path) -> None:
+    """A DataFrame has True where a JSON file has true, times of day behind its dates, and no zeros in front."""
+    rows = [(f"{i % 2 == 0}", f"{i % 3 * 111:05d}", f"2020-01-0{i % 4 + 1}", f"{i % 2}.5") for i in range(40)]
+    (tmp_path / "t.csv").write_text(
+        "b,zip,day,f,y\n" + "".join(f"{','.join(row)},{i % 2}\n" for i, row in enumerate(rows))
+    )
+    names = ["b", "zip", "day", "f"]
+    data = table.load(str(tmp_path / "t.csv"), targets=["y"], categorical=names)
+    assert data.recipe is not None
+    expected = data.recipe.apply([dict(zip(names, row, strict=True)) for row in rows])
+    assert torch.equal(expected.sum(1), torch.full((40,), 4.0, dtype=torch.float64))
+    notes: list[str] = []
+    other = [(i % 2 == 0, i % 3 * 111, f"2020-01-0{i % 4 + 1} 00:00:00", i % 2 + 0.5) for i in range(40)]
+    assert torch.equal(data.recipe.apply([dict(zip(names, row, strict=True)) for row in other], notes), expected)
+    commas = [("TRUE" if a == "True" else "FALSE", b, c, d.replace(".", ",")) for a, b, c, d in rows]
+    assert torch.equal(
+        data.recipe.apply([dict(zip(names, row, strict=True)) for row in commas], notes, "comma"), expected
+    )
+    assert notes == []
+    one_of_two = replace(data.recipe.columns[1], levels=("1", "01"))
+    recipe = replace(data.recipe, columns=(one_of_two,))
+    assert recipe.apply([{"zip": "001"}], notes).tolist() == [[0, 0]]  # which one is meant?
+    assert "1 row has 001, which no training row has" in notes[0]
+    recipe = replace(recipe, columns=(replace(one_of_two, levels=("1", "x")),))
+    assert recipe.apply([{"zip": "01"}, {"zip": "x"}]).tolist() == [[1, 0], [0, 1]]
+    assert recipe.apply([{"zip": "01"}, {"zip": "1"}]).tolist() == [[0, 0], [1, 0]]  # two words in one table
 
 
 def test_new_rows_that_do_not_fit(tmp_path: Path) -> None:

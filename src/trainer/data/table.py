@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from trainer.data.tables.columns import (
     Words,
     find,
     number,
+    time_of,
 )
 from trainer.data.tables.read import read
 from trainer.data.tables.recipe import Inputs, Recipe, fit
@@ -560,12 +560,3 @@ def times_of(table: Table, name: str) -> NDArray[np.float64]:
             "Write it so, or type data.time=null."
         )
     return np.array(found, np.float64)[column.codes]
-
-
-def time_of(text: str) -> float | None:
-    """Seconds of a date as ISO 8601 writes it, in UTC where it has no zone; None for anything else."""
-    try:
-        found = datetime.fromisoformat(text.strip())
-    except ValueError:
-        return None
-    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +239,15 @@ def number(cell: str, decimal: str = "point") -> float | None:
         return float(text)
     except ValueError:
         return None
+
+
+def time_of(text: str) -> float | None:
+    """Seconds of a date as ISO 8601 writes it, in UTC where it has no zone; None for anything else."""
+    try:
+        found = datetime.fromisoformat(text.strip())
+    except ValueError:
+        return None
+    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
 
 
 def is_missing(cell: str) -> bool:

@@ -1,5 +1,6 @@
 """What was done to the columns of a table, kept so that it can be done to new rows."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from trainer.data.quoting import cut, listed
 from trainer.data.spread import spread
-from trainer.data.tables.columns import EMPTY, Gathering, Mixed, Numbers, Table, Unused, Words
+from trainer.data.tables.columns import EMPTY, Gathering, Mixed, Numbers, Table, Unused, Words, number, time_of
 from trainer.errors import UserError, nearest
 
 Inputs = Tensor | dict[str, Tensor]
@@ -273,7 +274,11 @@ def _not_a_number(column: Words | Mixed | Unused, table: Table, name: str) -> st
 
 
 def _codes(column: Category, table: Table, notes: list[str]) -> NDArray[np.int64]:
-    """0 for a level that the training rows lacked, 1, 2 ... for the levels, one more for what is missing."""
+    """0 for a level that the training rows lacked, 1, 2 ... for the levels, one more for what is missing.
+
+    Truth, numbers and dates are levels in any way to write them: programs write `True` and `true`, 00123 and 123. Where
+    a table has a level as it is written, other ways to write it are other words.
+    """
     found = table.columns[column.name]
     if found == Unused(EMPTY):
         found = Words(np.full(table.num_rows, -1, np.int32), ())
@@ -286,17 +291,40 @@ def _codes(column: Category, table: Table, notes: list[str]) -> NDArray[np.int64
         )
     number_of = {level: i for i, level in enumerate(column.levels, 1)}
     missing = 1 + len(column.levels) if column.has_missing else 0
-    of_code = np.array([*(number_of.get(level, 0) for level in found.levels), missing])
+    numbers = [number_of.get(level, 0) for level in found.levels]
+    if 0 in numbers:
+        as_written = {*numbers}
+        values = {level: value for level in column.levels if (value := _value(level)) is not None}
+        counts = Counter(values.values())
+        by_value = {
+            value: number_of[level]
+            for level, value in values.items()
+            if counts[value] == 1 and number_of[level] not in as_written
+        }
+        numbers = [
+            i or (by_value.get(value, 0) if (value := _value(level, table.decimal)) is not None else 0)
+            for i, level in zip(numbers, found.levels, strict=True)
+        ]
+    of_code = np.array([*numbers, missing])
     codes = of_code[found.codes]
     is_new = (codes == 0) & (found.codes >= 0)
     if is_new.any() and not column.has_other:
-        words = [level for level in found.levels if level not in number_of]
+        words = [level for level, i in zip(found.levels, numbers, strict=True) if not i]
         notes.append(
             f"column {cut(column.name)}: {_rows(is_new, 'has', 'have')} {listed(words, 3)}, which no training row "
             "has: taken as none of its levels."
         )
     result: NDArray[np.int64] = codes.astype(np.int64)
     return result
+
+
+def _value(word: str, decimal: str = "point") -> tuple[str, float] | None:
+    """What a word stands for, and of which kind it is; None where it is no more than a word."""
+    if word.lower() in ("true", "false"):
+        return "truth", float(word.lower() == "true")
+    if (value := number(word, decimal)) is not None:
+        return None if np.isnan(value) else ("number", value)
+    return None if (time := time_of(word)) is None else ("time", time)
 
 
 def _rows(which: NDArray[np.bool_], one: str, several: str) -> str:
@@ -330,4 +358,4 @@ def _table(rows: Sequence[Mapping[str, Any]], words: Sequence[str], decimal: str
         values = [row.get(name) for row in rows]
         gathered.add(["" if v is None else str(v).lower() if isinstance(v, bool) else str(v) for v in values])
         columns[str(name)] = gathered.done()
-    return Table(Path("rows"), columns, len(rows))
+    return Table(Path("rows"), columns, len(rows), decimal=decimal)
