@@ -98,3 +98,43 @@ def test_what_can_not_be_is_refused(words: list[str], message: str, train: Train
     with pytest.raises(UserError, match=message.replace("?", r"\?")):
         train(*words)
     assert not Path("runs").exists()
+
+
+MASKS = """
+import torch
+from trainer import Data, Samples
+
+def of_pixels(are_items):
+    draw = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (30, 1, 6, 6), generator=draw).to(torch.uint8)
+    masks = (images[:, 0] > 100).long() + (images[:, 0] > 240)
+    masks[:, 0] = 255
+    splits = [Samples(images[rows], masks[rows]) for rows in (slice(20), slice(20, 25), slice(25, 30))]
+    if are_items:
+        splits = [[*zip(split.inputs, split.targets)] for split in splits]
+    return Data(*splits)
+"""
+
+
+@pytest.mark.parametrize("are_items", [False, True])
+def test_classes_of_pixels_weigh_what_those_that_count_say(
+    are_items: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: Train
+) -> None:
+    """Those without a class are no class; those of items are counted in a look through them."""
+    (tmp_path / "pixels_here.py").write_text(MASKS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    words = ["data._target_=pixels_here.of_pixels", f"data.are_items={are_items}", "trust=[pixels_here]"]
+    words += ["model._target_=torch.nn.Conv2d", "model.in_channels=1", "model.out_channels=3", "model.kernel_size=1"]
+    words += ["loss.ignore_index=255", "max_steps=2", "monitor=off"]
+    splits = parts_of(*words).splits
+    (train_batch,), (val,) = splits.train.in_order(), splits.val.in_order()
+    counts = train_batch.targets[train_batch.targets != 255].bincount()
+    for name, asked, weights in (
+        ("by_count", "balanced", counts.sum() / (3 * counts)),
+        ("by_hand", "[0.5,1,7]", torch.tensor([0.5, 1, 7])),
+    ):
+        result = train(*words, f"loss.class_weights={asked}", f"name={name}")
+        model = parts_of(*words).model
+        model.load_state_dict(checkpoint.read(Path(f"runs/{name}/checkpoints/last.pt"))["model"])
+        expected = nn.CrossEntropyLoss(weight=weights, ignore_index=255)(model(val.inputs), val.targets)
+        assert result["val/loss"] == pytest.approx(expected.item(), rel=1e-5)

@@ -18,11 +18,15 @@ WEIGHTED = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss, Focal)
 MOST_DRAWN = 2**24  # samples that torch.multinomial takes
 
 
-def weigh_classes(settings: Settings, criterion: nn.Module, data: Data) -> None:
+def weigh_classes(settings: Settings, criterion: nn.Module, data: Data, train: Batches) -> None:
     """Gives a criterion, or the terms of one, the weights of `loss.class_weights`.
 
     `balanced`: N / (K * N_c) for class c, with N samples of K classes in the training split, of which N_c are of that
-    class: what `sklearn.utils.class_weight` calls so. A class without a sample weighs 1.
+    class: what `sklearn.utils.class_weight` calls so. A class without a sample weighs 1. Classes that nobody has looked
+    at, as those of the pixels of pictures on disk, are read once for that.
+
+    Args:
+        train: the batches of `data.train`.
 
     Raises:
         UserError: there is no term that takes weights, it has some already, or they are not one for each class.
@@ -37,15 +41,16 @@ def weigh_classes(settings: Settings, criterion: nn.Module, data: Data) -> None:
         raise UserError(f"{key}: loss={settings.names['loss']} has no weights of classes. Try loss=cross_entropy.")
     if any(part.weight is not None for part in taking):
         raise UserError(f"{key}: the loss has weights already. Leave loss.weight out.")
-    counts = class_counts(key, settings, data)
+    num_classes = _num_classes(key, settings, data)
     if wanted == "balanced":
+        counts = class_counts(key, settings, data, train)
         present = counts > 0
         weights = counts.sum() / (present.sum() * counts.double())
         weights[~present] = 1.0
     else:
         weights = torch.tensor(wanted, dtype=torch.float64)
-        if len(weights) != len(counts) or not bool(weights.any()):
-            raise UserError(f"{key}: must be {len(counts)} numbers, one for each class, not all 0.")
+        if len(weights) != num_classes or not bool(weights.any()):
+            raise UserError(f"{key}: must be {num_classes} numbers, one for each class, not all 0.")
     for part in taking:
         part.weight = weights  # becomes the run's dtype with the rest of the loss
 
@@ -59,24 +64,35 @@ def balance(settings: Settings, data: Data, train: Batches) -> None:
     if not ours(settings, "data").get("balance"):
         return
     key = "data.balance=true"
-    counts = class_counts(key, settings, data)
+    _num_classes(key, settings, data)
     targets = targets_of(data.train)
-    if not isinstance(targets, Tensor) or targets.dim() != 1 or len(targets) > MOST_DRAWN:
+    if not isinstance(targets, Tensor):
+        raise UserError(f"{key}: the classes of data={settings.names['data']} are read while it trains. Leave it out.")
+    if targets.dim() != 1 or len(targets) > MOST_DRAWN:
         raise UserError(f"{key}: takes one class for each sample, and up to {MOST_DRAWN:,} samples.")
+    counts = class_counts(key, settings, data, train)
     train.weights = 1 / counts[targets.cpu()].double()
 
 
-def class_counts(key: str, settings: Settings, data: Data) -> Tensor:
-    """How many samples (or pixels) of the training split each class has, `[num_classes]`.
+def class_counts(key: str, settings: Settings, data: Data, train: Batches) -> Tensor:
+    """How many samples (or pixels) of the training split each class has, `[num_classes]`. Ignored ones are left out.
 
     Args:
         key: what asks for it, for the message.
+        train: the batches of that split.
     """
-    targets = targets_of(data.train)
+    counts = torch.zeros(_num_classes(key, settings, data), dtype=torch.int64)
+    known = targets_of(data.train)
+    for targets in [known] if isinstance(known, Tensor) else (batch.targets for batch in train.in_order()):
+        if not isinstance(targets, Tensor):
+            raise UserError(f"{key}: data={settings.names['data']} has several targets. Leave it out.")
+        targets = targets.flatten().cpu()
+        is_of_class = (targets >= 0) & (targets < len(counts)) & (targets != data.ignored)  # 255, say, has none
+        counts += torch.bincount(targets[is_of_class], minlength=len(counts))
+    return counts
+
+
+def _num_classes(key: str, settings: Settings, data: Data) -> int:
     if not isinstance(data.meaning, Classes | Places):
         raise UserError(f"{key}: data={settings.names['data']} has no classes. Leave it out.")
-    if not isinstance(targets, Tensor):
-        raise UserError(f"{key}: the classes of data={settings.names['data']} are read while it trains. Leave it out.")
-    targets = targets.flatten().cpu()
-    is_of_class = (targets >= 0) & (targets < data.meaning.num_classes)  # 255, say, has none
-    return torch.bincount(targets[is_of_class], minlength=data.meaning.num_classes)
+    return data.meaning.num_classes

@@ -56,7 +56,7 @@ def build_loss(
         UserError: the parts do not fit together, both named; or no gradient leads through them.
     """
     criterion = built(settings, "loss")
-    weigh_classes(settings, criterion, data)
+    weigh_classes(settings, criterion, data, splits.train)
     criterion = with_teacher(settings, criterion, data, splits, model, sample.inputs, needs_teacher)
     weights = ours(settings, "loss").get("weights")
     # Inputs that are targets have the size that the model gets them in.
