@@ -59,6 +59,12 @@ def splits():
     return {"train": Noisy(), "val": Noisy(9)}
 
 
+def bytes_of(shape, call="", kind="memory"):
+    inputs = torch.arange(60).repeat_interleave(64).to(torch.uint8).view(60, *shape)
+    inputs = eval(f"inputs{call}", {"inputs": inputs})
+    return [*zip(inputs, torch.arange(60) % 2)] if kind == "items" else (inputs, torch.arange(60) % 2)
+
+
 class Counts(Dataset):
     def __init__(self, kind):
         self.kind = kind
@@ -236,6 +242,25 @@ def test_what_is_no_data_set_is_refused_with_what_to_give(
         train(f"data._target_=ownsets.{name}", "model=two_layer", *QUIET, *more)
     assert message in str(raised.value)
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "call"),
+    [
+        ("[64]", "memory", ".float()"),
+        ("[64]", "items", ".float()"),
+        ("[8,8]", "memory", ".unsqueeze(1)"),
+        ("[4,4,2,2]", "memory", ".float()"),
+    ],
+)
+def test_bytes_that_are_no_images_are_refused_with_what_makes_them_inputs(
+    shape: str, kind: str, call: str, train: Callable[..., dict[str, Any]]
+) -> None:
+    words = ("data._target_=ownsets.bytes_of", f"data.shape={shape}", f"data.kind={kind}", "model=two_layer")
+    with pytest.raises(UserError) as raised:
+        train(*words, *QUIET)
+    assert call in str(raised.value)
+    train(*words, f'data.call="{call}"', "max_steps=1", *QUIET)
 
 
 @pytest.mark.parametrize(

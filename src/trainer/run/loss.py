@@ -320,6 +320,8 @@ def tried_outputs(settings: Settings, splits: Splits, model: nn.Module, inputs: 
             is_scaled = settings.group("data").get("standardize") is True
             whole = "in the file, type data.standardize=false" if is_scaled else "such as tokens, give inputs.long()"
             advice = f" If they are whole numbers {whole}."
+        elif "type" in str(error) and any(not (x.is_floating_point() or x.is_complex()) for x in leaves(inputs)):
+            advice = " They are whole numbers. If they stand for quantities, give inputs.float()."
         raise UserError(
             f"model={names['model']}: does not take what data={names['data']} gives, inputs of shape "
             f"{_shape(inputs)}: {words(settings, 'model', error)}.{advice or sizes_to_type(settings, splits)}"
