@@ -153,6 +153,42 @@ def hide_unreached(optimizer: Optimizer, store: Store) -> None:
     optimizer.register_step_post_hook(after)
 
 
+def of_each(saved: Mapping[str, Any], like: Mapping[str, Any], store: Store) -> dict[str, Any]:
+    """The state of an optimizer over `store.flat` as that of one over `store.parameters`.
+
+    Args:
+        saved: of the flat one.
+        like: of the other, as it begins.
+    """
+    state: dict[int, dict[str, Any]] = {}
+    for name, value in saved["state"].get(0, {}).items():
+        for i, (parameter, (start, end)) in enumerate(zip(store.parameters, pairwise(store.bounds), strict=True)):
+            is_row = isinstance(value, Tensor) and value.shape == store.values[0].shape
+            part = view(value[start:end], parameter) if is_row else value
+            state.setdefault(i, {})[name] = part.clone() if isinstance(part, Tensor) else part
+    now = {key: value for key, value in saved["param_groups"][0].items() if key != "params"}
+    return {"state": state, "param_groups": [{**like["param_groups"][0], **now}]}
+
+
+_KERNELS = ("fused", "foreach")
+
+
+def in_form_of(optimizer: Optimizer, saved: Mapping[str, Any], store: Store) -> Mapping[str, Any]:
+    """A saved state of an optimizer for one that computes the same in another way, as with the other `fast=`.
+
+    What was saved over `store.flat` is taken apart; which of torch's kernels it uses is no state.
+    """
+    like = optimizer.state_dict()
+    num_saved, num_taken = ([len(group["params"]) for group in found["param_groups"]] for found in (saved, like))
+    if num_saved == [1] and num_taken == [len(store.parameters)] != [1]:
+        saved = of_each(saved, like, store)
+    if len(num_saved) != len(num_taken):
+        return saved
+    pairs = zip(saved["param_groups"], like["param_groups"], strict=True)
+    groups = [{**mine, **{name: now[name] for name in _KERNELS if name in mine and name in now}} for mine, now in pairs]
+    return {**saved, "param_groups": groups}
+
+
 def take_unrounded(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
     """Gives an optimizer that has loaded a state its numbers in their own type: torch casts them to the parameters'.
 

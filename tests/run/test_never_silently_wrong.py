@@ -419,6 +419,16 @@ class TestOptimizersOfTheUsers:
         train(*QUIET, *words, f"fast={fast}", "gradient.clip_norm=0.2", "name=a")
         assert_close(weights(), by_hand(*words, clip=0.2), rtol=1e-4, atol=1e-6)
 
+    @pytest.mark.parametrize("more", ["optimizer.decay=all", "optimizer.decay=weights"])
+    def test_a_run_continues_without_the_short_cuts_and_with_them(self, more: str, train: Train) -> None:
+        """Of a model of one's own nobody knows which parameters get a gradient: each has a state of its own then."""
+        words = ("model._target_=mine.Plain", *DATA, "optimizer=adamw", more, "dtype=float64")
+        train(*QUIET, *words, "max_steps=6", "fast=false", "name=whole")
+        for fast, other in (("true", "false"), ("false", "true")):
+            train(*QUIET, *words, "max_steps=3", f"fast={fast}", f"name={fast}")
+            train(*QUIET, *words, "max_steps=6", f"fast={other}", f"name={fast}")
+            assert_close(weights(fast), weights("whole"), rtol=1e-10, atol=1e-14)
+
 
 class TestLossesOfTheUsers:
     @pytest.mark.parametrize("accumulate", [1, 3])

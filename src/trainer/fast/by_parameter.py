@@ -1,13 +1,12 @@
 """An optimizer that has all parameters as one vector, until one of them gets no gradient."""
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
-from trainer.state import Store, hide_unreached, view
+from trainer.state import Store, hide_unreached, of_each
 
 
 class ByParameter(Optimizer):
@@ -54,8 +53,9 @@ class ByParameter(Optimizer):
         return {**self._inner.state_dict(), "by_parameter": self._each is not None}
 
     def take_form(self, state_dict: Mapping[str, Any]) -> None:
-        """Has a state for each parameter from now on, if that is what was saved."""
-        if state_dict.get("by_parameter") and self._each is None:
+        """Has a state for each parameter from now on, if that is what was saved: here, or by `fast=false`."""
+        is_of_each = state_dict.get("by_parameter") or len(state_dict["param_groups"][0]["params"]) > 1
+        if is_of_each and self._each is None:
             self._part()
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -65,15 +65,7 @@ class ByParameter(Optimizer):
 
     def _part(self) -> None:
         """Gives each parameter its part of the state."""
-        each, parameters = self._make(self._store.parameters), self._store.parameters
+        each = self._make(self._store.parameters)
         hide_unreached(each, self._store)
-        saved, begun = self.flat.state_dict(), each.state_dict()
-        state: dict[int, dict[str, Any]] = {}
-        for name, value in saved["state"].get(0, {}).items():
-            for i, (parameter, (start, end)) in enumerate(zip(parameters, pairwise(self._store.bounds), strict=True)):
-                is_row = isinstance(value, Tensor) and value.shape == self._store.values[0].shape
-                part = view(value[start:end], parameter) if is_row else value
-                state.setdefault(i, {})[name] = part.clone() if isinstance(part, Tensor) else part
-        now = {key: value for key, value in saved["param_groups"][0].items() if key != "params"}
-        each.load_state_dict({"state": state, "param_groups": [{**begun["param_groups"][0], **now}]})
+        each.load_state_dict(of_each(self.flat.state_dict(), each.state_dict(), self._store))
         self._each = each

@@ -29,6 +29,7 @@ from trainer.run.origin import as_trained, write_origin
 from trainer.run.parts import Parts
 from trainer.run.remembered import remember
 from trainer.run.training import Training
+from trainer.state import in_form_of
 
 
 def as_stored(request: Request, undo: contextlib.ExitStack | None = None, world: World = ALONE) -> Request:
@@ -286,6 +287,7 @@ def take_up(training: Training, state: Config) -> None:
     try:
         if (take_form := getattr(parts.state.optimizer, "take_form", None)) is not None:
             take_form(state["optimizer"])
+        state = {**state, "optimizer": in_form_of(parts.state.optimizer, state["optimizer"], parts.state.store)}
         for part in ("optimizer", "schedule", "scaler"):
             refuse_other_kinds(state[part], getattr(parts.state, part).state_dict(), part)
         for split in parts.state.refuse_other_data(state):
