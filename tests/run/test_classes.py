@@ -69,8 +69,8 @@ def test_every_class_is_drawn_as_often(train: Train) -> None:
 def test_a_label_that_is_left_out_is_no_class() -> None:
     labels = torch.tensor([[0, 1, 255], [2, 2, 255]])
     data = Data(Samples(torch.zeros(2, 3), labels), num_classes=3, ignored=255)
-    settings = parts_of(*WORDS).settings
-    assert class_counts("data.balance=true", settings, data).tolist() == [1, 1, 2]
+    parts = parts_of(*WORDS)
+    assert class_counts("data.balance=true", parts.settings, data, parts.splits.train).tolist() == [1, 1, 2]
 
 
 def test_a_stack_has_them_too(train: Train) -> None:
