@@ -293,6 +293,7 @@ MISTAKES: list[Row] = [
     Row("+optimizer.foo=1", "optimizer.foo: nothing reads this key. optimizer has amsgrad, betas"),
     Row("optimizer=adam +optimizer.momentum=0.9", "optimizer.momentum: nothing reads this key"),
     Row("+batch_size=3", "+batch_size: is there already. Type batch_size=... without +."),
+    Row("++model=lenet", "++model=lenet: takes the name of an option. Type model=lenet."),
     Row("+model=lenet", "+model=...: is there already. Type model=... without +."),
     Row("~foo", "foo: nothing reads this key."),
     Row("~batch_size", "batch_size: is missing; it must be a whole number >= 1, full or auto. Try batch_size=64."),

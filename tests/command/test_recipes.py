@@ -102,6 +102,12 @@ def test_a_recipe_on_another(train: Train, stands_on: str) -> None:
     assert (stored()["optimizer"]["lr"], stored()["optimizer"]["momentum"]) == (0.05, 0.5)
 
 
+def test_an_option_that_is_called_by_a_number(train: Train) -> None:
+    write("conf/experiment/2.yaml", WHOLE)
+    train("--config-dir", "conf", "experiment=2", "model=two_layer", "monitor=off")
+    assert stored()["optimizer"]["lr"] == 0.05
+
+
 def test_a_model_of_ones_own_with_a_mark(train: Train) -> None:
     write("conf/model/tiny.yaml", b"\xef\xbb\xbf# A tiny one\r\n_target_: trainer.models.two_layer.TwoLayer\r\n")
     assert train("--config-dir", "conf", "model=tiny", "monitor=off", "max_steps=1")["steps"] == 1

@@ -1,6 +1,7 @@
 """A sweep: every job its own run, no job harmed by another, gone on with by the same command."""
 
 import csv
+import importlib.util
 import json
 import math
 import os
@@ -23,11 +24,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from exact import assert_same
 from moods import MOODS
 from trainer.command import main as cli
-from trainer.config.request import Request
+from trainer.command.composing import composer
+from trainer.command.words import sorted_words
+from trainer.config.request import Request, resolved
+from trainer.config.schema import leaves
 from trainer.disk import checkpoint
 from trainer.disk.folder import read_result
 from trainer.errors import UserError
-from trainer.sweep.plan import Job, job_name, refuse_another, rounded, told_apart, units, why_alone
+from trainer.sweep.plan import Job, job_name, plan, refuse_another, rounded, told_apart, units, why_alone
+from trainer.sweep.plugins import PluggedSweep
 from trainer.sweep.results import Row, Table, metric_of, settings
 from trainer.sweep.search import job_of
 from trainer.sweep.together import refuse_unmeasured
@@ -439,6 +444,64 @@ def test_names_are_what_is_typed_unless_a_file_system_would_not_have_it() -> Non
     odd = [job_name({"data.path": path}) for path in ("a/b", "a-b", "a:b", "x" * 300, "x" * 301)]
     assert len(set(odd)) == len(odd)
     assert all("/" not in name and len(name) <= 120 for name in odd)
+
+
+def planned(*words: str) -> list[Job]:
+    """The jobs of a sweep that is typed so."""
+    argv = ["--multirun", *words]
+    with composer(argv, sorted_words(argv)) as made:
+        return plan(made.jobs(), Path("runs/none"))
+
+
+@pytest.mark.parametrize(
+    ("word", "values"),
+    [
+        ("optimizer.lr=range(0.1,0.5,0.1)", [0.1, 0.2, 0.3, 0.4]),  # Hydra has 0.30000000000000004
+        ("optimizer.lr=range(0.3,0.9,0.3)", [0.3, 0.6]),  # Hydra has the end, too: 3 times 0.3 is below 0.9
+        ("optimizer.lr=range(0.9,0.1,-0.4)", [0.9, 0.5]),
+        ("seed=range(0,3),7", [0, 1, 2, 7]),
+        ("seed=9,${oc.env:TWO}", [9, 2]),
+        ("seed=${oc.decode:${oc.env:TWO}},0", [2, 0]),
+        ("optimizer.lr=${optimizer.eps},1e-3", [1e-8, 1e-3]),
+    ],
+)
+def test_jobs_have_the_values_that_are_meant_and_are_called_by_them(
+    word: str, values: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TWO", "2")
+    jobs, (key, _, _) = planned(word), word.partition("=")
+    assert [dict(leaves(resolved(job.request.config)))[key] for job in jobs] == values
+    assert [float(job.swept[key]) for job in jobs] == values
+    assert [job.name for job in jobs] == [f"{key.rpartition('.')[2]}={value}" for value in values]
+
+
+@pytest.mark.parametrize("word", ["seed=2,${oc.env:TWO}", "optimizer=sgd,${oc.env:SGD}", "seed=range(0,3),2"])
+def test_the_same_job_typed_in_two_ways_is_refused(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two runs of one seed would count as two seeds."""
+    monkeypatch.setenv("TWO", "2")
+    monkeypatch.setenv("SGD", "sgd")
+    with pytest.raises(UserError, match=r"is the same as another. Type each value once"):
+        planned(word)
+
+
+@pytest.mark.parametrize("word", ["seed=range(3,0)", "seed=range(0,3,0)", "optimizer.lr=range(0.1,1,0)"])
+def test_a_range_without_numbers_is_refused(word: str) -> None:
+    with pytest.raises(UserError, match=r"has no numbers. Type start, end and step: range\(0,3,1\)"):
+        planned(word)
+
+
+def test_glob_finds_no_place_for_a_class_that_is_typed() -> None:
+    assert [job.name for job in planned("optimizer=glob([adam*,ow*])")] == ["adam", "adamw"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("optuna") is None, reason="optuna not installed")
+def test_a_range_has_no_end_in_a_search_either() -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    argv = ["hydra/sweeper=optuna", "data.folds=3", "data.fold=range(0,3)", "optimizer.lr=range(0.3,0.9,0.3)"]
+    with composer(["--multirun", *argv], sorted_words(["--multirun", *argv])) as made:
+        found = PluggedSweep(made.overrides, made.config_name)
+        assert found.corners() == [("++data.fold=0", "optimizer.lr=0.3"), ("++data.fold=2", "optimizer.lr=0.6")]
 
 
 def test_a_number_that_nobody_typed_has_as_many_digits_as_tell_it_apart() -> None:

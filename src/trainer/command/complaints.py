@@ -206,4 +206,8 @@ _EXPLAINED = (
     (r"Override (\S+) looks like a config group", _not_there),
     (r"Error merging override (?P<word>.+)|invalid literal for int\(\)", _beyond),
     ("Config group override must be", _no_group),
+    (
+        r"force-add of config groups is not supported: '\+\+(.+)'",
+        lambda found, argv: UserError(f"++{found[1]}: takes the name of an option. Type {shell.quote(found[1])}."),
+    ),
 )

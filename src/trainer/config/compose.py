@@ -1,8 +1,10 @@
 """From the words of a run or a sweep to its configs: Hydra's grammar, without Hydra's way of running them."""
 
 import copy
+import math
 import os
 import re
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +12,13 @@ from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
+from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, RangeSweep
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from trainer.config.grammar import as_typed, mended
+from trainer.config.grammar import as_typed, mended, numbered, split
 from trainer.config.references import refuse_endless
 from trainer.config.request import Request
 from trainer.config.schema import GROUPS, RULES, Choice, Text, is_as_typed
@@ -27,6 +29,7 @@ from trainer.errors import UserError
 MAX_JOBS = 10_000
 _RESOLVER = re.compile(r"\$\{[^}]*:")  # `${oc.env:HOME}`, which asks this machine
 PLACES = ("name", "run_dir", "resume")
+_RANGE = re.compile(r"range\([^()]*\)")
 _KEY, _PLAIN = re.compile(r"\w+(?:\.\w+)*"), re.compile(r"[\w.+-]+")
 
 
@@ -44,6 +47,11 @@ def for_hydra(word: str, is_sweep: bool = False) -> str:
     def is_value(text: str) -> bool:
         return can_be_read(f"{key}={text}")
 
+    if is_sweep:
+        value = spread(key, value)
+        word = f"{key}={value}"
+    if key.lstrip("+") in (*GROUPS, "monitor", "experiment"):
+        return f"{key}={numbered(value, is_sweep)}"
     if is_as_typed(key.lstrip("+")):
         return f"{key}={as_typed(value, is_value, is_sweep)}"
     if can_be_read(word):
@@ -61,14 +69,52 @@ def can_be_read(word: str) -> bool:
     return True
 
 
+def counted_in(override: Override) -> list[int] | list[float]:
+    """The numbers of a range, without its end. Hydra adds up in binary: 0.1, 0.2, 0.30000000000000004.
+
+    Raises:
+        UserError: there are none.
+    """
+    found: Any = override.value()
+    ends = (found.start, found.stop, found.step)
+    if all(isinstance(number, int) for number in ends):
+        numbers = [*range(*ends)] if found.step else []
+    else:
+        start, stop, step = (Decimal(str(number)) for number in ends)
+        numbers = [float(start + i * step) for i in range(math.ceil((stop - start) / step))] if step else []
+    if not numbers:
+        raise UserError(f"{override.input_line}: has no numbers. Type start, end and step: range(0,3,1).")
+    return numbers
+
+
+def spread(key: str, value: str) -> str:
+    """A value of a sweep whose `range(0,3)` stands beside others, which Hydra does not take, with its numbers."""
+    parts = split(value)
+    if len(parts) > 1:
+        for i, part in enumerate(parts):
+            if _RANGE.fullmatch(part.strip()) and can_be_read(word := f"{key}={part.strip()}"):
+                found = OverridesParser.create().parse_override(word)
+                refuse_too_many([found])
+                parts[i] = ",".join(map(str, counted_in(found)))
+    return ",".join(parts)
+
+
 def combinations(words: list[str]) -> list[list[str]]:
     """The overrides of every job: all combinations of what commas, `range`, `choice`, `glob` ... stand for.
 
     Raises:
         UserError: they are more than can be run.
     """
-    parsed = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader()).parse_overrides(words)
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    parsed = parser.parse_overrides(words)
     refuse_too_many(parsed)
+    for i, override in enumerate(parsed):
+        value = override.value()
+        if isinstance(value, Glob) and override.key_or_group in GROUPS:
+            value.exclude.append("own")  # a place for a class that is typed
+        if isinstance(value, RangeSweep) and not value.shuffle:
+            numbers = ",".join(map(str, counted_in(override)))
+            parsed[i] = parser.parse_override(f"{override.get_key_element()}={numbers}")
     (batch,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     return [list(overrides) for overrides in batch]
 

@@ -51,13 +51,13 @@ def as_typed(value: str, can_be_read: CanBeRead, is_sweep: bool) -> str:
     if is_sweep and not os.path.exists(os.path.expanduser(value)):
         if _FUNCTION.fullmatch(value):
             return value
-        return ",".join(as_typed(part, can_be_read, False) for part in _split(value))
+        return ",".join(as_typed(part, can_be_read, False) for part in split(value))
     return quoted(value)
 
 
 def mended(value: str, can_be_read: CanBeRead) -> str | None:
     """The value with quotes around those of its texts that Hydra can't read; None where that does not help."""
-    parts = _split(value)
+    parts = split(value)
     if len(parts) > 1:
         whole = [mended(part, can_be_read) for part in parts]
         return None if None in whole else ",".join(map(str, whole))
@@ -68,21 +68,32 @@ def mended(value: str, can_be_read: CanBeRead) -> str | None:
         inner = mended(value[1:-1], can_be_read)
         return None if inner is None else f"[{inner}]"
     if value[:1] == "{" and value[-1:] == "}":
-        pairs = [part.partition(":") for part in _split(value[1:-1])]
+        pairs = [part.partition(":") for part in split(value[1:-1])]
         # JSON and Python quote names, Hydra's grammar does not.
         items = [(re.sub(r"""^\s*(["'])(.*)\1\s*$""", r"\2", key), mended(item, can_be_read)) for key, _, item in pairs]
         return None if any(item is None for _, item in items) else f"{{{','.join(f'{k}:{item}' for k, item in items)}}}"
-    return None if not value or "${" in value or _FUNCTION.fullmatch(value) else quoted(value)
+    is_open = value.count("${") > value.count("}")
+    return None if not value or is_open or _FUNCTION.fullmatch(value) else quoted(value)
+
+
+def numbered(value: str, is_sweep: bool) -> str:
+    """The name of an option, in quotes where Hydra would read a number: `experiment=2` is experiment/2.yaml.
+
+    Args:
+        is_sweep: commas separate several of them.
+    """
+    parts = split(value) if is_sweep else [value]
+    return ",".join(quoted(part) if re.match(r"[-+.]?\d", part) and _is_no_text(part) else part for part in parts)
 
 
 def key_twice(value: str) -> str | None:
     """A key that stands twice within one `{...}` of a value; None where there is none. Hydra would keep the last."""
-    for part in map(str.strip, _split(value)):
+    for part in map(str.strip, split(value)):
         called = _FUNCTION.fullmatch(part)
         if called is not None or (part[:1] == "[" and part[-1:] == "]"):
             found = key_twice(part[part.index("(" if called else "[") + 1 : -1])
         elif part[:1] == "{" and part[-1:] == "}":
-            pairs = [item.partition(":") for item in _split(part[1:-1])]
+            pairs = [item.partition(":") for item in split(part[1:-1])]
             names = [name.strip().strip("'\"") for name, _, _ in pairs]
             twice = (name for i, name in enumerate(names) if _as_key(name) in map(_as_key, names[:i]))
             found = next(twice, None) or key_twice(",".join(item for _, _, item in pairs))
@@ -101,7 +112,7 @@ def _as_key(name: str) -> str | float:
         return name
 
 
-def _split(text: str) -> list[str]:
+def split(text: str) -> list[str]:
     """The parts between commas that stand in no brackets and no quotes."""
     parts, depth, quote, before = [""], 0, "", ","
     for i, sign in enumerate(text):

@@ -62,7 +62,7 @@ def plan(
         raise UserError(f"{key}={','.join(values)}: is of the sweep itself, which has one. Type {key}={values[0]}.")
     jobs: dict[str, Job] = {}
     for number, (request, words) in enumerate(zip(requests, typed, strict=True)):
-        swept = {key: words[key] for key in keys}
+        swept = {key: _said(key, words[key], request) for key in keys}
         name = job_name(swept if digits is None else {key: rounded(word, digits) for key, word in swept.items()})
         if name in jobs:
             raise UserError(f"job {number} ({name}): is the same as another. Type each value once.")
@@ -76,6 +76,16 @@ def plan(
         except UserError as error:
             raise UserError(f"job {number} ({name}): {error}") from error
     return list(jobs.values())
+
+
+def _said(key: str, word: str, request: Request) -> str:
+    """What a job has of a swept key: the value that a reference stands for, or else what was typed."""
+    if "${" not in word and "$\\{" not in word:  # as Hydra writes it
+        return word
+    if key in request.choices:
+        return request.choices[key]
+    value = dict(schema.leaves(resolved(request.config))).get(key)
+    return word if value is None else schema.written(value)
 
 
 def rounded(word: str, digits: int) -> str:

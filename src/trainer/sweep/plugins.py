@@ -19,7 +19,7 @@ from hydra.errors import MissingConfigException
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from trainer.config.compose import Alike, combinations, composed
+from trainer.config.compose import Alike, combinations, composed, counted_in
 from trainer.config.grammar import written
 from trainer.config.request import Request
 from trainer.errors import UserError
@@ -75,7 +75,7 @@ class PluggedSweep:
         self.swept: list[Override] = []
         if self.is_search:
             parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-            parsed = parser.parse_overrides(own)
+            parsed = [without_end(override, parser) for override in parser.parse_overrides(own)]
             self.swept = [override for override in parsed if override.is_sweep_override()]
             self.fixed = [str(override.input_line) for override in parsed if not override.is_sweep_override()]
             if not self.swept:
@@ -182,6 +182,16 @@ class Trials:
         values = self.run(job_overrides)
         self.values += values
         return [JobReturn(status=JobStatus.COMPLETED, _return_value=value) for value in values]
+
+
+def without_end(override: Override, parser: OverridesParser) -> Override:
+    """`range(0,3)` up to 2, as in a sweep without a search: the plugin would try 3, too."""
+    value = override.value()
+    if not isinstance(value, RangeSweep) or value.shuffle:
+        return override
+    numbers = counted_in(override)
+    ends = f"{min(numbers)},{max(numbers)},{abs(value.step)}"
+    return parser.parse_override(f"{override.get_key_element()}=range({ends})")
 
 
 def words_of(override: Override) -> list[str]:
