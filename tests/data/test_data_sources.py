@@ -700,6 +700,16 @@ def test_nothing_is_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         np.load("x.npy", allow_pickle=True)
 
 
+@pytest.mark.parametrize("kind", [object, bytes])
+def test_text_of_another_kind_is_read_as_the_line_says(tmp_path: Path, kind: type) -> None:
+    labels = np.array(["cat", "dog"] * 20).astype(kind)
+    path = tmp_path / "t.npz"
+    np.savez(path, inputs=np.arange(40.0), targets=labels)
+    says(arrays.load, "Convert numbers with .astype(float), text with .astype(str).", path=str(path))
+    np.savez(path, inputs=np.arange(40.0), targets=labels.astype(str))
+    assert arrays.load(str(path)).class_names == ("cat", "dog")
+
+
 def test_damaged_npy(tmp_path: Path) -> None:
     np.save(tmp_path / "y.npy", CLASSES)
     path = tmp_path / "x.npy"

@@ -392,6 +392,31 @@ def test_a_column_that_counts_under_another_name_is_kept_and_said(tmp_path: Path
     assert table.load(wrote(tmp_path, noise(head, lambda i: i + 1)), targets=[-1], drop=[0]).notes == ()
 
 
+STAND_INS = {
+    "-999 among measurements": (lambda i: -999 if i % 5 == 0 else i / 7, "-999 in 8 rows, and 0.142857 to 5.57143"),
+    "99 among answers": (lambda i: 99 if i % 10 == 0 else i % 5, "99 in 4 rows, and 0 to 4"),
+    "-200 of an instrument": (lambda i: -200 if i % 4 == 0 else i * 1.5, "-200 in 10 rows, and 1.5 to 58.5"),
+    "beside gaps": (lambda i: "" if i % 3 == 0 else -9999 if i % 5 == 0 else i, "-9999 in 5 rows, and 1 to 38"),
+    "-9 among temperatures": (lambda i: -9 if i % 5 == 0 else i - 20, None),
+    "99 among percents": (lambda i: 99 if i % 10 == 0 else i + 60, None),
+    "once": (lambda i: -999 if i == 7 else i / 7, None),
+    "a flag": (lambda i: -99 if i % 2 else 1, None),
+}
+
+
+@pytest.mark.parametrize(("cell", "said"), STAND_INS.values(), ids=STAND_INS.keys())
+def test_numbers_that_stand_for_missing_values_are_said(
+    tmp_path: Path, cell: Callable[[int], object], said: str | None
+) -> None:
+    path = wrote(tmp_path, lines("x,z,y", lambda i: f"{NOISE[i][0]:.3f},{cell(i)},{i % 2}"))
+    found = [note for note in table.load(path, targets=["y"]).notes if "may stand for missing values" in note]
+    assert len(found) == (said is not None)
+    assert said is None or f"z ({said} in all others). If they do, leave their cells empty." in found[0]
+    if cell(0) != "":
+        notes = table.load(path, targets=["z"], task="regression").notes
+        assert [note for note in notes if "may stand for missing values" in note] == found
+
+
 def test_an_array_s_column_that_counts_the_rows_is_said(tmp_path: Path) -> None:
     index = np.arange(NUM_ROWS)[:, None]
     shuffled = 1 + index * 7 % NUM_ROWS

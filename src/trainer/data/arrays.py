@@ -306,7 +306,10 @@ def _read_npy(file: IO[bytes], size: int, where: str, packed: int | None = None)
         raise UserError(f"{where}: it does not begin as an array of numbers does. Write it with numpy.save.") from error
     if dtype.kind not in "biufU":
         what = "Python objects, which could run code when they are read" if dtype.hasobject else f"{dtype}"
-        raise UserError(f"{where}: it holds {what}; accepted are numbers and text. Convert it with .astype(float).")
+        raise UserError(
+            f"{where}: it holds {what}; accepted are numbers and text. Convert numbers with "
+            ".astype(float), text with .astype(str)."
+        )
     expected = file.tell() + math.prod(shape) * dtype.itemsize
     if size < expected:
         raise UserError(f"{where}: truncated: {size:,} bytes, its header promises {expected:,}. Write it again.")

@@ -134,7 +134,8 @@ def load(
         f"Its columns become {num_inputs:,} inputs: type data.max_levels=10.",
     )
     notes = [*table.notes, *_left_out_notes(left_out), *_counting_notes(table, names, wanted)]
-    notes += [*_padded_notes(table, names, wanted, meant), *meant.notes, *sizes_notes]
+    notes += [*_padded_notes(table, names, wanted, meant), *_stand_in_notes(table, names, wanted, meant)]
+    notes += [*meant.notes, *sizes_notes]
     notes += _level_notes(columns, table, max_levels)
     splits = {}
     for split, rows in parts.items():
@@ -367,6 +368,40 @@ def _padded_notes(table: Table, names: Sequence[str], wanted: "Wanted", meant: T
     found = listed((f"{cut(name)} ({cell})" for name, cell in padded.items()), 5)
     advice = typed("data.categorical", [*wanted.categorical, *padded], not table.has_names)
     return [f"numbers with zeros in front are taken as numbers: {found}. If they are names, type {advice}."]
+
+
+def _stand_in_notes(table: Table, names: Sequence[str], wanted: "Wanted", meant: Targets) -> list[str]:
+    """What instruments and questionnaires write for a missing value, -999 say, spoils means and deviations."""
+    found = []
+    for name in [*names, *([] if meant.num_classes else wanted.targets)]:
+        column = table.columns[name]
+        if not isinstance(column, Numbers) or (stand_in := _stand_in(column.values)) is None:
+            continue
+        value, count, low, high = stand_in
+        found.append(f"{cut(name)} ({value:.10g} in {count:,} rows, and {low:.6g} to {high:.6g} in all others)")
+    if not found:
+        return []
+    return [
+        f"numbers that may stand for missing values are taken as numbers: {listed(found, 5, 120)}. If they do, leave "
+        "their cells empty."
+    ]
+
+
+def _stand_in(values: NDArray[np.float64]) -> tuple[float, int, float, float] | None:
+    """A number that several rows have, as far from all others as those are from each other: of nines, or the only
+    negative one. With it so many rows, the least and the largest of the others."""
+    there = values[~np.isnan(values)]
+    for value in (there.min(), there.max()) if len(there) else ():
+        others = there[there != value]
+        count = len(there) - len(others)
+        if count < 2 or len(others) < 3:
+            continue
+        low, high = others.min(), others.max()
+        is_of_nines = re.fullmatch(r"-9|-?99+", f"{value:.10g}") is not None
+        is_far = max(low - value, value - high) >= high - low > 0
+        if is_far and (is_of_nines or (value < 0 <= low and count > 2)) and ((low < others) & (others < high)).any():
+            return float(value), count, float(low), float(high)
+    return None
 
 
 def is_counting(values: NDArray[np.float64]) -> bool:
