@@ -12,6 +12,7 @@ from torch.testing import assert_close
 
 from trainer.disk import checkpoint
 from trainer.errors import RunStopped, UserError
+from trainer.run.loss import unlike
 
 Train = Callable[..., dict[str, Any]]
 MINE = '''
@@ -183,6 +184,11 @@ def leaves_out(outputs, targets, label: int = 9):
 
 def weighs(outputs, targets):
     return F.cross_entropy(outputs, targets, 1 + 2 * (torch.arange(10) == 9).to(outputs))
+
+
+def spread(outputs, targets):
+    """With a small term that looks at all samples at once."""
+    return F.cross_entropy(outputs, targets) + 0.01 * outputs.softmax(1).mean(0).square().sum()
 
 
 class Reduced(nn.Module):
@@ -381,7 +387,13 @@ def test_a_loss_that_takes_the_log_of_0_is_what_is_named_and_not_the_learning_ra
     assert train(*words, "loss.sharpness=1", "name=other")["status"] == "finished"
 
 
-@pytest.mark.parametrize("loss", ["leaves_out", "weighs", "Reduced"])
+def test_a_number_that_stands_for_what_is_missing_is_among_the_samples_that_are_tried() -> None:
+    targets = torch.randn(5000, 3, generator=torch.Generator().manual_seed(0))
+    targets[[1, 4000]] = 0
+    assert {1, 4000} & set(unlike(targets).tolist())
+
+
+@pytest.mark.parametrize("loss", ["leaves_out", "weighs", "Reduced", "spread"])
 def test_a_mean_over_some_samples_is_said_to_be_none(
     loss: str, train: Train, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -206,15 +206,17 @@ def kind_of(term: Term, loss_fn: LossFunction, model: nn.Module, outputs: Any, t
             rows = unlike(train.targets)
             outputs = trees.mapped(lambda x: x[torch.arange(len(rows)) % len(x)], outputs)
             sample = Batch(None, train.targets[rows].to(sample.targets))
-        # Samples of different losses: the mean of equal ones is also the root of the mean of their squares.
-        of_all, again, each = values(100)
-        if not math.isfinite(sum([of_all, *each])):
-            of_all, again, each = values(1)
+        # Samples of different losses: the mean of equal ones is also the root of the mean of their squares. And as they
+        # are: beside large losses, a small term would not be seen.
+        tries = [values(factor) for factor in ((1,) if is_anew else (100, 1))]
     except Exception:  # it wants to see several samples
         return "whole"
-    is_rough = of_all != again or any(x.dtype in (torch.bfloat16, torch.float16) for x in leaves(outputs))
+    tries = [numbers for numbers in tries if math.isfinite(sum([numbers[0], *numbers[2]]))] or tries[-1:]
+    is_rough = any(of_all != again for of_all, again, _ in tries)
+    is_rough = is_rough or any(x.dtype in (torch.bfloat16, torch.float16) for x in leaves(outputs))
     close = partial(math.isclose, rel_tol=0.02 if is_rough else 1e-4, abs_tol=1e-6)
-    is_mean, is_sum = close(of_all, sum(each) / len(each)), close(of_all, sum(each))
+    is_mean = all(close(of_all, sum(each) / len(each)) for of_all, _, each in tries)
+    is_sum = all(close(of_all, sum(each)) for of_all, _, each in tries)
     if is_mean or is_sum:
         return term.kind if is_mean and is_sum else "mean" if is_mean else "sum"
     return "weighted mean" if not is_anew and is_weighted_mean(term, outputs, sample.targets) else "whole"
@@ -240,12 +242,16 @@ def with_every_second(tensor: Tensor, factor: float) -> Tensor:
 
 
 def unlike(targets: Tensor) -> Tensor:
-    """The numbers of some samples that are unlike each other: `[n]`, from all over the split, and of each label one."""
+    """The numbers of some samples that are unlike each other: `[n]`, from all over the split, and of each label one.
+
+    Of more than 32 labels, or numbers: of the smallest, the largest and those that come most often. One may stand for
+    what is missing.
+    """
     rows = [torch.linspace(0, len(targets) - 1, min(len(targets), 16)).long()]
     some = targets[: max(16, 2**20 // max(1, targets[0].numel()))].flatten(1) if targets.dim() > 1 else targets[:, None]
-    labels = some.unique()
-    if len(labels) > 32:  # what has no class has the first number, or the last: -100, 255
-        labels = torch.cat([labels[:16], labels[-16:]])
+    labels, counts = some.unique(return_counts=True)
+    if len(labels) > 32:  # what has no class has the first number, or the last: -100, 255; of numbers it may be 0
+        labels = torch.cat([labels[:14], labels[-14:], labels[counts.topk(4).indices]])
     return torch.cat([*rows, *((some == label).any(1).nonzero()[0].cpu() for label in labels)]).to(targets.device)
 
 
