@@ -560,6 +560,10 @@ MISTAKES: list[Row] = [
     Row(f"model._target_=mine.Net {OWN}", "ZeroDivisionError: ... (mine.py, line 2)", file("mine.py", "\n1 / 0")),
     Row(f"model._target_=mine.Net {OWN}", "needs the module nonesuch. Try pip", file("mine.py", "import nonesuch")),
     Row("~metric", "~metric: nothing is chosen there that could be taken out. Leave it out."),
+    own(
+        "model=frozen model.backbone._target_=mine.Plain",
+        "model=frozen: backbone=Plain: is no torch Module; a network is needed.",
+    ),
     own("model._target_=mine.Nett", "there is no mine.Nett. Did you mean Net?"),
     own("model._target_=mine.Plain", "does not make a torch Module, which model._target_ needs."),
     own("model._target_=mine.Net model.widht=3", "model.widht: nothing reads this key. Did you mean model.weights?"),

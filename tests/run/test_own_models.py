@@ -24,6 +24,8 @@ from trainer.trees import called
 
 Train = Callable[..., dict[str, Any]]
 MINE = """
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations
@@ -126,6 +128,20 @@ class Dropping(Plain):
             case "always training":
                 hidden = self.layer(hidden)
         return self.b(hidden)
+
+
+@dataclass
+class Settings:
+    width: int = 4
+
+
+class Configured(nn.Module):
+    def __init__(self, config: Settings, in_features, num_classes):
+        super().__init__()
+        self.net = Plain(in_features, num_classes, config.width)
+
+    def forward(self, x):
+        return self.net(x)
 
 
 class Uncalled(Lazy):
@@ -276,6 +292,17 @@ def test_a_module_trains_as_in_a_plain_loop_and_goes_on_exactly(model: str, kind
     assert_close(weights("whole"), by_hand(*typed, num_steps=9), rtol=1e-9, atol=1e-11)
     used = trainer.load("runs/whole/checkpoints/last.pt", trust=["own_models"]).network
     assert_close(nn.Module.state_dict(used), weights("whole"), rtol=0, atol=0)
+
+
+def test_an_object_of_settings_is_made_for_a_model_that_takes_one() -> None:
+    typed = (*words("Configured"), "model.config._target_=own_models.Settings")
+    assert parts_of(*typed, "model.config.width=6").model.net.a.out_features == 6  # type: ignore[union-attr]
+    with pytest.raises(
+        UserError, match=r"^model\.config\.widht: nothing reads this key\. Did you mean model\.config\.w"
+    ):
+        parts_of(*typed, "model.config.widht=6")
+    with pytest.raises(UserError, match=r"own_models\.dataclass: comes from dataclasses\.$"):
+        parts_of(*words("Configured"), "model.config._target_=own_models.dataclass")
 
 
 def test_numbers_that_no_checkpoint_keeps_are_said_where_the_model_is_used(

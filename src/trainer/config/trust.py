@@ -92,7 +92,9 @@ def resolve(key: str, target: str, kind: type, own: tuple[str, ...]) -> Any:
     if not belongs(found.__module__, packages):
         raise UserError(f"{where}: comes from {found.__module__}.{_if_yours(f'{found.__module__}.Net')}")
     is_wanted = inspect.isclass(makes) and issubclass(makes, kind)
-    if not is_wanted and not (belongs(target, own) and not inspect.isclass(found) and makes not in NOTHING_BUILT):
+    # A part of something may be whatever its class takes: the object of settings that many networks are made from.
+    is_free = key.count(".") > 1 if inspect.isclass(found) else makes not in NOTHING_BUILT
+    if not is_wanted and not (belongs(target, own) and is_free):
         instead = getattr(kind, "accepted", "")
         made = f"a {kind.__module__.split('.')[0]} {kind.__name__}"
         raise UserError(f"{where}: {instead or f'does not make {made}, which {key} needs'}.")

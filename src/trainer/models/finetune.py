@@ -38,6 +38,8 @@ class Finetune(nn.Module):
         super().__init__()
         if not isinstance(num_classes, int) or num_classes < 1:
             raise ValueError(f"num_classes={num_classes}: must be a whole number, 1 or more")
+        if not isinstance(backbone, nn.Module):  # what a function or a class of somebody's gives
+            raise ValueError(f"backbone={type(backbone).__name__}: is no torch Module; a network is needed")
         linears = {name: module for name, module in backbone.named_modules() if name and isinstance(module, nn.Linear)}
         if not linears:
             raise ValueError(f"backbone={type(backbone).__name__}: has no nn.Linear inside for a new head to replace")
