@@ -449,6 +449,14 @@ class TestWeightsFromAnywhere:
         assert found[0] == "2 of 2 tensors are taken from it"
         assert_close(model.state_dict(), state, rtol=0, atol=0)
 
+    def test_of_a_parameter_with_two_names_the_file_needs_one(self) -> None:
+        model = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
+        model[1].weight = model[0].weight
+        for name in ("0.weight", "1.weight"):
+            tensor = torch.rand(3, 3)
+            assert fit_in(model, {name: tensor}, "some.pt") == ["2 of 2 tensors are taken from it"]
+            assert torch.equal(model[0].weight, tensor)
+
     def test_of_several_networks_none_is_chosen(self) -> None:
         one = nn.Linear(2, 3).state_dict()
         both = {f"{who}.{name}": tensor.clone() for who in ("student", "teacher") for name, tensor in one.items()}

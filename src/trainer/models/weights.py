@@ -124,7 +124,13 @@ def fit_in(model: nn.Module, state: State, weights: str) -> list[str]:
         UserError: nothing fits.
     """
     own = state_of(model)
+    alike: dict[Tensor, list[str]] = {}  # a parameter with two names may have one of them in the file
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        alike.setdefault(parameter, []).append(name)
     state = without_prefixes(state, own, weights)
+    for same in alike.values():
+        given = [name for name in same if name in state]
+        state = state | {name: state[given[0]] for name in same if given and name in own and name not in state}
     both = [name for name in own if name in state]
     others = [n for n in both if own[n].shape != state[n].shape]
     odd = [n for n in both if n not in others and not can_be(own[n], state[n])]
