@@ -200,6 +200,14 @@ def test_a_decimal_sign_that_may_be_either_can_be_said(tmp_path: Path) -> None:
     assert read_all(path, decimal="point")["x"] == [1500, 2250]
 
 
+def test_a_decimal_sign_that_was_said_and_is_another(tmp_path: Path) -> None:
+    path = wrote(tmp_path, lines("x,y", lambda i: f"{i}{'.25' * (i % 2)},{i % 2}"))
+    asked: dict[str, Any] = {"path": path, "targets": ["y"]}
+    message = says(table.load, "line 3, column x: '1.25' is not a number (20 such cells)", **asked, decimal="comma")
+    assert message.endswith("If 1.25 has a decimal point, type data.decimal=point.")
+    assert table.load(**asked, decimal="point").recipe.names == ["x"]  # type: ignore[union-attr]
+
+
 def test_a_comma_below_the_first_lines_is_not_guessed(tmp_path: Path) -> None:
     """1,050 is 1050 or 1.05: no line before it tells which."""
     path = wrote(tmp_path, lines("a;y", lambda i: f"{i};{i % 2}", 300) + "1,050;1\n")
@@ -502,6 +510,10 @@ BAD_LABELS = {
     "9007199254740993": ("auto", ("has too many digits for a class", "type data.categorical=[y]".capitalize())),
     "nan": ("auto", ("line 3, column y: a value is missing (20 such rows), and is a target",)),
     "yes": ("auto", ("line 3, column y: 'yes' is not a number (20 such cells)", "data.task=classification")),
+    "b\n9.5,a": (
+        "multilabel",
+        ("line 2, column y: '0' is a word, and several labels", "Type data.task=classification"),
+    ),
 }
 
 

@@ -466,8 +466,11 @@ def refuse_problems(table: Table, names: Sequence[str], wanted: Wanted) -> None:
     if not found and not aims:
         return
     advice = ""
-    commas = [c.cell for name in [*wanted.targets, *inputs] if isinstance(c := table.columns[name], Mixed)]
-    if commas := [cell for cell in commas if "," in cell and number(cell, "comma") is not None]:
+    cells = [c.cell for name in [*wanted.targets, *inputs] if isinstance(c := table.columns[name], Mixed)]
+    points = [cell for cell in cells if table.decimal == "comma" and "." in cell and number(cell) is not None]
+    if points:
+        advice = f" If {cut(points[0])} has a decimal point, type data.decimal=point."
+    elif commas := [cell for cell in cells if "," in cell and number(cell, "comma") is not None]:
         advice = f" If {cut(commas[0])} has a decimal comma, type data.decimal=comma; if it has one between thousands, "
         advice += "data.decimal=point."
     elif inputs:
@@ -503,6 +506,11 @@ def targets_of(table: Table, wanted: Wanted, num_classes: int | None) -> Targets
         return found if found.num_classes is None else replace(found, class_names=tuple(wanted.targets))  # one-hot
     (column,) = columns
     if isinstance(column, Words):
+        if wanted.task == "multilabel":
+            raise UserError(
+                f"{where}: {table.place(0, wanted.targets[0])}: {cut(column.levels[column.codes[0]])!r} is a word, and "
+                "several labels are columns of 0 and 1. Type data.task=classification, or give a column for each label."
+            )
         if wanted.task == "regression":
             raise UserError(
                 f"{where}: {table.place(0, wanted.targets[0])}: {cut(column.levels[column.codes[0]])!r} is not a "
