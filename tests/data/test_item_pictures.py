@@ -14,6 +14,7 @@ from refusal import says
 from trainer.data.given import Asked, as_data
 from trainer.data.image_files import FolderImages
 from trainer.data.prepare import prepare
+from trainer.data.source import Data
 
 DRAW = np.random.default_rng(0)
 SIZES = ((65, 48), (47, 90), (64, 64), (33, 31))  # width and height
@@ -124,3 +125,23 @@ def test_fractions_of_a_picture_stay_fractions() -> None:
     depth = DRAW.random((20, 20)).astype(np.float32)
     items = [(Image.fromarray(drawn(20, 20)), Image.fromarray(depth))] * 2
     assert torch.equal(first_batch(items, None).targets[0], torch.from_numpy(depth))
+
+
+def test_pictures_of_two_kinds_and_other_channels_are_refused_with_what_to_give() -> None:
+    colour, grey = Image.fromarray(drawn(20, 20, 3)), Image.fromarray(drawn(20, 20))
+    says(first_batch, "Give picture.convert('RGB') of all, or 'L'.", items=[(colour, 0), (grey, 1)], size=None)
+    for mode in ("RGB", "L"):
+        first_batch([(colour.convert(mode), 0), (grey.convert(mode), 1)], None)
+    says(
+        first_batch, "Type data.image_size=224", items=[(colour, 0), (Image.fromarray(drawn(30, 20, 3)), 1)], size=None
+    )
+    for channels in (2, 4):
+        says(first_batch, f"model.in_channels={channels}: ", items=[(colour, 0)] * 2, size=20, channels=channels)
+
+
+def test_files_have_one_channel_or_three(tmp_path: Path) -> None:
+    """It was said of the first file that it is not whole."""
+    Image.fromarray(drawn(20, 20)).save(tmp_path / "1.png")
+    files = FolderImages([str(tmp_path / "1.png")], torch.zeros(1, dtype=torch.int64))
+    data = Data(files, files, files, num_classes=1)
+    says(prepare, "Type 1 or 3.", data=data, device=torch.device("cpu"), dtype=torch.float32, channels=4)

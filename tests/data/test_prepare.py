@@ -178,7 +178,7 @@ class TestCheck:
             (NAN, LABELS, 3, r"has 1 inputs that are NaN or infinite, the first at \[1, 1\]"),
             (NAN.to(torch.complex64), LABELS, 3, r"has 1 inputs that are NaN or infinite, the first at \[1, 1\]"),
             (NAN / 0, LABELS, 3, "has 8 inputs that are NaN or infinite"),
-            (FLOATS.byte(), LABELS, 3, r"images of shape \[2\]"),
+            (FLOATS.byte(), LABELS, 3, r"inputs of shape \[2\]"),
         ],
         ids=lambda x: x if isinstance(x, str) else "",
     )

@@ -1,10 +1,10 @@
 """A split of anything with `__len__` and `__getitem__`: what its items are, and some of them as a batch."""
 
 import contextlib
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import repeat
 from typing import Any
 
 import torch
@@ -148,7 +148,7 @@ class Items:
             with contextlib.suppress(Exception):  # which of them is at fault is told below
                 return list(self.dataset.__getitems__(rows))
         found, row, seed = [], -1, self.draws.seed
-        numbers = repeat(None) if self.is_still else seeds_from(draws, rows)
+        numbers = itertools.repeat(None) if self.is_still else seeds_from(draws, rows)
         try:
             for row, number in zip(rows, numbers, strict=False):
                 if number is not None:
@@ -181,16 +181,17 @@ class Items:
 
     def _why_apart(self, inputs: Sequence[Any], targets: Sequence[Any], error: Exception) -> str:
         """Why they make no batch."""
-        found = (
-            (self.pictures.tensors(its), self.pictures.tensors(self.pictures.mask(target, its)))
-            for its, target in zip(inputs, targets, strict=True)
-        )
-        shapes = sorted({str([list(leaf.shape) for leaf in leaves(pair)]) for pair in found})
+        tensors, mask = self.pictures.tensors, self.pictures.mask
+        pairs = ((tensors(its), tensors(mask(target, its))) for its, target in zip(inputs, targets, strict=True))
+        found = sorted([list(leaf.shape) for leaf in leaves(pair)] for pair in pairs)
+        shapes = [shape for shape, _ in itertools.groupby(found)]
         if len(shapes) == 1:
             return f"make no batch: {self._told(error)}."
         hint = "Give a collate_fn that makes a batch of them (a key of Data, or an attribute of the data set)."
-        if any(map(is_picture, inputs)):
-            hint = "Type data.image_size=224, or another size for all."
+        first, second = shapes[0][0], shapes[1][0]
+        if any(map(is_picture, inputs)) and first != second:
+            of_one_kind = "Give picture.convert('RGB') of all, or 'L'."  # grey ones and colours
+            hint = of_one_kind if first[1:] == second[1:] else "Type data.image_size=224, or another size for all."
         return f"have different shapes, {shapes[0]} and {shapes[1]}. {hint}"
 
     def _parted(self, batch: Any) -> tuple[Tree, Tree]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from trainer.data.batches import Batches, LoadedBatches, ResidentBatches, lies_over, with_masks
 from trainer.data.images import Augmentation, ImageTransform, channel_statistics, resized_masks
 from trainer.data.item_batches import ItemBatches, OwnTargets
+from trainer.data.item_masks import first_picture
 from trainer.data.item_parts import Pictures
 from trainer.data.items import Items
 from trainer.data.leaks import Leak
@@ -369,7 +370,7 @@ def prepare(
     if isinstance(data.train, Items):
         channels, size = _fit_pictures(data, channels, image_size)
     elif isinstance(data.train, ImageFiles):
-        channels = channels or 3
+        channels = _channels_of_pictures(channels) or 3
         for files in (data.train, data.val, data.test):
             assert isinstance(files, ImageFiles)
             files.channels = channels
@@ -403,11 +404,20 @@ def _batches(samples: Samples | Items, device: torch.device, dtype: torch.dtype,
 
 def _fit_pictures(data: Data, channels: int | None, image_size: int | None) -> tuple[int, tuple[int, int]]:
     """Tells items that are pictures what the model wants; what they then are."""
+    if first_picture(data.train.raw_inputs(("first", [0]))[0]) is not None:
+        channels = _channels_of_pictures(channels)
     for items in (data.train, data.val, data.test):
         items.pictures = Pictures(channels, image_size)
         vars(items).pop("sample", None)  # of another size
     shape = tuple(data.train.sample[0].shape[1:])
     return _channels(channels, shape), (image_size, image_size) if image_size else shape[1:]
+
+
+def _channels_of_pictures(wanted: int | None) -> int | None:
+    """Those that Pillow gives. Raises UserError: the model wants others."""
+    if wanted not in (None, 1, 3):
+        raise UserError(f"model.in_channels={wanted}: pictures become grey or colours. Type 1 or 3.")
+    return wanted
 
 
 def _channels(wanted: int | None, shape: tuple[int, ...]) -> int:
