@@ -60,6 +60,11 @@ class Moving(nn.Module):
         return nn.functional.cross_entropy(outputs - self.mean, targets)
 
 
+class Spread(nn.Module):  # of a whole split it is another number than the mean of its parts
+    def forward(self, outputs, targets):
+        return (outputs.mean(0) - nn.functional.one_hot(targets, 10).to(outputs).mean(0)).square().sum() - outputs.std()
+
+
 def streaks(outputs, targets):
     right = outputs.argmax(1) == targets
     return (right[1:] & right[:-1]).double().mean()
@@ -317,6 +322,20 @@ def test_a_verb_that_computes_is_one_process(verb: str, monkeypatch: pytest.Monk
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match=rf"^{verb}: is one process\. Type train {verb} without torchrun"):
         run_command([verb, "runs/two"])
+
+
+@pytest.mark.slow
+def test_a_loss_of_all_samples_is_validated_over_the_whole_split(tmp_path: Path, train: Any) -> None:
+    """As by one process, and as the test is: not as the mean of the ranks' shares. No step is made before it."""
+    (tmp_path / "losses.py").write_text(LOSSES)
+    words = ("dtype=float64", "model=two_layer", "loss._target_=losses.Spread", "trust=[losses]", "optimizer=sgd")
+    words = (*words, "optimizer.lr=1e-12", "max_steps=2")
+    two = ended(ranks(tmp_path, *words, "name=two"))
+    assert [code for code, _, _ in two] == [0, 0], two
+    one = train(*WORDS, *words, "name=one")
+    result = json.loads((tmp_path / "runs/two/result.json").read_text())
+    assert result["val/loss"] == pytest.approx(one["val/loss"], rel=1e-9)
+    assert result["test/loss"] == pytest.approx(one["test/loss"], rel=1e-9)
 
 
 @pytest.mark.slow

@@ -50,7 +50,7 @@ def evaluate(
     """
     sums: dict[str, Tensor] = {}
     is_at_once = loss_fn.is_of_whole and not loss_fn.differentiates_inputs and not loss_fn.is_of_model
-    is_at_once = is_at_once and len(batches) <= MOST_AT_ONCE and world.size == 1
+    is_at_once = may_be_at_once = is_at_once and len(batches) <= MOST_AT_ONCE
     kept: list[tuple[Tree, Tree, Tree]] = []
     is_broken_off = False
     of = whole_of(loss_fn, batches)
@@ -68,7 +68,7 @@ def evaluate(
             outputs = mapped(Tensor.detach, outputs)
             is_at_once = is_at_once and is_per_sample(outputs, num_samples(inputs))
             if is_at_once:
-                kept.append((outputs, targets, inputs))
+                kept.append((outputs, targets, inputs if loss_fn.is_of_inputs else None))
             if keep is not None:
                 keep(inputs, outputs, targets)
             if metrics is not None:
@@ -77,18 +77,30 @@ def evaluate(
             for name, number in numbers.items():
                 number = number.float() if number.dtype in (torch.bfloat16, torch.float16) else number
                 sums[name] = sums[name] + number if name in sums else number
-        if is_at_once and kept and not is_broken_off:
+        if may_be_at_once and (kept := of_all(world, kept if is_at_once and not is_broken_off else None, device)):
             with precision():
-                sums |= named(loss_fn(*map(joined, zip(*kept, strict=True))))
+                found = named(loss_fn(*map(joined, zip(*kept, strict=True))))
+            # It is the same on all ranks, whose numbers are added up.
+            sums |= found if world.is_main else {name: torch.zeros_like(number) for name, number in found.items()}
     wide = torch.float32 if device.type == "mps" else torch.float64  # holds losses and counts exactly
     totals = [*sums.values(), sums["loss"].new_tensor(is_broken_off, dtype=wide)]
     told = torch.cat([total.to(wide).flatten() for total in totals])
     *values, num_broken_off = world.sum(told).tolist()  # in one transfer
     if num_broken_off:
         return None
-    found = parted(values, {name: total.shape for name, total in sums.items()})
-    results = loss_fn.meaning.concluded(found, len(batches))  # after whole numbers were added up: exact
+    parts = parted(values, {name: total.shape for name, total in sums.items()})
+    results = loss_fn.meaning.concluded(parts, len(batches))  # after whole numbers were added up: exact
     return worth(results if metrics is None else results | metrics.compute(world))
+
+
+def of_all(world: World, kept: list[Tree] | None, device: torch.device) -> list[Tree]:
+    """What all ranks have kept, in the order of the split; nothing where one has not kept its share."""
+    if world.size == 1:
+        return kept or []
+    gathered = world.gather(mapped(Tensor.cpu, kept))
+    if any(part is None for part in gathered):
+        return []
+    return [mapped(lambda tensor: tensor.to(device), triple) for part in gathered for triple in part or ()]
 
 
 def worth(numbers: dict[str, float]) -> dict[str, float]:
