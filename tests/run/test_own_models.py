@@ -369,7 +369,7 @@ def test_tokens_of_few_bits_are_asked_for_as_long_ones(tmp_path: Path) -> None:
     assert parts_of(*typed, "data.kind=int32").splits.vocab_size == 10
     with pytest.raises(UserError, match=r"If they are whole numbers such as tokens, give inputs\.long\(\)\.$"):
         parts_of(*typed, "data.kind=int16")
-    with pytest.raises(UserError, match=r"Give \.long\(\) of whole numbers such as tokens"):
+    with pytest.raises(UserError, match=r"inputs\.long\(\) for whole numbers such as tokens\.$"):
         parts_of(*typed, "data.kind=uint8")
 
 

@@ -150,10 +150,10 @@ def _refuse_wrong(data: Data, targets: Tensor, where: str) -> None:
 def _check_images(samples: Samples | ImageFiles, where: str) -> None:
     inputs = getattr(samples, "inputs", None)
     if isinstance(inputs, Tensor) and inputs.dtype == torch.uint8 and inputs.dim() != 4:
-        what = "grey images .unsqueeze(1), of signals" if inputs.dim() == 3 else "numbers, signals and videos"
+        grey = "inputs.unsqueeze(1) for grey images, " if inputs.dim() == 3 else ""
         raise UserError(
-            f"{where} has uint8 inputs of shape {list(inputs.shape[1:])}; images are uint8 [N, C, H, W]. Give of "
-            f"{what} .float(), of whole numbers such as tokens .long()."
+            f"{where} has uint8 inputs of shape {list(inputs.shape[1:])}; images are uint8 [N, C, H, W]. Give "
+            f"{grey}inputs.float() for numbers, signals and videos, inputs.long() for whole numbers such as tokens."
         )
 
 
