@@ -63,3 +63,15 @@ def test_a_batch_without_targets_has_parts_without_targets() -> None:
     parts = list(Batch({"x": A}, None).parts(2))
     assert [part.num_samples for part in parts] == [2, 2, 1]
     assert all(part.targets is None for part in parts)
+
+
+def test_leaves_are_named_by_keys_and_places() -> None:
+    found = trees.named_leaves(TREES["nested"])
+    assert {name: leaf.tolist() for name, leaf in found.items()} == {
+        "x.0": A.tolist(),
+        "x.1.y": B.tolist(),
+        "z.0": C.tolist(),
+    }
+    assert list(trees.named_leaves((A, [B, None]))) == ["inputs.0", "inputs.1.0"]
+    assert list(trees.named_leaves(Pair(A, B))) == ["left", "right"]
+    assert list(trees.named_leaves(A)) == ["inputs"]

@@ -31,6 +31,18 @@ def leaves(tree: Tree) -> list[Tensor]:
     return [leaf for branch in branches for leaf in leaves(branch)]
 
 
+def named_leaves(tree: Tree, name: str = "inputs") -> dict[str, Tensor]:
+    """All tensors of a tree, in their order, by the keys or the places that lead to them: `mask`, `inputs.0`, `a.b`."""
+    if isinstance(tree, Tensor):
+        return {name: tree}
+    prefix = "" if name == "inputs" and fields_of(tree) else f"{name}."
+    places = range(len(tree)) if isinstance(tree, list | tuple) else ()
+    branches: Mapping[Any, Tree] = fields_of(tree) or {i: tree[i] for i in places}
+    return {
+        path: leaf for key, branch in branches.items() for path, leaf in named_leaves(branch, f"{prefix}{key}").items()
+    }
+
+
 def is_per_sample(tree: Tree, num_samples: int) -> bool:
     """Whether every tensor has a row for each sample: then the tree can be cut into parts."""
     return all(leaf.dim() > 0 and len(leaf) == num_samples for leaf in leaves(tree))

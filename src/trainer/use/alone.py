@@ -1,6 +1,6 @@
-"""Runs an exported file by itself: `python -I alone.py FORMAT FILE INPUTS.npy OUTPUTS.npz BATCH`. Imports none of us.
+"""Runs an exported file by itself: `python -I alone.py FORMAT FILE OUTPUTS.npz BATCH INPUTS.npy ...`.
 
-Prints a JSON object: seconds that all samples took, and what it ran on.
+Imports none of us. Prints a JSON object: seconds that all samples took, and what it ran on.
 """
 
 import json
@@ -8,21 +8,21 @@ import sys
 import time
 
 
-def main(form: str, path: str, inputs: str, outputs: str, batch: str) -> None:
+def main(form: str, path: str, outputs: str, batch: str, *inputs: str) -> None:
     import numpy as np
 
-    raw = np.load(inputs, mmap_mode="r")
+    raw = [np.load(name, mmap_mode="r") for name in inputs]
     size = int(batch)
     if form == "onnx":
         import onnxruntime
 
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        name = session.get_inputs()[0].name
+        taken = [given.name for given in session.get_inputs()]
         names = [output.name for output in session.get_outputs()]
         runtime = f"onnxruntime {onnxruntime.__version__}"
 
-        def call(part):  # type: ignore[no-untyped-def]
-            return session.run(None, {name: part})
+        def call(parts):  # type: ignore[no-untyped-def]
+            return session.run(None, dict(zip(taken, parts, strict=True)))
     else:
         import torch
 
@@ -30,16 +30,16 @@ def main(form: str, path: str, inputs: str, outputs: str, batch: str) -> None:
         names = ["outputs", "scores"]
         runtime = f"torch {torch.__version__}"
 
-        def call(part):  # type: ignore[no-untyped-def]
+        def call(parts):  # type: ignore[no-untyped-def]
             with torch.no_grad():
-                return [tensor.numpy() for tensor in program(torch.from_numpy(part))]
+                return [tensor.numpy() for tensor in program(*map(torch.from_numpy, parts))]
 
-    one = call(np.array(raw[:1]))  # the batch size is free
+    one = call([np.array(array[:1]) for array in raw])  # the batch size is free
     found, seconds = [], 0.0
-    for start in range(0, len(raw), size):
-        part = np.array(raw[start : start + size])
+    for start in range(0, len(raw[0]), size):
+        parts = [np.array(array[start : start + size]) for array in raw]
         begun = time.perf_counter()
-        found.append(call(part))
+        found.append(call(parts))
         seconds += time.perf_counter() - begun
     whole = {name: np.concatenate(parts) for name, parts in zip(names, zip(*found, strict=True), strict=False)}
     np.savez(outputs, **{**whole, "first": one[0]})

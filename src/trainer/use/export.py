@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from trainer import __version__
 from trainer import meaning as meanings
-from trainer.data.preparation import AsTheyAre, Pictures, Rows
+from trainer.data.preparation import AsTheyAre, Pictures, Rows, Theirs
 from trainer.data.tables.recipe import Category
 from trainer.disk.files import cannot_write
 from trainer.errors import UserError
 from trainer.kept import state_of
 from trainer.meaning import Classes
-from trainer.trees import called, mapped
+from trainer.trees import called, joined, mapped, named_leaves
 from trainer.use import portable
 from trainer.use.find import find
 from trainer.use.formats import FORMATS, add_metadata, quantized, refuse_missing, write, write_weights
@@ -69,13 +69,15 @@ def export(
             os.replace(temporary, path)
             print(f"{path}: {path.stat().st_size:,} bytes, the weights, read back bit for bit")
             return 0
-        net = Portable(
-            trained.model, portable.of(trained.about.inputs, trained.dtype) if is_whole else None, trained.about.outputs
-        )
-        proof = written(trained, net, form, temporary, quantize)
+        labelled = own(trained, "test")
+        inputs = next(labelled.batches.in_order()).inputs
+        prepare = portable.of(trained.about.inputs, trained.dtype) if is_whole else None
+        has_form = not (isinstance(inputs, Tensor) or isinstance(prepare, portable.RowInputs))
+        net = Portable(trained.model, prepare, trained.about.outputs, inputs if has_form else None)
+        proof = written(trained, net, labelled, form, temporary, quantize)
         if not quantize:
             refuse_unproven(trained, proof, precision)
-        add_metadata(temporary, form, {**about(trained, net, form), "proof": proof.as_dict()})
+        add_metadata(temporary, form, {**about(trained, net, form), "inputs": proof.taken, "proof": proof.as_dict()})
         os.replace(temporary, path)
     except OSError as error:
         raise cannot_write(path, error) from error
@@ -85,32 +87,31 @@ def export(
     return 0
 
 
-def written(trained: Trained, net: Portable, form: str, file: Path, quantize: str | None) -> Proof:
+def written(trained: Trained, net: Portable, labelled: Labelled, form: str, file: Path, quantize: str | None) -> Proof:
     """Writes the file, and gives what it came to by itself."""
-    labelled = own(trained, "test")
     with tempfile.TemporaryDirectory(prefix="train-") as place:
-        raw = Path(place, "raw.npy")
-        write_inputs(trained, net, labelled, raw)
-        first = torch.from_numpy(np.array(np.load(raw, mmap_mode="r")[:3]))
+        raw = write_inputs(trained, net, labelled, Path(place))
+        firsts = {name: torch.from_numpy(np.array(np.load(path, mmap_mode="r")[:3])) for name, path in raw.items()}
         inputs = mapped(Tensor.clone, next(labelled.batches.in_order()).inputs)  # the model may write into them
         note = several(trained.about.outputs, called(trained.model, inputs))
         if note:
             print(note, file=sys.stderr)
-        write(net, first if len(first) > 1 else torch.cat([first, first]), form, file)
+        write(net, {k: x if len(x) > 1 else torch.cat([x, x]) for k, x in firsts.items()}, form, file)
         if quantize:
             quantized(file)
         return prove(trained, labelled, form, file, raw)
 
 
-def write_inputs(trained: Trained, net: Portable, labelled: Labelled, raw: Path) -> None:
-    """The test split as the file takes it."""
-    if net.prepare is not None and not isinstance(trained.about.inputs, AsTheyAre):
-        write_raw_test(trained, labelled.data, raw)
-        return
-    parts = [batch.inputs for batch in labelled.batches.in_order()]
-    if not isinstance(parts[0], torch.Tensor):
-        raise UserError("several inputs for a sample: an export takes one. In Python: trainer.load(folder).network.")
-    np.save(raw, torch.cat(parts).numpy())
+def write_inputs(trained: Trained, net: Portable, labelled: Labelled, place: Path) -> dict[str, Path]:
+    """The test split as the file takes it: by name an `.npy` of each tensor."""
+    if net.prepare is not None and not isinstance(trained.about.inputs, AsTheyAre | Theirs):
+        write_raw_test(trained, labelled.data, place / "raw.npy")
+        return {"inputs": place / "raw.npy"}
+    found: dict[str, Path] = {}
+    for name, leaf in named_leaves(joined([batch.inputs for batch in labelled.batches.in_order()])).items():
+        found[name] = place / f"raw{len(found)}.npy"
+        np.save(found[name], leaf.numpy())
+    return found
 
 
 def about(trained: Trained, net: nn.Module, form: str) -> dict[str, Any]:
@@ -155,14 +156,10 @@ def taken(net: Portable, trained: Trained, proof: Proof) -> str:
     """What goes into the file, in words."""
     inputs = trained.about.inputs
     if net.prepare is None:
-        return f"inputs as the network has them, {proof.dtype} {_shape(trained.about.input_shape)}"
+        return f"inputs as the network has them, {proof.taken}"
     if isinstance(inputs, Rows):
         number = len(inputs.recipe.columns)
         names = ", ".join(column.name for column in inputs.recipe.columns[:8])
         return f"rows, float64 [N, {number}]: {names} (NaN: missing; words by their place in levels)"
     what = "raw pictures" if isinstance(inputs, Pictures) else "raw numbers"
-    return f"{what}, {proof.dtype} {_shape(inputs.raw_shape)}"
-
-
-def _shape(sizes: tuple[int, ...]) -> str:
-    return f"[{', '.join(['N', *map(str, sizes)])}]"
+    return proof.taken if isinstance(inputs, Theirs) else f"{what}, {proof.taken}"

@@ -50,25 +50,23 @@ def silent() -> Iterator[None]:
         logging.disable(before)
 
 
-def write(net: Portable, example: Tensor, form: str, file: Path) -> None:
+def write(net: Portable, example: Mapping[str, Tensor], form: str, file: Path) -> None:
     """Writes `.onnx` or `.pt2`, for any number of samples at once.
 
     Args:
-        example: two samples or more.
+        example: two samples or more, by the names of the tensors that the file takes.
 
     Raises:
         UserError: torch can't export the model; says torch's reason.
     """
-    shapes = ({0: torch.export.Dim("N")},)
+    given, shapes = tuple(example.values()), (({0: torch.export.Dim("N")},) * len(example),)
     try:
         with silent():
             if form == "pt2":
-                torch.export.save(torch.export.export(net, (example,), dynamic_shapes=shapes), file)
+                torch.export.save(torch.export.export(net, given, dynamic_shapes=shapes), file)
                 return
-            names: dict[str, Any] = {"input_names": ["inputs"], "output_names": net.names}
-            program: Any = torch.onnx.export(
-                net, (example,), dynamo=True, dynamic_shapes=shapes, verbose=False, **names
-            )
+            names: dict[str, Any] = {"input_names": list(example), "output_names": net.names}
+            program: Any = torch.onnx.export(net, given, dynamo=True, dynamic_shapes=shapes, verbose=False, **names)
             program.save(file)
     except OSError:
         raise

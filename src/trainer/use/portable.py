@@ -15,7 +15,7 @@ from trainer.data.tables.columns import Table, Words
 from trainer.data.tables.recipe import Category, Recipe, as_words
 from trainer.errors import UserError
 from trainer.meaning import Classes, Labels, Meaning, Numbers
-from trainer.trees import called, leaves, mapped
+from trainer.trees import Tree, called, leaves, mapped
 
 
 class PictureInputs(nn.Module):
@@ -147,23 +147,23 @@ def of(inputs: Preparation, dtype: torch.dtype) -> nn.Module:
         case AsTheyAre():
             return AnyInputs(inputs, dtype)
         case Theirs():
-            raise UserError(
-                "several inputs for a sample: an export takes one. In Python: trainer.load(folder).network."
-            )
+            return nn.Identity()
 
 
 class Portable(nn.Module):
-    """From raw samples to `(outputs, probabilities)`; `(outputs, values)` where outputs are logits or logarithms of the
-    numbers that they stand for; else `(outputs,)`.
+    """From the tensors of raw samples to `(outputs, probabilities)`; to `(outputs, values)` where outputs are logits or
+    logarithms of the numbers that they stand for; else to `(outputs,)`.
 
     Args:
         prepare: None where samples come prepared.
         meaning: of the outputs; of several tensors the one that has it is given.
+        form: samples whose tensors are taken one by one, in their order; None of samples that are one tensor.
     """
 
-    def __init__(self, network: nn.Module, prepare: nn.Module | None, meaning: Meaning) -> None:
+    def __init__(self, network: nn.Module, prepare: nn.Module | None, meaning: Meaning, form: Tree = None) -> None:
         super().__init__()
         self.network, self.prepare, self.meaning = network, prepare, meaning
+        self.form = mapped(lambda leaf: leaf[:0], form)
         self.eval()
 
     @property
@@ -172,7 +172,9 @@ class Portable(nn.Module):
             return ["outputs", "probabilities"]
         return ["outputs", "values"] if isinstance(self.meaning, Numbers) and self.meaning.is_linked else ["outputs"]
 
-    def forward(self, inputs: Any) -> tuple[Tensor, ...]:
+    def forward(self, *tensors: Any) -> tuple[Tensor, ...]:
+        given = iter(tensors)
+        inputs = next(given) if self.form is None else mapped(lambda _: next(given), self.form)
         prepared = inputs if self.prepare is None else self.prepare(inputs)
         outputs = called(self.network, mapped(Tensor.clone, prepared))  # a network may write into what it is given
         scores = self.meaning.scores_of(outputs)

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ class Proof:
         expected: the same of `result.json`.
         difference: the largest, of outputs from the model's own, as a part of the largest output.
         num_other: samples that were taken for another class.
-        dtype: of what goes in.
+        taken: what goes in: `uint8 [N, 3, 32, 32]`, of several tensors with their names.
     """
 
     samples: int
@@ -50,7 +51,7 @@ class Proof:
     num_other: int
     milliseconds: float
     runtime: str
-    dtype: str
+    taken: str
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -64,11 +65,11 @@ class Proof:
         }
 
 
-def prove(trained: Trained, labelled: Labelled, form: str, file: Path, raw: Path) -> Proof:
+def prove(trained: Trained, labelled: Labelled, form: str, file: Path, raw: Mapping[str, Path]) -> Proof:
     """
     Args:
         labelled: the run's own test split.
-        raw: an `.npy` of the same samples, as they go into the file; others are written beside it.
+        raw: an `.npy` of each tensor of the same samples, as it goes into the file; others are written beside them.
     """
     outputs, told = run_alone(form, file, raw)
     expected, meaning = own_outputs(trained, labelled.batches), trained.about.outputs
@@ -77,9 +78,16 @@ def prove(trained: Trained, labelled: Labelled, form: str, file: Path, raw: Path
     if isinstance(meaning, Classes):
         num_other = int((meaning.predicted(outputs) != meaning.predicted(expected)).sum())
     numbers = judged(trained, labelled, outputs)
-    milliseconds, dtype = 1000 * told["seconds"] / len(outputs), str(np.load(raw, mmap_mode="r").dtype)
+    milliseconds, taken = 1000 * told["seconds"] / len(outputs), told_forms(raw)
     in_result, runtime = measured(trained, "test", numbers), str(told["runtime"])
-    return Proof(len(outputs), numbers, in_result, difference, num_other, milliseconds, runtime, dtype)
+    return Proof(len(outputs), numbers, in_result, difference, num_other, milliseconds, runtime, taken)
+
+
+def told_forms(raw: Mapping[str, Path]) -> str:
+    """What arrays are, by their names where there are several."""
+    arrays = {name: np.load(path, mmap_mode="r") for name, path in raw.items()}
+    forms = {name: f"{array.dtype} [{', '.join(['N', *map(str, array.shape[1:])])}]" for name, array in arrays.items()}
+    return ", ".join(f"{name} {form}" for name, form in forms.items()) if len(forms) > 1 else next(iter(forms.values()))
 
 
 def refuse_unproven(trained: Trained, proof: Proof, precision: str) -> None:
@@ -108,11 +116,13 @@ def refuse_unproven(trained: Trained, proof: Proof, precision: str) -> None:
             )
 
 
-def run_alone(form: str, file: Path, raw: Path) -> tuple[Tensor, dict[str, Any]]:
+def run_alone(form: str, file: Path, raw: Mapping[str, Path]) -> tuple[Tensor, dict[str, Any]]:
     """The outputs of a file in a process that knows nothing of us, and what that process says."""
-    out = raw.with_name("out.npz")
-    command = [sys.executable, "-I", alone.__file__, form, str(file.absolute()), str(raw), str(out), str(BATCH)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=raw.parent)
+    place = next(iter(raw.values())).parent
+    out = place / "out.npz"
+    words = [form, file.absolute(), out, BATCH, *raw.values()]
+    command = [sys.executable, "-I", alone.__file__, *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=place)
     if done.returncode != 0:
         last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "nothing was said")
         raise UserError(f"format={form}: the file can't be run by itself: {last[:300]}. It is not kept.")

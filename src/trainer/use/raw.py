@@ -52,8 +52,7 @@ def _whole(trained: Trained, data: Data) -> NDArray[Any]:
     if isinstance(data.test, Items):  # of pictures: all others are as they are
         name = trained.settings.names["data"]
         raise UserError(f"data={name}: its raw samples are items that only it can read. Type preprocessing=false.")
-    if not isinstance(data.test.inputs, torch.Tensor):
-        raise UserError("several inputs for a sample: an export takes one. In Python: trainer.load(folder).network.")
+    assert isinstance(data.test.inputs, torch.Tensor)
     array: NDArray[Any] = data.test.inputs.numpy()
     return array
 
