@@ -142,51 +142,6 @@ def test_an_export_proves_itself(
         assert about["levels"]["colour"] == ["blue", "red"]
 
 
-SEVERAL = """
-import torch
-from torch import nn
-class Net(nn.Module):
-    def __init__(self, num_classes):
-        super().__init__()
-        self.words, self.head = nn.Embedding(20, 8), nn.Linear(8, num_classes)
-    def forward(self, ids, mask, unused=None):
-        return self.head((self.words(ids) * mask.unsqueeze(-1)).sum(1))
-class Data(torch.utils.data.Dataset):
-    def __init__(self, is_dict):
-        self.ids, self.mask = torch.arange(280).view(40, 7) % 19, torch.arange(280).view(40, 7) % 3 > 0
-        self.is_dict = is_dict
-    def __len__(self):
-        return 40
-    def __getitem__(self, i):
-        ids, mask = self.ids[i], self.mask[i].float()
-        return {"ids": ids, "mask": mask, "unused": mask} if self.is_dict else (ids, mask), i % 3
-"""
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("form", ["onnx", "pt2"])
-@pytest.mark.parametrize("is_dict", [True, False])
-def test_several_inputs_go_in_by_their_names(
-    is_dict: bool, form: str, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
-    (tmp_path / "sev.py").write_text(SEVERAL)
-    train("data._target_=sev.Data", f"+data.is_dict={is_dict}", "model._target_=sev.Net", "trust=[sev]", *TINY)
-    assert cli.run_command(["export", "x", f"format={form}", f"out=m.{form}", "trust=[sev]"]) == 0
-    names = ["ids", "mask", "unused"] if is_dict else ["inputs.0", "inputs.1"]
-    taken = ", ".join(f"{name} {'float32' if i else 'int64'} [N, 7]" for i, name in enumerate(names))
-    assert f"takes {taken}; gives" in capsys.readouterr().out
-    ids, mask = torch.arange(14).view(2, 7), torch.ones(2, 7)
-    given = dict(zip(names, (ids, mask, mask), strict=False))
-    expected = open_run(find("x"), {"trust": ["sev"]}).model(ids, mask).detach().numpy()
-    if form == "onnx":
-        session = onnxruntime.InferenceSession("m.onnx")
-        found = session.run(["outputs"], {name: tensor.numpy() for name, tensor in given.items()})[0]
-    else:
-        found = torch.export.load("m.pt2").module()(*given.values())[0].detach().numpy()
-    assert np.allclose(found, expected, atol=1e-5)
-
-
 @pytest.mark.long
 def test_weights_and_eight_bits(train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     safetensors = pytest.importorskip("safetensors.torch")

@@ -4,7 +4,8 @@ import math
 import re
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
@@ -170,8 +171,7 @@ def read_inputs(file: Path) -> Array:
     Raises:
         UserError: it is damaged, of another kind, or holds no such array or no number.
     """
-    try:
-        refuse_no_file(file)
+    with _refusing(file):
         if file.suffix.lower() == ".npy":
             with open(file, "rb") as stream:
                 array = _read_npy(stream, file.stat().st_size, f"{file}")
@@ -183,14 +183,29 @@ def read_inputs(file: Path) -> Array:
                 if not wanted:
                     raise UserError(f"{file}: it holds {listed(names) or 'nothing'}. Call the array of samples inputs.")
                 array = _read_member(archive, wanted[0], file)
+    if array.ndim == 0 or not array.size:
+        raise UserError(f"{file}: an array of shape {list(array.shape)} holds no samples. Give [N, ...].")
+    return raw_inputs({"its": array}, file)["its"]
+
+
+def read_named(file: Path) -> dict[str, Array]:
+    """All arrays of an `.npz`. Raises UserError: it is damaged."""
+    with _refusing(file), zipfile.ZipFile(file) as archive:
+        names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+        return {name: _read_member(archive, name, file) for name in names}
+
+
+@contextmanager
+def _refusing(file: Path) -> Iterator[None]:
+    """Raises UserError: a file is damaged, or can't be read."""
+    try:
+        refuse_no_file(file)
+        yield
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
         raise UserError(f"{file}: not a whole .npz ({error}). Write it with numpy.savez.") from error
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"{file}: it cannot be read ({reason}). Give a file that you may read.") from error
-    if array.ndim == 0 or not array.size:
-        raise UserError(f"{file}: an array of shape {list(array.shape)} holds no samples. Give [N, ...].")
-    return raw_inputs({"its": array}, file)["its"]
 
 
 def raw_inputs(parts: Mapping[str, Array], file: Path) -> dict[str, Array]:

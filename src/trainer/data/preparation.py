@@ -5,7 +5,7 @@ A kind per form of input: pictures, the numbers of arrays, the rows of tables, a
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -19,7 +19,7 @@ from trainer.data.source import Data, Samples
 from trainer.data.spread import Scaling
 from trainer.data.tables.recipe import Recipe
 from trainer.data.upright import BACKGROUNDS
-from trainer.trees import Tree, mapped
+from trainer.trees import Tree, mapped, named_leaves
 
 MAX_CHANNELS, MAX_SIDE = 4096, 1 << 16  # of a picture that a run folder may speak of
 
@@ -133,9 +133,32 @@ class AsTheyAre:
 
 @dataclass(frozen=True)
 class Theirs:
-    """Inputs that only their source knows how to make: dicts of tensors, say."""
+    """Inputs that only their source knows how to make: dicts of tensors, say.
 
+    Args:
+        tensors: by name the dtype and the number of dimensions of each, `N` included, in their order: of a dict by its
+            keys, of a tuple `inputs.0`, `inputs.1` ... Empty of what is neither.
+    """
+
+    tensors: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     kind: ClassVar[str] = "of their source"
+
+    @classmethod
+    def like(cls, example: Tree) -> "Theirs":
+        """Of inputs as a batch has them."""
+        branches = example.values() if type(example) is dict else example if type(example) in (tuple, list) else ()
+        if not all(isinstance(branch, Tensor) for branch in branches):
+            return cls()
+        named = named_leaves(example) if branches else {}
+        return cls({name: (str(leaf.dtype).removeprefix("torch."), leaf.dim()) for name, leaf in named.items()})
+
+    @property
+    def is_tuple(self) -> bool:
+        return list(self.tensors) == [f"inputs.{i}" for i in range(len(self.tensors))]
+
+    def tree(self, tensors: Mapping[str, Tensor]) -> Tree:
+        """Tensors by name as the model takes them: `model(**dict)` or `model(*tuple)`."""
+        return tuple(tensors.values()) if self.is_tuple else dict(tensors)
 
     @property
     def raw_shape(self) -> tuple[int, ...]:
@@ -146,7 +169,7 @@ class Theirs:
         return mapped(lambda tensor: on_device(tensor, device, dtype), raw)
 
     def as_dict(self) -> dict[str, Any]:
-        return {"kind": self.kind}
+        return {"kind": self.kind, "tensors": {name: list(form) for name, form in self.tensors.items()}}
 
 
 Preparation = Pictures | Scaled | Rows | AsTheyAre | Theirs
@@ -165,7 +188,7 @@ def preparation_of(data: Data, splits: Splits) -> Preparation:
         return Rows(data.recipe)
     inputs = data.train.inputs if isinstance(data.train, Samples) else data.example[0]
     if not isinstance(inputs, Tensor):
-        return Theirs()
+        return Theirs.like(inputs)
     shape = tuple(splits.input_shape)
     if isinstance(data.recipe, Scaling):
         return Scaled(shape, data.recipe)
@@ -190,7 +213,7 @@ def from_dict(found: Any) -> Preparation:
                     raise TypeError("dtype")
                 return AsTheyAre(_sizes(values["shape"]), values["dtype"])
             case Theirs.kind:
-                return Theirs()
+                return Theirs({str(name): _form(form) for name, form in values.get("tensors", {}).items()})
             case kind:
                 raise ValueError(f"not what is done to inputs, but of kind {cut(str(kind))}")
     except (KeyError, TypeError, AttributeError) as error:
@@ -225,6 +248,14 @@ def _sizes(found: Sequence[Any]) -> tuple[int, ...]:
     if not isinstance(found, list | tuple) or not all(type(size) is int and 0 <= size < 1 << 40 for size in found):
         raise TypeError("a shape")
     return tuple(found)
+
+
+def _form(found: Sequence[Any]) -> tuple[str, int]:
+    if not isinstance(found, list | tuple) or len(found) != 2 or type(found[1]) is not int or not 0 < found[1] < 65:
+        raise TypeError("a tensor")
+    if not isinstance(found[0], str) or not isinstance(getattr(torch, found[0]), torch.dtype):
+        raise TypeError("dtype")
+    return found[0], found[1]
 
 
 def _numbers(found: Sequence[Any]) -> tuple[float, ...]:

@@ -28,7 +28,7 @@ def told_form(inputs: Preparation) -> str:
     if isinstance(inputs, Rows):
         return f"the {len(inputs.recipe.columns)} columns of a table"
     if isinstance(inputs, Theirs):
-        return "what only its own data source makes"
+        return f"arrays {', '.join(inputs.tensors)}" if inputs.tensors else "what only its own data source makes"
     if isinstance(inputs, Pictures):
         return f"pictures, uint8 {list(inputs.raw_shape)}"
     return f"numbers of shape {list(inputs.raw_shape)}"

@@ -19,6 +19,7 @@ from trainer.data.tables.recipe import Number
 from trainer.errors import UserError
 from trainer.trees import Tree, joined
 from trainer.use.form import refuse_other_form, told_form
+from trainer.use.several import of_arrays
 from trainer.use.sources import of_pictures_in_files
 
 MOST_LINES = 100  # of one row
@@ -39,8 +40,9 @@ class Line(NamedTuple):
 class Reader:
     """From lines to samples.
 
-    Pictures: the path of one. Rows of a table: JSON objects, or CSV whose first line names the columns. Anything else:
-    numbers between commas or blanks, or a JSON list of any depth.
+    Pictures: the path of one. Rows of a table: JSON objects, or CSV whose first line names the columns. Several
+    tensors: a JSON object of lists by their names. Anything else: numbers between commas or blanks, or a JSON list of
+    any depth.
 
     Args:
         how: see `trainer.use.sources.parts_of`.
@@ -156,6 +158,8 @@ class Reader:
         if isinstance(self.inputs, Rows):
             row = self._row(line)
             return self.inputs.recipe.apply([row], self.notes, self._decimal_of(row))
+        if isinstance(self.inputs, Theirs) and self.inputs.tensors:
+            return of_arrays(self.inputs, json.loads(line), "sample")
         if isinstance(self.inputs, Theirs):
             raise UserError(f"the model takes {told_form(self.inputs)}. In Python: trainer.load(folder)(inputs).")
         if "," in line and ";" in line:

@@ -14,15 +14,16 @@ from torch import Tensor, nn
 
 from trainer.data.arrays import raw_inputs
 from trainer.data.image_files import of_picture
-from trainer.data.preparation import Pictures, Rows
+from trainer.data.preparation import Pictures, Rows, Theirs
 from trainer.disk import foreign
 from trainer.errors import UserError
 from trainer.meaning import Classes, class_names
-from trainer.trees import Tree, called, mapped
+from trainer.trees import Tree, called, mapped, parts
 from trainer.use.evaluate import evaluation
 from trainer.use.find import find
 from trainer.use.form import refuse_other_form, told_form
 from trainer.use.predicted import Model, Predicted
+from trainer.use.several import of_samples
 from trainer.use.sources import of_pictures_in_files, parts_of
 from trainer.use.trained import Trained, open_run
 
@@ -126,8 +127,9 @@ class Loaded(nn.Module):
         """
         Args:
             samples: a file or several (pictures, folders, patterns, `.csv`, `.npy`, `.npz`); pictures of Pillow, which
-                are resized as those of files are; raw samples as a tensor or an array `[N, ...]`; rows of a table as
-                mappings, or as a DataFrame. A single picture or row counts as a list of one.
+                are resized as those of files are; raw samples as a tensor or an array `[N, ...]`, several of them as
+                a mapping by name or a tuple; rows of a table as mappings, or as a DataFrame. A single picture, row or
+                sample of several tensors counts as a list of one.
 
         Returns:
             a `Prediction` for each sample; where there are no classes the outputs, `[N, ...]`.
@@ -137,11 +139,13 @@ class Loaded(nn.Module):
         """
         model = Model(self._trained)
         with model.ready():
-            parts = [model.predicted(raw, inputs) for raw, inputs in self._raw(samples)]
-        return _together(model, parts)
+            found = [model.predicted(raw, inputs) for raw, inputs in self._raw(samples)]
+        return _together(model, found)
 
     def _raw(self, samples: Any) -> Iterator[tuple[Tree, Any]]:
         inputs = self._trained.about.inputs
+        if isinstance(inputs, Theirs) and inputs.is_tuple and isinstance(samples, tuple):
+            samples = [samples]  # arrays, and no list of samples
         samples = listed(samples)
         if isinstance(samples, Sequence) and not samples:
             return
@@ -164,6 +168,10 @@ class Loaded(nn.Module):
                 except ValueError as error:
                     raise UserError(f"predict: a picture of Pillow is no whole image ({error}).") from error
                 yield torch.stack(read), wanted
+            return
+        if isinstance(inputs, Theirs) and inputs.tensors:
+            raw = of_samples(inputs, samples, "predict")
+            yield from ((rows, inputs) for rows in parts(raw, AT_ONCE))
             return
         if isinstance(samples, Sequence) and all(isinstance(s, Mapping) for s in samples):
             if inputs.kind != "table":

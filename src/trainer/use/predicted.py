@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from trainer.data.preparation import Preparation, Rows
+from trainer.data.preparation import Preparation, Rows, Theirs
+from trainer.data.quoting import cut
 from trainer.errors import UserError
 from trainer.meaning import Classes, Labels, Meaning, Numbers, Places, class_names
 from trainer.meaning.outputs import single
+from trainer.run.environment import first_line
 from trainer.trees import Tree, called, fields_of, leaves, mapped
 from trainer.trials import DIFFERENTIATING, evaluating
 from trainer.use.trained import Trained
@@ -95,9 +97,15 @@ class Model:
     def predicted(self, raw: Tree, inputs: Preparation) -> Predicted:
         """
         Raises:
-            UserError: nobody but the user's own code can read the outputs.
+            UserError: nobody but the user's own code can read the outputs; several tensors don't go with each other.
         """
-        outputs = self.outputs(raw, inputs)
+        try:
+            outputs = self.outputs(raw, inputs)
+        except (RuntimeError, IndexError) as error:
+            if not isinstance(inputs, Theirs):
+                raise
+            # Only the model knows which sizes and numbers go with each other.
+            raise UserError(f"the model can't take these samples: {cut(first_line(error), 200)}.") from error
         meaning = self.meaning
         self.note = several(meaning, outputs)
         scores = meaning.scores_of(outputs)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trainer.data import fresh
-from trainer.data.arrays import read_inputs
+from trainer.data.arrays import read_inputs, read_named
 from trainer.data.image_files import SUFFIXES as PICTURES
 from trainer.data.image_files import read_picture
 from trainer.data.preparation import Pictures, Preparation, Rows, Theirs
@@ -22,6 +22,7 @@ from trainer.data.tables.read import SUFFIXES as TABLES
 from trainer.errors import UserError
 from trainer.trees import Tree, num_samples, parts
 from trainer.use.form import refuse_other_form, told_form
+from trainer.use.several import of_samples
 
 ARRAYS = (".npy", ".npz")
 READERS = min(4, os.cpu_count() or 1)  # threads that decode pictures; Pillow lets others work meanwhile
@@ -146,6 +147,8 @@ def of_file(inputs: Preparation, path: Path, size: int, how: Mapping[str, Any], 
         if isinstance(inputs, Rows) and suffix in TABLES:
             options = {key: str(how[key]).lower() for key in fresh.HOW if key in how}
             raw = inputs_of(str(path), inputs.recipe, notes=part.notes, **options)
+        elif isinstance(inputs, Theirs) and inputs.tensors and suffix == ".npz":
+            raw = of_samples(inputs, read_named(path), f"{path}")
         elif not isinstance(inputs, Rows | Theirs) and suffix in ARRAYS:
             raw = torch.from_numpy(read_inputs(path))
             refuse_other_form(inputs, raw, f"{path}")
@@ -153,7 +156,7 @@ def of_file(inputs: Preparation, path: Path, size: int, how: Mapping[str, Any], 
             what = ", ".join(TABLES if isinstance(inputs, Rows) else ARRAYS)
             more = " or pictures" if isinstance(inputs, Pictures) else ""
             if isinstance(inputs, Theirs):
-                what = "none. In Python: trainer.load(folder)(inputs)"
+                what = "an .npz of them" if inputs.tensors else "none. In Python: trainer.load(folder)(inputs)"
             if isinstance(inputs, Pictures) and suffix in TABLES:
                 more += ". Of paths in a table give the paths, one a line: train predict RUN - < FILE"
             raise UserError(f"{path}: the model takes {told_form(inputs)}; accepted files: {what}{more}.")
