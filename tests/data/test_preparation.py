@@ -81,7 +81,7 @@ def test_what_only_its_source_makes() -> None:
     theirs: Any = SimpleNamespace(train=[], example=(inputs, None), recipe=data.recipe)
     splits: Any = SimpleNamespace(transform=None, input_shape=(3,))
     found = from_dict(json.loads(json.dumps(preparation_of(theirs, splits).as_dict())))
-    assert found == Theirs()
+    assert found == Theirs({"words": ("int64", 2), "sizes": ("float64", 2)})
     given = found(inputs, CPU, torch.float32)
     assert (given["words"].dtype, given["sizes"].dtype) == (torch.int64, torch.float32)
 
