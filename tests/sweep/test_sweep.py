@@ -475,6 +475,23 @@ def test_jobs_have_the_values_that_are_meant_and_are_called_by_them(
     assert [job.name for job in jobs] == [f"{key.rpartition('.')[2]}={value}" for value in values]
 
 
+@pytest.mark.parametrize("word", ["data.split_seed", "max_steps"])
+def test_what_refers_to_a_key_that_differs_is_trained_together_with_its_like_alone(word: str) -> None:
+    """A stack has one data set and one plan: the jobs of seed 4 had the splits and the steps of seed 3."""
+    jobs = planned("model=two_layer", f"{word}=${{seed}}", "seed=3,4", "optimizer.lr=0.1,0.2")
+    found = units(jobs, "always", 1)
+    assert [[job.name for job in unit] for unit in found] == [
+        [f"seed={seed},lr={lr}" for lr in (0.1, 0.2)] for seed in (3, 4)
+    ]
+
+
+def test_a_reference_that_is_a_number_of_a_stack_and_one_to_the_seed_that_is_shared() -> None:
+    words = ("model=two_layer", "optimizer.weight_decay=${optimizer.lr}")
+    assert [len(unit) for unit in units(planned(*words, "seed=3,4"), "always", 1)] == [2]
+    jobs = planned("sweep.share_batches=true", "data.split_seed=5", "seed=${data.split_seed},1")
+    assert [job.request.config["order_seed"] for job in jobs] == [5, 5]
+
+
 @pytest.mark.parametrize("word", ["seed=2,${oc.env:TWO}", "optimizer=sgd,${oc.env:SGD}", "seed=range(0,3),2"])
 def test_the_same_job_typed_in_two_ways_is_refused(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two runs of one seed would count as two seeds."""
@@ -561,6 +578,16 @@ def test_more_values_and_more_steps_are_the_same_sweep(a_sweep: Path, monkeypatc
     monkeypatch.chdir(a_sweep)
     for words in (("seed=0,1,2",), ("seed=2,3",), ("seed=7,8", "max_steps=9", "checkpoint.keep=1")):
         assert cli.run_command(["--multirun", *SMALL, *words, "name=s", "dry_run=true"]) == 0
+
+
+@pytest.mark.slow
+def test_values_that_refer_to_a_swept_key_are_the_same_sweep(train: Callable[..., Any]) -> None:
+    train("--multirun", *SMALL, "data.split_seed=${seed}", "seed=0,1", "sweep.metric=${checkpoint.metric}", "name=s")
+    train("--multirun", *SMALL, "data.split_seed=${seed}", "seed=2,3", "name=s", "dry_run=true")
+    with pytest.raises(UserError, match=r"started differently: data.split_seed=3 \(was 0\)"):
+        train("--multirun", *SMALL, "data.split_seed=3", "seed=2,3", "name=s", "dry_run=true")
+    config = OmegaConf.load("runs/s/seed=1/config.yaml")
+    assert config.data.split_seed == 1, "each job keeps the reference"
 
 
 def test_a_sweep_of_which_nothing_is_told_is_not_refused(tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ def plan(
     if (key := next((key for key in keys if key.startswith("sweep.") or key == "dry_run"), None)) is not None:
         values = list(dict.fromkeys(words.get(key, "null") for words in typed))
         raise UserError(f"{key}={','.join(values)}: is of the sweep itself, which has one. Type {key}={values[0]}.")
+    first = resolved(requests[0].config)
     jobs: dict[str, Job] = {}
     for number, (request, words) in enumerate(zip(requests, typed, strict=True)):
         swept = {key: _said(key, words[key], request) for key in keys}
@@ -67,8 +68,8 @@ def plan(
         if name in jobs:
             raise UserError(f"job {number} ({name}): is the same as another. Type each value once.")
         config = {**request.config, "run_dir": str(folder / name), "name": None, "resume": "auto"}
-        if config["sweep"]["share_batches"] and config["order_seed"] is None:
-            config["order_seed"] = requests[0].config["seed"]
+        if first["sweep"]["share_batches"] and config["order_seed"] is None:
+            config["order_seed"] = first["seed"]
         own = [word for word in request.overrides if not word.startswith(("name=", "sweep."))]  # those are the sweep's
         jobs[name] = Job(name, folder / name, swept, Request(config, request.choices, own))
         try:
@@ -157,7 +158,10 @@ def refuse_another(folder: Path, jobs: Sequence[Job]) -> None:
     if stored is not None and "experiment" not in jobs[0].swept:
         stored.pop("choices", None)
         varied = (*jobs[0].swept, *(() if jobs[0].request.config["order_seed"] is None else ("order_seed",)))
-        old, new = (_without(resolved(config), varied) for config in (stored, jobs[0].request.config))
+        typed = [dict(schema.leaves(config)) for config in (stored, jobs[0].request.config)]
+        # A reference to a key that is swept stands for another value in each job.
+        alike = [key for key, value in typed[0].items() if "${" in str(value) and typed[1].get(key) == value]
+        old, new = (_without(resolved(config), [*varied, *alike]) for config in (stored, jobs[0].request.config))
         folders.refuse_changes(folder, old, new)
 
 
@@ -201,8 +205,9 @@ def units(jobs: Sequence[Job], stack: str, at_once: int) -> list[list[Job]]:
     """
     kinds: dict[str, list[Job]] = {}
     for job in jobs:
-        is_together = is_wanted_together(job, stack) and not what_a_stack_lacks(job.request.config)
-        leaves = [leaf for leaf in sorted(schema.leaves(job.request.config)) if not _may_differ(*leaf)]
+        config = resolved(job.request.config)  # `data.split_seed=${seed}` is other data for each seed
+        is_together = is_wanted_together(job, stack) and not what_a_stack_lacks(config)
+        leaves = [leaf for leaf in sorted(schema.leaves(config)) if not _may_differ(*leaf)]
         kinds.setdefault(str(leaves) if is_together else job.name, []).append(job)
     fewest = 2 if stack == "always" else FEWEST_TOGETHER
     found = []
@@ -231,7 +236,7 @@ def why_alone(found: Sequence[Sequence[Job]], stack: str, of_all: str = "") -> l
     alone = [unit[0] for unit in found if len(unit) == 1 and is_wanted_together(unit[0], stack)]
     num_jobs = sum(map(len, found))
     other = "no other differs from it in numbers alone" if stack == "always" and num_jobs > 1 else ""
-    reasons = Counter(of_all or what_a_stack_lacks(job.request.config) or other for job in alone)
+    reasons = Counter(of_all or what_a_stack_lacks(resolved(job.request.config)) or other for job in alone)
     fewest = 1 if stack == "always" else FEWEST_TOGETHER
     return [
         f"{count} of {num_jobs} jobs {'is' if count == 1 else 'are'} trained alone: {reason}"

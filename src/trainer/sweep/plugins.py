@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 
 from trainer.config.compose import Alike, combinations, composed, counted_in
 from trainer.config.grammar import written
-from trainer.config.request import Request
+from trainer.config.request import Request, resolved
 from trainer.errors import UserError
 from trainer.signals import Signals
 from trainer.sweep.cluster import Cluster, Errand
@@ -137,7 +137,7 @@ class PluggedSweep:
         return composed([*self.fixed, *trial], self.config_name)
 
     def drive(self, run: Callable[[Sequence[Trial]], list[float | None]], is_larger_better: bool) -> None:
-        first = self.requests[0].config
+        first = resolved(self.requests[0].config)
         self._set("direction", "maximize" if is_larger_better else "minimize")
         self._set("n_jobs", first["sweep"]["jobs"])
         self._set("max_failure_rate", 1.0)

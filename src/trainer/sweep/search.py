@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from trainer.config.request import Request
+from trainer.config.request import Request, resolved
 from trainer.config.schema import is_larger_better
 from trainer.disk.folder import is_begun
 from trainer.errors import UserError
@@ -61,14 +61,15 @@ def search(space: Space, folder: Path, words: Sequence[str], signals: Signals, c
     is_begun(folder, "sweep")
     corners = [(trial, space.request(trial)) for trial in space.corners()]
     first = corners[0][1]
-    settings = first.config["sweep"]
+    config = resolved(first.config)
+    settings = config["sweep"]
     pool = Pool(settings["jobs"], settings["devices"], first)
     # Nothing lies there: a trial near a corner may have the name that the corner would have.
     at_corners = [plan([request], folder / "corners", keys_of(trial))[0] for trial, request in corners]
     refuse_another(folder, [replace(at_corners[0], name="")])
     refuse_unbuildable(at_corners, pool)
     metric = settings["metric"] or pool.call(natural_metric, first)
-    if first.config["dry_run"]:
+    if config["dry_run"]:
         print(f"a search of {space.num_trials} trials for the best {metric}, chosen as it goes")
         return 0
     if settings["stack"] == "always" and settings["jobs"] == 1:
@@ -104,7 +105,7 @@ def search(space: Space, folder: Path, words: Sequence[str], signals: Signals, c
 
     with signals.deferred(), opened(folder), Progress(space.num_trials, 0) as progress:
         with contextlib.suppress(_Ended):
-            space.drive(run, is_larger_better(metric, first.config))
+            space.drive(run, is_larger_better(metric, config))
         rows = [row(job, failures) for job in jobs.values()]
         is_proved = bool(signals.received) or prove(rows, together, settings["verify"], folder, pool)
     return close(rows, space.num_trials, folder, settings, signals) + (not is_proved)

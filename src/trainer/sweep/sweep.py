@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from trainer.config import schema
-from trainer.config.request import Request
+from trainer.config.request import Request, resolved
 from trainer.disk.files import cannot_write, write_text
 from trainer.disk.folder import is_begun, read_result
 from trainer.disk.lock import locked, refuse_lost
@@ -52,13 +52,14 @@ def sweep(
         UserError: a job can't be composed or built, or the sweep was begun differently; nothing has been written then.
         Interrupted: a signal; what was running has been saved.
     """
-    settings: Mapping[str, Any] = requests[0].config["sweep"]
+    first = resolved(requests[0].config)
+    settings: Mapping[str, Any] = first["sweep"]
     is_begun(folder, "sweep")
     jobs = plan(requests, folder)
     refuse_another(folder, jobs)
     pool = Pool(min(settings["jobs"], len(jobs)), settings["devices"], requests[0])
     refuse_unbuildable(jobs, pool)
-    if requests[0].config["dry_run"]:
+    if first["dry_run"]:
         for number, job in enumerate(jobs):
             print(f"{number}: {job.name}{' (finished)' if is_finished(job) else ''}")
         return 0
@@ -96,9 +97,10 @@ def opened(folder: Path) -> Iterator[None]:
 
 
 def write_words(folder: Path, words: Sequence[str], jobs: Sequence[Job]) -> None:
-    """`sweep.yaml`: what was typed, over which keys, and the jobs that came of it."""
+    """`sweep.yaml`: what was typed, over which keys, what ranks the jobs, and the jobs that came of it."""
     refuse_lost(folder)
-    told = {"command": list(words), "swept": list(jobs[0].swept), "jobs": listing(jobs)}
+    metric = resolved(jobs[0].request.config)["sweep"]["metric"]
+    told = {"command": list(words), "swept": list(jobs[0].swept), "metric": metric, "jobs": listing(jobs)}
     write_text(folder / "sweep.yaml", OmegaConf.to_yaml(told))
 
 
@@ -231,7 +233,7 @@ def refuse_unbuildable(jobs: Sequence[Job], pool: Pool) -> None:
     kinds: dict[str, Job] = {}
     for job in jobs:
         if not is_finished(job):
-            leaves = sorted(schema.leaves(job.request.config))
+            leaves = sorted(schema.leaves(resolved(job.request.config)))
             kinds.setdefault(str([leaf for leaf in leaves if not leaf[0].startswith(NUMBERS)]), job)
     problem = pool.call(first_problem, [(job.name, job.request) for job in kinds.values()])
     if problem is not None:
@@ -247,7 +249,8 @@ def first_problem(requests: Sequence[tuple[str, Request]]) -> str | None:
 
     sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - to the end of the process
     tags: list[str] = []
-    devices = requests[0][1].config["sweep"]["devices"] if requests else None
+    asked = resolved(requests[0][1].config)["sweep"] if requests else {"devices": None, "metric": None}
+    devices, metric = asked["devices"], asked["metric"]
     if devices and max(devices) >= (num_gpus := torch.cuda.device_count()):
         there = schema.shown([*range(num_gpus)] or None)
         return f"sweep.devices={schema.shown(devices)}: the number of GPUs is {num_gpus}. Type sweep.devices={there}."
@@ -257,7 +260,6 @@ def first_problem(requests: Sequence[tuple[str, Request]]) -> str | None:
         except UserError as error:
             return f"job {name}: {error}"
         tags += [tag for split in ("val", "test", "train") for tag in parts.tags(split) if tag != "train/accuracy"]
-    metric = requests[0][1].config["sweep"]["metric"] if requests else None
     tag = str(metric).removeprefix("best/")
     if metric is None or tag in tags or tag in OTHER_METRICS:
         return None

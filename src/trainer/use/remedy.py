@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config import schema
-from trainer.config.request import Request
+from trainer.config.request import Request, resolved
 from trainer.disk.checkpoint import Checkpoints, step_of
 from trainer.disk.folder import read_result
 from trainer.errors import UserError
@@ -146,7 +146,7 @@ def remedy(
     steps = length(result, len(requests) * processes, budget)
     keys = list(dict.fromkeys(word.partition("=")[0] for words in varied for word in words.split()))
     folder = Path("runs", f"remedy-{run.name}")
-    seed = int(requests[""].config["seed"])
+    seed = int(resolved(requests[""].config)["seed"])
     ill = fell_ill(result)
     start = kept_before(run, requests[""].config, ill) if ill > LATE * steps else None
     if start is not None:  # weights that were trained need no other start
