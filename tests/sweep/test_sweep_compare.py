@@ -25,6 +25,7 @@ from trainer.sweep.importance import importance, importance_line
 from trainer.sweep.picture import Scale, axis
 from trainer.sweep.plan import Job
 from trainer.sweep.results import Row, settings
+from trainer.use.find import best_of_sweep
 
 Swept = dict[str, str]
 Said = Callable[..., str]
@@ -235,6 +236,34 @@ def test_the_metric_is_the_one_that_the_sweep_was_told(said: Said) -> None:
     assert first("sweep.metric=test/accuracy") == ["3", "1.500"]
     Path("s/sweep.yaml").write_text("command: [sweep.metric=null")
     assert first() == ["3", "3.000"]
+    Path("s/sweep.yaml").write_text("command: [--multirun, 'sweep.metric=${oc.env:M}']\nmetric: val/loss\njobs: []\n")
+    assert first() == ["1", "1.000"]
+    Path("s/sweep.yaml").write_text("command: [--multirun, 'sweep.metric=${oc.env:M}']\nmetric: null\njobs: []\n")
+    assert first() == ["3", "3.000"]
+
+
+METRIC = """
+def sure(outputs, targets):
+    return outputs.softmax(1).amax(1).mean()
+"""
+
+
+@pytest.mark.slow
+def test_a_metric_of_ones_own_ranks_in_its_direction_afterwards_too(
+    train: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the table again, and where a sweep's folder means its best run: a larger rate makes it surer here."""
+    Path("suremetric.py").write_text(METRIC)
+    monkeypatch.setenv("M", "val/sure")
+    metric = ("metric.sure._target_=suremetric.sure", "metric.sure.larger_is_better=true", "trust=[suremetric]")
+    small = ("model=two_layer", "data.limit=60", "max_steps=20", "monitor=off")
+    train("--multirun", *small, *metric, "sweep.metric=${oc.env:M}", "optimizer.lr=0.0001,0.1,0.001", "name=s")
+    monkeypatch.delenv("M")
+    at_the_end = capsys.readouterr().out.partition("sweep folder")[0].splitlines()[-4:]
+    assert [line.split()[0] for line in at_the_end] == ["optimizer.lr", "0.1", "0.001", "0.0001"]
+    assert run_verb(["compare", "s"]) == 0
+    assert capsys.readouterr().out.splitlines() == at_the_end
+    assert best_of_sweep(Path("runs/s")).name == "lr=0.1"
 
 
 def test_a_job_that_was_never_validated_does_not_choose_the_metric(said: Said) -> None:

@@ -1,14 +1,18 @@
 """`train compare` of a sweep: its table again, why jobs failed, which key mattered, and a picture of it."""
 
+import contextlib
 import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.text import Text
 from yaml import YAMLError
 
-from trainer.config.request import Request
+from trainer.config.request import Config, Request
 from trainer.disk import foreign
 from trainer.errors import UserError
+from trainer.finished.read import Broken, read_config
 from trainer.finished.table import open_console, print_lines
 from trainer.sweep.picture import draw, is_drawable
 from trainer.sweep.plan import Job
@@ -78,20 +82,33 @@ def read_rows(folder: Path) -> list[Row]:
         raise UserError(f"{path}: holds no results of a sweep.")
     keys = dict.fromkeys(key for r in records for key, value in r.items() if isinstance(value, str))
     rows = []
+    asked = Request(_asked_of_metrics(folder, [r["name"] for r in records]), {}, [])
     for r in records:
         swept = {key: r[key] if isinstance(r.get(key), str) else "-" for key in keys if key not in _OTHERS}
         numbers = {key: value for key, value in r.items() if key not in keys and is_drawable(value)}
-        job = Job(r["name"], folder / r["name"], swept, Request({}, {}, []))
+        job = Job(r["name"], folder / r["name"], swept, asked)
         rows.append(Row(job, r["status"], r["reason"], numbers))
     return rows
 
 
+def _asked_of_metrics(folder: Path, names: Sequence[str]) -> Config:
+    """The keys of `metric`, dotted, of the first job whose config can be read: they are those of all."""
+    for name in names:
+        if os.path.isfile(folder / name / "config.yaml"):  # False, too, for what can be no name of a folder
+            with contextlib.suppress(Broken):
+                return {key: value for key, value in read_config(folder / name).items() if key.startswith("metric.")}
+    return {}
+
+
 def told_metric(folder: Path) -> str | None:
-    """`sweep.metric` as it was typed for the sweep."""
+    """`sweep.metric` of the sweep, whether it was typed, in a recipe or in the environment."""
     try:
         text = foreign.text(folder / "sweep.yaml", foreign.MAX_RESULTS_BYTES)
-        command = foreign.read_yaml(text.partition("\njobs:")[0])["command"]  # of jobs there may be thousands
-        words = [word.partition("=")[2] for word in command if word.startswith("sweep.metric=")]
+        told = foreign.read_yaml(text.partition("\njobs:")[0])  # of jobs there may be thousands
+        if isinstance(told.get("metric"), str):
+            return str(told["metric"])
+        # Of an older release, and of `train explain`, there is what was typed alone.
+        words = [word.partition("=")[2] for word in told["command"] if word.startswith("sweep.metric=")]
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, YAMLError):
         return None
-    return words[-1] if words and words[-1] != "null" else None
+    return words[-1] if words and words[-1] != "null" and "${" not in words[-1] else None

@@ -178,13 +178,18 @@ class Setting:
         return statistics.stdev(values) if len(values) > 1 else math.nan
 
 
+def configs_of(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """What jobs were asked for, which says in what direction their metrics are better."""
+    return [r.job.request.config for r in rows]
+
+
 def settings(rows: Sequence[Row], tag: str) -> list[Setting]:
     """The settings, best first; those without a number last."""
     groups: dict[tuple[tuple[str, str], ...], list[Row]] = {}
     for r in rows:
         key = tuple((k, v) for k, v in r.job.swept.items() if k not in AVERAGED)
         groups.setdefault(key, []).append(r)
-    sign = -1 if is_larger_better(tag, *(r.job.request.config for r in rows)) else 1
+    sign = -1 if is_larger_better(tag, *configs_of(rows)) else 1
 
     def rank(setting: Setting) -> tuple[bool, float]:
         mean = setting.mean(tag)

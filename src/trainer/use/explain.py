@@ -3,11 +3,12 @@
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.text import Text
 
-from trainer.config.request import Request
+from trainer.config.request import Request, resolved
 from trainer.config.schema import is_larger_better
 from trainer.disk.folder import read_result
 from trainer.errors import UserError
@@ -52,7 +53,8 @@ def explain(
         the exit code.
     """
     folders = [folder_of(request) for request in words]
-    a, b = (as_stored(request) for request in words)
+    # A key that is taken from the other run stands for what it stood for there.
+    a, b = (replace(one, config=resolved(one.config)) for one in map(as_stored, words))
     keys = differing(a, b)
     if not keys:
         raise UserError(
@@ -138,7 +140,7 @@ def tell(found: Sequence[Part], of_seeds: Sequence[Mapping[Corner, float]], tag:
         Column("last", [_signed(part.last) for part in found], is_number=True, rank=3),
     ]
     console = open_console()
-    better = "B is better" if (after > before) == is_larger_better(tag) else "A is better"
+    better = "B is better" if (after > before) == is_larger_better(tag, a.config, b.config) else "A is better"
     seeds = counted(len(of_seeds), "seed")
     lines = [Text(f"{tag}: A {short(before)}, B {short(after)}, means of {seeds}: {better}", style="bold")]
     if before == after:

@@ -126,11 +126,11 @@ def best_of_sweep(folder: Path) -> Path:
         UserError: none has ended well, or `results.json` can't be read.
     """
     from trainer.sweep.compare import read_rows, told_metric
-    from trainer.sweep.results import metric_of, settings
+    from trainer.sweep.results import configs_of, metric_of, settings
 
     rows = read_rows(folder)
     tag = metric_of(rows, told_metric(folder))
-    sign = 1 if is_larger_better(tag) else -1
+    sign = 1 if is_larger_better(tag, *configs_of(rows)) else -1
     for setting in settings(rows, tag):
         ended = {r.job.name: r.result[tag] for r in setting.rows if r.status == "finished" and tag in r.result}
         if ended:
