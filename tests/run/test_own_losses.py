@@ -191,6 +191,37 @@ def spread(outputs, targets):
     return F.cross_entropy(outputs, targets) + 0.01 * outputs.softmax(1).mean(0).square().sum()
 
 
+def difference(outputs, targets, in_shape=False):
+    return ((outputs.reshape(targets.shape) if in_shape else outputs) - targets).square().mean()
+
+
+class Flat(Plain):
+    def forward(self, x):
+        return super().forward(x)[:, 0]
+
+
+def padded():
+    """Sequences with the longest first, as they are sorted."""
+    x = torch.randint(5, (90, 4), generator=torch.Generator().manual_seed(0)).float()
+    mask = torch.arange(4) < 4 - torch.arange(90).div(40, rounding_mode="floor")[:, None]
+    splits = [Samples({"x": x[i::3], "mask": mask[i::3]}, x[i::3].long()) for i in range(3)]
+    return Data(*splits, description="padded", num_classes=5)
+
+
+class Tags(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.layer = nn.Linear(1, num_classes)
+
+    def forward(self, x, mask):
+        return self.layer(x[..., None])
+
+
+def over_mask(outputs, targets, inputs):
+    losses = F.cross_entropy(outputs.movedim(2, 1), targets, reduction="none")
+    return losses[inputs["mask"]].mean()
+
+
 class Reduced(nn.Module):
     reduction = "mean"
 
@@ -393,12 +424,28 @@ def test_a_number_that_stands_for_what_is_missing_is_among_the_samples_that_are_
     assert {1, 4000} & set(unlike(targets).tolist())
 
 
-@pytest.mark.parametrize("loss", ["leaves_out", "weighs", "Reduced", "spread"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(of("Plain", loss) for loss in ("leaves_out", "weighs", "Reduced", "spread")),
+        ("data._target_=own_losses.padded", "~data.limit", *of("Tags", "over_mask")),
+    ],
+)
 def test_a_mean_over_some_samples_is_said_to_be_none(
-    loss: str, train: Train, capfd: pytest.CaptureFixture[str]
+    words: tuple[str, ...], train: Train, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    train(*QUIET, *of("Plain", loss), "max_steps=1")
+    train(*QUIET, *words, "max_steps=1")
     assert "is no mean and no sum over samples" in capfd.readouterr().out
+
+
+def test_outputs_that_are_compared_with_the_targets_of_all_samples_are_refused(train: Train) -> None:
+    """`[N]` less `[N, 1]` is `[N, N]`, without a word."""
+    words = (*QUIET, "data=random_regression", "data.limit=null", "data.out_features=1", "max_steps=2")
+    with pytest.raises(UserError, match=r"outputs = outputs\.reshape\(targets\.shape\)"):
+        train(*words, *of("Flat", "difference"))
+    found = train(*words, *of("Flat", "difference"), "loss.in_shape=true")
+    same = train(*words, "model._target_=own_losses.Plain", "loss=mse")
+    assert found["test/loss"] == pytest.approx(same["test/loss"], rel=1e-12)
 
 
 @pytest.mark.parametrize("loss", [pytest.param("Mine", marks=pytest.mark.long), "Cooled"])

@@ -156,6 +156,14 @@ def first_samples(batches: Batches, size: int) -> Batch:
     return next(Batch(*map(joined, zip(*taken, strict=True))).parts(size))
 
 
+def some_samples(batches: Batches, rows: Tensor) -> Batch:
+    """Samples of a split by their numbers, `[n]`, as its batches are; the first, where it is read in order alone."""
+    if (at := getattr(batches, "at", None)) is None:
+        return first_samples(batches, len(rows))
+    found: Batch = at(rows)
+    return found
+
+
 def unspoilt(whole: Batch, is_copied: bool) -> Iterator[Batch]:
     """The same batch without end; copies of it as soon as somebody has written into its inputs.
 
@@ -215,6 +223,11 @@ class ResidentBatches:
         finished = (Batch(self._finished(inputs), targets) for inputs, targets in batches)
         return augmented(finished, self.augment, len(self), batch_size, seed, first_step, rank, world_size)
 
+    def at(self, rows: Tensor) -> Batch:
+        """The samples of these numbers."""
+        found = Batch(self.inputs, self.targets).gathered(rows.to(leaves(self.inputs)[0].device))
+        return Batch(self._finished(found.inputs), found.targets)
+
     def _slices(self, batch_size: int, seed: int, first_step: int, rank: int, world_size: int) -> Iterator[Batch]:
         of, whole = len(self), Batch(self.inputs, self.targets)
         if batch_size >= of and self.weights is None:  # the whole split: its order changes nothing but rounding
@@ -263,6 +276,10 @@ class LoadedBatches:
     @property
     def targets(self) -> Tensor:
         return self.files.targets.to(self.device)
+
+    def at(self, rows: Tensor) -> Batch:
+        """The samples of these numbers, read in this process."""
+        return next(self._load([rows], 0))
 
     def _load(self, batches: Iterable[Tensor], num_workers: int) -> Iterator[Batch]:
         batches, ahead = tee(batches)

@@ -55,7 +55,11 @@ class ItemBatches:
 
     def first(self, size: int) -> Batch:
         """The first items, read in this process."""
-        found = self._finished(self.items.load(("evaluation", list(range(min(size, len(self)))))))
+        return self.at(torch.arange(min(size, len(self))))
+
+    def at(self, rows: Tensor) -> Batch:
+        """The items of these numbers, read in this process."""
+        found = self._finished(self.items.load(("evaluation", rows.tolist())))
         return as_own_targets(found) if self.are_own_targets else found
 
     def training(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from trainer import trees
 from trainer.config.settings import Settings
-from trainer.data.batches import Batch, Batches, first_samples
+from trainer.data.batches import Batch, Batches, ResidentBatches, some_samples
 from trainer.data.given import as_whole
 from trainer.data.item_leaks import some_targets
 from trainer.data.items import Items
@@ -33,6 +33,7 @@ from trainer.run.unregistered import refuse_unregistered, unregistered
 from trainer.trees import called, differentiable, leaves
 from trainer.trials import DIFFERENTIATING, undisturbed
 
+MOST_SEARCHED = 1 << 26  # numbers of a tensor that are looked through for the smallest and the largest
 # What a term is called that others of the dict may be part of already.
 TOTALS = ("loss", "total", "total_loss")
 
@@ -192,34 +193,59 @@ def kind_of(term: Term, loss_fn: LossFunction, model: nn.Module, outputs: Any, t
         batch = Batch(inputs, batch.targets)
         return loss_fn.of_term(term, given(batch) if is_anew else outputs, *reversed(batch)).item()
 
-    def values(factor: float) -> tuple[float, float, list[float]]:
+    def values(sample: Batch, outputs: Any, factor: float) -> tuple[float, float, list[float]]:
         """Of all samples, twice, and of each; the outputs of every second one times a factor."""
-        spread = None if is_anew else trees.mapped(partial(with_every_second, factor=factor), outputs)
-        rows = repeat(None) if is_anew else trees.parts(spread, 1)
-        return loss(sample, spread), loss(sample, spread), list(map(loss, sample.parts(1), rows))
+        scaled = None if is_anew else trees.mapped(partial(with_every_second, factor=factor), outputs)
+        rows = repeat(None) if is_anew else trees.parts(scaled, 1)
+        return loss(sample, scaled), loss(sample, scaled), list(map(loss, sample.parts(1), rows))
+
+    def tried(sample: Batch, outputs: Any) -> Kind | None:
+        # Samples of different losses: the mean of equal ones is also the root of the mean of their squares. And as they
+        # are: beside large losses, a small term would not be seen.
+        tries = [values(sample, outputs, factor) for factor in ((1,) if is_anew else (100, 1))]
+        tries = [numbers for numbers in tries if math.isfinite(sum([numbers[0], *numbers[2]]))] or tries[-1:]
+        is_rough = any(of_all != again for of_all, again, _ in tries)
+        is_rough = is_rough or any(x.dtype in (torch.bfloat16, torch.float16) for x in leaves(outputs))
+        close = partial(math.isclose, rel_tol=0.02 if is_rough else 1e-4, abs_tol=1e-6)
+        is_mean = all(close(of_all, sum(each) / len(each)) for of_all, _, each in tries)
+        is_sum = all(close(of_all, sum(each)) for of_all, _, each in tries)
+        if is_mean or is_sum:
+            return term.kind if is_mean and is_sum else "mean" if is_mean else "sum"
+        return None
 
     try:
-        if is_anew or loss_fn.is_of_inputs or not isinstance(train.targets, Tensor):
-            sample = first_samples(train, 8)
+        are_known = isinstance(train.targets, Tensor)
+        if is_anew or loss_fn.is_of_inputs or not are_known or not isinstance(outputs, Tensor):
+            rows = spread(train)
+            if are_known and not is_anew:
+                rows = torch.cat([rows, unlike(train.targets).cpu()])
+            sample = some_samples(train, rows.unique())
             outputs = None if is_anew else given(sample)
         else:
             rows = unlike(train.targets)
             outputs = trees.mapped(lambda x: x[torch.arange(len(rows)) % len(x)], outputs)
             sample = Batch(None, train.targets[rows].to(sample.targets))
-        # Samples of different losses: the mean of equal ones is also the root of the mean of their squares. And as they
-        # are: beside large losses, a small term would not be seen.
-        tries = [values(factor) for factor in ((1,) if is_anew else (100, 1))]
+        if (kind := tried(sample, outputs)) is not None:
+            return kind
+        is_crossed = False
+        if is_turned(outputs, sample.targets):
+            turned = Batch(sample.inputs, sample.targets.reshape(outputs.shape))
+            is_crossed = tried(turned, outputs) is not None
     except Exception:  # it wants to see several samples
         return "whole"
-    tries = [numbers for numbers in tries if math.isfinite(sum([numbers[0], *numbers[2]]))] or tries[-1:]
-    is_rough = any(of_all != again for of_all, again, _ in tries)
-    is_rough = is_rough or any(x.dtype in (torch.bfloat16, torch.float16) for x in leaves(outputs))
-    close = partial(math.isclose, rel_tol=0.02 if is_rough else 1e-4, abs_tol=1e-6)
-    is_mean = all(close(of_all, sum(each) / len(each)) for of_all, _, each in tries)
-    is_sum = all(close(of_all, sum(each)) for of_all, _, each in tries)
-    if is_mean or is_sum:
-        return term.kind if is_mean and is_sum else "mean" if is_mean else "sum"
+    if is_crossed:
+        shapes = ["[" + ", ".join(["N", *map(str, x.shape[1:])]) + "]" for x in (outputs, sample.targets)]
+        raise UserError(
+            f"loss={term.names['loss']}: is given outputs {shapes[0]} and targets {shapes[1]}, and compares each "
+            "sample with each. Write outputs = outputs.reshape(targets.shape) into it."
+        )
     return "weighted mean" if not is_anew and is_weighted_mean(term, outputs, sample.targets) else "whole"
+
+
+def is_turned(outputs: Any, targets: Any) -> bool:
+    """Whether one of the two is `[N]` and the other `[N, 1]`: torch broadcasts them to `[N, N]`."""
+    are_tensors = isinstance(outputs, Tensor) and isinstance(targets, Tensor)
+    return are_tensors and sorted((outputs.dim(), targets.dim())) == [1, 2] and outputs.numel() == targets.numel()
 
 
 def is_weighted_mean(term: Term, outputs: Any, targets: Any) -> bool:
@@ -239,6 +265,21 @@ def with_every_second(tensor: Tensor, factor: float) -> Tensor:
     spread = tensor.clone()
     spread[1::2] *= factor
     return spread
+
+
+def spread(split: Batches) -> Tensor:
+    """The numbers of some samples from all over a split: `[n]`.
+
+    Of tensors in memory, such as masks, lengths and weights, those with the smallest and the largest number are among
+    them: often that is what a loss leaves out.
+    """
+    rows = [torch.linspace(0, len(split) - 1, min(len(split), 8)).long()]
+    if isinstance(split, ResidentBatches):
+        for leaf in leaves((split.inputs, split.targets)):
+            if not leaf.is_complex() and 0 < leaf.numel() <= MOST_SEARCHED:
+                numbers = leaf.to(torch.uint8) if leaf.dtype == torch.bool else leaf
+                rows.append(torch.stack([numbers.argmin(), numbers.argmax()]).cpu() // leaf[0].numel())
+    return torch.cat(rows)
 
 
 def unlike(targets: Tensor) -> Tensor:
