@@ -72,6 +72,25 @@ class MadeLater(Plain):
         return self.b(hidden * self.scale - self.seen.sum(0))
 
 
+class Grows(Plain):
+    '''A layer that is made, and sized, in the first forward pass.'''
+
+    def forward(self, x):
+        hidden = self.a(x.flatten(1)).relu()
+        if not hasattr(self, "late"):
+            self.late = nn.Linear(hidden.shape[1], 8).to(hidden)
+        return self.b(self.late(hidden))
+
+
+class GrowsOfTokens(Grows):
+    def __init__(self, vocab_size, num_classes):
+        super().__init__(8, num_classes)
+        self.table = nn.Embedding(vocab_size, 8)
+
+    def forward(self, x):
+        return super().forward(self.table(x).mean(1))
+
+
 class PartlySaved(Plain):
     '''A state dict of its own, without the part that is frozen.'''
 
@@ -279,6 +298,8 @@ def by_hand(*typed: str, num_steps: int) -> dict[str, Tensor]:
         ("Recurrent", "tokens"),
         ("Signals", "signals"),
         ("MadeLater", "rows"),
+        ("Grows", "rows"),
+        ("GrowsOfTokens", "tokens"),
         ("PartlySaved", "rows"),
     ],
 )
@@ -292,6 +313,36 @@ def test_a_module_trains_as_in_a_plain_loop_and_goes_on_exactly(model: str, kind
     assert_close(weights("whole"), by_hand(*typed, num_steps=9), rtol=1e-9, atol=1e-11)
     used = trainer.load("runs/whole/checkpoints/last.pt", trust=["own_models"]).network
     assert_close(nn.Module.state_dict(used), weights("whole"), rtol=0, atol=0)
+
+
+def test_layers_made_of_inputs_that_nobody_knows_again_are_told_where_they_go(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grown = """
+import torch
+from torch import nn
+
+def items():
+    return [{"x": torch.randn(4), "y": torch.ones(4), "label": torch.tensor(i % 2)} for i in range(40)]
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        # here
+
+    def forward(self, x, y):
+        if not hasattr(self, "late"):
+            self.late = nn.Linear(x.shape[1], 2)
+        return self.late(x * y)
+"""
+    (tmp_path / "grown.py").write_text(grown)
+    train("monitor=off", "trust=[grown]", "model._target_=grown.Net", "data._target_=grown.items", "max_steps=2")
+    run = next(Path("runs").glob("*/*"))
+    with pytest.raises(UserError, match=r"late\.weight.* go into its __init__, as nn\.LazyLinear\.$"):
+        trainer.load(str(run), trust=["grown"])
+    (tmp_path / "grown.py").write_text(grown.replace("# here", "self.late = nn.LazyLinear(2)"))
+    monkeypatch.delitem(sys.modules, "grown")
+    assert trainer.load(str(run), trust=["grown"]).network.late.weight.shape == (2, 4)
 
 
 def test_an_object_of_settings_is_made_for_a_model_that_takes_one() -> None:
@@ -473,6 +524,19 @@ class TestWeightsFromAnywhere:
                 "has numbers that are not finite: bias",
             ]
             assert torch.equal(model.weight, start)
+
+    def test_of_fractions_are_none_for_whole_numbers(self) -> None:
+        """They were cut off."""
+        norm = nn.BatchNorm1d(1)
+        own = copy.deepcopy(norm.state_dict())
+        for number, is_taken in ((2.0, True), (2.5, False), (torch.nan, False)):
+            found = fit_in(norm, own | {"num_batches_tracked": torch.tensor(number)}, "some.pt")
+            assert found[0] == f"{4 + is_taken} of 5 tensors are taken from it"
+            assert norm.num_batches_tracked == 2
+        small = nn.Module()
+        small.register_buffer("codes", torch.zeros(1, dtype=torch.int8))
+        with pytest.raises(UserError, match=r"nothing in it fits: codes \(torch\.int64, here torch\.int8\)"):
+            fit_in(small, {"codes": torch.tensor([300])}, "some.pt")
 
     def test_of_several_in_a_file_none_is_chosen(self, tmp_path: Path) -> None:
         torch.save({name: {"a": torch.ones(1)} for name in ("first", "second")}, tmp_path / "some.pt")

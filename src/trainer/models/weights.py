@@ -158,9 +158,14 @@ def fit_in(model: nn.Module, state: State, weights: str) -> list[str]:
 
 
 def can_be(own: Tensor, found: Tensor) -> bool:
-    """Whether a tensor can take the numbers of another: a real one no complex ones, and none of fractions codes."""
-    is_real = own.is_complex() or not found.is_complex()
-    return is_real and (not own.is_floating_point() or found.is_floating_point()) and not found.is_quantized
+    """Whether a tensor can take the numbers of another: a real one no complex ones, one of fractions no codes, one of
+    whole or logical numbers those alone that it has room for.
+    """
+    if found.is_quantized or (found.is_complex() and not own.is_complex()):
+        return False
+    if own.is_floating_point() or own.is_complex():
+        return found.is_floating_point() or found.is_complex()
+    return torch.equal(found.to(own.dtype).to(found.dtype), found)
 
 
 def _some(names: Sequence[str], count: int = 3) -> str:

@@ -19,8 +19,8 @@ from trainer.config.settings import Settings, settings_of
 from trainer.config.shipped import CONFIGS, defaults, shipped
 from trainer.data import preparation
 from trainer.data.fresh import HOW
-from trainer.data.preparation import Preparation
-from trainer.data.prepare import Sizes
+from trainer.data.preparation import AsTheyAre, Preparation
+from trainer.data.prepare import Sizes, on_device
 from trainer.disk import checkpoint, foreign
 from trainer.disk import folder as folders
 from trainer.errors import UserError, nearest
@@ -31,6 +31,8 @@ from trainer.run.instantiate import ours
 from trainer.run.model import build_model
 from trainer.run.origin import as_trained
 from trainer.state import changed_since, plain_numbers
+from trainer.trees import called
+from trainer.trials import is_others
 from trainer.use.find import Found
 
 FREE = ("device", "precision", "trust", "threads")  # what may be typed of a run's own keys, beside data
@@ -146,13 +148,38 @@ def open_run(found: Found, typed: Mapping[str, Any] | None = None, are_given: bo
         state |= average_of(state, found)
     model = build_model(settings, about.sizes, device, dtype)
     try:
-        put_state(model, state["model"])
+        fill(model, state["model"], about, device, dtype)
     except Exception as error:  # of every kind: the file may be anybody's
-        raise UserError(f"{found.checkpoint}: does not fit the model: {_reason(error)}.") from error
+        own = " Layers that a class makes when it is called first go into its __init__, as nn.LazyLinear."
+        hint = own if is_somebodys(model) and "Unexpected key" in str(error) else ""
+        raise UserError(f"{found.checkpoint}: does not fit the model: {_reason(error)}.{hint}") from error
     model.eval()
     tell_forgotten(model, state)
     result = folders.read_result(found.folder) or {}
     return Trained(found, settings, about, model, device, dtype, autocast(settings, device), state, result)
+
+
+def fill(model: nn.Module, state: Mapping[str, Any], about: About, device: torch.device, dtype: torch.dtype) -> None:
+    """Puts the weights into the model. One that makes layers when it is called first is called with zeros before.
+
+    Raises:
+        Exception: of every kind, where they do not fit.
+    """
+    try:
+        put_state(model, state)
+    except Exception:
+        if not is_somebodys(model) or not about.input_shape:
+            raise
+        kind = getattr(torch, about.inputs.dtype) if isinstance(about.inputs, AsTheyAre) else dtype
+        zeros = on_device(torch.zeros((), dtype=kind).expand(2, *about.input_shape), device, dtype)
+        with torch.no_grad(), contextlib.suppress(Exception):  # what does not fit is told then
+            called(model.eval(), zeros.clone())
+        put_state(model, state)
+
+
+def is_somebodys(model: nn.Module) -> bool:
+    """Whether a class of somebody else takes part, which may do anything when it is called."""
+    return any(is_others(module) for module in model.modules())
 
 
 def tell_forgotten(model: nn.Module, state: Config) -> None:
