@@ -76,12 +76,21 @@ def transparent(mode: str, path: Path) -> None:
             image = Image.new("RGB", (16, 16), (9, 9, 9))
             image.paste((0, 0, 0), (0, 0, 8, 16))
             image.save(path, transparency=(9, 9, 9))
+        case "L of 2 bits":  # and a level, or colour, in forms that Pillow does not write
+            path.write_bytes(png(16, 16, 2, 0, bytes(2) + b"\xaa\xaa", [2]))
+        case "L of 4 bits":
+            path.write_bytes(png(16, 16, 4, 0, bytes(4) + b"\x55" * 4, [5]))
+        case "RGB of 16 bits":
+            clear = [1000, 2000, 3000]
+            path.write_bytes(png(16, 16, 16, 2, bytes(8 * 6) + 8 * struct.pack(">3H", *clear), clear))
+
+
+FORMS = [("RGBA", "png"), ("LA", "png"), ("P", "png"), ("RGB", "png"), ("RGBA", "webp"), ("P", "gif")]
+FORMS += [("L of 2 bits", "png"), ("L of 4 bits", "png"), ("RGB of 16 bits", "png")]
 
 
 @pytest.mark.parametrize("background", BACKGROUNDS)
-@pytest.mark.parametrize(
-    ("mode", "suffix"), [("RGBA", "png"), ("LA", "png"), ("P", "png"), ("RGB", "png"), ("RGBA", "webp"), ("P", "gif")]
-)
+@pytest.mark.parametrize(("mode", "suffix"), FORMS)
 def test_what_is_transparent_shows_the_background(tmp_path: Path, mode: str, suffix: str, background: str) -> None:
     path = tmp_path / f"x.{suffix}"
     transparent(mode, path)
@@ -91,6 +100,8 @@ def test_what_is_transparent_shows_the_background(tmp_path: Path, mode: str, suf
         pixels = files[0][0].float()
         assert pixels[:, :, :7].mean() < 3
         assert abs(pixels[:, :, 9:].mean() - BACKGROUNDS[background]) < 3
+    with Image.open(path) as image:
+        assert abs(Pictures().image(image)[:, :, 9:].float().mean() - BACKGROUNDS["white"]) < 3
 
 
 def tiff(path: Path, bits: int, which_is_white: int, levels: bytes) -> None:
@@ -434,15 +445,19 @@ def test_what_is_kept_of_a_look_may_be_damaged(tmp_path: Path, kept: Path, monke
         assert file.stat().st_size > len(damage)  # it was written anew
 
 
-def png(width: int, height: int) -> bytes:
-    """A grey picture's file that says it is so large, and has the pixels."""
+def png(
+    width: int, height: int, bits: int = 1, colour: int = 0, line: bytes | None = None, clear: list[int] | None = None
+) -> bytes:
+    """A picture's file that says it is so large, and has the pixels: all lines alike; the level that is transparent."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
-    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    pixels = zlib.compress(bytes(height * (1 + -(-width // 8))), 1)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    pixels = zlib.compress(height * (b"\0" + (bytes(-(-width // 8)) if line is None else line)), 1)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))
+    if clear is not None:
+        header += chunk(b"tRNS", struct.pack(f">{len(clear)}H", *clear))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
 def hostile(kind: str, path: Path) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from trainer.data.quoting import cut, listed
 from trainer.data.source import ImageFiles
-from trainer.data.upright import in_8_bit
+from trainer.data.upright import in_8_bit, scale_clear_level
 from trainer.disk.cache import num_bytes
 from trainer.disk.foreign import flags, refuse_no_file
 from trainer.errors import UserError
@@ -192,6 +192,7 @@ def read_picture(path: str | Path, channels: int, size: tuple[int, int], backgro
             warnings.simplefilter("ignore")
             with Image.open(path, formats=FORMATS) as image:
                 refuse_too_large(image)
+                scale_clear_level(image)
                 # A JPEG is decoded at the smallest of its built-in scales that is large enough.
                 image.draft(_mode(channels), (2 * width, 2 * height))
                 ImageOps.exif_transpose(image, in_place=True)
@@ -206,6 +207,7 @@ def of_picture(image: Image.Image, channels: int, size: tuple[int, int], backgro
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            scale_clear_level(image)
             whole = _pixels(ImageOps.exif_transpose(image), channels, background)
     except Exception as error:  # of a file that is only read now
         raise ValueError(reason_of(error)) from error

@@ -14,7 +14,7 @@ from torch import Tensor
 from trainer.disk.files import cache_folder
 from trainer.disk.slots import MARK_BYTES, Slots
 
-VERSION = 2  # of `trainer.data.image_files.read_picture`: counted up when it makes other pixels of a file
+VERSION = 3  # of `trainer.data.image_files.read_picture`: counted up when it makes other pixels of a file
 # Seconds after which a file counts as written: one that was changed again within a tick of the file system's clock has
 # the same times.
 SETTLED = 2.0

@@ -8,13 +8,30 @@ BACKGROUNDS = {"white": 255, "grey": 128, "black": 0}
 _BITS, _WHICH_IS_WHITE = 258, 262  # tags of TIFF: BitsPerSample, and PhotometricInterpretation, 0 where 0 is white
 
 
+# What Pillow does to the levels of a PNG of these bits, by its name for them.
+_SCALED = {"L;2": lambda level: level * 85, "L;4": lambda level: level * 17, "RGB;16B": lambda level: level >> 8}
+
+
 def is_transparent(image: Image.Image) -> bool:
     """Whether a file says that its pixels may be."""
     return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
 
 
+def scale_clear_level(image: Image.Image) -> None:
+    """The level, or colour, that a PNG says is transparent: as its pixels will be, not as its file has it.
+
+    Pillow scales pixels alone. Nothing is done to an image that has been decoded: what its file was is forgotten.
+    """
+    clear = image.info.get("transparency")
+    if image.format != "PNG" or not image.tile or isinstance(clear, bytes | None):  # type: ignore[attr-defined]
+        return
+    if (scaled := _SCALED.get(image.tile[0][3])) is not None:  # type: ignore[attr-defined]
+        image.info["transparency"] = tuple(map(scaled, clear)) if isinstance(clear, tuple) else scaled(clear)
+
+
 def upright_8_bit(image: Image.Image, background: str) -> Image.Image:
     """As its camera was held, in 8 bits a channel, on a background where it is transparent."""
+    scale_clear_level(image)
     return in_8_bit(ImageOps.exif_transpose(image), background, image)
 
 
