@@ -13,7 +13,7 @@ from torch import Tensor
 from refusal import says
 from trainer.data.given import Asked, as_data
 from trainer.data.image_files import FolderImages
-from trainer.data.prepare import prepare
+from trainer.data.prepare import doubts, prepare
 from trainer.data.source import Data
 
 DRAW = np.random.default_rng(0)
@@ -145,3 +145,17 @@ def test_files_have_one_channel_or_three(tmp_path: Path) -> None:
     files = FolderImages([str(tmp_path / "1.png")], torch.zeros(1, dtype=torch.int64))
     data = Data(files, files, files, num_classes=1)
     says(prepare, "Type 1 or 3.", data=data, device=torch.device("cpu"), dtype=torch.float32, channels=4)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "RGB"])
+def test_an_alpha_channel_of_items_is_said(mode: str) -> None:
+    """White on transparency is all white: what to do is said, and then it is told apart."""
+    clear, black = Image.new("RGBA", (8, 8), (255, 255, 255, 0)), Image.new("RGBA", (8, 8), "black")
+    clear.paste((255, 255, 255, 255), (0, 0, 4, 8))
+    items = [*[(Image.new("RGB", (8, 8)), i) for i in range(4)], (clear.convert(mode), 4)]
+    data = as_data((items, items, items), "mine", Asked())
+    said = [line for line in doubts(data, "mine", torch.float32) if "alpha" in line]
+    assert [line.startswith("data=mine: ") and "white shows" in line for line in said] == [True] * (mode != "RGB")
+    assert first_batch(items, 8, 3).inputs[4].min() == 1
+    black.paste(clear, mask=clear)  # as the line says
+    assert first_batch([(black.convert("RGB"), 4)] * 3, 8, 3).inputs[0, 0, 0].tolist() == [1] * 4 + [0] * 4

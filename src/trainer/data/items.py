@@ -13,7 +13,7 @@ from torch.utils.data import Subset
 
 from trainer.config import trust
 from trainer.data.fixed import is_fixed, is_plain
-from trainer.data.item_masks import is_picture
+from trainer.data.item_masks import first_picture, is_picture
 from trainer.data.item_parts import Parts, Pictures, plain
 from trainer.data.item_targets import Reading
 from trainer.data.quoting import cut
@@ -21,6 +21,7 @@ from trainer.draws import ForeignDraws, seed_from, seeds_from
 from trainer.errors import UserError
 from trainer.trees import Tree, leaves, mapped, num_samples
 
+FEW = 10  # items that are looked at for an alpha channel
 Key = tuple[str, list[int]]  # what the draws of these rows are derived from, and the rows
 
 
@@ -110,6 +111,16 @@ class Items:
             a.shape == b.shape and torch.equal(a == a, b == b) and torch.equal(a[a == a], b[b == b])  # NaN, too
             for a, b in zip(once, again, strict=True)
         )
+
+    def has_transparent(self) -> bool:
+        """Whether pictures of Pillow among a few items have an alpha channel that is put on white."""
+        if self.collate_fn is not None or first_picture(self.raw_inputs(("first", [0]))[0]) is None:
+            return False
+        from trainer.data.upright import is_transparent
+
+        rows = sorted({round(i * (len(self) - 1) / (FEW - 1)) for i in range(FEW)})
+        pictures = map(first_picture, self.raw_inputs(("first", rows)))
+        return any(is_transparent(picture) for picture in pictures if picture is not None)
 
     def raw_targets(self, key: Key) -> list[Any]:
         """The targets of some items as the data set has them."""

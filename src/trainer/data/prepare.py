@@ -246,6 +246,11 @@ def doubts(
     if leak is not None:
         found.append(f"warning: data={name}: {leak.said}")
     found += left_behind(data, augment)
+    if isinstance(data.train, Items) and data.train.has_transparent():
+        said.append(
+            f"data={name}: pictures of items have an alpha channel; where they are transparent, white shows. For "
+            "another ground, give pictures without one: paste them on a picture of that ground."
+        )
     if isinstance(data.train, Items) and not data.train.is_repeatable():
         found.append(
             f"warning: data={name}: item 0 differs when it is read again, though torch, NumPy and random draw the same "
