@@ -83,6 +83,9 @@ FLOWERS = {
     "old line ends": ("a,b,species\r1,2,rose\r3.5,-4e0,iris\r", ["species"]),
     "numpy.savetxt's header": ("# a,b,species\n1,2,rose\n3.5,-4e0,iris\n", ["species"]),
     "remarks above": ("# by me\n# on a Monday, late\na,b,species\n1,2,rose\n3.5,-4e0,iris\n", ["species"]),
+    "a title above": ("Flowers of 2024\na,b,species\n1,2,rose\n3.5,-4e0,iris\n", ["species"]),
+    "titles of a spreadsheet": ("Flowers;;\nby me;2024;\n;;\na;b;species\n1;2;rose\n3,5;-4e0;iris\n", ["species"]),
+    "remarks of other programs": ("%% by me\n// on a Monday\na,b,species\n1,2,rose\n3.5,-4e0,iris\n", ["species"]),
     "row names of R": ('"a","b","species"\n"x",1,2,"rose"\n"y",3.5,-4e0,"iris"\n', ["species"]),
     "delimiters behind rows": ("a;b;species\n1;2;rose;\n3.5;-4e0;iris;\n", ["species"]),
     "delimiters behind": ("a;b;species;;\n1;2;rose;;\n3.5;-4e0;iris;;\n", ["species"]),
@@ -164,6 +167,10 @@ NUMBERS = {  # cells, and what they are: with a comma as decimal sign, with a po
     "-0,125 +3,75": ("comma", [-0.125, 3.75]),
     "1'234.5 2'000.25": ("point", [1234.5, 2000.25]),
     "1\u00a0234,5 2\u202f000,25": ("comma", [1234.5, 2000.25]),
+    "1\u2009234,5 2\u2009000,25": ("comma", [1234.5, 2000.25]),
+    "1\u2019234.5 2\u2019000.25": ("point", [1234.5, 2000.25]),
+    "\u22121,5 \u22120,25": ("comma", [-1.5, -0.25]),
+    "\u22121.5e\u22121 3.5": ("point", [-0.15, 3.5]),
     "1,5e3 2,25E-1": ("comma", [1500, 0.225]),
     "10 20": ("point", [10, 20]),
 }
@@ -198,6 +205,58 @@ def test_a_decimal_sign_that_may_be_either_can_be_said(tmp_path: Path) -> None:
     path = wrote(tmp_path, "x;y\n1,500;1\n2,250;2\n")
     assert read_all(path, decimal="comma")["x"] == [1.5, 2.25]
     assert read_all(path, decimal="point")["x"] == [1500, 2250]
+
+
+def test_points_beside_semicolons_that_may_stand_between_thousands_are_said(tmp_path: Path) -> None:
+    path = wrote(tmp_path, "x;y\n1.500;1\n2.250;2\n")
+    (note,) = read(Path(path)).notes
+    assert "1.500 and its like are read with a decimal point" in note
+    assert note.endswith("type data.decimal=comma.")
+    assert read_all(path)["x"] == [1.5, 2.25]
+    assert read_all(path, decimal="comma")["x"] == [1500, 2250]
+    for told in ("x;y\n1.500;1\n2.2;2\n", "x;y\n1.500;1,5\n2.250;2\n", "x,y\n1.500,1\n2.250,2\n"):
+        assert read(Path(wrote(tmp_path, told))).notes == []
+
+
+def test_a_title_is_told_from_rows(tmp_path: Path) -> None:
+    """What is passed over is said, and lines are counted from the top."""
+    title = "by me,\n\na,b,kind\n"
+    found = read(Path(wrote(tmp_path, f"{title}1,2,x\n3,4,y\n")), called=["kind", "a"])
+    assert found.notes == ["lines 1 to 2 stand above the names of the columns, and no row is there."]
+    assert found.lines is not None
+    assert found.lines.tolist() == [4, 5]
+    for rows in ("1,2,x\n3,4,kind\n5,6,z\n", "1,2,x\n1,b,kind\n5,6,z\n"):  # a word of a column called so
+        assert len(read(Path(wrote(tmp_path, rows)), called=["kind"]).columns["0"]) == 3
+
+
+@pytest.mark.parametrize("cell", ["{}.5 kg", "{}.5kg", "{} mg/l", "({}.5)", "{}.5-", "{}.5D+03", "{},5 \u00b5m"])
+def test_numbers_with_something_beside_them_are_no_texts(tmp_path: Path, cell: str) -> None:
+    path = wrote(tmp_path, lines("a;b;y", lambda i: f"{cell.format(i)};{i * i};{i % 2}"))
+    says(
+        table.load, "line 2, column a: '", "is not a number (40 such cells)", "data.drop=[a]", path=path, targets=["y"]
+    )
+    assert table.load(path, ["y"], drop=["a"]).recipe.names == ["b"]  # type: ignore[union-attr]
+
+
+def test_a_last_row_of_sums_is_said(tmp_path: Path) -> None:
+    def rows(i: int) -> str:
+        return f"{'uvw'[i % 3]},{i * i},{i}.25"
+
+    notes = table.load(wrote(tmp_path, lines("a,b,y", rows) + "Total,20540,790\n"), ["y"]).notes
+    assert any("line 42 holds the sums of all others (b, y)." in note for note in notes)
+    for last in ("u,20541,790.5", "u,,", "u,1600,40.25"):
+        path = wrote(tmp_path, lines("a,b,y", rows) + (f"{last}\n" if last != "u,," else ""))
+        assert not any("sums" in note for note in table.load(path, ["y"]).notes)
+
+
+@pytest.mark.parametrize(("line", "what"), [(2, "units"), (42, "totals")])
+def test_units_and_totals_are_told_where_they_stand(tmp_path: Path, line: int, what: str) -> None:
+    rows = lines("a,b,y", lambda i: f"{i}.5,{i * i},{i % 2}").splitlines()
+    whole = [*rows[: line - 1], "[m],[kg],1" if what == "units" else "Total,20,20", *rows[line - 1 :]]
+    says(
+        table.load, f"If line {line} holds {what}, take it out.", path=wrote(tmp_path, "\n".join(whole)), targets=["y"]
+    )
+    assert len(table.load(wrote(tmp_path, "\n".join(rows)), ["y"]).rows["train"]) == 28
 
 
 def test_a_decimal_sign_that_was_said_and_is_another(tmp_path: Path) -> None:
@@ -507,7 +566,7 @@ BAD_LABELS = {
     "inf": ("auto", ("line 3, column y: 20 of the numbers are infinite",)),
     "1e400": ("classification", ("inf in row 1 is no class",)),
     "0.5": ("classification", ("0.5 in row 1 is no class",)),
-    "9007199254740993": ("auto", ("has too many digits for a class", "type data.categorical=[y]".capitalize())),
+    "9007199254740993": ("auto", ("has too many digits for a class", "Type data.task=classification")),
     "nan": ("auto", ("line 3, column y: a value is missing (20 such rows), and is a target",)),
     "yes": ("auto", ("line 3, column y: 'yes' is not a number (20 such cells)", "data.task=classification")),
     "b\n9.5,a": (
@@ -526,7 +585,9 @@ def test_what_is_no_label(tmp_path: Path, cell: str, found: tuple[str, tuple[str
 
 def test_names_of_many_digits_are_classes_where_that_is_said(tmp_path: Path) -> None:
     path = wrote(tmp_path, lines("x,y", lambda i: f"{i}.5,{9007199254740993 + i % 2}"))
-    assert table.load(path, targets=["y"], categorical=["y"]).class_names == ("9007199254740993", "9007199254740994")
+    for how in ({"categorical": ["y"]}, {"task": "classification"}):
+        found = table.load(path, ["y"], **how)  # type: ignore[arg-type]
+        assert found.class_names == ("9007199254740993", "9007199254740994")
 
 
 def test_words_for_a_missing_value_are_classes_where_that_is_said(tmp_path: Path) -> None:

@@ -135,6 +135,7 @@ def load(
     )
     notes = [*table.notes, *_left_out_notes(left_out), *_counting_notes(table, names, wanted)]
     notes += [*_padded_notes(table, names, wanted, meant), *_stand_in_notes(table, names, wanted, meant)]
+    notes += _total_notes(table, [*names, *wanted.targets])
     notes += [*meant.notes, *sizes_notes]
     notes += _level_notes(columns, table, max_levels)
     splits = {}
@@ -404,6 +405,23 @@ def _stand_in(values: NDArray[np.float64]) -> tuple[float, int, float, float] | 
     return None
 
 
+def _total_notes(table: Table, names: Sequence[str]) -> list[str]:
+    """A last row with the sums of those above it, which is no sample."""
+    columns = {name: column.values for name in names if isinstance(column := table.columns[name], Numbers)}
+    sums = [cut(name) for name, values in columns.items() if _ends_with_its_sum(values)]
+    if not sums or 2 * len(sums) < sum(values[-1] == values[-1] for values in columns.values()):
+        return []
+    where = "the last row" if table.lines is None else f"line {table.lines[-1]}"
+    return [f"{where} holds the sums of all others ({listed(sums, 5)}). If they are totals and no sample, take it out."]
+
+
+def _ends_with_its_sum(values: NDArray[np.float64]) -> bool:
+    above, last = values[:-1][~np.isnan(values[:-1])], values[-1]
+    if np.count_nonzero(above) < 5 or not abs(last) > np.abs(above).max():  # few numbers add up by chance
+        return False
+    return bool(abs(above.sum() - last) <= 1e-6 * abs(last))
+
+
 def is_counting(values: NDArray[np.float64]) -> bool:
     """Whether they are whole numbers one after the other, in any order; of a few, in this order alone."""
     num_rows = len(values)
@@ -475,7 +493,8 @@ def refuse_problems(table: Table, names: Sequence[str], wanted: Wanted) -> None:
         advice += "data.decimal=point."
     elif inputs:
         drop, words = (typed(key, list(inputs), not table.has_names) for key in ("data.drop", "data.categorical"))
-        advice = f" Correct them, or type {drop}"
+        advice = _end_of_the_table(table, [table.columns[name] for name in [*wanted.targets, *inputs]])
+        advice += f" Correct them, or type {drop}"
         are_words = not any(column.cell in _INFINITE for column in inputs.values())
         advice += f", or {words} if they are words." if are_words else "."
     if aims:
@@ -485,6 +504,17 @@ def refuse_problems(table: Table, names: Sequence[str], wanted: Wanted) -> None:
             advice += f"{typed('data.categorical', [*wanted.categorical, *wanted.targets], not table.has_names)}."
     more = f"; and {len(found) + len(aims) - 5:,} more columns" if len(found) + len(aims) > 5 else ""
     raise UserError(f"data.path={table.path}: {'; '.join([*aims, *found][:5])}{more}.{advice}")
+
+
+def _end_of_the_table(table: Table, columns: Sequence[Column]) -> str:
+    """What to do where all that is no number is in the first row, as units are, or in the last, as totals are."""
+    found = [column for column in columns if isinstance(column, Mixed)]
+    rows = {column.row for column in found}
+    if any(column.count > 1 for column in found) or not (rows == {0} or rows == {table.num_rows - 1}):
+        return ""
+    what, row = ("units", 0) if rows == {0} else ("totals", -1)
+    line = "it" if table.lines is None else f"line {table.lines[row]}"
+    return f" If {line} holds {what}, take it out."
 
 
 _INFINITE = ("inf", "-inf")
@@ -532,8 +562,7 @@ def targets_of(table: Table, wanted: Wanted, num_classes: int | None) -> Targets
             row = int(beyond.argmax())
             raise UserError(
                 f"{where}: {table.place(row, wanted.targets[0])}: {column.values[row]:.0f} has too many digits for a "
-                f"class that is counted. Type {typed('data.categorical', wanted.targets)} if it is a name, "
-                "or data.task=regression."
+                "class that is counted. Type data.task=classification if it is a name, or data.task=regression."
             )
         return meaning({"its": column.values.astype(np.int64)}, where, wanted.task, num_classes)
     return meaning({"its": column.values}, where, wanted.task, num_classes, is_text=True)

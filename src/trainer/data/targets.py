@@ -178,7 +178,7 @@ def _of_numbers(columns: Mapping[str, Array], where: str, num_classes: int | Non
             row = int(np.argmin(whole))
             raise UserError(
                 f"{where}: {split} targets: {column[row]} in row {row} is no class; classes are whole numbers from 0. "
-                f"Try data.task=regression."
+                f"{'Try data.task=regression.' if np.isfinite(column[row]) else 'Take that row out.'}"
             )
     labels = {split: column.astype(np.int64) for split, column in columns.items()}
     found = np.unique(np.concatenate(list(labels.values())))

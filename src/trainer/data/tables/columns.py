@@ -51,18 +51,18 @@ _DAY = (
 DATE = re.compile(rf"{_DAY}(?:[t\s]\s*{_CLOCK})?|{_CLOCK}", re.IGNORECASE)
 # A number with a sign of percent or money: it is meant as one, but is none.
 _WITH_A_SIGN = re.compile(r"[$€£¥]\s*[+-]?[\d.,'\s]*\d[\d.,']*|[+-]?[\d.,'\s]*\d[\d.,']*\s*[%$€£¥]")
+# The same where it differs in nearly every row: with a unit, in brackets, with the sign behind, as Fortran writes it.
+_WITH_A_UNIT = re.compile(
+    r"[+-]?(?:[\d.,'\s]*\d\s+|\d*[.,]\d+)[^\W\d_]{1,3}(?:/[^\W\d_]{1,3})?"
+    r"|\([\d.,'\s]*\d[\d.,]*\)|[\d.,]*\d-|[+-]?\d*\.?\d+[dD][+-]?\d+"
+)
+MINUS = "\u2212"  # as books print it, and programs in Swedish or Norwegian
+APART = " '\u00a0\u2009\u202f\u2019"  # between thousands: blanks, and apostrophes of keyboards and of Swiss programs
 _GROUPS = {  # thousands apart, by the decimal sign; what begins with 0 is a fraction
-    "point": re.compile(
-        r"[+-]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?|[+-]?[1-9]\d{0,2}(?:[ '\u00a0\u2009\u202f]\d{3})+(?:\.\d*)?"
-    ),
-    "comma": re.compile(
-        r"[+-]?[1-9]\d{0,2}(?:\.\d{3})+(?:,\d*)?|[+-]?[1-9]\d{0,2}(?:[ '\u00a0\u2009\u202f]\d{3})+(?:,\d*)?"
-    ),
+    "point": re.compile(rf"[+-]?[1-9]\d{{0,2}}(?:(?:,\d{{3}})+|(?:[{APART}]\d{{3}})+)(?:\.\d*)?"),
+    "comma": re.compile(rf"[+-]?[1-9]\d{{0,2}}(?:(?:\.\d{{3}})+|(?:[{APART}]\d{{3}})+)(?:,\d*)?"),
 }
-_GROUP_SIGNS = {
-    "point": str.maketrans("", "", ", '\u00a0\u2009\u202f"),
-    "comma": str.maketrans(",", ".", ". '\u00a0\u2009\u202f"),
-}
+_GROUP_SIGNS = {"point": str.maketrans("", "", f",{APART}"), "comma": str.maketrans(",", ".", f".{APART}")}
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ def number(cell: str, decimal: str = "point") -> float | None:
     Args:
         decimal: `point` or `comma`. Thousands may be apart by the other one, a blank or an apostrophe.
     """
-    text = cell.strip()
+    text = cell.strip().replace(MINUS, "-")
     if text.lower() in MISSING:
         return np.nan
     if "_" in text:  # Python takes 1_000 for a number
@@ -420,13 +420,21 @@ def told(words: Words, decimal: str = "point") -> Column:
         return finite(np.array([*values, np.nan], np.float64)[words.codes], are_whole)
     is_nearly = is_number | np.array([_WITH_A_SIGN.fullmatch(level) is not None for level in words.levels])
     if 2 * counts[is_nearly].sum() >= counts.sum():
-        of_code = np.append(~is_number, False)  # the last is what a missing one, -1, looks up
-        bad = of_code[words.codes]
-        row = int(bad.argmax())
-        return Mixed(row, words.levels[words.codes[row]], int(bad.sum()))
+        return _mixed(words, is_number)
     if _are_dates(words.levels):
         return Unused(DATES)
-    return Unused(TEXT) if _are_texts(words, counts) else words
+    if not _are_texts(words, counts):
+        return words
+    has_unit = is_nearly | np.array([_WITH_A_UNIT.fullmatch(level) is not None for level in words.levels])
+    return _mixed(words, is_number) if 2 * counts[has_unit].sum() >= counts.sum() else Unused(TEXT)
+
+
+def _mixed(words: Words, is_number: NDArray[np.bool_]) -> Mixed:
+    """Of the words that are no numbers, by level."""
+    of_code = np.append(~is_number, False)  # the last is what a missing one, -1, looks up
+    bad = of_code[words.codes]
+    row = int(bad.argmax())
+    return Mixed(row, words.levels[words.codes[row]], int(bad.sum()))
 
 
 def _are_texts(words: Words, counts: NDArray[np.int64]) -> bool:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from trainer.data.quoting import cut, listed
-from trainer.data.tables.columns import is_missing, number
+from trainer.data.tables.columns import APART, MINUS, is_missing, number
 from trainer.errors import UserError
 
 SIGNS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "blanks": " ", "caret": "^", "colon": ":"}
+MOST_TITLES = 30  # lines above the names of the columns
 RARE = ("caret", "colon")  # what cuts lines where none of the others does; a colon stands in times
 
 
@@ -48,6 +49,8 @@ class Dialect:
             raise self._error("the file is empty. Give one with a row per sample.")
         self.num_skipped += blank
         self.sample = sample[blank:]
+        num_titles = self._num_titles(called)
+        self.num_skipped, self.sample = self.num_skipped + num_titles, self.sample[num_titles:]
         if self.delimiter == "auto":
             self.delimiter = told_delimiter(self.sample)
         rows = self.rows = [row for row in self.cells(self.sample) if any(map(str.strip, row))]
@@ -62,6 +65,8 @@ class Dialect:
         if decimal == "auto":
             decimal = told_decimal(f"data.path={path}", (cell for row in rows for cell in row)) or ""
         self.decimal, self.is_decimal_told = decimal or "point", bool(decimal)
+        if self.delimiter == "semicolon" and not decimal:
+            self.notes += _notes_on_points(cell.strip() for row in rows for cell in row)
         names = self._names(header, called, has_row_names)
         self.has_names = names is not None
         self.columns = names or [str(column) for column in range(self.width)]
@@ -90,6 +95,29 @@ class Dialect:
             del sample[: remarks - is_header]
             num_skipped += remarks - is_header
         return num_skipped
+
+    def _num_titles(self, called: Sequence[str]) -> int:
+        """How many lines above the names of the columns hold a title and the like: fewer cells than there are names.
+
+        Args:
+            called: names that the user calls columns by; without any it isn't known where the names are.
+        """
+        if not called or not {*called}.isdisjoint(_any_cells(self.sample[0])):
+            return 0
+        lines = enumerate(self.sample[:MOST_TITLES])
+        place = next((i for i, line in lines if {*called} <= _any_cells(line)), 0)
+        below = self.sample[place:]
+        delimiter = told_delimiter(below) if self.delimiter == "auto" else self.delimiter
+        first, *rows = [row for row in parsed(below, delimiter) if any(map(str.strip, row))]
+        names = [" ".join(cell.split()) for cell in first]
+        titles = [row for row in parsed(self.sample[:place], delimiter) if any(row)]
+        if not rows or not {*called} <= {*names} or not is_header(names, rows):
+            return 0
+        if any(sum(bool(cell.strip()) for cell in row) >= len(first) for row in titles):
+            return 0
+        what = "line 1 stands" if self.num_skipped + place == 1 else f"lines 1 to {self.num_skipped + place} stand"
+        self.notes.append(f"{what} above the names of the columns, and no row is there.")
+        return place
 
     def _are_row_names(self, cells: Sequence[str]) -> bool:
         """Whether the first cells of the rows are what R writes there, and names no column: names, or 1, 2 ..."""
@@ -124,7 +152,8 @@ class Dialect:
 
 _WRITTEN = {
     "comma": re.compile(
-        r"[+-]?(?:\d{1,3}(?:[.' \u00a0\u202f]\d{3})+,\d*|\d*,(?:\d{1,2}|\d{4,})|0+,\d+|\d{4,},\d+)(?:[eE][+-]?\d+)?"
+        rf"[+-]?(?:\d{{1,3}}(?:[.{APART}]\d{{3}})+,\d*|"
+        r"\d*,(?:\d{1,2}|\d{4,})|0+,\d+|\d{4,},\d+)(?:[eE][+-]?\d+)?"
     ),
     "groups": re.compile(
         r"[+-]?[1-9]\d{0,2}(?:\.\d{3}){2}"
@@ -144,7 +173,7 @@ def told_decimal(where: str, cells: Iterable[str]) -> str | None:
         where: the cells are, for the message.
     """
     seen: dict[str, str] = {}
-    for cell in (cell.strip() for cell in cells if "," in cell or "." in cell):
+    for cell in (cell.strip().replace(MINUS, "-") for cell in cells if "," in cell or "." in cell):
         for kind, pattern in _WRITTEN.items():
             if pattern.fullmatch(cell):
                 seen.setdefault(kind, cell)
@@ -163,6 +192,16 @@ def told_decimal(where: str, cells: Iterable[str]) -> str | None:
             "data.decimal=comma or data.decimal=point."
         )
     return "comma" if "comma" in seen else "point" if "point" in seen else None
+
+
+def _notes_on_points(cells: Iterable[str]) -> list[str]:
+    """On 1.234 beside semicolons: it may be a fraction, or a thousand and more where a comma is the decimal sign."""
+    found = next((cell for cell in cells if re.fullmatch(r"[+-]?[1-9]\d{0,2}\.\d{3}", cell)), None)
+    if found is None:
+        return []
+    return [
+        f"{found} and its like are read with a decimal point. If it stands between thousands, type data.decimal=comma."
+    ]
 
 
 def told_by_a_line(line: str) -> str | None:
@@ -202,6 +241,11 @@ def told_delimiter(lines: Sequence[str]) -> str:
         if score > best:
             best, found = score, name
     return found or next((name for name in RARE if _cuts_all(lines, name)), "comma")
+
+
+def _any_cells(line: str) -> set[str]:
+    """What stands between any signs that may cut a line."""
+    return {" ".join(cell.strip("\"' ").split()) for cell in [*re.split(r"[,;\t|^:\n]", line), *line.split()]}
 
 
 def _cuts_all(lines: Sequence[str], delimiter: str) -> bool:
