@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGHUP: at once where nothing can be lost, and after the step where a run would be."""
+"""SIGINT, SIGTERM, SIGHUP and warnings: at once where nothing can be lost, and after the step where a run would be."""
 
 import json
 import os
@@ -26,13 +26,13 @@ def test_before_the_training_a_signal_ends_the_process_at_once() -> None:
     with Signals().listening():
         with pytest.raises(KeyboardInterrupt):
             send(signal.SIGINT)
-        for number, code in ((signal.SIGTERM, 143), (signal.SIGHUP, 129)):
+        for number, code in ((signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGUSR1, 138), (signal.SIGXCPU, 152)):
             with pytest.raises(Interrupted) as ended:
                 send(number)
             assert ended.value.exit_code == code
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", ENDING)
 def test_while_it_trains_a_signal_waits_to_be_asked_for(number: int) -> None:
     signals = Signals()
     with signals.listening(), signals.deferred():
@@ -101,16 +101,29 @@ def test_afterwards_all_is_as_it_was() -> None:
     assert [signal.getsignal(number) for number in ENDING] == before
 
 
-def test_a_hangup_that_is_ignored_stays_so() -> None:
-    """As under nohup, which ignores it for the command that it starts."""
-    handler = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
+def test_what_is_ignored_stays_so(number: int) -> None:
+    """As under nohup, which ignores SIGHUP for the command that it starts."""
+    handler = signal.signal(number, signal.SIG_IGN)
     try:
         signals = Signals()
         with signals.listening(), signals.deferred():
-            send(signal.SIGHUP)
+            send(number)
             assert signals.received == 0
     finally:
-        signal.signal(signal.SIGHUP, handler)
+        signal.signal(number, handler)
+
+
+def test_a_warning_goes_to_who_has_asked_for_it() -> None:
+    """As submitit does in its workers."""
+    heard: list[int] = []
+    handler = signal.signal(signal.SIGUSR2, lambda number, frame: heard.append(number))
+    try:
+        with Signals().listening():
+            send(signal.SIGUSR2)
+    finally:
+        signal.signal(signal.SIGUSR2, handler)
+    assert heard == [signal.SIGUSR2]
 
 
 # --- real commands -------------------------------------------------------------------------------------------------
@@ -145,11 +158,12 @@ def status(folder: Path, name: str) -> str:
     return str(json.loads((folder / "runs" / name / "result.json").read_text())["status"])
 
 
-def test_a_run_whose_connection_is_lost_is_saved(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGHUP, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)])
+def test_a_run_whose_connection_is_lost_or_whose_time_is_over_is_saved(number: int, tmp_path: Path) -> None:
     with started(tmp_path, "name=it", "monitor.every=10", runs=("it",)) as run:
-        os.killpg(run.pid, signal.SIGHUP)
+        os.killpg(run.pid, number)
         _, errors = run.communicate(timeout=600)
-    assert run.returncode == 129
+    assert run.returncode == 128 + number
     assert errors.endswith("and saved. To continue: train resume=runs/it\n")
     assert status(tmp_path, "it") == "interrupted"
     assert (tmp_path / "runs/it/checkpoints/last.pt").exists()
@@ -216,13 +230,14 @@ def test_under_nohup_it_trains_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_sweep_whose_connection_is_lost_is_saved_and_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+def test_a_sweep_whose_connection_is_lost_is_saved_and_goes_on(number: int, tmp_path: Path) -> None:
     """The signal is for all: the sweep, its jobs and the server that they are forked from."""
     words = ("--multirun", "seed=0,1", "sweep.jobs=2", "sweep.stack=never", "monitor.every=10", "name=s")
     with started(tmp_path, *words, runs=("s/seed=0", "s/seed=1")) as run:
-        os.killpg(run.pid, signal.SIGHUP)
+        os.killpg(run.pid, number)
         out, errors = run.communicate(timeout=600)
-    assert run.returncode == 129, errors
+    assert run.returncode == 128 + number, errors
     assert (
         errors == "stopped with 2 of 2 jobs to go; those that ran are saved. To continue, type the same with name=s\n"
     )

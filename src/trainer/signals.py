@@ -11,9 +11,13 @@ from types import FrameType
 from trainer.errors import Interrupted
 
 # SIGHUP: the terminal was closed, or the connection to it was lost. Windows has none; there it is SIGBREAK, as is
-# Ctrl-Break. What Windows calls SIGTERM reaches only the process that raises it.
-_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
-ENDING: tuple[signal.Signals, ...] = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
+# Ctrl-Break. What Windows calls SIGTERM reaches only the process that raises it. SIGXCPU: the time of the CPU is over
+# (ulimit -St). SIGUSR1 and SIGUSR2: the warning of a batch system before it kills (Slurm's --signal, SGE's -notify);
+# they would end a process that does not listen.
+_WARNING = ("SIGUSR1", "SIGUSR2")
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK", "SIGXCPU", *_WARNING)
+ENDING = tuple(signal.Signals[name] for name in _NAMES if hasattr(signal, name))
+WARNING = tuple(number for number in ENDING if number.name in _WARNING)
 
 
 class Signals:
@@ -31,11 +35,13 @@ class Signals:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Takes the signals over; SIGHUP not where it is ignored, as under nohup."""
+        """Takes the signals over; SIGHUP not where it is ignored, as under nohup, and no warning that another heeds."""
         if threading.current_thread() is not threading.main_thread():
             yield  # Python gives signals to the main thread alone
             return
-        taken = [n for n in ENDING if n.name != "SIGHUP" or signal.getsignal(n) != signal.SIG_IGN]
+        now = {number: signal.getsignal(number) for number in ENDING}
+        taken = [n for n in ENDING if n.name != "SIGHUP" or now[n] != signal.SIG_IGN]
+        taken = [n for n in taken if n not in WARNING or now[n] == signal.SIG_DFL]
         old = {number: signal.signal(number, self._receive) for number in taken}
         try:
             yield

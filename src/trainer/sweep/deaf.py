@@ -2,7 +2,8 @@
 
 A cluster, or whoever ends a service, sends SIGTERM, SIGUSR1 or SIGUSR2 to every process that there is, and a terminal
 that is closed sends SIGHUP. The server must outlive its jobs. So it blocks these signals, and a job, which begins like
-it, unblocks SIGTERM and SIGHUP as soon as it listens: none is lost in between.
+it, unblocks SIGTERM and SIGHUP as soon as it listens: none is lost in between. SIGUSR1 and SIGUSR2 stay blocked there:
+the sweep heeds them.
 """
 
 import signal

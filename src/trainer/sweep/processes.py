@@ -24,7 +24,7 @@ from trainer.disk import foreign
 from trainer.disk.files import open_to_append
 from trainer.disk.folder import read_result
 from trainer.errors import RunStopped, UserError
-from trainer.signals import ENDING, Signals, blocked, end_at_once, unblock
+from trainer.signals import ENDING, WARNING, Signals, blocked, end_at_once, unblock
 from trainer.sweep.plan import Job
 from trainer.system.interpreters import safe_path
 from trainer.system.limits import num_cores
@@ -33,6 +33,8 @@ LOG = "log.txt"
 LIBRARIES = "trainer.models.libraries."
 UNKNOWN = 255  # what multiprocessing says of a process whose server was killed
 SIGNALLED = tuple(128 + number for number in ENDING)
+# A warning is for the sweep, or for the worker of a cluster, which has its jobs stop.
+_OF_A_JOB = frozenset(ENDING).difference(WARNING)
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,7 @@ def _needs_torchvision(request: Request) -> bool:
 
 def _answer(pipe: Connection, function: Callable[..., Any], *arguments: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits, which ends this one
-    unblock(ENDING)
+    unblock(_OF_A_JOB)
     with contextlib.suppress(BrokenPipeError):
         pipe.send(function(*arguments))
 
@@ -224,7 +226,7 @@ def work(alive: Connection, report: Connection, requests: list[Request], logs: l
     from trainer.run.run import run
 
     def task(signals: Signals) -> None:
-        unblock(ENDING)  # of the server (`deaf`)
+        unblock(_OF_A_JOB)  # of the server (`deaf`)
         threading.Thread(target=obey, args=(alive,), daemon=True).start()
         if len(requests) == 1:
             run(requests[0], signals)
