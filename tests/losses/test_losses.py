@@ -16,7 +16,7 @@ from trainer.losses.criteria import Composite, Dice, L1Penalty, L2Penalty, SumSq
 from trainer.losses.fits import INSTEAD, WANTS
 from trainer.losses.function import LossFunction
 from trainer.losses.term import Term
-from trainer.meaning import Numbers, Places, as_dict, from_dict
+from trainer.meaning import Classes, Labels, Numbers, Places, as_dict, from_dict
 
 NAMES = {"loss": "chosen", "model": "net", "data": "numbers"}
 # What the choices that messages name stand for.
@@ -301,6 +301,22 @@ class TestLossFunction:
         assert losses.total.equal(exact)
 
 
+@pytest.mark.parametrize("meaning", [Classes(3), Labels(3), Numbers(3), Places(3)], ids=lambda x: type(x).__name__)
+@pytest.mark.parametrize("gives", FORMS)
+def test_what_outputs_stand_for_can_be_read_again_under_every_loss(gives, meaning):
+    """A run of several labels with Dice could not be evaluated."""
+    for criterion in WANTS:
+        with contextlib.suppress(UserError):
+            found = LossFunction(criterion(**MEAN.get(criterion, {})), Net(gives), meaning, NAMES).meaning
+            assert from_dict(as_dict(found)) == found
+
+
+def test_masks_under_dice_are_the_sigmoid_of_the_outputs():
+    outputs = drawn(2, 1, 3, 3)
+    meaning = LossFunction(Dice(), Net(), Numbers(9), NAMES).meaning
+    assert meaning.measured(outputs, outputs)[0].equal(outputs.sigmoid())
+
+
 class TestRefusals:
     @pytest.mark.parametrize(("gives", "criterion"), INSTEAD, ids=lambda x: x if isinstance(x, str) else x.__name__)
     def test_a_criterion_that_cannot_take_the_outputs_names_one_that_can(self, gives, criterion):
@@ -419,6 +435,10 @@ class TestRefusals:
     def test_a_margin_is_of_one_class_for_each_sample(self):
         with pytest.raises(UserError, match=r"one for each place.* Type loss=cross_entropy\.$"):
             LossFunction(nn.MultiMarginLoss(), Net(), Places(3), NAMES)
+
+    def test_a_loss_of_counts_takes_no_labels(self):
+        with pytest.raises(UserError, match=r"takes targets of 0 and more, .* Type loss=bce_with_logits\.$"):
+            LossFunction(nn.PoissonNLLLoss(), Net(), Labels(3), NAMES)
 
     def test_a_composite_is_refused_for_any_of_its_terms(self):
         terms = {"mse": MSE, "nll": {"weight": 1, "criterion": nn.NLLLoss()}}

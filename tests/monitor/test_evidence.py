@@ -8,13 +8,15 @@ from torch import Tensor, nn
 
 from trainer.data.batches import ResidentBatches
 from trainer.data.prepare import Splits
+from trainer.losses.criteria import Dice
 from trainer.losses.function import LossFunction
-from trainer.meaning import Classes, Labels, Meaning, Numbers
+from trainer.meaning import Classes, Labels, Meaning, Numbers, Places
 from trainer.monitor.evidence import equal_units, of_outputs, of_targets, telling_columns
 
-NAMES = {"loss": "mine", "model": "mine"}
+NAMES = {"loss": "mine", "model": "mine", "data": "mine"}
 X = torch.randn(120, 4, generator=torch.Generator().manual_seed(0))
 CLASSES = torch.arange(120) % 3
+PIXELS = X.abs().reshape(10, 3, 4, 4).clamp(0, 1)
 
 
 def splits(inputs: Tensor, targets: Tensor) -> Splits:
@@ -53,6 +55,34 @@ def test_outputs_that_are_no_logits_are_so_with_other_weights_too(model: nn.Modu
     labels = nn.functional.one_hot(CLASSES, 3).float()
     of_labels = seen(model, nn.BCEWithLogitsLoss(), Labels(3), labels)["outputs_are"]
     assert of_labels == ("between 0 and 1" if said else "")
+
+
+@pytest.mark.parametrize(
+    ("end", "criterion", "targets", "said", "instead"),
+    [
+        (nn.Sigmoid(), nn.BCEWithLogitsLoss(), PIXELS[:, :1], "between 0 and 1", "loss=bce"),
+        (nn.Sigmoid(), Dice(), PIXELS[:, :1], "between 0 and 1", "loss=bce"),
+        (nn.Softmax(1), nn.CrossEntropyLoss(), PIXELS.argmax(1), "probabilities", "loss=nll"),
+        (nn.Softmax(1), Dice(), PIXELS.argmax(1), "probabilities", "loss=nll"),
+        (nn.Sigmoid(), nn.CrossEntropyLoss(), PIXELS.argmax(1), "between 0 and 1", ""),
+        (nn.Identity(), nn.CrossEntropyLoss(), PIXELS.argmax(1), "", ""),
+        (nn.Identity(), Dice(), PIXELS[:, :1], "", ""),
+    ],
+)
+def test_outputs_of_pixels_that_are_no_logits_are_so_too(
+    end: nn.Module, criterion: nn.Module, targets: Tensor, said: str, instead: str
+) -> None:
+    """A loss that takes them is named, and takes them."""
+    is_of_classes = not targets.is_floating_point()
+    meaning = Places(3) if is_of_classes else Numbers(targets[0].numel())
+    model = nn.Sequential(nn.Conv2d(3, 3 if is_of_classes else 1, 1), end)
+    found = seen(model, criterion, meaning, targets, PIXELS)
+    assert (found["outputs_are"], found["takes_probabilities"]) == (said, instead)
+    if instead:
+        model.gives = "probabilities"  # type: ignore[assignment]
+        loss_fn = LossFunction({"loss=bce": nn.BCELoss, "loss=nll": nn.NLLLoss}[instead](), model, meaning, NAMES)
+        loss_fn.check(model(PIXELS), targets)
+        assert loss_fn(model(PIXELS), targets).total.isfinite()
 
 
 class Placed(nn.Module):

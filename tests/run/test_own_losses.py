@@ -150,6 +150,18 @@ class Curve(nn.Module):
         return self.layers(t)
 
 
+class Says(Plain):
+    """Says that it gives what it does not."""
+
+    def __init__(self, in_features, num_classes, gives):
+        super().__init__(in_features, num_classes)
+        self.gives = gives
+
+    def forward(self, x):
+        outputs = super().forward(x)
+        return outputs.sigmoid() if self.gives == "probabilities" else outputs
+
+
 class Mine(nn.CrossEntropyLoss):
     """Torch's under a name of one's own."""
 
@@ -287,7 +299,8 @@ def state(name: str) -> dict[str, Any]:
 
 
 def of(model: str, loss: str) -> tuple[str, ...]:
-    loss = f"loss={loss}" if loss in ("of_model", "composite", "cross_entropy") else f"loss._target_=own_losses.{loss}"
+    is_shipped = loss in ("of_model", "composite", "cross_entropy", "nll")
+    loss = f"loss={loss}" if is_shipped else f"loss._target_=own_losses.{loss}"
     return (f"model._target_=own_losses.{model}", loss)
 
 
@@ -436,6 +449,14 @@ def test_a_mean_over_some_samples_is_said_to_be_none(
 ) -> None:
     train(*QUIET, *words, "max_steps=1")
     assert "is no mean and no sum over samples" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(("gives", "end"), [("log_probabilities", "log_softmax"), ("probabilities", "softmax")])
+def test_outputs_that_are_no_probabilities_of_the_classes_are_told(
+    gives: str, end: str, train: Train, capfd: pytest.CaptureFixture[str]
+) -> None:
+    train(*QUIET, *of("Says", "nll"), f"model.gives={gives}", "max_steps=1")
+    assert f"not 1. End it with a {end} over the classes; or with none" in capfd.readouterr().out
 
 
 def test_outputs_that_are_compared_with_the_targets_of_all_samples_are_refused(train: Train) -> None:

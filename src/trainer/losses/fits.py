@@ -101,6 +101,16 @@ def compared_with(criterion: nn.Module, meaning: Meaning) -> str:
     return "others" if wants.only == "signs" else wants.targets
 
 
+def loss_instead(criterion: nn.Module, gives: str, meaning: Meaning) -> str:
+    """What to type in the place of a criterion that does not take what the model gives: `loss=nll`."""
+    instead = INSTEAD.get((gives, torchs(criterion)), "another loss")
+    if instead == "loss=nll" and isinstance(meaning, Numbers):  # which takes class labels
+        return "loss=kl_div" if meaning.num_outputs > 1 else "loss=mse"
+    if instead == "loss=bce" and isinstance(meaning, Places):  # which takes a number for each output
+        return "loss=nll"
+    return instead
+
+
 def refuse_no_fit(criterion: nn.Module, gives: str, meaning: Meaning, names: Mapping[str, str], key: str) -> None:
     """Raises UserError where a criterion can't take what the model gives, or what the targets mean.
 
@@ -121,9 +131,7 @@ def refuse_no_fit(criterion: nn.Module, gives: str, meaning: Meaning, names: Map
         return f"{key}={names[key]}"
 
     if gives not in wants.outputs:
-        instead = INSTEAD.get((gives, torchs(criterion)), "another loss")
-        if instead == "loss=nll" and isinstance(meaning, Numbers):  # which takes class labels
-            instead = "loss=kl_div" if meaning.num_outputs > 1 else "loss=mse"
+        instead = loss_instead(criterion, gives, meaning)
         raise UserError(
             f"{typed('loss')}: takes {' or '.join(wants.outputs)}, but {typed('model')} gives {gives}. Type {instead}."
         )
@@ -141,6 +149,8 @@ def refuse_no_fit(criterion: nn.Module, gives: str, meaning: Meaning, names: Map
         has = f"compares masks, but {typed('data')} has one class for each sample. Type loss=cross_entropy"
     elif wants.only and isinstance(meaning, Classes):
         has = f"takes {ONLY[wants.only]}, but {typed('data')} has class labels. Type loss=cross_entropy"
+    elif wants.only and isinstance(meaning, Labels):
+        has = f"takes {ONLY[wants.only]}, but {typed('data')} has {meaning.told}. Type loss={meaning.loss_to_type}"
     elif wants.targets not in ("index", "masks") and isinstance(meaning, Places):
         has = f"takes a number for each output, but {typed('data')} has a class for each place. Type loss=cross_entropy"
     else:

@@ -20,7 +20,7 @@ FORMS = ("logits", "probabilities", "log_probabilities")  # what a model may giv
 _KINDS: dict[str, type[Meaning]] = {kind.__name__.lower(): kind for kind in get_args(Meaning)}
 _WORDS = {
     "gives": FORMS,
-    "compared_with": ("index", "fractions", "values", "shares"),
+    "compared_with": ("index", "fractions", "values", "shares", "masks"),
     "link": tuple(LINKS),
 }
 _PLAIN: dict[type, Callable[[Any], bool]] = {

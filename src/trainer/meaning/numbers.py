@@ -77,7 +77,7 @@ class Numbers(NothingCounted):
 
     def read_as(self, gives: str, compared_with: str) -> Self:
         """The same numbers, for what a model gives and what the loss compares it with: see `losses.fits`."""
-        logits = {"fractions": "sigmoid", "shares": "softmax"} if gives == "logits" else {}
+        logits = {"fractions": "sigmoid", "masks": "sigmoid", "shares": "softmax"} if gives == "logits" else {}
         logs = {"shares": "exp"} if gives == "log_probabilities" else {}
         links = {"logarithms": "exp", "others": "none"} | logits | logs
         return replace(self, link=links.get(compared_with, "identity"))

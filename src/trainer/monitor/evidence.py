@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from trainer.data.batches import Batches, first_samples
 from trainer.data.leaks import Leak
 from trainer.data.prepare import Splits
+from trainer.losses.fits import loss_instead
 from trainer.losses.function import LossFunction
-from trainer.meaning import Classes, Labels, Numbers, Places
+from trainer.meaning import Classes, Labels, Numbers, Places, Unread
 from trainer.monitor.activations import Activations
 from trainer.trees import called, mapped
 from trainer.trials import undisturbed
@@ -86,17 +87,19 @@ def of_outputs(model: nn.Module, loss_fn: LossFunction, splits: Splits) -> dict[
     """
     if type(model).__module__ in _SHIPPED:
         return {}
-    activations, said, reach, is_linear = Activations(model), "", 0.0, False
+    activations, said, instead, reach, is_linear = Activations(model), "", "", 0.0, False
     with contextlib.suppress(Exception), undisturbed(model, next(model.parameters()).device):
         activations.watch()
         scores = loss_fn.meaning.scores_of(_given(model, splits.val, 2))
         is_linear = _is_linear(model, splits)
         if scores is not None and bool((scores >= 0).all()):  # of so few perhaps by chance
             said = outputs_are(loss_fn, _whatever_its_weights(model, splits.val, loss_fn.meaning.scores_of))
+            instead = takes_probabilities(loss_fn, said)
             reach = out_of_reach(said, splits.train.targets)
     shares = {tag.partition("/"): share for tag, share in activations.numbers().items()}
     dead = [layer for (kind, _, layer), share in shares.items() if kind == "dead_units" and share == 1]
-    return {"dead_layers": dead, "outputs_are": said, "out_of_reach": reach, "is_linear": is_linear}
+    found = {"dead_layers": dead, "outputs_are": said, "out_of_reach": reach, "is_linear": is_linear}
+    return found | {"takes_probabilities": instead}
 
 
 def _whatever_its_weights(model: nn.Module, split: Batches, scores_of: Callable[[Any], Tensor | None]) -> Tensor | None:
@@ -146,14 +149,29 @@ def outputs_are(loss_fn: LossFunction, scores: Tensor | None) -> str:
     if scores is None or not bool((scores >= 0).all() and (scores > 0).any()):
         return ""
     is_between = bool((scores <= 1).all())
-    if isinstance(meaning, Numbers):
+    if isinstance(meaning, Numbers) and meaning.link not in ("sigmoid", "softmax"):
         return "from 0 to 1" if is_between else "0 and more"
-    is_logit = isinstance(meaning, Classes | Labels) and meaning.gives == "logits" and meaning.compared_with != "values"
-    if not is_logit or not is_between:
+    is_logit = getattr(meaning, "gives", "logits") == "logits" and getattr(meaning, "compared_with", "") != "values"
+    takes_logits = any(term.wants is not None and "logits" in term.wants.outputs for term in loss_fn.terms)
+    if isinstance(meaning, Places):
+        scores, is_logit = meaning.classes_second(scores), is_logit and takes_logits
+    if not is_logit or not is_between or isinstance(meaning, Unread):
         return ""
     sums = scores.float().sum(1)
-    is_shared = isinstance(meaning, Classes) and torch.allclose(sums, torch.ones_like(sums), atol=1e-3)
+    are_apart = isinstance(meaning, Labels) or (isinstance(meaning, Numbers) and meaning.link == "sigmoid")
+    is_shared = not are_apart and torch.allclose(sums, torch.ones_like(sums), atol=1e-3)
     return "probabilities" if is_shared else "between 0 and 1"
+
+
+def takes_probabilities(loss_fn: LossFunction, kind: str) -> str:
+    """The loss that takes such outputs in the place of the run's, as one types it; empty where there is none."""
+    known = [term for term in loss_fn.terms if term.wants is not None and "probabilities" not in term.wants.outputs]
+    if not kind or not known or len(loss_fn.parts) > 1:
+        return ""
+    instead = loss_instead(known[0].criterion, "probabilities", loss_fn.meaning)
+    if instead == "another loss" or (instead != "loss=bce" and kind != "probabilities"):
+        return ""
+    return instead
 
 
 def out_of_reach(kind: str, targets: Any) -> float:

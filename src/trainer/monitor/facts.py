@@ -46,6 +46,7 @@ class Facts:
         dead_layers: those whose ReLUs let nothing of a sample through.
         has_images: whether samples can be augmented.
         outputs_are: where they should be logits or numbers, and can't be all of them.
+        takes_probabilities: the loss to type that takes them, where they are probabilities; empty: there is none.
         out_of_reach: the share of training targets that such outputs can't come to.
         is_linear: several layers of weights are together no more than one.
         telling_columns: of the inputs, which say the target by themselves.
@@ -87,6 +88,7 @@ class Facts:
     equal_units: Sequence[str] = ()
     dead_layers: Sequence[str] = ()
     outputs_are: str = ""
+    takes_probabilities: str = ""
     out_of_reach: float = 0.0
     is_linear: bool = False
     telling_columns: Sequence[int] = ()

@@ -27,8 +27,8 @@ def probabilities_into_a_loss_of_logits(seen: Seen) -> Sighting | None:
     what = "add up to 1 as a softmax's do" if kind == "probabilities" else "lie between 0 and 1 as a sigmoid's do"
     meaning = f"the outputs {what}, and the loss takes logits: it squashes them once more, and can't come near 0"
     how = "Take the last softmax or sigmoid out"
-    loss = "bce" if seen.chance is None else "nll" if kind == "probabilities" else ""
-    how += f'; or write gives = "probabilities" into the class, and type loss={loss}.' if loss else "."
+    loss = seen.facts.takes_probabilities
+    how += f'; or write gives = "probabilities" into the class, and type {loss}.' if loss else "."
     return Sighting(None, losses(seen), meaning, how)
 
 

@@ -21,6 +21,7 @@ from trainer.data.source import Data
 from trainer.errors import UserError, nearest
 from trainer.evaluate import MOST_AT_ONCE
 from trainer.exits import is_out_of_memory
+from trainer.losses.fits import loss_instead
 from trainer.losses.function import LossFunction
 from trainer.losses.term import Kind, Term
 from trainer.meaning import IGNORED, Classes, Labels, Meaning, Numbers, Places, Unread
@@ -309,8 +310,9 @@ def doubts_of_loss(settings: Settings, loss_fn: LossFunction, model: nn.Module, 
                 found.append(
                     f"warning: model={names['model']}: its outputs look like probabilities, which loss={names['loss']} "
                     'does not take. Leave the softmax out; or write gives = "probabilities" into the class, and type '
-                    "loss=nll."
+                    f"{loss_instead(term.criterion, 'probabilities', loss_fn.meaning)}."
                 )
+    found += doubts_of_probabilities(settings, loss_fn, model, outputs)
     if unread := [name for name in ("training_step", "configure_optimizers") if hasattr(model, name)]:
         found.append(
             f"warning: model={names['model']}: nothing calls its {' and '.join(unread)}; the loss is "
@@ -348,6 +350,32 @@ def doubts_of_loss(settings: Settings, loss_fn: LossFunction, model: nn.Module, 
             "their sum already, leave it out of the dict."
         )
     return found
+
+
+def doubts_of_probabilities(settings: Settings, loss_fn: LossFunction, model: nn.Module, outputs: Any) -> list[str]:
+    """A line where a model says that it gives a probability of each class, or its logarithm, and they don't add up.
+
+    A loss that takes this for granted falls without end, or to 0, and nothing is learnt.
+    """
+    meaning, gives = loss_fn.meaning, getattr(model, "gives", "logits")
+    wanting = [term for term in loss_fn.terms if isinstance(term.criterion, nn.NLLLoss | nn.KLDivLoss)]
+    is_of_logs = gives == "log_probabilities"
+    if not (wanting or is_of_logs) or gives == "logits" or isinstance(meaning, Labels | Unread):
+        return []
+    scores = meaning.scores_of(outputs)
+    if scores is None or (isinstance(meaning, Numbers) and all(term.compared_with != "shares" for term in wanting)):
+        return []
+    scores = (meaning.classes_second(scores) if isinstance(meaning, Places) else scores).float()
+    sums = (scores.exp() if is_of_logs else scores).sum(1)
+    if torch.allclose(sums, torch.ones_like(sums), atol=0.01) and (is_of_logs or bool((scores >= 0).all())):
+        return []
+    what, end = ("log-probabilities", "log_softmax") if is_of_logs else ("probabilities", "softmax")
+    others = "kl_div" if isinstance(meaning, Numbers) else "cross_entropy"
+    return [
+        f"warning: model={settings.names['model']}: its outputs are taken for {what}, and those of a sample "
+        f"{'stand for numbers that ' if is_of_logs else ''}add up to {sums.flatten()[0].item():.4g}, not 1. End it "
+        f"with a {end} over the classes; or with none, without gives, and type loss={others}."
+    ]
 
 
 def tried_outputs(settings: Settings, splits: Splits, model: nn.Module, inputs: Any) -> Any:
