@@ -243,6 +243,67 @@ def test_what_the_ranks_do_not_agree_on_is_said_once_and_nothing_is_written(tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+OWN = """
+import numpy, torch
+from torch.utils.data import Dataset, Subset
+from trainer import Data, Samples
+
+inputs = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
+targets = (inputs[:, 0] > 0).long()
+
+
+class Rows(Dataset):
+    def __init__(self, noise=False):
+        self.noise = noise
+
+    def __len__(self):
+        return 200
+
+    def __getitem__(self, i):
+        noise = torch.from_numpy(numpy.random.default_rng().normal(size=4)) if self.noise else 0
+        return inputs[i] + noise, targets[i]
+
+
+def tensors(draw):
+    order = draw.permutation(200)
+    parts = (Samples(inputs[o], targets[o]) for o in numpy.split(order, [100, 150]))
+    return Data(*parts, description="rows", num_classes=2)
+
+
+def unseeded():
+    return tensors(numpy.random.default_rng())
+
+
+def seeded():
+    return tensors(numpy.random)
+
+
+def of_items():
+    order = numpy.random.default_rng().permutation(200).tolist()
+    return tuple(Subset(Rows(), part) for part in (order[:100], order[100:150], order[150:]))
+
+
+def noisy():
+    return tuple(Subset(Rows(noise=True), part) for part in (range(100), range(100, 150), range(150, 200)))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("split", ["unseeded", "of_items", "seeded", "noisy"])
+def test_ranks_that_split_the_data_otherwise_are_refused(split: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(OWN)
+    words = (f"data._target_=mine.{split}", "trust=[mine]", "model=two_layer", "max_steps=2", "batch_size=20")
+    both = ended(ranks(tmp_path, *words))
+    if split in ("seeded", "noisy"):
+        assert [code for code, _, _ in both] == [0, 0], both[0][2]
+        return
+    assert [code for code, _, _ in both] == [2, 2]
+    line = f"error: data={split}: the train split of rank 1 is not that of rank 0. Have every process build the same: "
+    assert both[0][2].startswith(line)
+    assert both[1][2] == ""
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.slow
 def test_batches_that_leave_a_rank_without_a_sample_are_refused(tmp_path: Path) -> None:
     both = ended(ranks(tmp_path, "batch_size=3"))  # 1,258 = 419 * 3 + 1

@@ -7,13 +7,14 @@ from pathlib import Path
 from trainer.config import schema, trust
 from trainer.config.request import Config, Request
 from trainer.config.settings import Settings, settings_of
+from trainer.data.prepare import Fingerprint, fingerprint
 from trainer.distributed import World, find_world, joined
 from trainer.errors import RunStopped, UserError
 from trainer.run.continuing import said_when_stopped_at_once
 from trainer.run.environment import find_device
 from trainer.run.folder import as_begun, as_stored, find_folder, finished, load, refuse_another, take_folder
 from trainer.run.overfit import refuse_unlearnt
-from trainer.run.parts import build
+from trainer.run.parts import Parts, build
 from trainer.run.train import train
 from trainer.run.training import Training
 from trainer.signals import Signals
@@ -50,6 +51,7 @@ def run(
             tell(folder)
             refuse_other_configs(world, settings)
             parts = world.together(lambda: build(settings, world))
+            refuse_unequal_data(world, parts)
             if not settings.dry_run and (result := finished(folder, parts)) is not None:
                 undo.pop_all()
                 return result
@@ -79,6 +81,30 @@ def refuse_other_configs(world: World, settings: Settings) -> None:
                 raise UserError(
                     f"{key}={schema.shown(other.get(key))}: on rank {rank}, but {key}={schema.shown(mine.get(key))} on "
                     "rank 0. Start all processes with the same command."
+                )
+
+
+def refuse_unequal_data(world: World, parts: Parts) -> None:
+    """Raises UserError where two processes have other samples: one would learn what another tests.
+
+    Items that are another whenever they are read, as by a generator without a seed, tell nothing: only how many there
+    are, and their targets, must be the same then.
+    """
+    mine = parts.state.data
+    found = world.gather(mine)
+    if all(other == found[0] for other in found):
+        return
+    again = fingerprint(parts.data)
+    unsteady = {split for moving in world.gather([s for s in again if again[s] != mine[s]]) for split in moving}
+    for rank, other in enumerate(found):
+        for split, first in found[0].items():
+            one, two = (Fingerprint(it.told) if split in unsteady else it for it in (first, other[split]))
+            if one.difference(two) is not None:
+                name = parts.settings.names["data"]
+                raise UserError(
+                    f"data={name}: the {split} split of rank {rank} is not that of rank 0. Have every process "
+                    "build the same: draw with random, numpy.random or torch, whose generators seed= sets, or with a "
+                    "generator of your own that has a seed; and read the same files."
                 )
 
 
