@@ -1,6 +1,8 @@
 """`train pack`: a run as one file, which gives the same numbers, continues exactly, and in which nothing can run."""
 
+import errno
 import json
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -58,6 +60,17 @@ def test_a_pack_is_the_run(train: Train, tmp_path: Path, capsys: pytest.CaptureF
     out = capsys.readouterr().out
     for verb in ("evaluate", "predict", "export", "pack"):
         assert f"  train {verb} runs/x" in out
+
+
+def test_a_disk_without_hard_links_will_do(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(*_: Any) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", link)  # as exFAT answers
+    train("name=x", "max_steps=5", *QUIET)
+    assert cli.run_command(["pack", "x", "out=y.zip"]) == 0
+    assert train("resume=y.zip", "max_steps=6")["steps"] == 6
+    assert {read(Path(f"runs/y/checkpoints/{name}.pt"))["step"] for name in ("last", "best")} <= {5, 6}
 
 
 def test_the_average_is_what_a_pack_gives(train: Train, tmp_path: Path) -> None:

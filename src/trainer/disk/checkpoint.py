@@ -4,7 +4,6 @@ import math
 import os
 import pickle
 import re
-import shutil
 import threading
 import zipfile
 import zlib
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from trainer.cadence import history_period
 from trainer.disk import lock
-from trainer.disk.files import cannot_write, write_atomically
+from trainer.disk.files import cannot_write, link_or_copy, write_atomically
 from trainer.disk.tensors import load_tensors, refuse_hostile, save_tensors
 from trainer.errors import UserError
 
@@ -247,14 +246,7 @@ class Checkpoints:
 
     def _link(self, path: Path, name: str) -> None:
         """A second name for the same bytes: no second copy on disk, and retention can't take it away."""
-
-        def link(temporary: Path) -> None:
-            try:
-                os.link(path, temporary)
-            except OSError:  # a file system without hard links
-                shutil.copyfile(path, temporary)
-
-        write_atomically(self.folder / name, link)
+        write_atomically(self.folder / name, lambda temporary: link_or_copy(path, temporary))
 
     def files(self) -> list[Path]:
         """`step_<n>.pt`, the newest first.

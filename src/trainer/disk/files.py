@@ -122,6 +122,14 @@ def replace(old: Path, new: Path) -> None:
             time.sleep(0.05)
 
 
+def link_or_copy(path: Path, other: Path) -> None:
+    """A second name for a file, which takes no room; a copy where the file system has no hard links (exFAT, SMB)."""
+    try:
+        os.link(path, other)
+    except OSError:
+        shutil.copyfile(path, other)
+
+
 def write_text(path: Path, text: str) -> None:
     """A text file, whole or not at all."""
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from trainer.disk import checkpoint
-from trainer.disk.files import cache_folder, cannot_write, make_private, shared_with
+from trainer.disk.files import cache_folder, cannot_write, link_or_copy, make_private, shared_with
 from trainer.errors import UserError
 
 # What a pack may hold, and the most bytes of it; more than a text is stored as it is, and unpacks to no more.
@@ -139,7 +139,7 @@ def unpack(path: Path, folder: Path) -> None:
             file = place / f"checkpoints/step_{state['step']:08d}.pt"
             if not file.exists():
                 checkpoint.write(file, state)
-            os.link(file, place / f"checkpoints/{name}.pt")
+            link_or_copy(file, place / f"checkpoints/{name}.pt")
         os.rename(place, folder)
     except (ValueError, LookupError, TypeError, EOFError, RecursionError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path}: is no whole pack of train ({' '.join(str(error).split())[:200]}).") from error
