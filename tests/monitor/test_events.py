@@ -29,9 +29,11 @@ from trainer.models.lenet import LeNet
 from trainer.models.resnet import resnet18
 from trainer.models.two_layer import TwoLayer
 from trainer.monitor import events, hparams
+from trainer.monitor.console import Silent
 from trainer.monitor.events import EventFile, cut, event_files, records
 from trainer.monitor.graph import model_graph
 from trainer.monitor.histograms import histogram
+from trainer.monitor.journal import Journal, cut_metrics
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
 
@@ -168,6 +170,23 @@ def test_a_full_disk_is_reported_once(tmp_path: Path) -> None:
     file.close()
     assert file.path.stat().st_size == 10_000
     assert 100 < len(read(tmp_path).Scalars("loss")) < 300
+
+
+def test_a_line_of_numbers_that_a_full_disk_takes_in_part_is_reported(tmp_path: Path) -> None:
+    """Such a write fails only the next time, with another line behind the part."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    journal = Journal(tmp_path, None, Silent(), {})
+    journal.write(1, {"loss": 1.0})
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30, hard))
+    try:
+        with pytest.raises(UserError, match=r"metrics.jsonl: can't be written: File too large"):
+            journal.write(2, {"loss": 1.0})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    journal.close()
+    cut_metrics(tmp_path / "metrics.jsonl", 2)
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "loss": 1.0}\n'
 
 
 def test_an_error_of_the_last_record_reaches_close(tmp_path: Path) -> None:

@@ -71,7 +71,9 @@ class Journal:
         self.last.update(numbers)
         finite = {tag: number if math.isfinite(number) else None for tag, number in numbers.items()}  # JSON has no NaN
         try:
-            self._metrics.write((json.dumps({"step": step, **finite}) + "\n").encode())
+            rest = memoryview((json.dumps({"step": step, **finite}) + "\n").encode())
+            while rest:  # a disk that is nearly full takes a part of it, and says nothing yet
+                rest = rest[self._metrics.write(rest) :]
         except OSError as error:
             raise cannot_write(self._path, error) from error
         everything = {**numbers, **(per_parameter or {})}
