@@ -16,6 +16,7 @@ from trainer.errors import UserError
 from trainer.use import export as exporting
 from trainer.use import portable
 from trainer.use.find import find
+from trainer.use.proof import judged, own_outputs
 from trainer.use.raw import write_raw_test
 from trainer.use.samples import own
 from trainer.use.trained import open_run
@@ -93,6 +94,35 @@ def test_of_several_outputs_one_is_said_to_be_taken(
     told = capsys.readouterr()
     assert told.err.startswith(line)
     assert f"test samples: test/mae {result['test/mae']:.6g} (result.json: {result['test/mae']:.6g})" in told.out
+
+
+@pytest.mark.parametrize("loss", ["several.of_first", "several.of_both", "of_model"])
+def test_a_loss_that_reads_more_than_a_file_gives_proves_nothing(loss: str, train: Train, tmp_path: Path) -> None:
+    """`outputs[0]` was the first row of the file's one tensor; the other two were a traceback."""
+    (tmp_path / "several.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, in_features, out_features=1):\n"
+        "        super().__init__()\n"
+        "        self.mean, self.spread = nn.Linear(in_features, out_features), nn.Linear(in_features, out_features)\n"
+        "    def forward(self, x, labels=None):\n"
+        "        mean, spread = self.mean(x), self.spread(x)\n"
+        "        return (mean, spread) if labels is None else ((mean - labels).square().mean(), mean, spread)\n"
+        "def of_first(outputs, targets):\n"
+        "    return (outputs[0] - targets).square().mean()\n"
+        "def of_both(outputs, targets):\n"
+        "    mean, spread = outputs\n"
+        "    return ((mean - targets).square() * (-spread).exp() + spread).mean()\n"
+    )
+    words = (f"loss={loss}",) if loss == "of_model" else (f"loss._target_={loss}",)
+    data = ("data=random_regression", "data.num_samples=60", "model._target_=several.Net")
+    result = train(*data, *words, "trust=[several]", *TINY)
+    run = open_run(find("x"), {"trust": ["several"]})
+    labelled = own(run, "test")
+    numbers = judged(run, labelled, own_outputs(run, labelled.batches))
+    assert numbers.keys() == {"mae", "r2"}
+    for name in () if loss == "of_model" else numbers:
+        assert numbers[name] == pytest.approx(result[f"test/{name}"])
 
 
 def test_words_embedded_and_missing(train: Train, sources: Sources) -> None:

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from trainer.data.batches import Batches
 from trainer.errors import UserError
 from trainer.evaluate import evaluate
+from trainer.losses.function import LossFunction
 from trainer.meaning import Classes
 from trainer.run.teacher import lost_teacher
+from trainer.trees import called, mapped
 from trainer.use import alone
 from trainer.use.evaluate import judges, measured
 from trainer.use.portable import Portable
@@ -154,14 +156,30 @@ def judged(trained: Trained, labelled: Labelled, outputs: Tensor) -> dict[str, f
     """The loss and the metrics of known outputs; without the loss where that wants more than them."""
     loss_fn, metrics = judges(trained, labelled)
     network, device = Replayed(outputs), trained.device
+    if wants_more(trained, labelled, loss_fn):
+        return without_loss(trained, labelled, outputs)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a tensor that is indexed with a word
             found = evaluate(network, loss_fn, labelled.batches, device, trained.precision, metrics=metrics) or {}
             return {name: n for name, n in found.items() if name != "loss" or lost_teacher(trained.settings) is None}
-    except (TypeError, KeyError, IndexError, AttributeError):  # a loss of the user's own that reads several outputs
-        meaning, targets = trained.about.outputs, labelled.batches.targets
-        if not isinstance(targets, Tensor):
-            return {}
-        sums = {name: part.tolist() for name, part in meaning.judged(outputs, targets.cpu()).items()}
-        return {name: n for name, n in meaning.concluded(sums, len(outputs)).items() if name in meaning.metrics}
+    except (TypeError, KeyError, IndexError, AttributeError):  # a part of a loss that reads several outputs
+        return without_loss(trained, labelled, outputs)
+
+
+def wants_more(trained: Trained, labelled: Labelled, loss_fn: LossFunction) -> bool:
+    """Whether the loss is the model's, or one of the user's that is given several outputs and may read any of them."""
+    if loss_fn.is_of_model or not trained.settings.is_own("loss"):
+        return loss_fn.is_of_model
+    inputs = mapped(Tensor.clone, next(labelled.batches.in_order()).inputs)
+    with torch.no_grad():
+        return not isinstance(called(trained.model, inputs), Tensor)
+
+
+def without_loss(trained: Trained, labelled: Labelled, outputs: Tensor) -> dict[str, float]:
+    """What the meaning of known outputs measures."""
+    meaning, targets = trained.about.outputs, labelled.batches.targets
+    if not isinstance(targets, Tensor):
+        return {}
+    sums = {name: part.tolist() for name, part in meaning.judged(outputs, targets.cpu()).items()}
+    return {name: n for name, n in meaning.concluded(sums, len(outputs)).items() if name in meaning.metrics}
