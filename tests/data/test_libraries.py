@@ -206,12 +206,12 @@ class TestTorchvision:
         assert batch.targets.unique().tolist() == [0, 1, 2]
 
     def test_classes_that_are_not_those_of_the_targets_have_no_names(self, pets: Path) -> None:
-        """It has the names of breeds, and was asked for cat or dog; or for numbers."""
+        """It has the names of breeds, and was asked for cat or dog; for numbers; for more classes than it has names."""
         (pets / "oxford-iiit-pet/annotations/test.txt").write_text("Cat_20 1 2 1\nCat_21 1 1 1\n")
         made = torchvision_sets.load("OxfordIIITPet", str(pets), options={"target_types": "binary-category"})
         assert as_data(made, "torchvision", Asked()).meaning == Classes(2, ())
         made = torchvision_sets.load("OxfordIIITPet", str(pets))
-        assert as_data(made, "torchvision", Asked(num_classes=5)).meaning == Classes(5, ())
+        assert as_data(made, "torchvision", Asked(num_classes=5)).meaning == Classes(5, ("Cat",) * 3)
         assert as_data(made, "torchvision", Asked(task="regression")).meaning == Numbers(1)
 
     def test_what_is_not_there_is_a_line(self, tmp_path: Path) -> None:

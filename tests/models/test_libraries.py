@@ -51,6 +51,19 @@ def test_what_transformers_lacks_is_a_line(words: tuple[str, ...], message: str,
         train(*QUIET, *VIT, *words)
 
 
+@with_hf
+def test_a_folder_of_transformers_gets_a_new_head_for_other_classes(tmp_path: Path) -> None:
+    """It was refused: "You set `ignore_mismatched_sizes` to `False`"."""
+    from trainer.models.libraries import transformers
+
+    transformers("vit", num_classes=10, in_channels=1, image_size=8, **SIZES).save_pretrained(tmp_path)
+    first, same, other = (transformers(str(tmp_path), num_classes=n).state_dict() for n in (10, 10, 3))
+    assert other["classifier.weight"].shape == (3, 16)
+    for name, tensor in first.items():
+        assert torch.equal(same[name], tensor)
+        assert torch.equal(other[name], tensor) != name.startswith("classifier."), name
+
+
 TEXTS = """
 import torch
 from trainer import Data
@@ -118,6 +131,19 @@ def test_a_model_of_torchvision_for_one_size_is_made_for_that_of_the_data(train:
     assert (model.image_size, model.encoder.pos_embedding.shape) == (64, (1, 5, 768))
     with pytest.raises(UserError, match=r"^model=torchvision: Input shape indivisible by patch size!$"):
         train(*QUIET, "model=torchvision", "model.name=vit_b_32", "model.image_size=40")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The default weight initialization:FutureWarning")
+@with_vision
+def test_what_fails_in_training_alone_is_a_line(train: Train) -> None:
+    """It was a traceback: Inception has one output more while it trains, which wants more than 96 pixels."""
+    words = (*QUIET, "model=torchvision", "model.name=inception_v3", "max_steps=1", "data.limit=4", "batch_size=2")
+    with pytest.raises(
+        UserError, match=r"^model=torchvision: RuntimeError: Given input size: .* model\.image_size= or"
+    ):
+        train(*words, "model.image_size=96")
+    assert train(*words, "model.image_size=128")["steps"] == 1
 
 
 @with_vision

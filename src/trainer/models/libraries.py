@@ -103,7 +103,8 @@ def transformers(
     """A model of transformers, from a folder on this disk or new from its kind's configuration.
 
     Args:
-        name: a folder with a `config.json`, whose `model.safetensors` is taken where it has one; or a kind: `bert`.
+        name: a folder with a `config.json`, whose `model.safetensors` is taken where it has one, but for parts of
+            another size, which start anew; or a kind: `bert`.
         task: one of `TASKS`; auto: image_classification for images, else sequence_classification.
         num_classes, in_channels, image_size, vocab_size: of the data; left out where the configuration has none.
         keys: of the configuration, such as `hidden_size`.
@@ -144,7 +145,9 @@ def transformers(
     made = getattr(library, TASKS[task])
     try:
         if folder.is_dir() and (folder / "model.safetensors").is_file():
-            return made.from_pretrained(folder, config=config, local_files_only=True, use_safetensors=True).train()
+            # What has another size here, as a head of other classes, starts anew: the library says so.
+            how = {"local_files_only": True, "use_safetensors": True, "ignore_mismatched_sizes": True}
+            return made.from_pretrained(folder, config=config, **how).train()
         return made.from_config(config).train()
     except ValueError as error:
         if "Unrecognized configuration class" not in str(error):

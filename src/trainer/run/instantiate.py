@@ -180,11 +180,14 @@ def is_complaint(settings: Settings, group: str, error: BaseException) -> bool:
     """
     if "deterministic implementation" in str(error):
         return False
+    return settings.is_own(group) or bool(libraries_in(settings, group)) or isinstance(error, COMPLAINTS)
+
+
+def libraries_in(settings: Settings, group: str) -> list[str]:
+    """The packages whose models a group has: `timm`."""
     config = settings.group(group)
-    backbone = config.get("backbone")
-    targets = [part.get("_target_") for part in (config, backbone) if isinstance(part, Mapping)]
-    is_of_library = any(str(target).startswith(LIBRARIES) for target in targets)
-    return settings.is_own(group) or is_of_library or isinstance(error, COMPLAINTS)
+    targets = [str(part.get("_target_")) for part in (config, config.get("backbone")) if isinstance(part, Mapping)]
+    return [target.removeprefix(LIBRARIES) for target in targets if target.startswith(LIBRARIES)]
 
 
 def words(settings: Settings, group: str, error: BaseException) -> str:

@@ -13,6 +13,7 @@ from trainer.errors import RunStopped, UserError
 from trainer.run.continuing import said_when_stopped_at_once
 from trainer.run.environment import find_device
 from trainer.run.folder import as_begun, as_stored, find_folder, finished, load, refuse_another, take_folder
+from trainer.run.instantiate import libraries_in
 from trainer.run.overfit import refuse_unlearnt
 from trainer.run.parts import Parts, build
 from trainer.run.train import train
@@ -110,12 +111,19 @@ def refuse_unequal_data(world: World, parts: Parts) -> None:
 
 @contextlib.contextmanager
 def blaming(settings: Settings) -> Iterator[None]:
-    """Says in one line what went wrong in a class of the user's."""
+    """Says in one line what went wrong in a class of the user's, or in a model of another library."""
     try:
         yield
     except (UserError, RunStopped):
         raise
     except Exception as error:
         if not trust.place(error, settings.own):
-            raise
+            libraries = libraries_in(settings, "model")
+            if not trust.place(error, libraries):
+                raise
+            told = f"model={settings.names['model']}: {trust.told(error, libraries)}: raised by {libraries[0]}"
+            raise UserError(
+                f"{told}. It takes the samples where it is evaluated, not where it trains. Try a larger "
+                "model.image_size= or batch_size=."
+            ) from error
         raise UserError(f"{trust.told(error, settings.own)}: raised by a class of yours.") from error
