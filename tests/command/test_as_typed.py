@@ -156,6 +156,14 @@ def test_names_and_places_refer_to_other_keys_and_the_environment(train: Train, 
     assert Path("runs/0,x/config.yaml").is_file()
 
 
+def test_null_in_the_environment_is_no_name_and_no_folder(train: Train, monkeypatch: Any) -> None:
+    monkeypatch.setenv("NONE", "null")
+    for key in ("name", "run_dir", "resume"):
+        train(*QUICK, f"{key}=${{oc.env:NONE}}")
+    assert os.listdir() == ["runs"]
+    assert os.listdir("runs") == ["two_layer-digits"]
+
+
 @pytest.mark.parametrize("word", ["name=${nope}", "run_dir=${oc.env:NO_SUCH}", "resume=${oc.env:NO_SUCH}/x"])
 def test_a_reference_that_leads_nowhere_is_one_line(train: Train, word: str) -> None:
     with pytest.raises(UserError, match=r"^(name|run_dir|resume): .*not found") as caught:
@@ -174,6 +182,7 @@ def test_a_reference_that_leads_nowhere_is_one_line(train: Train, word: str) -> 
         ("optimizer.betas", "[0.8,0.9]", [0.8, 0.9]),
         ("checkpoint.metric", "val/loss", "val/loss"),
         ("name", "2026_11_22", "2026_11_22"),
+        ("max_time", "null", None),
     ],
 )
 def test_a_value_of_the_environment_counts_as_if_it_were_typed(
@@ -240,6 +249,20 @@ def test_what_show_says_to_type_continues_the_run(train: Train, place: str, caps
         line.strip() for line in out.splitlines() if line.startswith("  train resume") or "train 'resume" in line
     )
     assert train(*shlex.split(line)[1:])["steps"] == 2
+
+
+def test_a_run_whose_name_has_an_equals_sign_is_found_by_its_name(train: Train, capsys: Any) -> None:
+    train(*QUICK, "name=lr=0.1,seed=0")
+    train(*QUICK, "name=b")
+    for words in (
+        "show lr=0.1,seed=0",
+        "compare lr=0.1,seed=0 b",
+        "evaluate lr=0.1,seed=0",
+        "replay lr=0.1,seed=0 step=1",
+    ):
+        assert cli.run_command(words.split()) == 0
+    with pytest.raises(UserError, match=r"lr=0.2: train show has no such word"):
+        cli.run_command(["show", "lr=0.2"])
 
 
 def test_a_home_folder_is_found(train: Train, monkeypatch: Any, tmp_path: Path) -> None:

@@ -137,7 +137,10 @@ def _not_there(found: re.Match[str], argv: list[str]) -> UserError:
     options = Advice(argv).options
     if key in options:
         return UserError(f"{key}: takes the name of an option; there is {', '.join(options[key])}.")
-    return UserError(Advice(argv).unknown(key))
+    advice = Advice(argv)
+    if f"~{key}" in argv and key in advice.known:  # Hydra finds nothing where a key is null
+        return UserError(f"~{key}: is null already. Leave it out.")
+    return UserError(advice.unknown(key))
 
 
 def _twice(found: re.Match[str], argv: list[str]) -> UserError:

@@ -8,7 +8,7 @@ from typing import Any
 from trainer.command.complaints import one_line
 from trainer.command.folders import config_folders, options
 from trainer.command.words import Words
-from trainer.config.compose import Alike, combinations, for_hydra, read
+from trainer.config.compose import Alike, as_chosen_before, combinations, for_hydra, read
 from trainer.config.grammar import key_twice
 from trainer.config.request import Request
 from trainer.config.schema import GROUPS, OPEN, READ_HERE, SECTIONS, is_open, is_unlisted, typed
@@ -113,12 +113,15 @@ def composer(argv: list[str], words: Words) -> Iterator[Composer]:
             )
     refuse_lists(argv, words)
     made = Composer(words)
+    chosen: list[str] = []
     try:
         with hydra_at(folders):
             refuse_other_root(made.config_name)
+            before = as_chosen_before(made.overrides)
+            chosen = before[: len(before) - len(made.overrides)]
             yield made
     except (HydraException, OmegaConfBaseException, YAMLError, OSError, ValueError, RecursionError) as error:
-        raise one_line(error, argv, made.typed) from error
+        raise one_line(error, [*chosen, *argv], made.typed) from error
 
 
 def refuse_other_root(config_name: str) -> None:

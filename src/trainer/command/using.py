@@ -1,7 +1,7 @@
 """The words of the verbs that use a finished run: whose run it is, what is given to it, and what is typed of keys."""
 
+import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from trainer.command.imports import importing
@@ -63,17 +63,22 @@ def used(verb: str, words: Sequence[str]) -> Used:
                 found.options[name] = value
             else:
                 found.keys[name] = value if is_as_typed(name) else parsed(name, value)
-        elif word.startswith("--") or (sign and name.replace(".", "").isidentifier() and not Path(word).exists()):
+        elif word.startswith("--") or (sign and name.replace(".", "").isidentifier() and not is_place(word)):
             if name.lstrip("-") in PLACES:
                 how = f"train {verb} RUN{' FILE' if verb == 'predict' else ''}"
                 raise UserError(f"{word}: a run, and what it is used on, have no key. Type them alone: {how}.")
             hint = nearest(name, known(verb)) or f" It takes {', '.join(known(verb))}."
             raise UserError(f"{word}: train {verb} has no such word.{hint}")
-        elif word in known(verb) and not Path(word).exists() and not Path("runs", word).exists():
+        elif word in known(verb) and not is_place(word):
             raise UserError(f"{word}: has no value. Type {word}=... without spaces.")
         else:
             found.places.append(word)
     return found
+
+
+def is_place(word: str) -> bool:
+    """Whether a file or a folder is called so, here or below `runs/`: the run `lr=0.1,seed=0` is no key."""
+    return os.path.exists(word) or os.path.exists(os.path.join("runs", word))
 
 
 def parsed(key: str, value: str) -> Any:

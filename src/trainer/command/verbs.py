@@ -3,7 +3,6 @@
 import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 from trainer.command import using
 from trainer.command.listed import ASKING, KEYS
@@ -99,7 +98,7 @@ def sorted_words(verb: str, words: Sequence[str]) -> tuple[list[str], dict[str, 
             options[name] = value
         elif word in KEYS[verb] and word in _FLAGS:
             options[word] = ""
-        elif word.startswith("-") or (re.match(r"[a-z.]+=", word) and not Path(word).exists()):
+        elif word.startswith("-") or (re.match(r"[a-z.]+=", word) and not using.is_place(word)):
             hint = nearest(name, KEYS[verb]) or (f" It takes {', '.join(KEYS[verb])}." if KEYS[verb] else "")
             raise UserError(f"{word}: train {verb} has no such word.{hint}")
         else:

@@ -218,7 +218,7 @@ def _composed(overrides: list[str], config_name: str) -> tuple[Request, bool]:
 
 
 def as_chosen_before(words: list[str]) -> list[str]:
-    """With `resume=<folder>`, the words and the options that the run was begun with: its keys are theirs.
+    """With `resume=<folder>`, the options that the run was begun with, and the words: its keys are theirs.
 
     In the place of an option of a folder of configs that was not typed again stands the user's own class.
     """
@@ -261,9 +261,12 @@ def _answered(key: str, value: str, config: DictConfig) -> Any:
         answer = OmegaConf.to_container(answer)
     if "${" in str(answer):  # escaped: it stays as it was typed, or else it would be resolved twice
         return value
+    rule = RULES.get(key)
+    if answer is None or (answer == "null" and isinstance(rule, Text) and rule.optional):
+        return None
     if key in PLACES:
-        return None if answer is None else str(answer)
-    is_text = isinstance(RULES.get(key), Text | Choice)
+        return str(answer)
+    is_text = isinstance(rule, Text | Choice)
     return answer if is_text or not isinstance(answer, str) else read(answer)
 
 

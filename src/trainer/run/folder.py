@@ -168,7 +168,7 @@ def merged(request: Request, stored: Config) -> Config:
     """The stored config with what was typed."""
     # A folder of an older release lacks keys that there are now.
     known = {key: value for key, value in request.config.items() if key not in schema.GROUPS}
-    sections = {s: {**(known[s] if isinstance(known[s], dict) else {}), **stored[s]} for s in schema.SECTIONS}
+    sections = {s: {**(known[s] if isinstance(known.get(s), dict) else {}), **stored[s]} for s in schema.SECTIONS}
     config: Any = OmegaConf.create({**known, **stored, **sections})
     asked = OmegaConf.create(request.config)
     for key in request.typed:
