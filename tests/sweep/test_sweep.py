@@ -580,6 +580,16 @@ def test_more_values_and_more_steps_are_the_same_sweep(a_sweep: Path, monkeypatc
         assert cli.run_command(["--multirun", *SMALL, *words, "name=s", "dry_run=true"]) == 0
 
 
+def test_words_in_another_order_are_the_same_jobs(tmp_path: Path) -> None:
+    """They were trained a second time, beside the first, under other names."""
+    (tmp_path / "sweep.yaml").write_text("command: []\nswept: [optimizer.lr, seed]\njobs: []\n")
+    argv = ["--multirun", "seed=1,0", "optimizer.lr=0.1"]
+    for lr, names in ((0.1, ["seed=1", "seed=0"]), ("0.1,0.2", ["lr=0.1,seed=1", "lr=0.2,seed=1", "lr=0.1,seed=0"])):
+        argv[-1] = f"optimizer.lr={lr}"
+        with composer(argv, sorted_words(argv)) as made:
+            assert [job.name for job in plan(made.jobs(), tmp_path)][:3] == names
+
+
 @pytest.mark.slow
 def test_values_that_refer_to_a_swept_key_are_the_same_sweep(train: Callable[..., Any]) -> None:
     train("--multirun", *SMALL, "data.split_seed=${seed}", "seed=0,1", "sweep.metric=${checkpoint.metric}", "name=s")

@@ -57,6 +57,9 @@ def plan(
     typed = [dict(word.lstrip("+~").partition("=")[::2] for word in request.overrides) for request in requests]
     if keys is None:
         keys = [key for key in typed[0] if len({words.get(key) for words in typed}) > 1]
+        before, _ = read_told(folder)
+        if before is not None and set(before) == set(keys) and len(before) == len(keys):
+            keys = before  # words in another order are the same sweep, and its jobs keep their names
     if (key := next((key for key in keys if key.startswith("sweep.") or key == "dry_run"), None)) is not None:
         values = list(dict.fromkeys(words.get(key, "null") for words in typed))
         raise UserError(f"{key}={','.join(values)}: is of the sweep itself, which has one. Type {key}={values[0]}.")
