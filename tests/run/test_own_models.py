@@ -224,6 +224,15 @@ class Open(nn.Module):
         return self.a(x.flatten(1))
 
 
+class Picky(Plain):
+    '''Refuses in its own words what it does not know.'''
+
+    def __init__(self, **sizes):
+        super().__init__(sizes.pop("in_features"), sizes.pop("num_classes"), sizes.pop("width", 5))
+        if sizes:
+            raise ValueError(f"unknown arguments: {sizes}")
+
+
 class Signals(nn.Module):
     def __init__(self, in_channels, sequence_length, num_classes):
         super().__init__()
@@ -430,6 +439,12 @@ def test_an_open_class_is_told_what_it_takes_of_images_as_well() -> None:
     assert parts_of(*typed).model.facts == facts
     asked = parts_of(*typed, "model.in_channels=3", "model.image_size=6").model.facts
     assert asked == facts | {"in_channels": 3, "image_size": 6}
+
+
+def test_an_open_class_may_refuse_in_its_own_words_what_it_does_not_know() -> None:
+    assert parts_of(*words("Picky"), "model.width=3").model.a.weight.shape == (3, 7)  # type: ignore[union-attr]
+    with pytest.raises(UserError, match=r"unknown arguments: \{'widht': 3\}"):
+        parts_of(*words("Picky"), "model.widht=3")
 
 
 def test_a_default_of_the_class_stands_where_the_data_tell_nothing() -> None:

@@ -153,11 +153,22 @@ def told(settings: Settings, sizes: Sizes) -> nn.Module:
             model: nn.Module = built(settings, "model", facts)
             return model
         except UserError as error:
-            refused = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-            if not is_open or refused is None or refused[1] not in facts or refused[1] in takes:
+            names = [name for name in _refused(str(error), facts) if name not in takes]
+            if not is_open or not names:
                 raise
-            del facts[refused[1]]
+            for name in names:
+                del facts[name]
             set_random_state(random, torch.device("cpu"))
+
+
+def _refused(said: str, facts: Mapping[str, Any]) -> list[str]:
+    """Those of the facts that a class says it does not know, in Python's words or in its own."""
+    by_python = re.search(r"unexpected keyword argument '(\w+)'", said)
+    if by_python:
+        return [by_python[1]] if by_python[1] in facts else []
+    if not re.search(r"\b(unknown|unexpected|unrecogni[sz]ed|unsupported|unused|extra)\b", said, re.IGNORECASE):
+        return []
+    return [name for name in facts if re.search(rf"\b{name}\b", said)]
 
 
 def _of_backbone(settings: Settings, sizes: Sizes) -> dict[str, Any]:
