@@ -73,6 +73,22 @@ def test_a_disk_without_hard_links_will_do(train: Train, monkeypatch: pytest.Mon
     assert {read(Path(f"runs/y/checkpoints/{name}.pt"))["step"] for name in ("last", "best")} <= {5, 6}
 
 
+def test_a_full_disk_names_the_word_that_says_where(train: Train) -> None:
+    """A limit on the size of files stands in for it. `name=` and `run_dir=` are no words of these."""
+    resource = pytest.importorskip("resource")
+    train("name=x", "max_steps=5", *QUIET)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for words, how in ((["pack", "out=y.zip"], "out="), (["evaluate", "--png", "pictures"], "folder after --png")):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+        try:
+            with pytest.raises(UserError, match=rf"can't be written: .* Free some room, or type another {how}\.$"):
+                cli.run_command([words[0], "x", *words[1:]])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not Path("y.zip").exists()
+    assert not list(Path("pictures").iterdir())
+
+
 def test_the_average_is_what_a_pack_gives(train: Train, tmp_path: Path) -> None:
     result = train("name=x", "max_steps=30", "average.decay=0.9", *QUIET)
     assert cli.run_command(["pack", "x", "out=y.zip", "checkpoint=average"]) == 0

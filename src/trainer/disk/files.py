@@ -158,17 +158,21 @@ def remove_leftovers(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def cannot_write(path: Path, error: Exception, needed: int | None = None) -> UserError:
+def cannot_write(
+    path: Path, error: Exception, needed: int | None = None, instead: str = "another name= or run_dir="
+) -> UserError:
     """The line for a file that can't be written, as on a full disk.
 
     Args:
         needed: how many bytes were to be written, where that is known.
+        instead: what may be typed to have it elsewhere; empty: nothing.
     """
     reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+    elsewhere = f", or type {instead}" if instead else ""
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return UserError(f"{path}: can't be written: {reason}. Make it writable, or type another name= or run_dir=.")
+        return UserError(f"{path}: can't be written: {reason}. Make it writable{elsewhere}.")
     where = next((parent for parent in path.absolute().parents if parent.exists()), Path("/"))
     room = f"{shutil.disk_usage(where).free:,} bytes are free"
     if needed is not None:
         room = f"{needed:,} bytes are needed, {room}"
-    return UserError(f"{path}: can't be written: {reason} ({room}). Free some room, or type another name= or run_dir=.")
+    return UserError(f"{path}: can't be written: {reason} ({room}). Free some room{elsewhere}.")

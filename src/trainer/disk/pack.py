@@ -115,8 +115,11 @@ def pack(files: Mapping[str, Path], out: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def unpack(path: Path, folder: Path) -> None:
+def unpack(path: Path, folder: Path, instead: str = "") -> None:
     """Makes a run's folder of a pack: its states become checkpoints, `last.pt` the newest of them.
+
+    Args:
+        instead: what may be typed to have it elsewhere, where there is no room.
 
     Raises:
         UserError: it is damaged, or no pack; nothing is left of it then.
@@ -146,7 +149,7 @@ def unpack(path: Path, folder: Path) -> None:
     except NotImplementedError as error:  # packed in a way that Python does not know
         raise UserError(f"{path}: is no pack of train ({error}).") from error
     except OSError as error:
-        raise cannot_write(folder, error) from error
+        raise cannot_write(folder, error, instead=instead) from error
     finally:
         shutil.rmtree(place, ignore_errors=True)
 
@@ -203,7 +206,7 @@ def unpacked(path: Path) -> Path:
     if not (folder / MARK).is_file():
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(folder)
-        unpack(path, folder)
+        unpack(path, folder, "XDG_CACHE_HOME=<a folder with room> before the command")
     return folder
 
 

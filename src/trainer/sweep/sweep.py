@@ -93,7 +93,7 @@ def opened(folder: Path) -> Iterator[None]:
         with locked(folder):
             yield
     except OSError as error:
-        raise cannot_write(folder, error) from error
+        raise cannot_write(folder, error, instead="another name=") from error
 
 
 def write_words(folder: Path, words: Sequence[str], jobs: Sequence[Job]) -> None:

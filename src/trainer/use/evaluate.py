@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from rich.text import Text
 from torch import Tensor
 
 from trainer.data.batches import Batch, Batches
-from trainer.disk.files import cannot_write
+from trainer.disk.files import cannot_write, write_atomically
 from trainer.distributed import ALONE
 from trainer.errors import UserError, nearest
 from trainer.evaluate import evaluate
@@ -207,11 +208,12 @@ def draw(folder: Path, predictions: Predictions, loss_fn: LossFunction) -> None:
         raise UserError(f"--png {folder}: the model's outputs are no classes; there is no confusion matrix to draw.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(folder / "confusion.png")
-        if (wrong := wrong_samples(predictions, loss_fn.meaning)) is not None:
-            Image.fromarray(wrong).save(folder / "wrong.png")
+        drawn = {"confusion": pixels, "wrong": wrong_samples(predictions, loss_fn.meaning)}
+        for name, image in drawn.items():
+            if image is not None:
+                write_atomically(folder / f"{name}.png", partial(Image.fromarray(image).save, format="png"))
     except OSError as error:
-        raise cannot_write(folder, error) from error
+        raise cannot_write(folder, error, instead="another folder after --png") from error
 
 
 def show_evaluation(

@@ -80,7 +80,7 @@ def export(
         add_metadata(temporary, form, {**about(trained, net, form), "inputs": proof.taken, "proof": proof.as_dict()})
         os.replace(temporary, path)
     except OSError as error:
-        raise cannot_write(path, error) from error
+        raise cannot_write(path, error, instead="another out=") from error
     finally:
         temporary.unlink(missing_ok=True)
     tell(path, net, trained, proof, quantize)

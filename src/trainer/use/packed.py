@@ -50,7 +50,7 @@ def pack(word: str, checkpoint: str | None, keys: Mapping[str, Any], out: str | 
                     packs.write_state(snapshot(read_checkpoint(source)), state)
             packs.pack(files, path)
     except OSError as error:
-        raise cannot_write(path, error) from error
+        raise cannot_write(path, error, instead="another out=") from error
     word = " checkpoint=average" if found.is_average else ""
     size = f"{path.stat().st_size:,} bytes"
     print(f"{path}: {size}. train evaluate {path}{word}, predict, export and resume= take it as a run")

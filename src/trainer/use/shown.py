@@ -159,4 +159,4 @@ def write(folder: Path, step: int, name: str, found: Mapping[str, Any], picture:
     except foreign.Link as error:
         raise UserError(f"{folder}: {error}; nothing is written through it.") from error
     except OSError as error:
-        raise cannot_write(place, error) from error
+        raise cannot_write(place, error, instead="") from error

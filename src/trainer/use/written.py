@@ -1,5 +1,6 @@
 """Where predictions go: the terminal or a pipe, line by line, or a file that is there when all of it is."""
 
+import contextlib
 import csv
 import json
 import os
@@ -53,7 +54,7 @@ class Text:
                 # A path that is no UTF-8 is written as the disk has it.
                 self._stream = open(self._temporary, "w", encoding="utf-8", errors="surrogateescape", newline="")  # noqa: SIM115 - see `close`
             except OSError as error:
-                raise cannot_write(self._temporary, error) from error
+                raise cannot_write(self._temporary, error, instead="another out=") from error
         self._csv = csv.writer(self._stream, lineterminator="\n")
 
     def write(self, ids: Sequence[Any], found: Predicted) -> None:
@@ -98,7 +99,8 @@ class Text:
 
     def give_up(self) -> None:
         if self._temporary is not None:
-            self._stream.close()
+            with contextlib.suppress(OSError):  # what is left in memory finds no room either
+                self._stream.close()
             self._temporary.unlink(missing_ok=True)
 
 
@@ -127,7 +129,7 @@ class Arrays:
                 self._write(file)
             os.replace(temporary, self.path)
         except OSError as error:
-            raise cannot_write(self.path, error) from error
+            raise cannot_write(self.path, error, instead="another out=") from error
         finally:
             temporary.unlink(missing_ok=True)
 
