@@ -9,7 +9,9 @@ import pytest
 import yaml
 
 from trainer.command import main as cli
+from trainer.command.composing import composer
 from trainer.command.reading import as_recipe
+from trainer.command.words import sorted_words
 from trainer.errors import UserError
 
 Train = Callable[..., dict[str, Any]]
@@ -76,6 +78,23 @@ def test_a_choice_among_the_keys_and_either_ending(train: Train, ending: str) ->
     assert (stored()["choices"]["optimizer"], stored()["choices"]["scheduler"]) == ("sgd", "cosine")
     assert [*stored()["metric"]] == ["f1", "recall"]
     assert stored()["monitor"]["events"] is False
+
+
+@pytest.mark.parametrize("name", ["2026_11_22", "1e5", "1.50", "007", "yes", "2026-11-22"])
+def test_a_name_of_a_recipe_is_the_name_of_the_folder(train: Train, name: str) -> None:
+    write("conf/experiment/mine.yaml", f"name: {name}\nmax_steps: 1\n")
+    train("--config-dir", "conf", "experiment=mine", "model=two_layer", "monitor=off", "data.limit=40")
+    assert Path("runs", name, "config.yaml").is_file()
+
+
+def test_names_and_paths_of_a_group_and_of_a_config_by_name(train: Train) -> None:
+    write("1_0", b"")
+    write("conf/data/ours.yaml", "defaults: [arrays]\npath: 1_0\n")
+    write("conf/root.yaml", "defaults: [train, _self_]\nname: 1_5\ndata: ours\n")
+    argv = ["--config-dir", "conf", "--config-name", "root"]
+    with composer(argv, sorted_words(argv)) as made:
+        config = made.request().config
+    assert (config["name"], config["data"]["path"]) == ("1_5", "1_0")
 
 
 def test_what_is_typed_counts_more_than_the_recipe(train: Train) -> None:
@@ -147,6 +166,7 @@ FAULTS: dict[str, tuple[str | bytes, str]] = {
     "a number of base 60": ("max_time: 1:30\n", "line 1: 1:30 is 90 to YAML. Write '1:30' for a text."),
     "a key that there is not": (HEADER + "optimzer: {lr: 1}\n", "optimzer.lr: nothing reads this key. Did you mean"),
     "itself": ("defaults: [mine]\n", "a config file: its defaults lead back to itself."),
+    "a list": ("- seed: 1\n", "conf/experiment/mine.yaml: holds a list. Write keys with their values, without dashes"),
     "an anchor of itself": ("x: &x [*x]\n", "mine.yaml: no YAML: "),
     "nested without an end": ("x: " + "[" * 2000, "mine.yaml: no YAML: "),
     "too large": ("# x\n" * (1 << 23), "mine.yaml: can't be read: it has more than 1,048,576 bytes."),

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from trainer.command.folders import CONFIGS, ENDINGS
-from trainer.config.schema import GROUPS, yaml_problem
+from trainer.config.schema import GROUPS, is_as_typed, yaml_problem
 from trainer.disk import foreign
 from trainer.errors import UserError
 
@@ -65,10 +65,16 @@ class ConfigFolder(ConfigSource):
         text = _text(path)
         config, header = _parsed(path, text), _PACKAGE.search(text)
         package = header[1] if header else None
-        is_recipe = config_path.split("/")[0] == "experiment"
+        group, _, option = config_path.partition("/")
+        is_recipe = group == "experiment"
+        prefix = f"{group}." if option and not is_recipe else ""
         if is_recipe:
             package = "_global_" if package is None or package.strip("_").lower() == "global" else package
         plain = OmegaConf.to_container(config)
+        if not isinstance(plain, dict):
+            raise UserError(f"{path}: holds a list. Write keys with their values, without dashes: max_epochs: 5.")
+        if not path.is_relative_to(CONFIGS):
+            keep_texts(plain, yaml.compose(text, foreign.SafeLoader), prefix)
         try:
             if is_recipe or (isinstance(plain, dict) and "train" in (plain.get("defaults") or ())):
                 plain = as_recipe(plain, is_recipe)
@@ -134,6 +140,26 @@ def refuse_other_bases(text: str) -> None:
         if decimal != number:
             how = f"'{word}' for a text" if decimal is None else f"{decimal} or {number}, or '{word}' for a text"
             raise ValueError(f"line {event.start_mark.line + 1}: {word} is {number} to YAML. Write {how}.")
+
+
+def keep_texts(config: dict[Any, Any], node: yaml.Node | None, prefix: str) -> None:
+    """Names and paths as they are written: `name: 2026_11_22` and `name: 1.50` are numbers to YAML.
+
+    Args:
+        config: is changed.
+        node: of YAML, that the config was read from.
+        prefix: of the keys.
+    """
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        found = config.get(key.value)
+        if isinstance(value, yaml.MappingNode) and isinstance(found, dict):
+            keep_texts(found, value, f"{prefix}{key.value}.")
+        elif (
+            isinstance(value, yaml.ScalarNode)
+            and isinstance(found, int | float)
+            and is_as_typed(f"{prefix}{key.value}")
+        ):
+            config[key.value] = value.value
 
 
 def nested(config: Any) -> Any:
