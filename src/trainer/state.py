@@ -1,12 +1,15 @@
 """What a checkpoint must hold so that a run goes on exactly; and the parameters as one flat buffer."""
 
 import math
+import zlib
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
@@ -19,7 +22,7 @@ from trainer.kept import put_state, state_of
 from trainer.optim.average import Average
 from trainer.optim.patience import Patience
 from trainer.optim.schedulers import Schedule
-from trainer.trials import is_others
+from trainer.trials import DRAWING, is_others, state_of_draws
 
 
 class Store:
@@ -207,11 +210,19 @@ def take_unrounded(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
 _OF_TORCH = frozenset(vars(nn.Module()))  # attributes of every module
 
 
-def plain_numbers(**roots: nn.Module) -> dict[str, float]:
+_HOLDING = (list, tuple, deque, dict)
+MOST_HELD = 1000  # the last values of a list that are looked at
+
+
+def plain_numbers(is_deep: bool = True, **roots: nn.Module) -> dict[str, float]:
     """Numbers in attributes of modules that somebody else wrote, as `model.encoder.count`; no state dict has them.
 
-    Of a tensor in an attribute, and of a buffer that is not saved, it is the norm; of None, which a tensor may take the
-    place of, it is NaN.
+    Of a tensor or an array in an attribute, of a buffer that is not saved, and of the numbers in a list or dict, it is
+    the norm; of a generator of random numbers a checksum of its state; of None, which a tensor may take the place of,
+    it is NaN.
+
+    Args:
+        is_deep: lists, dicts, arrays and generators, too.
     """
     found: dict[str, float] = {}
     for root, whole in roots.items():
@@ -225,9 +236,34 @@ def plain_numbers(**roots: nn.Module) -> dict[str, float]:
                     value = norm_of(value)
                 if name in _OF_TORCH:
                     continue
+                if is_deep and isinstance(value, (*_HOLDING, *DRAWING, np.ndarray)):
+                    value = number_of(value)
+                    if value is None:
+                        continue
                 if value is None or (type(value) in (bool, int, float) and value == value):  # no NaN
                     found[".".join(filter(None, (root, path, name)))] = math.nan if value is None else +value
     return found
+
+
+def number_of(value: object, depth: int = 3) -> float | None:
+    """One number that changes with what an object holds; None where there is none.
+
+    Args:
+        depth: how many lists or dicts may lie in each other.
+    """
+    if isinstance(value, DRAWING):
+        return float(zlib.crc32(repr(state_of_draws(value)).encode()))
+    if isinstance(value, Tensor):
+        return norm_of(value)
+    if isinstance(value, np.ndarray | np.number):
+        return float(np.linalg.norm(value)) if value.dtype.kind in "biufc" else None
+    if isinstance(value, bool | int | float):
+        return float(value)
+    if not isinstance(value, _HOLDING) or not depth:
+        return None
+    held = [*(value.values() if isinstance(value, dict) else value)][-MOST_HELD:]
+    numbers = [number for number in (number_of(x, depth - 1) for x in held) if number is not None]
+    return math.hypot(*numbers) if numbers or not held else None
 
 
 def changed_since(now: Mapping[str, float], state: Mapping[str, Any]) -> dict[str, tuple[float, float]]:

@@ -1,9 +1,13 @@
 """A look at what a model does, before, beside or after its training, leaves nothing behind."""
 
+import random
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 from weakref import WeakSet
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +24,10 @@ REBINDING: WeakSet[nn.Module] = WeakSet()
 
 # Parts that stay in evaluation mode while the rest trains: they are frozen.
 STILL: WeakSet[nn.Module] = WeakSet()
+
+
+# Generators of random numbers that somebody may keep in an attribute.
+DRAWING = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
 
 
 def homes(model: nn.Module) -> Callable[[], bool]:
@@ -116,14 +124,38 @@ def _built(modules: Sequence[nn.Module]) -> list[tuple[str, int]]:
     return [(n, id(x)) for root in modules for n, x in (*root.named_modules(), *root.named_parameters())]
 
 
+def state_of_draws(generator: Any) -> Any:
+    """The state of a generator of random numbers: torch's, Python's or NumPy's."""
+    if isinstance(generator, torch.Generator):
+        return generator.get_state().tolist()
+    if isinstance(generator, random.Random):
+        return generator.getstate()
+    return generator.bit_generator.state if isinstance(generator, np.random.Generator) else generator.get_state(False)
+
+
+def put_draws_back(generator: Any, state: Any) -> None:
+    """Gives a generator the state that `state_of_draws` found."""
+    if isinstance(generator, torch.Generator):
+        generator.set_state(torch.tensor(state, dtype=torch.uint8))
+    elif isinstance(generator, random.Random):
+        generator.setstate(state)
+    elif isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = state
+    else:
+        generator.set_state(state)
+
+
 _OF_ALL = frozenset(vars(nn.Module()))  # attributes of every module
 
 
 def _attributes(module: nn.Module) -> Callable[[], None]:
     """Puts back what a module's attributes and the names of its buffers stand for now."""
     kept = {name: value for name, value in vars(module).items() if name not in _OF_ALL}
-    lists = [(value, value.copy()) for value in kept.values() if type(value) in (list, dict, set)]
-    tensors = [(x, version_of(x), x.detach().clone()) for x in kept.values() if isinstance(x, Tensor)]
+    lists = [(value, value.copy()) for value in kept.values() if type(value) in (list, dict, set, deque, defaultdict)]
+    held = [x for _, now in lists for x in (now.values() if isinstance(now, dict) else now)]
+    tensors = [(x, version_of(x), x.detach().clone()) for x in (*kept.values(), *held) if isinstance(x, Tensor)]
+    arrays = [(x, x.copy()) for x in kept.values() if isinstance(x, np.ndarray) and x.flags.writeable]
+    draws = [(x, state_of_draws(x)) for x in kept.values() if isinstance(x, DRAWING)]
     buffers = dict(module._buffers)
 
     def put_back() -> None:
@@ -134,7 +166,11 @@ def _attributes(module: nn.Module) -> Callable[[], None]:
         module._buffers.update(buffers)
         for now, before in lists:
             now.clear()
-            now.extend(before) if isinstance(now, list) else now.update(before)
+            now.extend(before) if isinstance(now, list | deque) else now.update(before)
+        for array, numbers in arrays:
+            array[...] = numbers
+        for generator, state in draws:
+            put_draws_back(generator, state)
         for tensor, version, number in tensors:
             if version is None or version != version_of(tensor):
                 tensor.detach().copy_(number)

@@ -1,11 +1,13 @@
 """A loss is a class, a plain function, or the model's own: each trains as a plain loop with it would."""
 
 import json
+import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
@@ -16,8 +18,11 @@ from trainer.run.loss import unlike
 
 Train = Callable[..., dict[str, Any]]
 MINE = '''
+import random
+from collections import deque
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -267,6 +272,27 @@ class Counts(nn.Module):
         return F.cross_entropy(outputs, targets) * self.average * self.tensor * self.number * len(self.list)
 
 
+class Keeps(nn.Module):
+    """Keeps what it has seen where no checkpoint has it, and draws from a generator of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c, self.d = {"a": 1.0}, deque([1.0], 9), np.ones(2), {"a": torch.ones(())}
+        self.e, self.f, self.g = torch.Generator(), random.Random(0), np.random.default_rng(0)
+        self.words = {"a": "b"}
+
+    def forward(self, outputs, targets):
+        drawn = float(torch.rand((), generator=self.e)) + self.f.random() + self.g.random()
+        held = self.a["a"] + sum(self.b) + self.c[0] + float(self.d["a"])
+        self.a["a"], self.c[0] = self.a["a"] + 1, self.c[0] + 1
+        self.b.append(1.0)
+        self.d["a"] += 1
+        self.kept.append((held, drawn))
+        return F.cross_entropy(outputs, targets)
+
+    kept = []
+
+
 class Slope(nn.Module):
     """The slope of a network, by `torch.func` within forward."""
 
@@ -493,6 +519,24 @@ def test_a_lazy_layer_of_a_loss_trains(train: Train) -> None:
     found = [train(*QUIET, *of("Plain", "Lazy"), f"max_steps={n}", "name=a")["test/loss"] for n in (1, 3)]
     assert state("a")["loss"]["parts.0.criterion.layer.weight"].shape == (10, 10)
     assert found[1] < found[0]
+
+
+def test_what_a_loss_holds_in_lists_and_generators_is_told_and_no_trial_changes_it(
+    train: Train, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import own_losses
+
+    words = (*QUIET, *of("Plain", "Keeps"), "name=a", "fast=false")
+    train(*words, "max_steps=2")
+    drawn = torch.rand((), generator=torch.Generator()).item() + random.Random(0).random()
+    drawn += np.random.default_rng(0).random()
+    steps = [i for i, found in enumerate(own_losses.Keeps.kept) if found == pytest.approx((4.0, drawn))]
+    assert len(steps) > 1  # each trial leaves what it found, and so does the first step begin
+    capfd.readouterr()
+    train(*words, "max_steps=3")
+    said = capfd.readouterr().out
+    assert all(f"warning: loss.{name} changes while it trains, and no checkpoint" in said for name in "abcdefg")
+    assert "loss.words" not in said
 
 
 @pytest.mark.long

@@ -184,7 +184,7 @@ def is_somebodys(model: nn.Module) -> bool:
 
 def tell_forgotten(model: nn.Module, state: Config) -> None:
     """Says on stderr what had changed in the model while it trained, and is not in the checkpoint."""
-    changed = changed_since(plain_numbers(model=model), state)
+    changed = changed_since(plain_numbers(is_deep=False, model=model), state)
     for name, (now, then) in changed.items():
         here = "None" if now != now else f"{now:.6g}"
         print(
