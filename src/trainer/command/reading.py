@@ -1,5 +1,6 @@
 """How Hydra reads configs here: from folders anywhere on a disk, and recipes as people write them."""
 
+import functools
 import io
 import re
 from collections.abc import Iterator
@@ -62,29 +63,11 @@ class ConfigFolder(ConfigSource):
     def load_config(self, config_path: str) -> ConfigResult:
         path = self._file(config_path)
         assert path is not None  # is_config() was asked
-        text = _text(path)
-        config, header = _parsed(path, text), _PACKAGE.search(text)
-        package = header[1] if header else None
+        read = _shipped if path.is_relative_to(CONFIGS) else _read
         group, _, option = config_path.partition("/")
-        is_recipe = group == "experiment"
-        prefix = f"{group}." if option and not is_recipe else ""
-        if is_recipe:
-            package = "_global_" if package is None or package.strip("_").lower() == "global" else package
-        plain = OmegaConf.to_container(config)
-        if not isinstance(plain, dict):
-            raise UserError(f"{path}: holds a list. Write keys with their values, without dashes: max_epochs: 5.")
-        if not path.is_relative_to(CONFIGS):
-            keep_texts(plain, yaml.compose(text, foreign.SafeLoader), prefix)
-        try:
-            if is_recipe or (isinstance(plain, dict) and "train" in (plain.get("defaults") or ())):
-                plain = as_recipe(plain, is_recipe)
-            if not path.is_relative_to(CONFIGS):
-                refuse_other_bases(text)
-                plain = nested(plain)
-        except ValueError as error:
-            raise UserError(f"{path}: {error}") from error
-        config = OmegaConf.create(plain)
-        return ConfigResult(self.provider, f"{self.scheme()}://{self.path}", config, {"package": package})
+        plain, package = read(path, group if option else "")
+        provider = f"{self.scheme()}://{self.path}"
+        return ConfigResult(self.provider, provider, OmegaConf.create(plain), {"package": package})
 
     def _file(self, config_path: str) -> Path | None:
         path = Path(self.path, config_path)
@@ -106,6 +89,40 @@ class ConfigFolder(ConfigSource):
         configs = [name.removesuffix(ending) for ending in ENDINGS for name in names if name.endswith(ending)]
         wanted = {ObjectType.GROUP: groups, ObjectType.CONFIG: configs, None: [*groups, *configs]}
         return sorted(set(wanted[results_filter]))
+
+
+def _read(path: Path, group: str) -> tuple[Any, str | None]:
+    """What a config holds, as Hydra wants it, and the package that its header names.
+
+    Args:
+        group: empty at the top.
+
+    Raises:
+        UserError: it can't be read, is no YAML, or is written in two ways.
+    """
+    text = _text(path)
+    plain, header = OmegaConf.to_container(_parsed(path, text)), _PACKAGE.search(text)
+    package = header[1] if header else None
+    is_recipe = group == "experiment"
+    if is_recipe:
+        package = "_global_" if package is None or package.strip("_").lower() == "global" else package
+    if not isinstance(plain, dict):
+        raise UserError(f"{path}: holds a list. Write keys with their values, without dashes: max_epochs: 5.")
+    if not path.is_relative_to(CONFIGS):
+        keep_texts(plain, yaml.compose(text, foreign.SafeLoader), f"{group}." if group and not is_recipe else "")
+    try:
+        if is_recipe or "train" in (plain.get("defaults") or ()):
+            plain = as_recipe(plain, is_recipe)
+        if not path.is_relative_to(CONFIGS):
+            refuse_other_bases(text)
+            plain = nested(plain)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
+    return plain, package
+
+
+# Each job of a sweep would read them again: a seventh of the time that Hydra takes.
+_shipped = functools.cache(_read)
 
 
 def _text(path: Path) -> str:
