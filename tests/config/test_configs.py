@@ -33,14 +33,14 @@ def test_optimizer(optimizer: str, train: Callable[..., dict[str, Any]]) -> None
 
 @pytest.mark.parametrize("scheduler", shipped("scheduler"))
 def test_scheduler(scheduler: str, train: Callable[..., dict[str, Any]]) -> None:
-    words = ["max_epochs=3", "batch_size=100", f"scheduler={scheduler}", "optimizer=sgd", "monitor=off"]
+    words = ["model=two_layer", "max_epochs=3", "batch_size=100", "optimizer=sgd", f"scheduler={scheduler}"]
     changes = {
         "step": ["scheduler.step_size=1"],
         "multistep": ["scheduler.milestones=[1,2]"],
         "warmup_cosine": ["scheduler.warmup_steps=5"],
         "plateau": ["scheduler.patience=0", "optimizer.lr=0.9", "eval_every=2"],
     }
-    train(*words, *changes.get(scheduler, []), "monitor.every=1")
+    train(*words, *changes.get(scheduler, []), "monitor=off", "monitor.every=1")
     (path,) = Path("runs").rglob("metrics.jsonl")
     rates = [x["lr"] for x in map(json.loads, path.read_text().splitlines()) if "lr" in x]
     assert len(rates) == 39
