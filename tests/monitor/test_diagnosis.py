@@ -304,7 +304,7 @@ EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml
     [
         pytest.param((), id="as shipped"),
         pytest.param((WATCHED,), id="watched", marks=pytest.mark.slow),
-        pytest.param(("monitor.every=1",), id="every step"),
+        pytest.param(("monitor.every=1",), id="every step", marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.parametrize("experiment", [None, *EXPERIMENTS])

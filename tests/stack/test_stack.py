@@ -237,16 +237,21 @@ OPTIMIZERS = [
 
 
 @pytest.mark.parametrize(
-    "dtype",
-    [pytest.param(torch.float32, id="float32"), pytest.param(torch.float64, id="float64", marks=pytest.mark.slow)],
+    ("dtype", "steps"),
+    [
+        pytest.param(torch.float32, 60, id="float32"),
+        pytest.param(torch.float32, 200, id="float32, 200 steps", marks=pytest.mark.slow),
+        pytest.param(torch.float64, 200, id="float64, 200 steps", marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize(("update", "options"), OPTIMIZERS, ids=[update.__name__ for update, _ in OPTIMIZERS])
 @pytest.mark.parametrize("make", [two_layer, sequential, lenet, finetune], ids=lambda make: make.__name__)
-def test_a_stack_is_its_runs_alone(make, update, options, dtype):
-    """Over 200 steps; the runs differ in learning rate, initialisation, dropout's draws and order of the data."""
+def test_a_stack_is_its_runs_alone(make, update, options, dtype, steps):
+    """The runs differ in learning rate, initialisation, dropout's draws and order of the data."""
     loss = nn.NLLLoss if make is sequential else nn.CrossEntropyLoss
     numbers = [(seed, {**options, "lr": options["lr"] * rate}) for seed, rate in enumerate(RATES)]
-    assert_same([Run(make, update, o, seed, seed, loss, dtype=dtype) for seed, o in numbers])
+    runs = [Run(make, update, o, seed, seed, loss, dtype=dtype) for seed, o in numbers]
+    assert_same(runs, replace(PLAN, max_steps=steps))
 
 
 SHORT = replace(PLAN, max_steps=12, eval_every=5)
