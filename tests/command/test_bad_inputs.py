@@ -31,16 +31,22 @@ class Row(NamedTuple):
         typed: the words after `train`.
         says: parts of the line, in their order, with ` ... ` between; `{folder}` is where it is typed.
         prepare: puts files into that folder.
+        is_slow: typed with `-m slow`, since the row before it, and test_schema.py, hold the same every day.
     """
 
     typed: str
     says: str
     prepare: Prepare | None = None
+    is_slow: bool = False
 
 
 def values(key: str, bad: str, says: str) -> list[Row]:
     """A row for each of the bad values, written with a space between; words before the key are typed, too."""
-    return [Row(f"{key}={value}", f"{key.split()[-1]}={value}: {says}") for value in bad.split(" ")]
+    is_rule = says.startswith("must be")
+    return [
+        Row(f"{key}={value}", f"{key.split()[-1]}={value}: {says}", is_slow=is_rule and i > 0)
+        for i, value in enumerate(bad.split(" "))
+    ]
 
 
 def own(typed: str, says: str) -> Row:
@@ -687,7 +693,10 @@ def assert_in_order(says: str, line: str) -> None:
         at = line.index(part, at) + len(part)
 
 
-@pytest.mark.parametrize("row", MISTAKES, ids=lambda row: row.typed[:70])
+@pytest.mark.parametrize(
+    "row",
+    [pytest.param(row, id=row.typed[:70], marks=[pytest.mark.slow] * row.is_slow) for row in MISTAKES],
+)
 def test_a_mistake_is_one_line_and_nothing_is_written(
     row: Row, type_in: Callable[[str], int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

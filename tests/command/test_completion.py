@@ -17,12 +17,21 @@ from trainer.errors import UserError
 Train = Callable[..., dict[str, Any]]
 
 
-@pytest.fixture
-def runs(train: Train) -> None:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs, and a folder of configs."""
+    folder = tmp_path_factory.mktemp("completed")
     for name in ("one", "größe, x"):
-        train("model=two_layer", "monitor=off", "data.limit=40", "max_steps=1", f"run_dir=runs/{name}")
-    Path("conf/model").mkdir(parents=True)
-    Path("conf/model/mynet.yaml").write_text("# Mine\n_target_: mynet.Net\nwidth: 3\n")
+        words = ("model=two_layer", "monitor=off", "data.limit=40", "max_steps=1", f"run_dir={folder}/runs/{name}")
+        assert cli.run_command(list(words)) == 0
+    (folder / "conf/model").mkdir(parents=True)
+    (folder / "conf/model/mynet.yaml").write_text("# Mine\n_target_: mynet.Net\nwidth: 3\n")
+    return folder
+
+
+@pytest.fixture
+def runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
 
 
 def offered(line: str, shell: str = "zsh") -> list[str]:
@@ -137,6 +146,6 @@ def test_in_bash(runs: None, tmp_path: Path, words: str, expected: list[str]) ->
         "_train_complete; printf '%s|' \"${COMPREPLY[@]}\"; complete -p train >&2\n"
     )
     env = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
-    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True, timeout=600)
     assert [answer for answer in done.stdout.split("|") if answer] == expected
     assert done.stderr == "complete -o default -o nospace -F _train_complete train\n"

@@ -25,6 +25,7 @@ import torch
 from hydra.utils import instantiate
 from torch import nn
 
+from trainer.command import main as cli
 from trainer.disk import checkpoint
 from trainer.disk.checkpoint import Checkpoints
 from trainer.disk.tensors import load_tensors
@@ -268,10 +269,21 @@ def test_what_could_not_be_read_again_is_not_saved(tmp_path):
 # --- words in it ---------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of one step, `it`."""
+    words = ["model=two_layer", "monitor=off", "data.limit=40", "max_steps=1", "scheduler=step", "name=it"]
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert cli.run_command(words) == 0
+    return folder / "runs"
+
+
 @pytest.fixture
-def run(train: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+def run(trained: Path, train: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
     """A run of one step in `runs/it`; gives what goes on with it after its state has been changed."""
-    train("model=two_layer", "monitor=off", "data.limit=40", "max_steps=1", "scheduler=step", "name=it")
+    shutil.copytree(trained, "runs")
 
     def go_on(change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
         path = Path("runs/it/checkpoints/step_00000001.pt")
@@ -480,6 +492,7 @@ MEASURE = """
 import itertools, json, resource, sys, warnings
 from pathlib import Path
 import torch
+from trainer.command import main as cli
 from trainer.disk import checkpoint
 from trainer.errors import UserError
 from trainer.models.weights import read_weights

@@ -65,7 +65,7 @@ def test_a_careless_lock_empties_what_a_link_leads_to(sweep: Path, outside: Path
         *(JOB, f"{JOB}/log.txt", f"{JOB}/checkpoints", f"{JOB}/x/y", "another job/config.yaml"),
     ],
 )
-@pytest.mark.parametrize("target", ["letter", "below", "nowhere"])
+@pytest.mark.parametrize("target", ["letter", *(pytest.param(x, marks=pytest.mark.slow) for x in ("below", "nowhere"))])
 def test_a_link_is_refused(name: str, target: str, sweep: Path, outside: Path) -> None:
     path = sweep / name
     path.parent.mkdir(parents=True, exist_ok=True)
