@@ -138,3 +138,13 @@ def test_classes_of_pixels_weigh_what_those_that_count_say(
         model.load_state_dict(checkpoint.read(Path(f"runs/{name}/checkpoints/last.pt"))["model"])
         expected = nn.CrossEntropyLoss(weight=weights, ignore_index=255)(model(val.inputs), val.targets)
         assert result["val/loss"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "bce_with_logits"])
+def test_one_class_alone_is_always_right(train: Train, loss: str) -> None:
+    """The only output says nothing, whatever its sign: argmax over one class is that class."""
+    Path("mine.csv").write_text("x,z,kind\n" + "".join(f"{i}.5,{i % 3},only\n" for i in range(40)))
+    words = ("data=table", "data.path=mine.csv", "data.targets=[kind]", "model=two_layer", "monitor=off", "max_steps=2")
+    result = train(*words, f"loss={loss}", "metric=f1", "name=one")
+    assert (result["test/accuracy"], result["test/f1"], result["val/accuracy"]) == (1, 1, 1)
+    assert [(row["name"], row["F1"]) for row in result["per_class"]] == [("only", 1)]

@@ -84,7 +84,7 @@ class Classes(Named):
 
     def predicted(self, outputs: Tensor) -> Tensor:
         """The class of each sample, `[..., K]` to `[...]`: that of the largest output, or a single one compared."""
-        if outputs.shape[-1] > 1:
+        if outputs.shape[-1] > 1 or self.num_classes == 1:  # of one class alone a single output says nothing
             return outputs.argmax(-1)
         is_logit = self.gives == "logits" and self.compared_with != "values"
         return (outputs > (0.0 if is_logit else 0.5)).squeeze(-1).long()
@@ -124,6 +124,8 @@ class Classes(Named):
         for those that lie outside 0..1. A single output speaks for class 1, and what is left of 1 for class 0.
         """
         outputs = single(outputs)
+        if self.num_classes == 1:
+            return torch.cat([torch.ones_like(outputs), torch.zeros_like(outputs)], 1)
         if self.gives == "log_probabilities":
             scores = outputs.exp()
         elif self.gives == "probabilities" or self.compared_with == "values":

@@ -22,7 +22,7 @@ class PerClass:
 
     def __init__(self, meaning: Classes | Places) -> None:
         self.meaning = meaning
-        self.counts = torch.zeros(2 * (max(2, meaning.num_classes),), dtype=torch.int64)
+        self.counts = torch.zeros(2 * (meaning.num_classes,), dtype=torch.int64)
 
     def keep(self, inputs: Tree, outputs: Tree, targets: Tensor) -> None:
         scores = self.meaning.scores_of(outputs)
@@ -42,7 +42,7 @@ class PerClass:
         found = []
         of = {"of": "places"} if isinstance(self.meaning, Places) else {}
         right, taken, there = self.counts.diag(), self.counts.sum(0), self.counts.sum(1)
-        for label in range(self.meaning.num_classes if self.meaning.num_classes > 1 else 2):
+        for label in range(self.meaning.num_classes):
             hits, predicted, support = int(right[label]), int(taken[label]), int(there[label])
             found.append(
                 {
