@@ -608,7 +608,7 @@ MISTAKES: list[Row] = [
     ),
     Row("--config-dir=conf model=my", "conf/model/my.yaml: no YAML: ", config("model", b"\xff\xfe\x00")),
     Row("--config-dir=conf model=my", "could not determine a constructor", config("model", f"a: {HOSTILE}")),
-    Row("--config-dir=conf model=my", "model=[1,2]: holds keys of its own.", config("model", "- 1\n- 2\n")),
+    Row("--config-dir=conf model=my", "my.yaml: holds a list. Write keys with their", config("model", "- 1\n- 2\n")),
     Row("--config-dir=conf model=my", "model._target_=null: names no class.", config("model", "")),
     Row("--config-dir=conf model=mi", "model=mi: there is no such model. Did you mean my?", config("model", "")),
     Row("--config-dir=conf experiment=my", "Did you mean optimizer.lr?", config("experiment", "optimzer: {lr: 1}")),
