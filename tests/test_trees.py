@@ -74,4 +74,5 @@ def test_leaves_are_named_by_keys_and_places() -> None:
     }
     assert list(trees.named_leaves((A, [B, None]))) == ["inputs.0", "inputs.1.0"]
     assert list(trees.named_leaves(Pair(A, B))) == ["left", "right"]
+    assert list(trees.named_leaves({"inputs": {"a": A}, "a": B})) == ["inputs.a", "a"]
     assert list(trees.named_leaves(A)) == ["inputs"]

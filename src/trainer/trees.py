@@ -31,13 +31,14 @@ def leaves(tree: Tree) -> list[Tensor]:
     return [leaf for branch in branches for leaf in leaves(branch)]
 
 
-def named_leaves(tree: Tree, name: str = "inputs") -> dict[str, Tensor]:
+def named_leaves(tree: Tree, name: str = "") -> dict[str, Tensor]:
     """All tensors of a tree, in their order, by the keys or the places that lead to them: `mask`, `inputs.0`, `a.b`."""
     if isinstance(tree, Tensor):
-        return {name: tree}
-    prefix = "" if name == "inputs" and fields_of(tree) else f"{name}."
+        return {name or "inputs": tree}
+    fields = fields_of(tree)
+    prefix = f"{name}." if name else "" if fields else "inputs."
     places = range(len(tree)) if isinstance(tree, list | tuple) else ()
-    branches: Mapping[Any, Tree] = fields_of(tree) or {i: tree[i] for i in places}
+    branches: Mapping[Any, Tree] = fields or {i: tree[i] for i in places}
     return {
         path: leaf for key, branch in branches.items() for path, leaf in named_leaves(branch, f"{prefix}{key}").items()
     }
