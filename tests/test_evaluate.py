@@ -13,7 +13,7 @@ from trainer.data.batches import ResidentBatches
 from trainer.evaluate import evaluate
 from trainer.losses.criteria import Composite, L1Penalty, L2Penalty, SumSquaredError
 from trainer.losses.function import LossFunction
-from trainer.meaning import Meaning, Numbers, Places
+from trainer.meaning import Meaning, Numbers, Places, as_dict, from_dict
 from trainer.trials import evaluating
 
 NAMES = {"loss": "chosen", "model": "net", "data": "numbers"}
@@ -146,6 +146,23 @@ def test_numbers_have_the_absolute_error_and_r2_of_torchmetrics(dtype, width, mo
         theirs.update(outputs.double(), targets.double())
         assert numbers[name] == pytest.approx(theirs.compute().item(), rel=1e-6)
     assert 0.5 < numbers["r2"] < 1
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_r2_of_numbers_far_from_0(width, monkeypatch):
+    """Seconds since 1970, a minute apart: their squares have more digits than float64."""
+    monkeypatch.setattr(batches, "EVALUATION_BATCH", 7)
+    draw = torch.Generator().manual_seed(0)
+    near = 60 * torch.randn(NUM_SAMPLES, 1, generator=draw, dtype=torch.float64)
+    targets = torch.cat([1.7e9 + near, near][:width], 1)
+    errors = 20 * torch.randn(targets.shape, generator=draw, dtype=torch.float64)
+    loss_fn = LossFunction(nn.MSELoss(), nn.Identity(), Numbers(width), NAMES)
+    loss_fn.check(targets + errors, targets)
+    loss_fn.meaning = loss_fn.meaning.around(targets[::2])
+    found = evaluate(nn.Identity(), loss_fn, ResidentBatches(targets + errors, targets), CPU, nullcontext)
+    expected = 1 - errors.square().sum(0) / (targets - targets.mean(0)).square().sum(0)
+    assert found["r2"] == pytest.approx(expected.mean().item(), rel=1e-6)
+    assert from_dict(as_dict(loss_fn.meaning)) == loss_fn.meaning
 
 
 def test_r2_of_what_is_always_the_same_is_1_without_errors_and_else_0():

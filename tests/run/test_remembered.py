@@ -103,7 +103,8 @@ def test_of_numbers_and_in_half_precision(train: Train, tmp_path: Path) -> None:
         "data=random_regression", "model=two_layer", "loss=mse", "precision=bfloat16", *TINY, "data.num_samples=40"
     )
     model, found = left(tmp_path / "runs/x")
-    assert model["outputs"] == {"kind": "numbers", "num_outputs": 10, "is_judged": True, "link": "identity"}
+    expected = {"kind": "numbers", "num_outputs": 10, "is_judged": True, "link": "identity", "center": []}
+    assert model["outputs"] == expected
     assert found["outputs"].dtype == found["loss"].dtype == np.float32
     assert ((found["outputs"] - found["target"]) ** 2).mean() == pytest.approx(result["test/loss"], rel=1e-2)
 

@@ -49,6 +49,9 @@ def from_dict(found: Any) -> Meaning:
         kind = _KINDS[values.pop("kind")]
         if kind is Numbers:
             values.setdefault("link", "identity")  # of runs that were trained before there was another
+            values["center"] = tuple(map(float, values.get("center", ())))
+            if len(values["center"]) not in (0, values["num_outputs"]) or not all(map(math.isfinite, values["center"])):
+                raise TypeError("where the numbers lie")
         if kind is Places:
             values.setdefault("gives", "logits")  # the same
         number = values["num_classes" if "num_classes" in values else "num_outputs"]
@@ -64,7 +67,7 @@ def from_dict(found: Any) -> Meaning:
         if any(values[key] not in words for key, words in _WORDS.items() if key in values):
             raise TypeError("what outputs are")
         return kind(**values)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"not what outputs stand for ({error})") from error
 
 

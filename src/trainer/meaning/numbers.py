@@ -60,6 +60,7 @@ class Numbers(NothingCounted):
         is_judged: the outputs have the shape of the targets, `[N, D]`. Pictures and their like are not judged: some of
             their pixels hardly differ from sample to sample, and the R2 of those says nothing.
         link: how outputs become the numbers: `identity`, `sigmoid`, `softmax`, `exp`; `none`: not at all.
+        center: where the numbers lie, one for each output, if that is far from 0; or empty.
 
     Shapes:
         targets `[N, D]` float, outputs of the same shape.
@@ -68,6 +69,7 @@ class Numbers(NothingCounted):
     num_outputs: int
     is_judged: bool = False
     link: str = "identity"
+    center: tuple[float, ...] = ()
     told: ClassVar[str] = "float targets"
     loss_to_type: ClassVar[str] = "mse"
 
@@ -121,10 +123,22 @@ class Numbers(NothingCounted):
         is_read = is_one and self.link != "none" and scores is not None and not scores.is_complex()
         return replace(self, is_judged=is_read and scores is not None and scores.dim() == 2)
 
+    def around(self, targets: Tensor) -> Self:
+        """The same numbers, with the center of these targets `[N, D]` where it is far from 0 for their deviation.
+
+        The squares of times since 1970, say, hide the spread that R2 is made of: float64 has 16 digits.
+        """
+        if not self.is_judged:
+            return self
+        wide = targets.detach().cpu().double().reshape(len(targets), -1)
+        mean, deviation = wide.mean(0), wide.std(0, correction=0)
+        is_far = bool((mean.abs() > FAR * deviation).any()) and bool(mean.isfinite().all())
+        return replace(self, center=tuple(mean.tolist()) if is_far else ())
+
     def judged(self, outputs: Tree, targets: Tensor) -> dict[str, Tensor]:
         """Absolute errors, and for each of `D` numbers of a target: squared errors, targets, squared targets.
 
-        Shapes: outputs and targets `[..., N, D]`; sums are `[...]` and `[..., 3 * D]`.
+        Targets count from `center`. Shapes: outputs and targets `[..., N, D]`; sums are `[...]` and `[..., 3 * D]`.
         """
         scores = (outputs if isinstance(outputs, Tensor) else self.scores_of(outputs)) if self.is_judged else None
         if scores is None:
@@ -132,6 +146,8 @@ class Numbers(NothingCounted):
         wide = torch.float32 if scores.device.type == "mps" else torch.float64
         targets = targets.to(wide).expand_as(scores)
         errors = self.scores(scores.to(wide)) - targets
+        if self.center:
+            targets = targets - targets.new_tensor(self.center)
         sums = [part.sum(-2) for part in (errors.square(), targets, targets.square())]
         return {"mae": errors.abs().sum((-2, -1)), "r2": torch.cat(sums, -1)}
 

@@ -95,6 +95,8 @@ def build_loss(
             if term.wants is None:
                 term.kind = kind_of(term, loss_fn, model, outputs, splits.train, sample)
         loss_fn.find_weighted()
+        if isinstance(loss_fn.meaning, Numbers) and isinstance(splits.train.targets, Tensor):
+            loss_fn.meaning = loss_fn.meaning.around(splits.train.targets)
         if isinstance(loss_fn.meaning, Classes) and loss_fn.meaning.scores_of(outputs) is None:
             loss_fn.meaning = Unread(loss_fn.meaning.num_outputs)
         if isinstance(loss_fn.meaning, Places | Labels) and not loss_fn.meaning.judged(outputs, sample.targets):
