@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -98,6 +99,32 @@ def test_what_can_not_be_is_refused(words: list[str], message: str, train: Train
     with pytest.raises(UserError, match=message.replace("?", r"\?")):
         train(*words)
     assert not Path("runs").exists()
+
+
+def test_of_several_labels_what_is_1_weighs_as_much_as_what_is_0(tmp_path: Path, train: Train) -> None:
+    labels = torch.arange(90)[:, None] % torch.tensor([2, 3, 9, 1, 99]) == torch.tensor([0, 0, 0, 0, 98])
+    np.savez(tmp_path / "labels.npz", inputs=labels[:, :3] + torch.rand(90, 3), targets=labels.long())
+    words = ["data=arrays", "data.path=labels.npz", "data.task=multilabel", "model=two_layer", "max_steps=2"]
+    words += ["monitor=off", "loss=bce_with_logits"]
+    splits = parts_of(*words).splits
+    ones = splits.train.targets.sum(0)
+    weights = (len(splits.train) - ones) / ones
+    assert weights[3] == 0
+    assert weights[4].isinf()
+    weights[3:] = 1
+    result = train(*words, "loss.class_weights=balanced", "name=run")
+    model = parts_of(*words).model
+    model.load_state_dict(checkpoint.read(Path("runs/run/checkpoints/last.pt"))["model"])
+    val = next(iter(splits.val.in_order()))
+    expected = nn.BCEWithLogitsLoss(pos_weight=weights)(model(val.inputs), val.targets)
+    assert result["val/loss"] == pytest.approx(expected.item(), rel=1e-5)
+    for more, line in (
+        (["loss.class_weights=[1,2,3,4,5]"], r"Type loss.pos_weight=\[...\], for what is 1 of each, or loss.weight"),
+        (["loss=mse", "loss.class_weights=balanced"], "has no weights of labels. Try loss=bce_with_logits"),
+        (["loss.pos_weight=[2]", "loss.class_weights=balanced"], "Leave loss.pos_weight out."),
+    ):
+        with pytest.raises(UserError, match=line):
+            train(*words, *more)
 
 
 MASKS = """

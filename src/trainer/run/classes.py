@@ -1,5 +1,8 @@
 """Unequal classes: what each weighs in the loss, and how often its samples are drawn."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -10,7 +13,7 @@ from trainer.data.prepare import targets_of
 from trainer.data.source import Data
 from trainer.errors import UserError
 from trainer.losses.criteria import Composite, Focal
-from trainer.meaning import Classes, Places
+from trainer.meaning import Classes, Labels, Places
 from trainer.run.instantiate import ours
 
 # torch's criteria with a weight for each class.
@@ -25,6 +28,9 @@ def weigh_classes(settings: Settings, criterion: nn.Module, data: Data, train: B
     class: what `sklearn.utils.class_weight` calls so. A class without a sample weighs 1. Classes that nobody has looked
     at, as those of the pixels of pictures on disk, are read once for that.
 
+    Of several labels `balanced` is the `pos_weight` (N - N_c) / N_c: what is 1 weighs as much as what is 0. A label
+    that all samples have, or none, has 1.
+
     Args:
         train: the batches of `data.train`.
 
@@ -36,6 +42,9 @@ def weigh_classes(settings: Settings, criterion: nn.Module, data: Data, train: B
         return
     key = f"loss.class_weights={shown(wanted)}"
     parts = criterion.criteria if isinstance(criterion, Composite) else [criterion]
+    if isinstance(data.meaning, Labels):
+        weigh_labels(key, settings, wanted, parts, data, train)
+        return
     taking = [part for part in parts if isinstance(part, WEIGHTED)]
     if not taking:
         raise UserError(f"{key}: loss={settings.names['loss']} has no weights of classes. Try loss=cross_entropy.")
@@ -53,6 +62,30 @@ def weigh_classes(settings: Settings, criterion: nn.Module, data: Data, train: B
             raise UserError(f"{key}: must be {num_classes} numbers, one for each class, not all 0.")
     for part in taking:
         part.weight = weights  # becomes the run's dtype with the rest of the loss
+
+
+def weigh_labels(
+    key: str, settings: Settings, wanted: Any, parts: Iterable[nn.Module], data: Data, train: Batches
+) -> None:
+    """Gives `pos_weight` to the criteria that take it, see `weigh_classes`."""
+    taking = [part for part in parts if isinstance(part, nn.BCEWithLogitsLoss)]
+    if not taking:
+        how = "Try loss=bce_with_logits, which weighs what is 1, for a model that gives logits"
+        raise UserError(f"{key}: loss={settings.names['loss']} has no weights of labels. {how}.")
+    if wanted != "balanced":
+        how = "Type loss.pos_weight=[...], for what is 1 of each, or loss.weight=[...], for all of each"
+        raise UserError(f"{key}: data={settings.names['data']} has several labels for a sample. {how}.")
+    if any(part.pos_weight is not None for part in taking):
+        raise UserError(f"{key}: the loss has weights already. Leave loss.pos_weight out.")
+    known = targets_of(data.train)
+    counts, num_samples = torch.zeros(data.meaning.num_outputs, dtype=torch.float64), 0
+    for targets in [known] if isinstance(known, Tensor) else (batch.targets for batch in train.in_order()):
+        counts += targets.double().sum(0).cpu()
+        num_samples += len(targets)
+    is_mixed = (counts > 0) & (counts < num_samples)
+    weights = torch.where(is_mixed, (num_samples - counts) / counts, 1.0)
+    for part in taking:
+        part.pos_weight = weights  # becomes the run's dtype with the rest of the loss
 
 
 def balance(settings: Settings, data: Data, train: Batches) -> None:
