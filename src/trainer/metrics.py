@@ -96,6 +96,35 @@ class Metrics:
         return numbers
 
 
+class BalancedAccuracy:
+    """The mean of the accuracies of classes, over those that there are samples of, as scikit-learn has it.
+
+    Torchmetrics' `MulticlassAccuracy` also counts a class as 0 that no sample is of, but one was taken for.
+
+    Args:
+        ignore_index: the label of places that have no class.
+    """
+
+    higher_is_better = is_scored = True
+
+    def __init__(self, num_classes: int, ignore_index: int | None = None) -> None:
+        self.num_classes, self.ignore_index = num_classes, ignore_index
+        self.reset()
+
+    def reset(self) -> None:
+        self.counts = torch.zeros(2, self.num_classes, dtype=torch.int64)  # right, of it
+
+    def update(self, scores: Tensor, labels: Tensor) -> None:
+        """Scores `[N, num_classes, ...]`, labels `[N, ...]`."""
+        taken, is_counted = scores.argmax(1), labels != (-1 if self.ignore_index is None else self.ignore_index)
+        for row, classes in enumerate((labels[(taken == labels) & is_counted], labels[is_counted])):
+            self.counts[row] += torch.bincount(classes, minlength=self.num_classes).cpu()
+
+    def compute(self) -> float:
+        right, there = self.counts.double()
+        return float((right / there)[there > 0].mean())
+
+
 class OfAll:
     """A function of the outputs and the targets of all samples, on the CPU, as a metric: NumPy may be what it knows."""
 
@@ -122,6 +151,7 @@ class OfRanks:
 
     def __init__(self, metric: Metric, world: World) -> None:
         self.metric, self.world = metric, world
+        self.is_scored = takes_scores(metric)
         self._kept: list[tuple[Tree, Tree]] = []
 
     def reset(self) -> None:

@@ -18,7 +18,7 @@ from trainer.data.random_regression import load as random_regression
 from trainer.disk import checkpoint
 from trainer.errors import UserError
 from trainer.meaning import Classes, Places
-from trainer.metrics import Metrics
+from trainer.metrics import BalancedAccuracy, Metrics
 from trainer.models.two_layer import TwoLayer
 
 Train = Callable[..., dict[str, Any]]
@@ -238,6 +238,19 @@ def test_a_metric_that_writes_into_what_it_gets_changes_no_other() -> None:
     assert metrics.complaints == [f"{name} is no number. Such a validation is never the best." for name in "ab"]
 
 
+def test_balanced_accuracy_is_of_classes_that_are_there() -> None:
+    """As scikit-learn has it: a class that is taken, and that no sample is of, is none of them. Also of places."""
+    scores = torch.eye(4)[torch.tensor([[0, 1], [1, 1], [2, 1]])]
+    labels = torch.tensor([[0, 0], [1, 1], [1, 1]])
+    samples = Metrics({"a": BalancedAccuracy(4)}, Classes(4))
+    samples.update(scores[:2].flatten(0, 1), labels[:2].flatten())
+    samples.update(scores[2], labels[2])
+    assert samples.compute() == {"a": (1 / 2 + 3 / 4) / 2}
+    places = Metrics({"a": BalancedAccuracy(4, ignore_index=1)}, Places(4, ignored=1))
+    places.update(scores.movedim(2, 1), labels)
+    assert places.compute() == {"a": 1 / 2}
+
+
 @pytest.mark.parametrize("is_last", [False, True])
 @pytest.mark.parametrize("gives", ["logits", "probabilities", "log_probabilities"])
 @pytest.mark.parametrize("shape", [(5,), (3,), (2, 4)])
@@ -269,6 +282,10 @@ def test_scores_of_places_are_what_the_model_gives(gives: str, is_last: bool, sh
         (("data=random_regression", "loss=mse", "metric=[f1]"), "metric=f1: is of classes; data=random_regression"),
         (("data=random_regression", "loss=mse", "metric=[accuracy]"), "metric=accuracy: is of classes; data=random_r"),
         (("metric.mine.average=macro",), "metric.mine: has no class. Type metric=[mine], or metric.mine._target_="),
+        (
+            ("metric=[top5]", "metric.top5.top_k=11"),
+            "metric.top5.top_k=11: data=digits has 10 classes. Type metric.top",
+        ),
         (("metric=[f1]", "metric.f1.avrage=micro"), "metric.f1: Unexpected keyword arguments: `avrage`."),
         (("metric.x._target_=torchmetrics.text.bert.BERTScore",), "metric.x._target_=torchmetrics.text.bert.BERTScore"),
         (("metric=[f1]", "checkpoint.metric=val/auroc"), "checkpoint.metric=val/auroc: is not measured here; there is"),

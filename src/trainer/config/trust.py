@@ -22,8 +22,11 @@ TRUSTED = {
     "optimizer": ("trainer.optim", "torch.optim"),
     "scheduler": ("trainer.optim", "torch.optim"),
     "data": ("trainer.data",),
-    # No more of it: some of its classes fetch and load models.
-    "metric": ("torchmetrics.classification", "torchmetrics.regression", "torchmetrics.text.perplexity"),
+    "metric": (
+        "trainer.metrics",
+        # No more of it: some of its classes fetch and load models.
+        *("torchmetrics.classification", "torchmetrics.regression", "torchmetrics.text.perplexity"),
+    ),
 }
 # What a function that builds something does not give: what says so of itself is not called to see what it gives.
 NOTHING_BUILT = (type(None), bool, int, float, str, bytes)

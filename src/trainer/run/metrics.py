@@ -82,7 +82,7 @@ def built(
 ) -> Any:
     """One metric. `facts`: of the data, given to a class that asks for them by name."""
     key, target = f"metric.{name}", config["_target_"]
-    is_torchmetrics = trust.belongs(str(target), trust.TRUSTED["metric"])
+    is_torchmetrics = str(target).startswith("torchmetrics.")
     kind = nn.Module if is_torchmetrics else object
     found = trust.resolve(f"{key}._target_", target, kind, settings.own)
     given = {k: v for k, v in config.items() if k not in ("_target_", "larger_is_better")}
@@ -94,6 +94,10 @@ def built(
         has = "has several labels for a sample" if "num_labels" in facts else "has none"
         instead = _of_labels(name, target, given) if "num_labels" in facts else "Leave it out."
         raise UserError(f"metric={name}: is of classes; data={settings.names['data']} {has}. {instead}")
+    num_classes, top_k = given.get("num_classes"), given.get("top_k")
+    if isinstance(num_classes, int) and isinstance(top_k, int) and top_k > num_classes:
+        how = f"Type {key}.top_k={num_classes - 1}" if num_classes > 2 else "Leave it out"
+        raise UserError(f"{key}.top_k={top_k}: data={settings.names['data']} has {num_classes} classes. {how}.")
     is_function = inspect.isfunction(found)
     if is_function:
         refuse_other_parameters(key, target, takes, given)
