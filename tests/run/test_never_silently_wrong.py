@@ -252,6 +252,11 @@ class Marked(Plain):
         self.marker = nn.Parameter(torch.empty(0))
 
 
+class Turned(Plain):
+    def forward(self, x):
+        return super().forward(x).T
+
+
 class Signals(nn.Module):
     def __init__(self, in_channels, num_classes, dims=1):
         super().__init__()
@@ -469,6 +474,13 @@ class TestLossesOfTheUsers:
         found = train(*QUIET, *words, "data._target_=mine.times", "max_steps=400", "optimizer.lr=0.02", "eval_every=50")
         assert found["test/loss"] < 1e-3
 
+    @pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
+    def test_samples_second_are_refused(self, loss: str, train: Train) -> None:
+        """With two classes, two samples do not show it."""
+        words = ("data._target_=mine.numbers", "model._target_=mine.Turned", f"loss={loss}")
+        with pytest.raises(UserError, match=r"^model=Turned: gives outputs of shape \[2, 1\] for one sample; "):
+            train(*QUIET, *words)
+
     def test_a_model_may_give_a_dict(self, train: Train) -> None:
         words = ("model._target_=mine.Pair", "loss._target_=mine.PairLoss", *DATA, "max_steps=8")
         found = train(*QUIET, *words, "monitor=full", "name=a")
@@ -621,7 +633,11 @@ class TestDataOfTheUsers:
 
 class TestWhatIsSaid:
     def test_probabilities_for_logits(self, train: Train, capfd: pytest.CaptureFixture[str]) -> None:
-        train(*QUIET, "model._target_=mine.Probable", "max_steps=1")
+        words = (*QUIET, "model._target_=mine.Probable", "max_steps=1")
+        train(*words)
+        (said,) = [line for line in capfd.readouterr().out.splitlines() if line.startswith("warning: ")]
+        assert said.startswith("warning: step=1 probabilities into a loss of logits: ")
+        train(*words, "dry_run=true")
         assert "its outputs look like probabilities" in capfd.readouterr().out
         train(*QUIET, "model._target_=mine.Plain", "max_steps=1")
         assert "probabilities" not in capfd.readouterr().out

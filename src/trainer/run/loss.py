@@ -84,6 +84,7 @@ def build_loss(
             sample = Batch(differentiable(sample.inputs), sample.targets)
         apart = unregistered(model, loss_fn)
         outputs = tried_outputs(settings, splits, model, loss_fn.given(sample.inputs, sample.targets))
+        refuse_turned(settings, loss_fn, model, sample, outputs)
         try:
             loss_fn.check(outputs, sample.targets)
         except UserError as error:
@@ -306,7 +307,8 @@ def doubts_of_loss(settings: Settings, loss_fn: LossFunction, model: nn.Module, 
         outputs = called(model, loss_fn.given(sample.inputs, sample.targets))
     for term in loss_fn.terms:
         is_of_logits = term.wants is not None and "probabilities" not in term.wants.outputs
-        if is_of_logits and isinstance(outputs, Tensor) and outputs.dim() == 2 and outputs.shape[1] > 1:
+        is_asked = settings.dry_run and is_of_logits  # a run is told by the diagnosis
+        if is_asked and isinstance(outputs, Tensor) and outputs.dim() == 2 and outputs.shape[1] > 1:
             sums = outputs.sum(1)
             if bool((outputs >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
                 found.append(
@@ -403,6 +405,20 @@ def tried_outputs(settings: Settings, splits: Splits, model: nn.Module, inputs: 
             f"model={names['model']}: does not take what data={names['data']} gives, inputs of shape "
             f"{_shape(inputs)}: {words(settings, 'model', error)}.{advice or sizes_to_type(settings, splits)}"
         ) from error
+
+
+def refuse_turned(settings: Settings, loss_fn: LossFunction, model: nn.Module, sample: Batch, outputs: Any) -> None:
+    """Raises UserError for outputs `[C, N]`, which two samples of two classes do not show."""
+    is_known = all(term.wants is not None for term in loss_fn.terms)
+    if not is_known or not isinstance(outputs, Tensor) or outputs.shape[:2] != (2, 2) or sample.num_samples != 2:
+        return
+    first = next(sample.parts(1))
+    one = called(model, loss_fn.given(first.inputs, first.targets))
+    if isinstance(one, Tensor) and one.dim() == outputs.dim() and len(one) == 2:
+        raise UserError(
+            f"model={settings.names['model']}: gives outputs of shape {list(one.shape)} for one sample; its first "
+            "dimension is that of the samples. Give outputs.movedim(1, 0)."
+        )
 
 
 def tried_loss(settings: Settings, loss_fn: LossFunction, outputs: Any, sample: Batch) -> tuple[Tensor, list[str]]:
