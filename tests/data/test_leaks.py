@@ -74,6 +74,26 @@ def test_the_same_sample_with_another_class_is_counted(tmp_path: Path) -> None:
     assert message.startswith("1 of 1 validation inputs are in the train split, too, 1 of them with another class (")
 
 
+def test_training_samples_that_contradict_each_other_are_counted(tmp_path: Path) -> None:
+    """Of seven with three inputs, two are of the class that is not the most usual of theirs."""
+    x, others = torch.randn(3, 4, generator=DRAW), samples(torch.randn(5, 4, generator=DRAW))
+    rows, classes = torch.tensor([0, 1, 1, 0, 1, 2, 1]), torch.tensor([1, 2, 0, 1, 2, 0, 1])
+    leak = leaks(Samples(x[rows], classes), others, samples(others.inputs + 1))
+    assert leak is not None
+    assert (leak.said, leak.share) == ("", 0)
+    assert leak.contradicted == (
+        "4 of 7 training samples have the inputs of another one and another class (row 1 of train = row 2 of train). "
+        "No model is right on more than 71.4 % of them."
+    )
+    assert leaks(Samples(x[rows], rows), others, samples(others.inputs + 1)) is None
+
+    photos = [folder(tmp_path, name, {f"{i}.png": photo(i + j) for i in range(3)}) for j, name in ((0, "a"), (9, "b"))]
+    train = FolderImages([*photos[0].paths, photos[0].paths[1]], torch.tensor([0, 0, 0, 1]))
+    leak = leaks(train, photos[1], folder(tmp_path, "c", {"c.png": photo(20)}))
+    assert leak is not None
+    assert leak.contradicted.startswith("2 of 4 training samples have the inputs of another one and another class (")
+
+
 def test_what_differs_in_a_single_bit_is_no_leak() -> None:
     train = torch.zeros(64, 16, dtype=torch.float64)
     val = train.clone()

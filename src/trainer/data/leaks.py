@@ -8,6 +8,7 @@ N. Krawetz, "Kind of Like That", 2013), and then by these parts themselves.
 """
 
 import hashlib
+import math
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -40,18 +41,20 @@ class Leak:
     """What splits have in common.
 
     Args:
-        said: how many samples, with two examples; one line.
+        said: how many samples, with two examples; one line, or empty.
         share: of the validation or the test samples, whichever is more, that training has, too.
         repeated: the share of training samples that are there more than once: so it is where there are few values.
+        contradicted: how many training samples have the inputs of another one and another class; one line, or empty.
     """
 
     said: str
     share: float
     repeated: float
+    contradicted: str = ""
 
 
 def leaks(train: Split, val: Split, test: Split, of_file: Mapping[str, Tensor] | None = None) -> Leak | None:
-    """How many samples two splits have in common; None where there are none.
+    """How many samples two splits have in common, or contradict each other; None where there are none.
 
     Image files of a class that is not ours are not looked at.
 
@@ -86,15 +89,16 @@ def leaks(train: Split, val: Split, test: Split, of_file: Mapping[str, Tensor] |
         if alike:
             look_alike.append(f"{len(alike):,} {NAMES[first]} pictures look like one of the {second} split")
             examples += [_example(splits, of_file, first, second, pair) for pair in list(alike.items())[:2]]
+    contradicted = _contradicted(splits, of_file, rows["train"])
     if not found and not look_alike:
-        return None
+        return Leak("", 0.0, 0.0, contradicted) if contradicted else None
     said = (
         f"{'; '.join([*found, *look_alike])} ({'; '.join(examples[:2])}). What is measured on them says little of new "
         "samples: take them out of one of the two."
     )
     if (num_looked := sum(num_rows.values())) < num_samples:
         said += f" {num_looked:,} of {num_samples:,} items were looked at."
-    return Leak(said, max(shares), _repeated(rows["train"]))
+    return Leak(said, max(shares), _repeated(rows["train"]), contradicted)
 
 
 def _with_another_class(first: Split, second: Split, same: dict[int, int]) -> str:
@@ -104,6 +108,46 @@ def _with_another_class(first: Split, second: Split, same: dict[int, int]) -> st
         return ""
     count = int((ours[[*same]] != theirs[[*same.values()]]).sum())  # type: ignore[index]
     return f", {count:,} of them with another class" if count else ""
+
+
+def _contradicted(splits: dict[str, Split], of_file: Mapping[str, Tensor], rows: "Split | _Rows | Looked") -> str:
+    """How many training samples have the inputs of another one and another class, and what that leaves possible."""
+    labels = getattr(splits["train"], "targets", None)
+    if not isinstance(labels, Tensor) or labels.dim() != 1 or labels.is_floating_point() or not len(labels):
+        return ""
+    if isinstance(rows, _Rows):
+        first, numbers = np.unique(rows.hashes, return_index=True, return_inverse=True)[1:]
+        first = first[numbers]
+    elif _paths(rows) is not None:
+        first = _first_files(rows)
+    else:
+        return ""
+    # Each row by the first that has its inputs, and by its class.
+    classes = labels.cpu().numpy().astype(np.int64)
+    pairs, counts = np.unique(np.stack([first, classes]), axis=1, return_counts=True)
+    groups, starts, sizes = np.unique(pairs[0], return_index=True, return_counts=True)
+    is_mixed = sizes > 1
+    if not is_mixed.any():
+        return ""
+    num_mixed = int(np.add.reduceat(counts, starts)[is_mixed].sum())
+    best = int(np.maximum.reduceat(counts, starts).sum()) / len(classes)
+    row = int(groups[is_mixed][0])
+    other = int(np.flatnonzero((first == row) & (classes != classes[row]))[0])
+    example = _example(splits, of_file, "train", "train", (row, other))
+    return (
+        f"{num_mixed:,} of {len(classes):,} training samples have the inputs of another one and another class "
+        f"({example}). No model is right on more than {math.floor(1000 * best) / 10:.1f} % of them."
+    )
+
+
+def _first_files(files: Any) -> NDArray[np.int64]:
+    """Of each file the first with the same content: `[N]`."""
+    sums = np.ascontiguousarray(files.sums[:, :8]).view(np.uint64)[:, 0]
+    numbers, counts = np.unique(sums, return_inverse=True, return_counts=True)[1:]
+    found, contents = np.arange(len(sums)), dict[bytes, int]()
+    for row in np.flatnonzero(counts[numbers] > 1).tolist():
+        found[row] = contents.setdefault(_digest(files.paths[row]), row)
+    return found
 
 
 def _repeated(rows: "Split | _Rows | Looked") -> float:

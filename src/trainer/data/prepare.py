@@ -243,8 +243,10 @@ def doubts(
         )
     if isinstance(data.train, ImageFiles):
         found += [f"warning: {doubt}" for doubt in data.train.doubts()]
-    if leak is not None:
+    if leak is not None and leak.said:
         found.append(f"warning: data={name}: {leak.said}")
+    if leak is not None and leak.contradicted:
+        said.append(f"data={name}: {leak.contradicted}")
     found += left_behind(data, augment)
     if isinstance(data.train, Items) and data.train.has_transparent():
         said.append(
