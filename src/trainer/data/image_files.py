@@ -38,6 +38,11 @@ _SUMMED_BYTES = 256  # a compressed picture is unlike every other in any so many
 _READ_AT_ONCE = 4096  # of a file no larger all is read
 _FLAGS = flags("O_NONBLOCK", "O_CLOEXEC", "O_BINARY")
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs of a damaged file, it raises as well
+with warnings.catch_warnings():
+    # Torch says once in a process that it got bytes which are not copied. Threads share the filters of warnings: there
+    # the one that reads its first picture might end with this warning.
+    warnings.simplefilter("ignore")
+    torch.from_numpy(np.frombuffer(b"0", np.uint8))
 
 
 class FolderImages(ImageFiles):
