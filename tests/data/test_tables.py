@@ -229,6 +229,17 @@ def test_a_title_is_told_from_rows(tmp_path: Path) -> None:
         assert len(read(Path(wrote(tmp_path, rows)), called=["kind"]).columns["0"]) == 3
 
 
+@pytest.mark.parametrize("title", ["kind\n", "kind,,\n", "The kind of it\n\n", "kind,2024,\n,,\n", "kind of a\n"])
+def test_a_title_may_hold_the_name_of_a_column(tmp_path: Path, title: str) -> None:
+    """Its words were taken for the names: with words in all columns the first one became the target without a line."""
+    table_ = lines("a,b,kind", lambda i: f"{'xyz'[i % 3]},{'uv'[i % 2]},{'pqpr'[i % 4]}")
+    data = table.load(wrote(tmp_path, title + table_), ["kind"])
+    assert data.class_names == ("p", "q", "r")
+    assert data.recipe.names == ["a=x", "a=y", "a=z", "b=u", "b=v"]  # type: ignore[union-attr]
+    assert "above the names of the columns" in data.notes[0]
+    assert len(data.rows["train"]) + len(data.rows["val"]) + len(data.rows["test"]) == 40
+
+
 @pytest.mark.parametrize("cell", ["{}.5 kg", "{}.5kg", "{} mg/l", "({}.5)", "{}.5-", "{}.5D+03", "{},5 \u00b5m"])
 def test_numbers_with_something_beside_them_are_no_texts(tmp_path: Path, cell: str) -> None:
     path = wrote(tmp_path, lines("a;b;y", lambda i: f"{cell.format(i)};{i * i};{i % 2}"))

@@ -153,6 +153,8 @@ def test_rows_of_a_table_and_lines(
         ("size,colour,count\n0.125,red,2\n1.5,blue,3".encode("utf-16"),),
         ("size;colour;count\n0,125;red;2\n1,5;blue;3\n",),
         ("sep=;\nsize;colour;count\n0,125;red;2\n1,5;blue;3\n",),
+        ("Sizes,,\n\nsize,by me,\nsize,colour,count\n0.125,red,2\n1.5,blue,3\n",),
+        ("Of today\n;;\nsize;colour;count\n0,125;red;2\n1,5;blue;3\n",),
         ("# of today\n# size colour count\n0.125 red 2\n1.5 blue 3\n",),
         ("size,colour,count\n0.125,red,2\n1.5,blue,3\n".encode("cp037"), "data.encoding=cp037"),
         ('size,colour,count\n"0,125",red,2\n"1,5",blue,3\n', "data.decimal=comma", "data.delimiter=comma"),
@@ -166,6 +168,9 @@ def test_rows_of_a_table_and_lines(
         (head + "1;grey;2", "column colour: 1 row has grey, which no training row has"),
         (head + "1;red;2", "the model's columns have names", "data.header=false"),
         (head + "1;red;2", "it lacks 3 columns", "data.delimiter=tab"),
+        ("size;colour\n1;red", "line 1: it lacks a column"),
+        ("Of today\n1;red;2", "line 1: it lacks 3 columns"),
+        ("Of today\nby me\n", "line 1: it lacks 3 columns"),
         (head + "1;red;2", "nobody knows it", "data.encoding=hex"),
     ):
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(lines.encode())))

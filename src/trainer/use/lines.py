@@ -3,6 +3,7 @@
 import codecs
 import csv
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,8 +14,19 @@ import torch
 from trainer.data.image_files import read_picture
 from trainer.data.preparation import Pictures, Preparation, Rows, Scaled, Theirs
 from trainer.data.quoting import cut
+from trainer.data.tables.columns import number as number_in
 from trainer.data.tables.delimited import told_encoding
-from trainer.data.tables.dialect import parsed, told_by_a_line, told_decimal, told_delimiter
+from trainer.data.tables.dialect import (
+    MOST_TITLES,
+    SIGNS,
+    different,
+    names_of,
+    parsed,
+    passed_over,
+    told_by_a_line,
+    told_decimal,
+    told_delimiter,
+)
 from trainer.data.tables.recipe import Number
 from trainer.errors import UserError
 from trainer.trees import Tree, joined
@@ -61,6 +73,7 @@ class Reader:
         self._header = str(how.get("header", "auto")).lower()
         self._delimiter, self._decimal = (str(how.get(key, "auto")) for key in ("delimiter", "decimal"))
         self._number = 0
+        self._titles: list[tuple[int, str]] = []  # lines before the names of the columns
         self._open: list[str] = []  # lines of a row that has a line break between quotes, and is not whole yet
 
     def read(self, blocks: Iterable[Sequence[str]]) -> Iterator[list[Line]]:
@@ -85,6 +98,8 @@ class Reader:
                     found += self._singly()
             yield found
         yield self._singly()
+        if self.has_header is None and self._titles:
+            self._refuse(*self._titles[0])
 
     def _singly(self) -> list[Line]:
         lines = [line.removesuffix("\r") for line in self._open]
@@ -110,11 +125,8 @@ class Reader:
         """Its sample, or why there is none."""
         if not row.strip():
             return []
-        try:
-            if self._is_header(row):
-                return []
-        except UserError as error:
-            raise UserError(str(error).replace("rows: ", f"line {number}: ", 1)) from error
+        if self._is_header(number, row):
+            return []
         try:
             return [Line(number, self._sample(row))]
         except UserError as error:
@@ -122,7 +134,7 @@ class Reader:
         except (ValueError, csv.Error, RecursionError) as error:
             return [Line(number, None, f"line {number}: {cut(row)}: {cut(str(error), 200)}")]
 
-    def _is_header(self, line: str) -> bool:
+    def _is_header(self, number: int, line: str) -> bool:
         """Whether it is no sample: the names of the columns, or what stands before them."""
         if self.has_header is not None:
             return False
@@ -137,19 +149,48 @@ class Reader:
         if (said := told_by_a_line(line)) is not None:
             self._delimiter = said if self._delimiter == "auto" else self._delimiter
             return True
-        if self._delimiter == "auto":
-            self._delimiter = told_delimiter([line.lstrip("# ")])
-        names = [name.strip() for name in next(parsed([line.lstrip("# ")], self._delimiter))]
+        delimiter, names = self._cut(line)
         if line.startswith("#") and not set(used) & set(names):
-            self._delimiter = "auto"
             return True  # a remark
-        self.has_header = recipe.has_names if self._header == "auto" else self._header == "true"
-        if recipe.has_names and not self.has_header:
+        has_names = recipe.has_names if self._header == "auto" else self._header == "true"
+        if recipe.has_names and not has_names:
             raise UserError("data.header=false: the model's columns have names. Give a first line that names them.")
-        if self.has_header:
+        if has_names and not set(used) <= set(names):
+            if not self._may_be_title(names) or len(self._titles) == MOST_TITLES:
+                self._refuse(*(self._titles or [(number, line)])[0])
+            self._titles.append((number, line))
+            return True
+        self.has_header, self._delimiter = has_names, delimiter
+        if has_names:
             self._names = names
-            recipe.apply([dict.fromkeys(self._names, "")])  # says which columns are missing
-        return self.has_header
+            self.notes += [passed_over(number - 1)] if self._titles else []
+        return has_names
+
+    def _cut(self, line: str) -> tuple[str, list[str]]:
+        """What cuts the line, and the names of columns that it gives: if anything cuts it so, those of the model."""
+        row = line.lstrip("# ")
+        wanted = {column.name for column in self.inputs.recipe.columns}  # type: ignore[union-attr]
+        told = told_delimiter([row]) if self._delimiter == "auto" else self._delimiter
+        ways = [told, *SIGNS] if self._delimiter == "auto" else [told]
+        cut_by = [(sign, different(names_of(next(parsed([row], sign))))) for sign in ways]
+        return next((way for way in cut_by if wanted <= set(way[1])), cut_by[0])
+
+    def _may_be_title(self, names: Sequence[str]) -> bool:
+        """Whether a line above the names of the columns may hold a title and the like, and not other names or a row.
+
+        It has fewer cells than the model has columns, less than half of its names, and more than numbers.
+        """
+        filled = [name for name in names if name and not re.fullmatch(r"column \d+", name)]
+        are_numbers = all(number_in(cell) is not None for cell in filled)
+        is_short = len(filled) < max(2, len(self._names)) and not (are_numbers and len(filled) > 1)
+        return is_short and 2 * len(set(filled) & set(self._names)) < len(self._names)
+
+    def _refuse(self, number: int, line: str) -> None:
+        """Raises UserError: the line does not name all columns of the model."""
+        try:
+            self.inputs.recipe.apply([dict.fromkeys(self._cut(line)[1], "")])  # type: ignore[union-attr]
+        except UserError as error:
+            raise UserError(str(error).replace("rows: ", f"line {number}: ", 1)) from error
 
     def _sample(self, line: str) -> Tree:
         if isinstance(self.inputs, Pictures):

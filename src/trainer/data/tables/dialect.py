@@ -99,25 +99,26 @@ class Dialect:
     def _num_titles(self, called: Sequence[str]) -> int:
         """How many lines above the names of the columns hold a title and the like: fewer cells than there are names.
 
+        A title may hold one of the names by chance.
+
         Args:
             called: names that the user calls columns by; without any it isn't known where the names are.
         """
-        if not called or not {*called}.isdisjoint(_any_cells(self.sample[0])):
-            return 0
-        lines = enumerate(self.sample[:MOST_TITLES])
-        place = next((i for i, line in lines if {*called} <= _any_cells(line)), 0)
-        below = self.sample[place:]
-        delimiter = told_delimiter(below) if self.delimiter == "auto" else self.delimiter
-        first, *rows = [row for row in parsed(below, delimiter) if any(map(str.strip, row))]
-        names = [" ".join(cell.split()) for cell in first]
-        titles = [row for row in parsed(self.sample[:place], delimiter) if any(row)]
-        if not rows or not {*called} <= {*names} or not is_header(names, rows):
-            return 0
-        if any(sum(bool(cell.strip()) for cell in row) >= len(first) for row in titles):
-            return 0
-        what = "line 1 stands" if self.num_skipped + place == 1 else f"lines 1 to {self.num_skipped + place} stand"
-        self.notes.append(f"{what} above the names of the columns, and no row is there.")
-        return place
+        wanted = {*called}
+        for place, line in enumerate(self.sample[:MOST_TITLES]) if wanted else ():
+            if not place or not wanted & _any_cells(line):
+                continue
+            below = self.sample[place:]
+            delimiter = told_delimiter(below) if self.delimiter == "auto" else self.delimiter
+            first, *rows = [row for row in parsed(below, delimiter) if any(map(str.strip, row))]
+            titles = parsed(self.sample[:place], delimiter)
+            if any(sum(bool(cell.strip()) for cell in row) >= len(first) for row in titles):
+                return 0
+            if not wanted <= {*names_of(first)} or not rows or not is_header(names_of(first), rows):
+                continue
+            self.notes.append(passed_over(self.num_skipped + place))
+            return place
+        return 0
 
     def _are_row_names(self, cells: Sequence[str]) -> bool:
         """Whether the first cells of the rows are what R writes there, and names no column: names, or 1, 2 ..."""
@@ -130,8 +131,7 @@ class Dialect:
 
     def _names(self, header: str, called: Sequence[str], has_row_names: bool) -> list[str] | None:
         """The columns' names, different from each other; None where the first line is a row like the others."""
-        first = [" ".join(cell.split()) for cell in self.rows[0]]
-        first[0] = first[0].removeprefix("#").strip()
+        first = names_of(self.rows[0])
         if header == "false" or not (
             header == "true"
             or any(name in first for name in called)
@@ -241,6 +241,18 @@ def told_delimiter(lines: Sequence[str]) -> str:
         if score > best:
             best, found = score, name
     return found or next((name for name in RARE if _cuts_all(lines, name)), "comma")
+
+
+def passed_over(last: int) -> str:
+    """The note on titles, of which line `last` is the last."""
+    what = "line 1 stands" if last == 1 else f"lines 1 to {last} stand"
+    return f"{what} above the names of the columns, and no row is there."
+
+
+def names_of(cells: Sequence[str]) -> list[str]:
+    """Of a first line, as they are called."""
+    names = [" ".join(cell.split()) for cell in cells]
+    return [names[0].removeprefix("#").strip(), *names[1:]]
 
 
 def _any_cells(line: str) -> set[str]:
