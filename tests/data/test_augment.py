@@ -230,6 +230,7 @@ def bright(kind="dict"):
         "half": y[..., ::2, ::2],
         "last": y.movedim(1, -1),
         "numbers": y[:, 0, 0, :2],
+        "classes": 1 + y[:, 0].long(),
     }[kind]
     if kind == "dict":
         parts = [{name: part[i::3] for name, part in targets.items()} for i in range(3)]
@@ -239,9 +240,9 @@ def bright(kind="dict"):
 
 
 class Net(nn.Module):
-    def __init__(self, in_channels):
+    def __init__(self, in_channels, num_outputs=1):
         super().__init__()
-        self.layer = nn.Conv2d(in_channels, 1, 1)
+        self.layer = nn.Conv2d(in_channels, num_outputs, 1)
 
     def forward(self, x):
         return self.layer(x)
@@ -294,3 +295,20 @@ def test_targets_that_are_not_moved_with_their_images_are_said(
     assert said in capsys.readouterr().out
     train(*words, "data.augment.color_jitter=0.1")
     assert "stay as they are" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("loss", "outside"),
+    [("cross_entropy", -100), ("cross_entropy loss.ignore_index=255", 255), ("dice", -100), ("", 0)],
+)
+def test_pixels_that_come_in_from_outside_have_no_class(loss: str, outside: int, masks: list[str]) -> None:
+    """They were of class 0, which they are not: where a loss leaves out pixels without a class, it leaves these out."""
+    words = [*masks, "data.kind=classes", "data.task=classification", "data.num_classes=3", "data.augment.rotation=45"]
+    own = words if not loss else [word for word in words if not word.startswith("loss.")]
+    more = ["model.num_outputs=3", *(f"loss={loss}".split() if loss else [])]
+    parts = parts_of(*own, *more, "data.augment.crop_padding=2")
+    batch = next(parts.splits.train.training(20, 0, 1))
+    is_outside = (batch.inputs == 0).all(1)  # type: ignore[union-attr]
+    assert is_outside.sum() > 100
+    assert batch.targets[is_outside].unique().tolist() == [outside]  # type: ignore[index, union-attr]
+    assert {*batch.targets.unique().tolist()} == {outside, 1, 2}  # type: ignore[union-attr]

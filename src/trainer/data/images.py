@@ -102,6 +102,7 @@ class Augmentation:
 
     Attributes:
         levels: mean and standard deviation per channel that the images were normalised with, see `of`.
+        outside: the label of pixels of a mask that come in from outside; a mask of fractions has 0 there.
     """
 
     crop_padding: int = 0
@@ -112,6 +113,7 @@ class Augmentation:
     color_jitter: float = 0.0
     erase: float = 0.0
     levels: tuple[tuple[float, ...], tuple[float, ...]] | None = field(default=None, init=False)
+    outside: int = field(default=0, init=False)
 
     def __bool__(self) -> bool:
         return bool(self.moving or self.color_jitter or self.erase)
@@ -122,9 +124,10 @@ class Augmentation:
         keys = ("crop_padding", "horizontal_flip", "rotation", "resized_crop", "policy")
         return next((key for key in keys if getattr(self, key)), None)
 
-    def of(self, transform: ImageTransform) -> Self:
-        """The same for images that were made by this transform."""
+    def of(self, transform: ImageTransform, outside: int = 0) -> Self:
+        """The same for images that were made by this transform, and masks with that label outside."""
         found = replace(self)
+        object.__setattr__(found, "outside", outside)
         if transform.mean is not None and transform.std is not None:
             object.__setattr__(found, "levels", (transform.mean, transform.std))
         return found
@@ -198,11 +201,12 @@ class Augmentation:
         Args:
             generator: in the state that the images' was in.
 
-        A pixel takes the target of the nearest one; those that come in from outside are 0.
+        A pixel takes the target of the nearest one; those that come in from outside are `self.outside`.
         """
         if self.policy:
             raise UserError(f"data.augment.policy={self.policy}: does not move masks with their images. Leave it out.")
         planes = masks.unsqueeze(1) if masks.dim() == 3 else masks
-        # Class numbers are exact in float32 up to 2**24.
-        planes = planes if planes.is_floating_point() else planes.float()
-        return self._moved(planes, generator, rows, of, "nearest").to(masks.dtype).view(masks.shape)
+        outside = 0 if masks.is_floating_point() else self.outside
+        # Zeros come in. Class numbers are exact in float32 up to 2**24.
+        planes = planes if planes.is_floating_point() else (planes - outside).float()
+        return self._moved(planes, generator, rows, of, "nearest").to(masks.dtype).view(masks.shape) + outside

@@ -361,6 +361,7 @@ def prepare(
     image_size: int | None = None,
     normalize: bool = True,
     augment: Augmentation | None = None,
+    outside: int = 0,
 ) -> Splits:
     """Fits the samples to the model and puts them on the device.
 
@@ -369,6 +370,7 @@ def prepare(
         channels, image_size: what the model wants of images; None: as they are.
         normalize: images: minus the mean of the training split, divided by its standard deviation, per channel.
         augment: random changes of the training images.
+        outside: the class of pixels of a mask that come in from outside, where these move the image.
     """
     num_outputs = data.meaning.num_outputs
     if not data.is_images:
@@ -389,7 +391,7 @@ def prepare(
     transform = ImageTransform(channels, size, data.scale, dtype)
     if normalize:
         transform.mean, transform.std = channel_statistics(_some_images(data.train), channels, data.scale)
-    augment = None if augment is None else augment.of(transform)
+    augment = None if augment is None else augment.of(transform, outside)
     train, val, test = (
         _image_batches(getattr(data, split), device, transform, augment if split == "train" else None, data)
         for split in ("train", "val", "test")

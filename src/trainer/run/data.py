@@ -18,6 +18,7 @@ from trainer.data.source import Data, ImageFiles
 from trainer.data.tables.read import SUFFIXES
 from trainer.draws import seed_all
 from trainer.errors import UserError
+from trainer.meaning import Places
 from trainer.run.classes import balance
 from trainer.run.instantiate import built, ours
 from trainer.run.overfit import few
@@ -91,6 +92,7 @@ def build_splits(settings: Settings, data: Data, device: torch.device, dtype: to
         refuse_missing_torchvision(augment.policy)
     if augment and not data.is_images:
         raise UserError(f"data.augment: data={names['data']} has no images to augment.")
+    leaves_out = isinstance(data.meaning, Places) and "ignore_index" in settings.group("loss")
     splits = prepare(
         data,
         device,
@@ -99,6 +101,7 @@ def build_splits(settings: Settings, data: Data, device: torch.device, dtype: to
         image_size=wanted or size,
         normalize=config.get("normalize", True),
         augment=augment or None,
+        outside=data.ignored if leaves_out else 0,  # nobody knows what is there
     )
     balance(settings, data, splits.train)
     largest = largest_token(splits)
