@@ -457,6 +457,22 @@ def test_references_with_an_end_are_resolved():
     assert resolved(many)["layers"] == [{"in": 8, "out": 8}] * 300
 
 
+def test_what_stands_behind_an_anchor_counts_wherever_it_is_repeated():
+    assert foreign.read_yaml("a: &a {x: 1, y: 1}\nb: {<<: *a, y: 2}\nc: [*a]") == {
+        "a": {"x": 1, "y": 1},
+        "b": {"x": 1, "y": 2},
+        "c": [{"x": 1, "y": 1}],
+    }
+    ten = f"a: &a [{'1,' * 9_990}]\n"
+    references = "a: &a [" + "'${b}'," * 600 + "]\n"
+    chain = "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1, 60))
+    for text in (f"{ten}b: [*a, *a]", f"{references}b: [*a, *a]", f"a0: &a0 1\n{chain[: chain.index('a48')]}"):
+        assert foreign.read_yaml(text)
+    for text in (f"{ten}b: [*a, *a, *a]", f"{references}b: [*a, *a, *a]", f"a0: &a0 1\n{chain}", "x: &x [{y: *x}]"):
+        with pytest.raises(ValueError, match=r"it holds more than 30,000|too many references|50 deep|holds itself by"):
+            foreign.read_yaml(text)
+
+
 @pytest.mark.parametrize("name", YAMLS)
 def test_a_stored_text_that_is_no_config_is_refused(go_on, stored, call, marker, name):
     call("weapon.fire")

@@ -47,6 +47,8 @@ RECIPES: dict[str, str | bytes] = {
     "a key with a dot beside its section": CHOICE + "optimizer: {momentum: 0.5}\noptimizer.lr: 0.05\nmax_steps: 1\n",
     "a choice among the keys and a key with a dot": "optimizer: sgd\noptimizer.lr: 0.05\nmax_steps: 1\n",
     "umlauts": WHOLE + "name: größe\n",
+    "an anchor": CHOICE + "optimizer: {lr: &rate 0.05, weight_decay: *rate}\nmax_steps: &one 1\neval_every: *one\n",
+    "an anchor over keys": "optimizer: sgd\noptimizer.lr: 0.05\nmonitor: &m {every: 1}\nconsole: *m\nmax_steps: 1\n",
     "an empty line in the end": WHOLE + "\n\n",
 }
 
@@ -95,6 +97,17 @@ def test_names_and_paths_of_a_group_and_of_a_config_by_name(train: Train) -> Non
     with composer(argv, sorted_words(argv)) as made:
         config = made.request().config
     assert (config["name"], config["data"]["path"]) == ("1_5", "1_0")
+
+
+def test_a_name_behind_an_anchor_is_taken_as_it_is_written(train: Train) -> None:
+    write("1_0", b"")
+    write("conf/data/ours.yaml", "defaults: [arrays]\nroot: &r 1_5\npath: *r\n")
+    write("conf/data/merged.yaml", "defaults: [arrays]\naugment: &a {path: 1_5, root: 1_6}\nroot: 1_0\n<<: *a\n")
+    for option, places in (("ours", ("1_5", "1_5")), ("merged", ("1_5", "1_0"))):
+        argv = ["--config-dir", "conf", f"data={option}"]
+        with composer(argv, sorted_words(argv)) as made:
+            data = made.request().config["data"]
+        assert (data["path"], data["root"]) == places
 
 
 def test_what_is_typed_counts_more_than_the_recipe(train: Train) -> None:
@@ -167,6 +180,15 @@ FAULTS: dict[str, tuple[str | bytes, str]] = {
     "a key that there is not": (HEADER + "optimzer: {lr: 1}\n", "optimzer.lr: nothing reads this key. Did you mean"),
     "itself": ("defaults: [mine]\n", "a config file: its defaults lead back to itself."),
     "a list": ("- seed: 1\n", "conf/experiment/mine.yaml: holds a list. Write keys with their values, without dashes"),
+    "what Hydra is to do": (
+        WHOLE + "hydra:\n  run: {dir: elsewhere}\n",
+        "mine.yaml: hydra: a file does not say what Hydra does here. Take it out, and type what it is for: run_dir=",
+    ),
+    "what Hydra is to do, with dots": ("hydra.sweeper.n_trials: 3\n", "mine.yaml: hydra: a file does not say what"),
+    "a sweeper": (
+        "defaults:\n  - override /hydra/sweeper: optuna\n",
+        "mine.yaml: hydra/sweeper: a file does not say what Hydra does here.",
+    ),
     "an anchor of itself": ("x: &x [*x]\n", "mine.yaml: no YAML: "),
     "nested without an end": ("x: " + "[" * 2000, "mine.yaml: no YAML: "),
     "too large": ("# x\n" * (1 << 23), "mine.yaml: can't be read: it has more than 1,048,576 bytes."),

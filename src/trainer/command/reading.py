@@ -23,6 +23,7 @@ from yaml import YAMLError
 
 from trainer.command.folders import CONFIGS, ENDINGS
 from trainer.config.schema import GROUPS, is_as_typed, yaml_problem
+from trainer.config.shipped import shipped
 from trainer.disk import foreign
 from trainer.errors import UserError
 
@@ -116,6 +117,7 @@ def _read(path: Path, group: str) -> tuple[Any, str | None]:
         if not path.is_relative_to(CONFIGS):
             refuse_other_bases(text)
             plain = nested(plain)
+            refuse_hydra(plain, package)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
     return plain, package
@@ -147,6 +149,24 @@ def _parsed(path: Path, text: str) -> Any:
         raise UserError(f"{path}: no YAML: {yaml_problem(error)}.") from error
 
 
+def refuse_hydra(config: dict[Any, Any], package: str | None) -> None:
+    """Raises ValueError for what a file tells Hydra: nothing would come of it here.
+
+    Args:
+        package: that the header names.
+    """
+    section = config if (package or "").partition(".")[0] == "hydra" else config.get("hydra")
+    items = config.get("defaults") or []
+    groups = [_KEYWORDS.sub("", str(key)) for item in items for key in (item if isinstance(item, dict) else [item])]
+    plugin = next((group for group in groups if group.startswith(("hydra/launcher", "hydra/sweeper"))), None)
+    is_copied = section == shipped("train")["hydra"]  # a folder for --config-path may begin as a copy of ours
+    if plugin is not None or not (section is None or is_copied):
+        raise ValueError(
+            f"{plugin or 'hydra'}: a file does not say what Hydra does here. Take it out, and type what it is for: "
+            "run_dir=... for where a run lies, --multirun and values for a sweep, hydra/sweeper=optuna for a search."
+        )
+
+
 def refuse_other_bases(text: str) -> None:
     """Raises ValueError for a number that YAML 1.1 reads as another than it looks: 010 as 8, 1:30 as 90."""
     for event in yaml.parse(text, foreign.SafeLoader):
@@ -167,7 +187,13 @@ def keep_texts(config: dict[Any, Any], node: yaml.Node | None, prefix: str) -> N
         node: of YAML, that the config was read from.
         prefix: of the keys.
     """
-    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    own = {key.value for key, _ in pairs}
+    for key, value in _merged(pairs):
+        if key.value not in own:  # what stands there itself counts more
+            pairs = [*pairs, (key, value)]
+            own.add(key.value)
+    for key, value in pairs:
         found = config.get(key.value)
         if isinstance(value, yaml.MappingNode) and isinstance(found, dict):
             keep_texts(found, value, f"{prefix}{key.value}.")
@@ -177,6 +203,16 @@ def keep_texts(config: dict[Any, Any], node: yaml.Node | None, prefix: str) -> N
             and is_as_typed(f"{prefix}{key.value}")
         ):
             config[key.value] = value.value
+
+
+def _merged(pairs: list[tuple[yaml.Node, yaml.Node]]) -> Iterator[tuple[yaml.Node, yaml.Node]]:
+    """The keys that a mapping takes over by `<<: *anchor`, those that count more first."""
+    for key, value in pairs:
+        if key.tag == "tag:yaml.org,2002:merge":
+            for node in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                if isinstance(node, yaml.MappingNode):
+                    yield from (pair for pair in node.value if pair[0].tag != key.tag)
+                    yield from _merged(node.value)
 
 
 def nested(config: Any) -> Any:

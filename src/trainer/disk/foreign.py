@@ -6,6 +6,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -119,19 +120,48 @@ def refuse_links(folder: Path) -> None:
                     raise Link(f"{path.relative_to(folder)} is {kind}")
 
 
+@dataclass
+class _Size:
+    """Of a part of a YAML text: how deep it is nested, and how many values and references to other keys it has."""
+
+    depth: int = 0
+    num_values: int = 0
+    num_references: int = 0
+
+
 def read_yaml(words: str, loader: Any = SafeLoader) -> Any:
     """What a YAML text holds.
 
     Raises:
-        ValueError: it refers back to parts of itself (a kB of that unfolds to any number of GB), is nested deeper than
-            `MAX_DEPTH`, holds more than `MAX_VALUES` keys and values, an endless number, or references to other keys
-            that OmegaConf would take long to read.
+        ValueError: a part of it holds itself, it is nested deeper than `MAX_DEPTH`, holds more than `MAX_VALUES` keys
+            and values, an endless number, or references to other keys that OmegaConf would take long to read. What
+            stands behind an anchor counts wherever `*anchor` repeats it: a kB of that unfolds to any number of GB.
         yaml.YAMLError: it is no YAML, or wants to make other objects than texts, numbers, lists and mappings.
     """
-    depth = num_values = num_references = 0
+    total = _Size()
+    whole: dict[str, _Size | None] = {}  # of what stands behind each anchor; None while that has not ended
+    waiting: list[tuple[str | None, _Size]] = []  # of the lists and mappings that are open: anchor, and the size before
     for event in yaml.parse(words, SafeLoader):
-        if isinstance(event, yaml.AliasEvent):
-            raise ValueError(f"it refers to a part of itself by *{event.anchor}")
+        if isinstance(event, yaml.AliasEvent) and event.anchor in whole:  # if it is not, the loader says so
+            if (repeated := whole[event.anchor]) is None:
+                raise ValueError(f"what is called &{event.anchor} holds itself by *{event.anchor}")
+            total.depth = max(total.depth, len(waiting) + repeated.depth)
+            total.num_values += repeated.num_values
+            total.num_references += repeated.num_references
+        elif isinstance(event, yaml.NodeEvent):
+            total.num_values += 1
+        if isinstance(event, yaml.CollectionStartEvent):
+            before = _Size(total.depth, total.num_values - 1, total.num_references)
+            waiting.append((event.anchor, before))
+            total.depth = len(waiting)  # from here on the deepest within it
+            if event.anchor:
+                whole[event.anchor] = None
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = waiting.pop()
+            if anchor:
+                num_references = total.num_references - before.num_references
+                whole[anchor] = _Size(total.depth - len(waiting), total.num_values - before.num_values, num_references)
+            total.depth = max(total.depth, before.depth)
         if (
             isinstance(event, yaml.ScalarEvent)
             and (event.implicit[0] or event.tag)
@@ -139,14 +169,16 @@ def read_yaml(words: str, loader: Any = SafeLoader) -> Any:
         ):
             raise ValueError(f"it holds a number of {len(event.value):,} digits")
         if isinstance(event, yaml.ScalarEvent) and "${" in event.value:
-            num_references += event.value.count("${")
-            if num_references > MAX_REFERENCES or _is_deep(event.value):
-                raise ValueError("it holds too many references to other keys, or references in references")
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > MAX_DEPTH:
+            total.num_references += event.value.count("${")
+            if _is_deep(event.value):
+                raise ValueError("it holds references in references")
+        if isinstance(event, yaml.ScalarEvent) and event.anchor:
+            whole[event.anchor] = _Size(0, 1, event.value.count("${"))
+        if total.num_references > MAX_REFERENCES:
+            raise ValueError("it holds too many references to other keys")
+        if total.depth > MAX_DEPTH:
             raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
-        num_values += isinstance(event, yaml.NodeEvent)
-        if num_values > MAX_VALUES:
+        if total.num_values > MAX_VALUES:
             raise ValueError(f"it holds more than {MAX_VALUES:,} keys and values")
     return yaml.load(words, loader)
 
