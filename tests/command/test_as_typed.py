@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from trainer.command import main as cli
 from trainer.command.complaints import unreadable
+from trainer.command.composing import composer
 from trainer.command.words import sorted_words
 from trainer.config.compose import for_hydra
 from trainer.config.grammar import quoted, written
@@ -154,6 +155,41 @@ def test_names_and_places_refer_to_other_keys_and_the_environment(train: Train, 
     assert train("resume=${oc.env:PLACE}/one", "max_steps=2")["steps"] == 2
     train(*QUICK, "run_dir=${oc.env:NONE,runs}/${seed},x")
     assert Path("runs/0,x/config.yaml").is_file()
+
+
+def test_names_and_places_refer_to_the_options_that_are_chosen(train: Train) -> None:
+    choices = "${hydra:runtime.choices.model}-${hydra:runtime.choices.optimizer}"
+    train(*QUICK, f"run_dir=${{hydra:runtime.cwd}}/x/{choices}")
+    assert Path("x/two_layer-adam/config.yaml").is_file()
+    for asked in ("job.num", "runtime.choices.nope", "runtime.output_dir"):
+        with pytest.raises(UserError, match=r": Hydra runs nothing here. Type \$\{hydra:runtime.choices.model\}"):
+            train(*QUICK, f"name=a-${{hydra:{asked}}}")
+    assert os.listdir() == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("word", "text", "names"),
+    [
+        ("metric=[${oc.env:M}]", "f1", ["f1"]),
+        ("metric=${oc.env:M}", "[f1,auroc]", ["f1", "auroc"]),
+        ("metric=[${oc.env:M},recall]", "f1,auroc", ["f1", "auroc", "recall"]),
+        ("metric=[${oc.env:NONE,f1}]", "", ["f1"]),
+        ("experiment=mine", "f1, auroc", ["f1", "auroc"]),
+    ],
+)
+def test_metrics_of_the_environment(monkeypatch: Any, tmp_path: Path, word: str, text: str, names: list[str]) -> None:
+    monkeypatch.setenv("M", text)
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment/mine.yaml").write_text("metric: ['${oc.env:M}']\n")
+    argv = ["--config-dir", str(tmp_path), word]
+    with composer(argv, sorted_words(argv)) as made:
+        assert [*made.request().config["metric"]] == names
+
+
+@pytest.mark.parametrize("word", ["metric=[${oc.env:NONE}]", "metric=${oc.env:NONE}", "optimizer=${oc.env:NONE}"])
+def test_an_option_of_a_variable_that_is_not_set(train: Train, word: str) -> None:
+    with pytest.raises(UserError, match=r"stands for no option. Type its name, or \$\{oc.env:NAME\} of a set variable"):
+        train(*QUICK, word)
 
 
 def test_null_in_the_environment_is_no_name_and_no_folder(train: Train, monkeypatch: Any) -> None:

@@ -307,9 +307,7 @@ MISTAKES: list[Row] = [
     Row("~model", "model=null: holds keys of its own."),
     Row("model=lent", "model=lent: there is no such model. Did you mean lenet? There is frozen, frozen_resnet"),
     *values("model", "mpl null 3 lenet/x ../x", "there is no"),
-    *values(
-        "experiment", "nope null", "there is no such experiment. There is autoencoder_digits, frozen_resnet_cifar10"
-    ),
+    *values("experiment", "nope", "there is no such experiment. There is autoencoder_digits, frozen_resnet_cifar10"),
     Row("monitor=nope", "there is no such monitor. There is full, off, scalars."),
     Row("monitor=null", "there is no such monitor. Did you mean off? There is full, off, scalars."),
     Row("scheduler=warmup_cosin", "scheduler=warmup_cosin: there is no such scheduler. Did you mean warmup_cosine?"),

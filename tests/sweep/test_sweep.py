@@ -501,6 +501,32 @@ def test_the_same_job_typed_in_two_ways_is_refused(word: str, monkeypatch: pytes
         planned(word)
 
 
+@pytest.mark.parametrize(
+    "word",
+    ["optimizer.weight_decay=0,0.0", "optimizer.weight_decay=1,1.0", "optimizer.betas=[0,0.9],[0.0,0.9]"],
+)
+def test_a_number_in_two_ways_is_one_job(word: str) -> None:
+    """Else it would be trained twice, and count twice in a mean."""
+    with pytest.raises(UserError, match=r"^job 1 \(.*\): is the same as .*, which has the same values. Type each"):
+        planned(word)
+    assert len(planned("max_steps=1,2", "optimizer.weight_decay=0,0.1", "fast=true,false")) == 8
+    own = "model._target_=mine.Net"  # to scikit-learn 1 are one sample, and 1.0 all of them
+    assert [job.name for job in planned(own, "model.leaf=1,1.0")] == ["leaf=1", "leaf=1.0"]
+
+
+def test_a_path_is_called_as_it_was_typed() -> None:
+    words = ("data=table", "data.path=a/b.csv,größe.csv,'x y.csv'", "data.delimiter='comma',auto")
+    swept = [job.swept for job in planned(*words)]
+    assert [one["data.path"] for one in swept[::2]] == ["a/b.csv", "größe.csv", "x y.csv"]
+    assert [one["data.delimiter"] for one in swept[:2]] == ["comma", "auto"]
+
+
+def test_no_recipe_beside_one() -> None:
+    jobs = planned("experiment=null,lenet_digits")
+    assert [job.name for job in jobs] == ["experiment=null", "experiment=lenet_digits"]
+    assert [job.request.choices["scheduler"] for job in jobs] == ["constant", "cosine"]
+
+
 @pytest.mark.parametrize("word", ["seed=range(3,0)", "seed=range(0,3,0)", "optimizer.lr=range(0.1,1,0)"])
 def test_a_range_without_numbers_is_refused(word: str) -> None:
     with pytest.raises(UserError, match=r"has no numbers. Type start, end and step: range\(0,3,1\)"):

@@ -210,6 +210,12 @@ _EXPLAINED = (
     (r"Error merging override (?P<word>.+)|invalid literal for int\(\)", _beyond),
     ("Config group override must be", _no_group),
     (
+        r"Defaults List interpolation is not supported|Error resolving interpolation '(.+?)'",
+        lambda found, argv: UserError(
+            f"{found[1] or '${...}'}: stands for no option. Type its name, or ${{oc.env:NAME}} of a set variable."
+        ),
+    ),
+    (
         r"force-add of config groups is not supported: '\+\+(.+)'",
         lambda found, argv: UserError(f"++{found[1]}: takes the name of an option. Type {shell.quote(found[1])}."),
     ),

@@ -5,6 +5,7 @@ import sys
 
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import Container, OmegaConf
 
@@ -35,6 +36,7 @@ def answer(argv: list[str], words: Words) -> int:
 def config_text(hydra: Hydra, made: Composer, words: Words, part: str) -> str:
     """What `--cfg job` prints: the config as YAML, or the part of it that `--package` names."""
     config = hydra.compose_config(made.config_name, made.overrides, RunMode.RUN)
+    HydraConfig.instance().set_config(config)  # for `${hydra:runtime.choices.model}`
     OmegaConf.set_readonly(config.hydra, None)
     config = hydra.get_sanitized_cfg(config, part)
     if "--resolve" in words.flags:

@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from trainer.command.folders import CONFIGS, ENDINGS
+from trainer.config.grammar import from_environment, split
 from trainer.config.schema import GROUPS, is_as_typed, yaml_problem
 from trainer.config.shipped import shipped
 from trainer.disk import foreign
@@ -287,8 +288,11 @@ def _option(group: str, value: Any) -> str | list[str] | None:
     names = value if group == "metric" and isinstance(value, list) else [value]
     if not all(isinstance(name, str) and name for name in names):
         return None
-    names = [re.sub(r"\.ya?ml$", "", name) for name in names]
-    return names if isinstance(value, list) else names[0]
+    names = [re.sub(r"\.ya?ml$", "", from_environment(name)) for name in names]
+    if group == "metric":  # a variable may hold several
+        names = [item.strip() for name in names for item in split(name.strip("[] "))]
+        return names if len(names) > 1 or isinstance(value, list) else names[0]
+    return names[0]
 
 
 def _as_choices(item: Any, is_in_group: bool) -> list[Any]:

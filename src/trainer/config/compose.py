@@ -4,6 +4,7 @@ import copy
 import math
 import os
 import re
+from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from trainer.config.grammar import as_typed, mended, numbered, split
+from trainer.config.grammar import as_typed, from_environment, mended, numbered, split
 from trainer.config.references import refuse_endless
 from trainer.config.request import Request
 from trainer.config.schema import GROUPS, RULES, Choice, Text, is_as_typed
@@ -28,6 +29,7 @@ from trainer.errors import UserError
 
 MAX_JOBS = 10_000
 _RESOLVER = re.compile(r"\$\{[^}]*:")  # `${oc.env:HOME}`, which asks this machine
+_OF_HYDRA = re.compile(r"(?<!\\)\$\{hydra:([^${}]*)\}")
 PLACES = ("name", "run_dir", "resume")
 _RANGE = re.compile(r"range\([^()]*\)")
 _KEY, _PLAIN = re.compile(r"\w+(?:\.\w+)*"), re.compile(r"[\w.+-]+")
@@ -49,6 +51,9 @@ def for_hydra(word: str, is_sweep: bool = False) -> str:
 
     if is_sweep:
         value = spread(key, value)
+        word = f"{key}={value}"
+    if key.lstrip("+") in (*GROUPS, "monitor", "experiment", "metric"):
+        value = from_environment(value)
         word = f"{key}={value}"
     if key.lstrip("+") in (*GROUPS, "monitor", "experiment"):
         return f"{key}={numbered(value, is_sweep)}"
@@ -204,17 +209,25 @@ def _with_numbers(first: Request, words: list[str], numbers: dict[int, float]) -
 
 def _composed(overrides: list[str], config_name: str) -> tuple[Request, bool]:
     """As `composed`; and whether something in it is an answer, which may be another one for other numbers."""
-    config: Any = compose(config_name, overrides=as_chosen_before(overrides), return_hydra_config=True)
+    config: Any = compose(config_name, overrides=without_null(as_chosen_before(overrides)), return_hydra_config=True)
     groups = (*GROUPS, "monitor")
     choices = {group: str(choice) for group, choice in config.hydra.runtime.choices.items() if group in groups}
     container: Any = OmegaConf.to_container(config)
     container.pop("hydra")
     refuse_endless(container)
     before = copy.deepcopy(container)
+    if _OF_HYDRA.search(str(container)):
+        container = _with_choices(container, config.hydra.runtime.choices)
+        config = OmegaConf.create(container)
     _answer(container, config)
     request = Request(container, choices, overrides)
     refuse_untyped(container, request.typed)
     return request, container != before
+
+
+def without_null(words: list[str]) -> list[str]:
+    """`experiment=null`, which stands for no recipe, in Hydra's words for it."""
+    return ["~experiment" if word == "experiment=null" else word for word in words]
 
 
 def as_chosen_before(words: list[str]) -> list[str]:
@@ -237,6 +250,31 @@ def as_chosen_before(words: list[str]) -> list[str]:
     known = GlobalHydra.instance().config_loader().get_group_options
     chosen = {group: choice if choice in known(group) else "own" for group, choice in chosen.items()}
     return [*(f"{group}={choice}" for group, choice in chosen.items() if group not in typed), *words]
+
+
+def _with_choices(node: Any, choices: Mapping[str, Any], key: str = "") -> Any:
+    """With what `${hydra:runtime.choices.model}` and `${hydra:runtime.cwd}` stand for.
+
+    Raises:
+        UserError: it asks for something else of Hydra, which runs nothing here.
+    """
+    if isinstance(node, dict):
+        return {name: _with_choices(value, choices, f"{key}.{name}".lstrip(".")) for name, value in node.items()}
+    if isinstance(node, list):
+        return [_with_choices(value, choices, f"{key}.{i}") for i, value in enumerate(node)]
+
+    def answer(found: re.Match[str]) -> str:
+        *above, last = found[1].strip().split(".")
+        if above == ["runtime"] and last == "cwd":
+            return os.getcwd()
+        if above == ["runtime", "choices"] and choices.get(last) is not None:
+            return str(choices[last])
+        raise UserError(
+            f"{key}={node}: Hydra runs nothing here. Type ${{hydra:runtime.choices.model}} for the option of a group, "
+            "${hydra:runtime.cwd} for the folder that you are in, or ${seed} for the value of a key."
+        )
+
+    return _OF_HYDRA.sub(answer, node) if isinstance(node, str) else node
 
 
 def _answer(container: dict[Any, Any] | list[Any], config: DictConfig, prefix: str = "") -> None:

@@ -12,6 +12,7 @@ CanBeRead = Callable[[str], bool]  # whether Hydra's parser takes a value
 
 # What stands for several values after `--multirun`.
 _FUNCTION = re.compile(r"(choice|range|interval|glob|shuffle|sort|tag|extend_list|str|int|float|bool|json_str)\(.*\)")
+_VARIABLE = re.compile(r"\$\{oc\.env:\s*(\w+)\s*(?:,\s*([^${},\s]+)\s*)?\}")
 _PLAIN = re.compile(r"[A-Za-z_/.@%?|*$+-][\w/.@%?|*$:+-]*", re.ASCII)  # a text that needs no quotes
 
 
@@ -84,6 +85,14 @@ def numbered(value: str, is_sweep: bool) -> str:
     """
     parts = split(value) if is_sweep else [value]
     return ",".join(quoted(part) if re.match(r"[-+.]?\d", part) and _is_no_text(part) else part for part in parts)
+
+
+def from_environment(options: str) -> str:
+    """Names of options, in which `${oc.env:NAME}` stands for one or several: Hydra takes it for one alone.
+
+    A variable that is not set stays as it is, unless `${oc.env:NAME,instead}` says what counts then.
+    """
+    return _VARIABLE.sub(lambda found: os.environ.get(found[1], found[2] or found[0]), options)
 
 
 def key_twice(value: str) -> str | None:

@@ -65,11 +65,14 @@ def plan(
         raise UserError(f"{key}={','.join(values)}: is of the sweep itself, which has one. Type {key}={values[0]}.")
     first = resolved(requests[0].config)
     jobs: dict[str, Job] = {}
+    same: dict[Any, str] = {}  # what a job does to its name
     for number, (request, words) in enumerate(zip(requests, typed, strict=True)):
         swept = {key: _said(key, words[key], request) for key in keys}
         name = job_name(swept if digits is None else {key: rounded(word, digits) for key, word in swept.items()})
-        if name in jobs:
-            raise UserError(f"job {number} ({name}): is the same as another. Type each value once.")
+        twin = same.setdefault(_identity(request), name)
+        if name in jobs or twin != name:  # two runs of one seed would count as two seeds
+            which = "another" if name == twin else f"{twin}, which has the same values"
+            raise UserError(f"job {number} ({name}): is the same as {which}. Type each value once.")
         config = {**request.config, "run_dir": str(folder / name), "name": None, "resume": "auto"}
         if first["sweep"]["share_batches"] and config["order_seed"] is None:
             config["order_seed"] = first["seed"]
@@ -82,14 +85,32 @@ def plan(
     return list(jobs.values())
 
 
+def _identity(request: Request) -> Any:
+    """What tells a job from the others: 1 and 1.0 are one number, but to a class of the user's own."""
+    config = resolved(request.config)
+
+    def alike(key: str, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return tuple(alike(key, item) for item in value)
+        group = key.partition(".")[0]
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        is_one = is_number and (key == group or group not in schema.GROUPS or schema.is_shipped(config[group]))
+        return value if is_one else (type(value).__name__, str(value))
+
+    leaves = ((key, alike(key, value)) for key, value in sorted(schema.leaves(config)) if key != "name")
+    return (*sorted(request.choices.items()), *leaves)
+
+
 def _said(key: str, word: str, request: Request) -> str:
-    """What a job has of a swept key: the value that a reference stands for, or else what was typed."""
-    if "${" not in word and "$\\{" not in word:  # as Hydra writes it
+    """What a job has of a swept key: the value that a reference or a text in quotes stands for, or what was typed."""
+    if "${" not in word and "$\\{" not in word and word[:1] not in ("'", '"'):  # as Hydra writes it
         return word
     if key in request.choices:
         return request.choices[key]
     value = dict(schema.leaves(resolved(request.config))).get(key)
-    return word if value is None else schema.written(value)
+    if value is None:
+        return word
+    return str(value) if schema.is_as_typed(key) else schema.written(value)
 
 
 def rounded(word: str, digits: int) -> str:

@@ -19,7 +19,7 @@ from hydra.errors import MissingConfigException
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from trainer.config.compose import Alike, combinations, composed, counted_in
+from trainer.config.compose import Alike, combinations, composed, counted_in, without_null
 from trainer.config.grammar import written
 from trainer.config.request import Request, resolved
 from trainer.errors import UserError
@@ -119,7 +119,7 @@ class PluggedSweep:
 
     def _launch(self, errand: Errand) -> None:
         launcher = Plugins.instance().instantiate_launcher(self._context(), Task(errand), self.config)
-        launcher.launch([job.request.overrides for job in errand.jobs], initial_job_idx=0)
+        launcher.launch([without_null(job.request.overrides) for job in errand.jobs], initial_job_idx=0)
 
     # What a search asks for: `trainer.sweep.search.Space`.
 
