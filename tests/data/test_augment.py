@@ -91,6 +91,10 @@ def test_a_crop_is_a_part_of_the_image_and_its_mask_goes_with_it() -> None:
     masks = augment.masks((ramps[:, 0] > 0).long(), seeded())
     is_sure = found[:, 0].abs() > 0.1
     assert torch.equal(masks[is_sure], (found[:, 0] > 0).long()[is_sure])
+    for dtype in (torch.bool, torch.uint8, torch.float32):
+        as_they_are = augment.masks((ramps[:, 0] > 0).to(dtype), seeded())
+        assert as_they_are.dtype == dtype
+        assert torch.equal(as_they_are.long(), masks)
 
 
 @pytest.mark.parametrize("keys", [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}], ids=str)

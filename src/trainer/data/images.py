@@ -206,7 +206,8 @@ class Augmentation:
         if self.policy:
             raise UserError(f"data.augment.policy={self.policy}: does not move masks with their images. Leave it out.")
         planes = masks.unsqueeze(1) if masks.dim() == 3 else masks
-        outside = 0 if masks.is_floating_point() else self.outside
+        is_float = planes.is_floating_point()
+        outside = 0 if is_float else self.outside
         # Zeros come in. Class numbers are exact in float32 up to 2**24.
-        planes = planes if planes.is_floating_point() else (planes - outside).float()
-        return self._moved(planes, generator, rows, of, "nearest").to(masks.dtype).view(masks.shape) + outside
+        moved = self._moved((planes if is_float else planes.float()) - outside, generator, rows, of, "nearest")
+        return (moved + outside).to(masks.dtype).view(masks.shape)
