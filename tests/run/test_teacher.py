@@ -15,6 +15,7 @@ from trainer.command import main as cli
 from trainer.data.batches import permutation
 from trainer.disk import checkpoint
 from trainer.errors import UserError
+from trainer.losses.distillation import Distillation
 from trainer.use.evaluate import evaluation
 from trainer.use.find import find
 from trainer.use.trained import open_run
@@ -49,6 +50,20 @@ def test_the_student_is_that_of_a_plain_loop(fast: str, train: Train) -> None:
     assert losses("small") == pytest.approx(expected, rel=1e-5)
     assert not any("teacher" in name for name in weights("small"))
     assert "train/loss/teacher" in Path("runs/small/metrics.jsonl").read_text()
+
+
+def test_one_output_for_two_classes_is_taught_too() -> None:
+    """The softmax of one number is 1, and its divergence 0: by hand of what is for class 1, and what is left."""
+    generator = torch.Generator().manual_seed(0)
+    inputs, student = torch.randn(6, 3, generator=generator), torch.nn.Linear(3, 1)
+    teacher = torch.nn.Linear(3, 1)
+    found = Distillation(teacher, temperature=2.0, is_of_classes=True)(student(inputs), torch.zeros(6, 1), inputs)
+    wanted, mine = (model(inputs).div(2).sigmoid().flatten() for model in (teacher, student))
+    each = wanted * (wanted / mine).log() + (1 - wanted) * ((1 - wanted) / (1 - mine)).log()
+    assert found.item() == pytest.approx(4 * each.mean().item(), rel=1e-4)
+    found.backward()
+    assert student.weight.grad is not None
+    assert student.weight.grad.any()
 
 
 def test_a_run_continues_with_its_teacher_alone(train: Train, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ class Distillation(nn.Module):
         is_of_classes: the outputs are a number for each class.
 
     Shapes:
-        outputs of both `[N, K]`: logits or log-probabilities.
+        outputs of both `[N, K]`: logits or log-probabilities; of two classes also `[N, 1]`, for class 1.
     """
 
     reduction = "mean"
@@ -33,6 +33,8 @@ class Distillation(nn.Module):
             wanted: Tensor = called(self._teacher[0], inputs)
         if not self.is_of_classes:
             return mse_loss(outputs, wanted)
+        if outputs.shape[1:] == (1,):  # a softmax of one number is 1, whatever it is
+            outputs, wanted = (torch.cat([torch.zeros_like(numbers), numbers], 1) for numbers in (outputs, wanted))
         t = self.temperature
         mine, theirs = (log_softmax(numbers / t, 1) for numbers in (outputs, wanted))
         return t * t * kl_div(mine, theirs, reduction="batchmean", log_target=True)
