@@ -481,6 +481,14 @@ class TestLossesOfTheUsers:
         with pytest.raises(UserError, match=r"^model=Turned: gives outputs of shape \[2, 1\] for one sample; "):
             train(*QUIET, *words)
 
+    def test_one_output_for_two_classes_is_of_another_loss(self, train: Train) -> None:
+        words = ("data._target_=mine.numbers", "model._target_=mine.Regression", "model.out_features=1", "max_steps=1")
+        with pytest.raises(UserError, match=r"takes one output per class: \[N, 2\]\. Or type (\S+)\.") as error:
+            train(*QUIET, *words, "loss=cross_entropy")
+        assert "test/accuracy" in train(
+            *QUIET, *words, str(error.value).split("Or type ")[1].split(". ")[0].rstrip(".")
+        )
+
     def test_a_model_may_give_a_dict(self, train: Train) -> None:
         words = ("model._target_=mine.Pair", "loss._target_=mine.PairLoss", *DATA, "max_steps=8")
         found = train(*QUIET, *words, "monitor=full", "name=a")

@@ -190,7 +190,10 @@ def refuse_other_shapes(
     if isinstance(meaning, Classes) and WANTS[torchs(criterion)].targets in ("index", "shares"):
         num_classes = meaning.num_classes
         if outputs.dim() != 2 or outputs.shape[1] != num_classes:
-            raise UserError(f"{gives} {num_classes} classes. {loss} takes one output per class: [N, {num_classes}].")
+            is_one = num_classes == 2 and outputs.shape[1:] == (1,) and not isinstance(criterion, nn.NLLLoss)
+            how = f" Or type {key}=bce_with_logits." if is_one and key == "loss" else ""
+            needed = f"{loss} takes one output per class: [N, {num_classes}].{how}"
+            raise UserError(f"{gives} {num_classes} classes. {needed}")
         refuse_other_length(f"{key}.weight", weight, num_classes)
         return
     if outputs.is_complex() or targets.is_complex():
