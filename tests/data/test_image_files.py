@@ -29,6 +29,7 @@ from trainer.data.look import is_plain_jpeg, is_plain_png, look
 from trainer.data.source import Data
 from trainer.data.upright import BACKGROUNDS
 from trainer.disk.files import cache_folder
+from trainer.errors import UserError
 
 RNG = np.random.default_rng(0)
 
@@ -626,6 +627,20 @@ def test_a_patient_s_pictures_stay_together(tmp_path: Path) -> None:
     data = image_table.load(path, targets=["label"], group="patient")
     of_split = [{int(Path(p).stem) // 3 for p in s.paths} for s in (data.train, data.val, data.test)]  # type: ignore[union-attr]
     assert sum(map(len, of_split)) == len(set.union(*of_split)) == 4
+
+
+def test_pictures_are_split_by_time(tmp_path: Path, train: Callable[..., dict[str, Any]]) -> None:
+    """As the rows of a table are: training has the earliest ones, the test split the latest."""
+    path = table(tmp_path, lambda i: f"images/{i}.png,{i % 2},2024-0{1 + i * 5 % 9}-{10 + i}", "file,label,taken")
+    data = image_table.load(path, targets=["label"], time="taken")
+    when = sorted(range(12), key=lambda i: (i * 5 % 9, i))
+    of_split = [[int(Path(p).stem) for p in s.paths] for s in (data.train, data.val, data.test)]  # type: ignore[union-attr]
+    assert of_split == [when[:9], when[9:10], when[10:]]
+    words = ("data=image_table", "data.path=labels.csv", "data.targets=[label]", "data.time=taken", "model=lenet")
+    with pytest.raises(UserError, match=r"data.group=label says where rows fall, too"):
+        train(*words, "data.group=label")
+    with pytest.raises(UserError, match=r"^data.split_seed: nothing reads this key"):
+        train(*words, "data.split_seed=1")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names are any letters there alone")

@@ -111,6 +111,7 @@ WRONG = {
     "evaluate table data.path=lacks.csv data.targets=[size]": "what is made of samples stays as in training",
     "predict table new.jsonl data.decimal=comma": "is of text, as .csv is; new.jsonl says it itself",
     "evaluate table data.path=new.jsonl data.delimiter=tab": "data.delimiter=tab: is of text",
+    "evaluate table data.time=x": "the run's own data is read and split as in training",
     "evaluate table data.decimal=comma": "the run's own data is read and split as in training",
     "evaluate numbers data.path=narrow.npz data.val_fraction=0.5": "all new samples are taken",
     "evaluate numbers data.path=narrow.npz data.task=regression": "what is made of samples stays as in training",

@@ -12,8 +12,7 @@ from trainer.data.image_files import SUFFIXES, FolderImages
 from trainer.data.look import look
 from trainer.data.quoting import cut, listed
 from trainer.data.source import Data, existing_path
-from trainer.data.split import split_rows, uneven
-from trainer.data.table import Names, Wanted, groups_of, refuse_problems, targets_of
+from trainer.data.table import Names, Wanted, refuse_problems, rows_of_splits, targets_of
 from trainer.data.tables.columns import Table, Words, find
 from trainer.data.tables.read import read
 from trainer.errors import UserError
@@ -29,6 +28,7 @@ def load(
     num_classes: int | None = None,
     background: str = "white",
     group: str | int | None = None,
+    time: Names = None,
     stratify: bool = True,
     delimiter: str = "auto",
     decimal: str = "auto",
@@ -48,7 +48,7 @@ def load(
         image: the column of paths; None: the one whose words end as images do.
         root: the folder that the paths start from; None: the folder of the table.
         suffix: appended to each path: `.jpg`, where the table has names without it.
-        task, num_classes, group, stratify: as for `trainer.data.table.load`.
+        task, num_classes, group, time, stratify: as for `trainer.data.table.load`.
         background: what shows where a picture is transparent: white, grey or black.
         delimiter, decimal, encoding, header: of texts, see `trainer.data.tables.delimited.read`.
         val_fraction, test_fraction: the parts that become these splits.
@@ -61,7 +61,7 @@ def load(
     """
     file = existing_path("data.path", path)
     folder = existing_path("data.root", root) if root else file.parent
-    wanted = Wanted(file, targets, task, group=group)
+    wanted = Wanted(file, targets, task, group=group, time=time)
     found: list[str] = []
 
     def choose(names: Sequence[str], has_names: bool) -> Mapping[str, str]:
@@ -80,11 +80,11 @@ def load(
     files = FolderImages(_paths(table, column, folder, suffix), meant.splits["its"], background, key="data.path")
     files.keep(cache)
     notes = [*table.notes, *meant.notes, *look(files, num_workers)]
-    fractions = {"val": val_fraction, "test": test_fraction}
-    groups = groups_of(table, wanted.group) if wanted.group is not None else None
     by_class = files.targets if stratify and meant.num_classes else None
-    rows = split_rows(table.num_rows, split_seed, fractions, by_class, groups)
-    notes += [] if groups is None else uneven(rows, fractions, groups, "data.group")
+    rows, sizes_notes = rows_of_splits(
+        table, wanted, split_seed, {"val": val_fraction, "test": test_fraction}, by_class
+    )
+    notes += sizes_notes
     aims = f"{meant.num_classes} classes" if meant.num_classes else f"{files.targets.shape[1]} numbers as targets"
     return Data(
         files.take(rows["train"]),

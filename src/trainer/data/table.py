@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from trainer.config.schema import shown
 from trainer.data.folds import refuse_folds
@@ -114,17 +115,10 @@ def load(
     meant = targets_of(table, wanted, num_classes)
 
     labels = meant.splits["its"]
-    fractions = {"val": val_fraction, "test": test_fraction}
-    if wanted.time is not None:
-        refuse_folds(f"data.time={cut(wanted.time)} trains on the earliest rows, and folds would on later ones")
-        times = times_of(table, wanted.time)
-        parts = split_by_time(times, fractions)
-        sizes_notes = uneven(parts, fractions, times, "data.time")
-    else:
-        groups = groups_of(table, wanted.group) if wanted.group is not None else None
-        by_class = labels if stratify and meant.num_classes else None
-        parts = split_rows(table.num_rows, split_seed, fractions, by_class, groups)
-        sizes_notes = [] if groups is None else uneven(parts, fractions, groups, "data.group")
+    by_class = labels if stratify and meant.num_classes else None
+    parts, sizes_notes = rows_of_splits(
+        table, wanted, split_seed, {"val": val_fraction, "test": test_fraction}, by_class
+    )
     columns = fit(table, names, parts["train"].numpy(), standardize, max_levels, wanted.embed)
     recipe = Recipe(tuple(columns), tuple(wanted.targets), left_out, meant.class_names, table.has_names)
     num_inputs = len(recipe.names) + len(recipe.num_levels)
@@ -593,6 +587,24 @@ def _numbers(table: Table, name: str, column: Column) -> NDArray[np.float64]:
             "Several target columns are numbers."
         )
     return column.values
+
+
+def rows_of_splits(
+    table: Table, wanted: Wanted, split_seed: int, fractions: dict[str, float], by_class: Tensor | None
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The rows of each split, by time, by groups or by chance; and what is to be said of their sizes.
+
+    Args:
+        fractions, by_class: as `fractions` and `labels` of `trainer.data.split.split_rows`.
+    """
+    if wanted.time is not None:
+        refuse_folds(f"data.time={cut(wanted.time)} trains on the earliest rows, and folds would on later ones")
+        times = times_of(table, wanted.time)
+        parts = split_by_time(times, fractions)
+        return parts, uneven(parts, fractions, times, "data.time")
+    groups = groups_of(table, wanted.group) if wanted.group is not None else None
+    parts = split_rows(table.num_rows, split_seed, fractions, by_class, groups)
+    return parts, [] if groups is None else uneven(parts, fractions, groups, "data.group")
 
 
 def groups_of(table: Table, name: str) -> NDArray[np.int64]:

@@ -44,7 +44,7 @@ PREPARED_BY = (
     *("categorical", "max_levels", "embed", "drop", "keep"),
 )
 MEANT_BY = {"table": ("targets", "task", "num_classes"), "arrays": ("task", "num_classes")}
-SPLIT_BY = ("val_fraction", "test_fraction", "split_seed", "stratify", "group", "limit", "folds", "fold")
+SPLIT_BY = ("val_fraction", "test_fraction", "split_seed", "stratify", "group", "time", "limit", "folds", "fold")
 WHOLE = ("table", "arrays", "image_folder", "image_table")  # sources that are read anew without being split
 
 
