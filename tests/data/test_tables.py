@@ -237,6 +237,8 @@ def test_a_title_may_hold_the_name_of_a_column(tmp_path: Path, title: str) -> No
     assert data.class_names == ("p", "q", "r")
     assert data.recipe.names == ["a=x", "a=y", "a=z", "b=u", "b=v"]  # type: ignore[union-attr]
     assert "above the names of the columns" in data.notes[0]
+    decimals = lines("a;b;kind", lambda i: f"1.0{i % 90:02},25;0,5;{'pqpr'[i % 4]}")
+    assert table.load(wrote(tmp_path, title.replace(",", ";") + decimals), ["kind"]).class_names == ("p", "q", "r")
     assert len(data.rows["train"]) + len(data.rows["val"]) + len(data.rows["test"]) == 40
 
 
@@ -258,6 +260,18 @@ def test_a_last_row_of_sums_is_said(tmp_path: Path) -> None:
     for last in ("u,20541,790.5", "u,,", "u,1600,40.25"):
         path = wrote(tmp_path, lines("a,b,y", rows) + (f"{last}\n" if last != "u,," else ""))
         assert not any("sums" in note for note in table.load(path, ["y"]).notes)
+
+
+def test_a_row_without_inputs_is_said(tmp_path: Path) -> None:
+    """A remark below the table, in the column of the target, was a class of its own without a line."""
+    rows = lines("kind,a,b", lambda i: f"{'uv'[i % 2]},{i % 5},{'xyz'[i % 3]}")
+    for below, said in (
+        ("Source: lab 3,,\n", "line 42 has a target and no input: all are missing. If it is a remark"),
+        (",,\nby,,\nme,,n/a\n", "2 rows, the last line 44, have no input: all are missing."),
+    ):
+        notes = table.load(wrote(tmp_path, rows + below), ["kind"]).notes
+        assert any(note.startswith(said) for note in notes)
+    assert not any("input" in note for note in table.load(wrote(tmp_path, rows + "u,,x\n"), ["kind"]).notes)
 
 
 @pytest.mark.parametrize(("line", "what"), [(2, "units"), (42, "totals")])

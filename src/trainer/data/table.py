@@ -129,7 +129,7 @@ def load(
     )
     notes = [*table.notes, *_left_out_notes(left_out), *_counting_notes(table, names, wanted)]
     notes += [*_padded_notes(table, names, wanted, meant), *_stand_in_notes(table, names, wanted, meant)]
-    notes += _total_notes(table, [*names, *wanted.targets])
+    notes += _total_notes(table, [*names, *wanted.targets]) + _empty_notes(table, names)
     notes += [*meant.notes, *sizes_notes]
     notes += _level_notes(columns, table, max_levels)
     splits = {}
@@ -407,6 +407,21 @@ def _total_notes(table: Table, names: Sequence[str]) -> list[str]:
         return []
     where = "the last row" if table.lines is None else f"line {table.lines[-1]}"
     return [f"{where} holds the sums of all others ({listed(sums, 5)}). If they are totals and no sample, take it out."]
+
+
+def _empty_notes(table: Table, names: Sequence[str]) -> list[str]:
+    """Rows with a target and nothing else: what stands below a table in its first column, say."""
+    are_empty = np.ones(table.num_rows, np.bool_)
+    for name in names:
+        column = table.columns[name]
+        assert isinstance(column, Numbers | Words)
+        are_empty &= column.missing
+        if not are_empty.any():
+            return []
+    rows = np.flatnonzero(are_empty)
+    where = f"row {rows[-1]} (counted from 0)" if table.lines is None else f"line {table.lines[rows[-1]]}"
+    told = f"{where} has a target and no" if len(rows) == 1 else f"{len(rows):,} rows, the last {where}, have no"
+    return [f"{told} input: all are missing. If it is a remark or a total and no sample, take it out."]
 
 
 def _ends_with_its_sum(values: NDArray[np.float64]) -> bool:

@@ -114,7 +114,12 @@ class Dialect:
             titles = parsed(self.sample[:place], delimiter)
             if any(sum(bool(cell.strip()) for cell in row) >= len(first) for row in titles):
                 return 0
-            if not wanted <= {*names_of(first)} or not rows or not is_header(names_of(first), rows):
+            names = names_of(first)
+            if (
+                not wanted <= {*names}
+                or not rows
+                or not any(is_header(names, rows, sign) for sign in ("point", "comma"))
+            ):
                 continue
             self.notes.append(passed_over(self.num_skipped + place))
             return place
