@@ -43,6 +43,7 @@ Names = str | int | Sequence[str | int] | None
 # What a column that numbers the rows is called: all of its name, or its last word.
 _INDEX_NAMES = {"", "no", "no.", "nr", "nr.", "#", "row", "rows", "rownum", "rownames", "row.names", "level_0"}
 FEW_ROWS = 20  # whole numbers that are drawn are hardly ever so many that follow each other
+_YEAR_AND_MONTH = re.compile(r"(?:19|20)\d\d\.(?:[1-9]|1[0-2])")  # 2020.10, not 2020.01
 _INDEX_WORDS = {"id", "ids", "index", "idx", "uuid", "guid", "rowid"}
 
 
@@ -649,6 +650,11 @@ def times_of(table: Table, name: str) -> NDArray[np.float64]:
     if column.missing.any():
         place = table.place(int(column.missing.argmax()), name)
         raise UserError(f"data.time={cut(name)}: {place} is empty; each row needs a time. Take it out, or fill it in.")
+    if all(map(_YEAR_AND_MONTH.fullmatch, column.levels)) and (late := [x for x in column.levels if x[-3:-1] == ".1"]):
+        raise UserError(
+            f"data.time={cut(name)}: {late[0]} and the like are a year and a month, and as numbers stand before "
+            f"{late[0][:5]}2. Write {late[0].replace('.', '-')}-01, or type data.time=null."
+        )
     found = [number(level, table.decimal) for level in column.levels]
     found = [time_of(level) for level in column.levels] if None in found else found
     if None in found:
