@@ -3,11 +3,13 @@
 import errno
 import json
 import os
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -60,6 +62,36 @@ def test_a_pack_is_the_run(train: Train, tmp_path: Path, capsys: pytest.CaptureF
     out = capsys.readouterr().out
     for verb in ("evaluate", "predict", "export", "pack"):
         assert f"  train {verb} runs/x" in out
+
+
+def disk_calls(words: list[str]) -> list[str]:
+    """Runs a command; in their order, the calls that rename files and have them on the disk."""
+    names = {os.fsync: "sync", os.replace: "rename", os.rename: "rename"}
+    calls = []
+
+    def look(frame: Any, event: str, arg: Any) -> None:
+        if event == "c_call" and isinstance(arg, type(os.fsync)) and arg in names:
+            calls.append(names[arg])
+
+    sys.setprofile(look)
+    try:
+        assert cli.run_command(words) == 0
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+@pytest.mark.slow
+def test_no_power_cut_leaves_half_of_what_is_written(train: Train, tmp_path: Path) -> None:
+    """A name that is there before its content would be of an empty file, in the place of a whole one."""
+    train("name=x", "max_steps=3", *QUIET)
+    np.save("new.npy", np.zeros((2, 1, 8, 8), np.uint8))
+    whole = ["sync", "rename", "sync"]
+    assert disk_calls(["pack", "x", "out=y.zip"]) == whole
+    assert disk_calls(["export", "x", "format=safetensors", "out=y.safetensors"]) == whole
+    assert disk_calls(["predict", "x", "new.npy", "out=y.csv"]) == whole
+    assert disk_calls(["predict", "x", "new.npy", "out=y.npz"]) == whole
+    assert disk_calls(["evaluate", "y.zip"])[-3:] == whole  # the folder that it is unpacked into
 
 
 def test_a_disk_without_hard_links_will_do(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:

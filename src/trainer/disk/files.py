@@ -92,17 +92,36 @@ def write_atomically(path: Path, write: Callable[[Path], object], temporary: Pat
     temporary.unlink(missing_ok=True)  # of a process that was killed here
     try:
         write(temporary)
-        with open(temporary, "r+b" if sys.platform == "win32" else "rb") as file:  # Windows syncs what may be written
-            os.fsync(file.fileno())
-        replace(temporary, path)
-        if sys.platform != "win32":  # where no folder can be opened
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)  # or else a power cut may undo the rename
-            finally:
-                os.close(folder)
+        put(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def put(temporary: Path, path: Path) -> None:
+    """Gives a file that is whole its name: a power cut leaves all of it there, or what was there before.
+
+    Raises:
+        OSError: it can't be replaced, or the disk fails.
+    """
+    sync(temporary)
+    replace(temporary, path)
+    sync_folder(path.parent)  # or else a power cut may undo the rename
+
+
+def sync(path: Path) -> None:
+    """Has the content of a file on the disk. Raises OSError."""
+    with open(path, "r+b" if sys.platform == "win32" else "rb") as file:  # Windows syncs what may be written
+        os.fsync(file.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    """Has the names in a folder on the disk; Windows opens no folder. Raises OSError."""
+    if sys.platform != "win32":
+        folder = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def replace(old: Path, new: Path) -> None:

@@ -15,7 +15,16 @@ import torch
 from torch import Tensor
 
 from trainer.disk import checkpoint
-from trainer.disk.files import cache_folder, cannot_write, link_or_copy, make_private, shared_with
+from trainer.disk.files import (
+    cache_folder,
+    cannot_write,
+    link_or_copy,
+    make_private,
+    put,
+    shared_with,
+    sync,
+    sync_folder,
+)
 from trainer.errors import UserError
 
 # What a pack may hold, and the most bytes of it; more than a text is stored as it is, and unpacks to no more.
@@ -110,7 +119,7 @@ def pack(files: Mapping[str, Path], out: Path) -> None:
                 if name in files:
                     kind = zipfile.ZIP_DEFLATED if name in TEXTS else zipfile.ZIP_STORED
                     archive.write(files[name], name, kind)
-        os.replace(temporary, out)
+        put(temporary, out)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -134,6 +143,7 @@ def unpack(path: Path, folder: Path, instead: str = "") -> None:
             for name in archive.namelist():
                 with archive.open(name) as source, open(place / name, "wb") as target:
                     shutil.copyfileobj(source, target, 1 << 20)
+                sync(place / name)
         saved = {name: state for name in STATES if (state := _state(place / f"checkpoints/{name}.safetensors"))}
         if "last" not in saved:
             raise ValueError("it holds no state")
@@ -143,7 +153,9 @@ def unpack(path: Path, folder: Path, instead: str = "") -> None:
             if not file.exists():
                 checkpoint.write(file, state)
             link_or_copy(file, place / f"checkpoints/{name}.pt")
+        sync_folder(place)  # the folder's name says that all of it is there
         os.rename(place, folder)
+        sync_folder(folder.parent)
     except (ValueError, LookupError, TypeError, EOFError, RecursionError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path}: is no whole pack of train ({' '.join(str(error).split())[:200]}).") from error
     except NotImplementedError as error:  # packed in a way that Python does not know

@@ -10,6 +10,7 @@ from typing import Any
 from rich.text import Text
 
 from trainer.disk import foreign
+from trainer.disk.files import write_atomically
 from trainer.errors import UserError
 from trainer.finished.table import printable
 from trainer.monitor.dots import Plane, Points, braille
@@ -125,6 +126,6 @@ def save_figure(figure: Any, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a sign that the font lacks is drawn as a box
         try:
-            figure.savefig(path, format="png", dpi=120)
+            write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
         except OSError as error:
             raise UserError(f"--png {path}: can't be written: {error.strerror}. Give another path.") from error

@@ -1,6 +1,5 @@
 """`train export`: a model as a file that other programs run, left only where its proof holds."""
 
-import os
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from trainer import __version__
 from trainer import meaning as meanings
 from trainer.data.preparation import AsTheyAre, Pictures, Rows, Theirs
 from trainer.data.tables.recipe import Category
-from trainer.disk.files import cannot_write
+from trainer.disk.files import cannot_write, put
 from trainer.errors import UserError
 from trainer.kept import state_of
 from trainer.meaning import Classes
@@ -66,7 +65,7 @@ def export(
         if form == "safetensors":
             found_out = {**about(trained, trained.model, form), "config": trained.settings.config}
             write_weights(state_of(trained.model), temporary, found_out)
-            os.replace(temporary, path)
+            put(temporary, path)
             print(f"{path}: {path.stat().st_size:,} bytes, the weights, read back bit for bit")
             return 0
         labelled = own(trained, "test")
@@ -78,7 +77,7 @@ def export(
         if not quantize:
             refuse_unproven(trained, proof, precision)
         add_metadata(temporary, form, {**about(trained, net, form), "inputs": proof.taken, "proof": proof.as_dict()})
-        os.replace(temporary, path)
+        put(temporary, path)
     except OSError as error:
         raise cannot_write(path, error, instead="another out=") from error
     finally:

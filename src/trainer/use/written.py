@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import IO, Any, Protocol
 
 import numpy as np
 
-from trainer.disk.files import cannot_write
+from trainer.disk.files import cannot_write, put
 from trainer.errors import UserError, printable
 from trainer.use.predicted import Predicted
 
@@ -95,7 +94,7 @@ class Text:
     def close(self) -> None:
         if self._temporary is not None and self.path is not None:
             self._stream.close()
-            os.replace(self._temporary, self.path)
+            put(self._temporary, self.path)
 
     def give_up(self) -> None:
         if self._temporary is not None:
@@ -127,7 +126,7 @@ class Arrays:
         try:
             with open(temporary, "wb") as file:
                 self._write(file)
-            os.replace(temporary, self.path)
+            put(temporary, self.path)
         except OSError as error:
             raise cannot_write(self.path, error, instead="another out=") from error
         finally:
