@@ -78,3 +78,18 @@ def test_a_limit_on_memory_is_a_line(tmp_path: Path) -> None:
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: there is not enough memory (")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_library_that_waits_for_ever_changes_no_exit_code() -> None:
+    """Its handler at the interpreter's end would: it takes the library down under a thread that is in it."""
+    code = """
+import atexit, os, threading
+from trainer.exits import leave, waiting
+waiting.append(threading.Thread(target=threading.Event().wait, daemon=True))
+waiting[0].start()
+atexit.register(os._exit, 1)
+print("said")
+leave(143)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
+    assert (done.returncode, done.stdout, done.stderr) == (143, "said\n", "")

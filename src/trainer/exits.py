@@ -5,10 +5,11 @@ import errno
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from io import TextIOWrapper
-from typing import Any, TextIO, cast
+from typing import Any, NoReturn, TextIO, cast
 
 from trainer.errors import Interrupted, RunStopped, UserError, printable
 from trainer.signals import ENDING, Signals
@@ -20,6 +21,23 @@ _NO_MEMORY = (
 )
 # What torch says of an operation whose kernel on a GPU adds in no fixed order.
 _NOT_DETERMINISTIC = " does not have a deterministic implementation"
+
+# Threads that wait within a library, which nothing but the end of the process ends.
+waiting: list[threading.Thread] = []
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process with that exit code.
+
+    Where one of `waiting` still waits, what the interpreter does at its end is left out: the library would be taken
+    down under that thread, which then ends the process itself, with another code (Ray's by 1 or SIGABRT).
+    """
+    if any(thread.is_alive() for thread in waiting):
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def exit_code(task: Callable[[Signals], object]) -> int:
@@ -61,6 +79,8 @@ def exit_code(task: Callable[[Signals], object]) -> int:
             tell("error: this is a fault of train itself; please report the lines above.")
             return 1
         if is_of_the_system(error):
+            if getattr(error, "filename", None) is None and not can_flush(sys.stdout):
+                line = f"standard output: {line}"
             fall_silent(sys.stdout)  # it may be what is full
         tell(printable(f"error: {line}"))
         return 2
@@ -107,6 +127,15 @@ def tell(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
     except (OSError, ValueError):
         fall_silent(sys.stderr)
+
+
+def can_flush(stream: TextIO) -> bool:
+    """Whether what was printed finds room: what has found none is still there."""
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def fall_silent(stream: TextIO) -> None:

@@ -792,6 +792,12 @@ PLACES: dict[str, tuple[str, dict[str, str], int, str]] = {
         "",
     ),
     "a full stdout": (f"{SHELL} > /dev/full", {"HOME": "/nowhere"}, 0, ""),
+    "a full stdout of what only prints": (
+        f'"{sys.executable}" -m trainer help > /dev/full',
+        {},
+        2,
+        "error: standard output: [Errno 28] No space left on device. Free what is full",
+    ),
     "20 columns, ASCII, no colour": (
         SHELL,
         {

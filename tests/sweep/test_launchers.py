@@ -354,6 +354,23 @@ def test_jobs_whose_workers_are_lost_are_told_apart(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["begun"]
 
 
+def test_the_command_ends_after_its_launcher(tmp_path: Path) -> None:
+    """A worker says itself that its job has ended, before the launcher that waits for it has come back."""
+    come_back = []
+
+    def launch(errand: Errand) -> None:
+        errand._note(0, "began")
+        errand._note(0, "ended", code=0, seconds=1.0)
+        time.sleep(0.3)
+        come_back.append(True)
+
+    cluster = Cluster(launch, tmp_path)
+    cluster.start([a_job(tmp_path / "a")])
+    while cluster.running:
+        assert [code for _, code, _ in cluster.ended(0.05)] in ([], [0])
+    assert come_back
+
+
 def test_a_worker_that_shares_no_disk_is_noticed(tmp_path: Path) -> None:
     cluster = Cluster(lambda errand: None, tmp_path)
     cluster.start([a_job(tmp_path / "a")])

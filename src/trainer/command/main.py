@@ -17,7 +17,7 @@ from trainer.command.verbs import run_verb
 from trainer.command.words import Words, sorted_words
 from trainer.config.bounds import refuse_long_words
 from trainer.errors import UserError, one_of
-from trainer.exits import exit_code
+from trainer.exits import exit_code, leave
 from trainer.signals import Signals
 from trainer.system import shell
 from trainer.system.waiting import set_waiting
@@ -29,7 +29,7 @@ def main() -> NoReturn:
     set_waiting()  # before torch and NumPy are there
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's threads would be in the way of torch's
     Own.process = True
-    sys.exit(exit_code(lambda signals: run_command(argv, signals)))
+    leave(exit_code(lambda signals: run_command(argv, signals)))
 
 
 def run_command(argv: list[str], signals: Signals | None = None) -> int:

@@ -15,11 +15,13 @@ from trainer.disk import foreign
 from trainer.disk.files import open_to_append, write_text
 from trainer.disk.lock import holder
 from trainer.errors import UserError
+from trainer.exits import waiting
 from trainer.sweep.plan import Job
 from trainer.sweep.processes import LOG, Pool
 
 INTERRUPTED = 128 + signal.SIGTERM
 POST = ".cluster"  # in the sweep's folder
+LEAVE = 10  # seconds that a launcher has to see that all of its jobs have ended
 GRACE = 60  # seconds that a worker has from its first sign of life to the lock on the job's folder
 
 
@@ -174,12 +176,15 @@ class Cluster:
 
         # Nothing stops a launcher that waits: the process ends without it.
         thread = threading.Thread(target=work, daemon=True)
+        waiting.append(thread)
         thread.start()
         return errand, thread
 
     def _tidy(self) -> None:
         """Removes the notes: workers that an earlier command has left behind end, too."""
         shutil.rmtree(self.folder / POST, ignore_errors=True)
+        if self._thread is not None:
+            self._thread.join(LEAVE)  # its jobs say themselves that they have ended, and are heard before it
         self._errand = self._thread = None
 
     def _lost(self, job: Job, has_begun: bool) -> tuple[int, float]:
