@@ -1,6 +1,7 @@
 """Evaluation: uneven batches give what one full batch gives, and nobody notices that it happened."""
 
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from trainer.evaluate import evaluate
 from trainer.losses.criteria import Composite, L1Penalty, L2Penalty, SumSquaredError
 from trainer.losses.function import LossFunction
 from trainer.meaning import Meaning, Numbers, Places, as_dict, from_dict
+from trainer.metrics import Metrics
 from trainer.trials import evaluating
 
 NAMES = {"loss": "chosen", "model": "net", "data": "numbers"}
@@ -163,6 +165,11 @@ def test_r2_of_numbers_far_from_0(width, monkeypatch):
     expected = 1 - errors.square().sum(0) / (targets - targets.mean(0)).square().sum(0)
     assert found["r2"] == pytest.approx(expected.mean().item(), rel=1e-6)
     assert from_dict(as_dict(loss_fn.meaning)) == loss_fn.meaning
+    theirs: Any = pytest.importorskip("torchmetrics.regression").R2Score().set_dtype(torch.float64)
+    metrics = Metrics({"r2": theirs}, loss_fn.meaning)
+    for part in ResidentBatches(targets + errors, targets).in_order():
+        metrics.update(*part)
+    assert metrics.compute()["r2"] == pytest.approx(expected.mean().item(), rel=1e-6)
 
 
 def test_r2_of_what_is_always_the_same_is_1_without_errors_and_else_0():

@@ -15,6 +15,8 @@ from trainer.trees import Tree, joined, leaves, mapped
 
 # Outputs of a split are given to a metric so many numbers at a time: each call has a price of its own.
 AT_ONCE = 1 << 22
+# Torchmetrics' that come to the same of numbers that are all moved, and add up squares, see `Numbers.around`.
+MOVED = ("R2Score", "ExplainedVariance", "RelativeSquaredError")
 
 
 class Metric(Protocol):
@@ -76,7 +78,17 @@ class Metrics:
             if not self._are_read[name]:
                 metric.update(*map(joined, kept))  # a copy for each, as it may write into what it is given
             elif read is not None:
-                metric.update(*(logits_of_places(*read) if type(metric).__name__ == "Perplexity" else read))
+                metric.update(*self._formed(type(metric).__name__, *read))
+
+    def _formed(self, name: str, scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """What a metric of torchmetrics' takes of what the meaning gives."""
+        if name == "Perplexity":
+            return logits_of_places(scores, targets)
+        if name in MOVED and (center := getattr(self._meaning, "center", ())):
+            wide = torch.float32 if targets.device.type == "mps" else torch.float64
+            place = torch.tensor(center, dtype=wide, device=targets.device)
+            return scores.to(wide) - place, targets.to(wide) - place
+        return scores, targets
 
     def compute(self, world: World = ALONE) -> dict[str, float]:
         """The numbers of all samples since the last `reset`, of all processes."""
