@@ -203,6 +203,13 @@ def is_refused(read: Callable[[Path], object], path: Path) -> None:
     assert everything(path.parents[1]) == before
 
 
+def are_alone(path: Path) -> None:
+    """Weights are read, and of what lies beside them nothing is made."""
+    before = everything(path.parents[1])
+    assert torch.equal(read_weights(str(path))["weight"], torch.arange(4.0))
+    assert everything(path.parents[1]) == before
+
+
 @pytest.mark.parametrize("read", [as_checkpoint, as_weights])
 @pytest.mark.parametrize("weapon", WEAPONS)
 def test_a_file_that_would_run_code_is_refused_and_runs_none(tmp_path, weapon, read):
@@ -210,7 +217,10 @@ def test_a_file_that_would_run_code_is_refused_and_runs_none(tmp_path, weapon, r
     marker, path = tmp_path / "it_ran", tmp_path / "checkpoints" / "step_00000001.pt"
     path.parent.mkdir()
     make(path, marker)
-    is_refused(read, path)
+    if read is as_weights and make is in_an_archive:
+        are_alone(path)
+    else:
+        is_refused(read, path)
     assert not marker.exists()
 
     set_off(path)
@@ -223,7 +233,10 @@ def test_the_environment_can_not_have_it_run(tmp_path, monkeypatch, read):
     marker, path = tmp_path / "it_ran", tmp_path / "checkpoints" / "step_00000001.pt"
     path.parent.mkdir()
     in_an_archive(path, marker)
-    is_refused(read, path)
+    if read is as_weights:
+        are_alone(path)
+    else:
+        is_refused(read, path)
     assert not marker.exists()
 
     with warnings.catch_warnings():
@@ -467,6 +480,26 @@ def describing(path: Path) -> None:
     archive(path, b"\x80\x02](" + b"}" * (17 * MB) + b"e.", {})
 
 
+class Note:
+    """Of no class that weights have."""
+
+
+def noted_expanded(path: Path) -> None:
+    torch.save({"note": Note(), "model": torch.zeros(1).expand(SIZE // 4)}, path)
+
+
+def noted_unfolding(path: Path) -> None:
+    made: Any = torch.zeros(1)
+    for _ in range(30):
+        made = [made, made]
+    torch.save({"note": Note(), "state": made}, path)
+
+
+def remembering(path: Path) -> None:
+    """An object, and a place in the unpickler's memory that is far away."""
+    archive(path, b"\x80\x02cmine\nNote\n)Rr\xff\xff\xff\x3f.", {})
+
+
 def endless(path: Path) -> None:
     os.mkfifo(path)
 
@@ -482,7 +515,7 @@ def recursive(path: Path) -> None:
 
 
 BOMBS = (
-    *(inflating, overlapping, expanded, growing, unfolding),
+    *(inflating, overlapping, expanded, growing, unfolding, noted_expanded, noted_unfolding, remembering),
     *(promising, lying, describing, endless, device, recursive),
 )
 GROWING = ("inflating", "overlapping", "expanded", "growing")  # those whose naive load takes all of it

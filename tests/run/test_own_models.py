@@ -2,7 +2,10 @@
 
 import copy
 import sys
+from argparse import Namespace
+from collections import defaultdict
 from collections.abc import Callable
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import trainer
+from trainer.command import main as cli
 from trainer.command.composing import composer
 from trainer.command.words import Words
 from trainer.config.settings import settings_of
@@ -461,18 +465,38 @@ def test_what_nothing_tells_of_the_data_is_asked_for(model: str, kind: str, key:
         parts_of(*words(model))
 
 
+class Moods(Enum):
+    GOOD = 1
+
+
+def whole(state: dict[str, Tensor]) -> nn.Module:
+    model = nn.Sequential(nn.ModuleDict({"a": nn.Linear(2, 3)}))
+    model.load_state_dict(state)
+    return model
+
+
 class TestWeightsFromAnywhere:
     """`model.weights`: of a run, of a file, wrapped or not; what does not fit is said."""
 
-    @pytest.mark.parametrize("form", ["run", "state dict", "wrapped", "safetensors"])
+    @pytest.mark.parametrize("form", ["run", "pack", "state dict", "wrapped", "safetensors"])
     def test_are_where_the_run_starts(
-        self, form: str, train: Train, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+        self,
+        form: str,
+        train: Train,
+        tmp_path: Path,
+        capfd: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         typed = words("Plain")
         train(*QUIET, *typed, "max_steps=5", "name=first")
         state, path = weights("first"), "some.pt"
         if form == "run":
             path = "runs/first"
+        elif form == "pack":
+            pytest.importorskip("safetensors")
+            monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+            path = "first.zip"
+            assert cli.run_command(["pack", "first", "trust=[own_models]"]) == 0
         elif form == "safetensors":
             path = "some.safetensors"
             pytest.importorskip("safetensors.torch").save_file(state, path)
@@ -505,6 +529,12 @@ class TestWeightsFromAnywhere:
             lambda state: {n.replace("a.", "a._orig_mod."): part for n, part in state.items()},
             lambda state: {"net.0.a.weight": state["0.a.weight"], "0.a.bias": state["0.a.bias"]},
             lambda state: {"state_dict": {**state, "epoch": 3}},
+            # Objects of other classes beside them, which are not made; a whole model.
+            lambda state: {"state_dict": state, "args": Namespace(lr=0.1), "at": Path("a"), "metric": np.float64(3)},
+            lambda state: {**state, "epoch": np.float32(3)},
+            lambda state: {"net": state, "seen": defaultdict(list, {"a": [Namespace()]}), Moods.GOOD: Moods.GOOD},
+            lambda state: {"epoch": 3, "net": whole(state)},
+            lambda state: {**state, "0.a.weight": nn.Parameter(state["0.a.weight"].T.clone()).T, "at": Path("a")},
         ],
     )
     def test_are_found_in_whatever_somebody_has_wrapped_them(self, wrapped: Callable[..., Any], tmp_path: Path) -> None:

@@ -197,6 +197,17 @@ def _state(path: Path) -> dict[str, Any] | None:
     return state
 
 
+def is_pack(path: Path) -> bool:
+    """Whether a file is an archive with a config, as one of `pack` is; a file of torch's is an archive, too."""
+    if not path.is_file():  # a pipe would be read for ever
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return MARK in archive.namelist()
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
+        return False
+
+
 def unpacked(path: Path) -> Path:
     """The folder of a pack in the user's cache, by what is in it; unpacked there where it isn't yet.
 

@@ -64,18 +64,32 @@ def load_tensors(path: Path, may_be_old: bool = False) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what is an error anyway
         tensors = torch.load(path, map_location="cpu", weights_only=True)
-    _refuse_growth(tensors, num_parts, path.stat().st_size)
+    refuse_growth(tensors, num_parts, path.stat().st_size)
     return tensors
 
 
 def refuse_hostile(path: Path) -> int:
-    """Looks through an archive of tensors; torch.load never compares its records with the CRCs that torch.save writes.
+    """Looks through an archive of tensors, and what it names.
 
     Returns:
         How many bytes describe the tensors.
 
     Raises:
         pickle.UnpicklingError: it holds more than tensors and plain values.
+        Exception: see `refuse_archive`.
+    """
+    pickles = refuse_archive(path)
+    with zipfile.ZipFile(path) as archive:
+        return sum(_refuse_calls(archive.read(record)) for record in pickles)
+
+
+def refuse_archive(path: Path) -> list[zipfile.ZipInfo]:
+    """Looks through an archive; torch.load never compares its records with the CRCs that torch.save writes.
+
+    Returns:
+        The records that describe tensors.
+
+    Raises:
         zipfile.BadZipFile, or what else zipfile raises for damage: a record is damaged, larger than what is stored of
             it, or bears a name that leads elsewhere.
     """
@@ -95,7 +109,7 @@ def refuse_hostile(path: Path) -> int:
         pickles = [record for record in records if record.filename.endswith("data.pkl")]
         if sum(record.file_size for record in pickles) > MAX_PICKLE_BYTES:
             raise zipfile.BadZipFile(f"more than {MAX_PICKLE_BYTES:,} bytes describe its tensors")
-        return sum(_refuse_calls(archive.read(record)) for record in pickles)
+        return pickles
 
 
 def _refuse_calls(pickles: bytes, num_pickles: int = 1) -> int:
@@ -108,8 +122,13 @@ def _refuse_calls(pickles: bytes, num_pickles: int = 1) -> int:
     return stream.tell()
 
 
-def _refuse_growth(state: Any, num_parts: int, num_bytes: int) -> None:
-    """Refuses what has more parts than bytes describe it, or tensors larger than the file."""
+def refuse_growth(state: Any, num_parts: int, num_bytes: int) -> None:
+    """Refuses what has more parts than bytes describe it, or tensors larger than the file.
+
+    Raises:
+        ValueError: so it is.
+        pickle.UnpicklingError: a mapping has attributes.
+    """
     tensor_bytes = 0
     for count, part in enumerate(_parts(state)):
         if count > num_parts:

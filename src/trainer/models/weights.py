@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import pickle
 import sys
 import textwrap
 from collections import Counter
@@ -13,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainer.disk.alone import Left, state_of_module, tensors_alone
+from trainer.disk.pack import is_pack, unpacked
 from trainer.disk.tensors import load_tensors
 from trainer.errors import UserError, nearest, one_of
 from trainer.kept import state_of
@@ -40,7 +43,7 @@ def read_weights(weights: str, words: Sequence[str] = ()) -> State:
     """
     path = file_of(weights)
     try:
-        held = read_safetensors(path) if path.suffix == ".safetensors" else load_tensors(path, may_be_old=True)
+        held = read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     except FileNotFoundError as error:
         accepted = one_of([*words[:1], "the path of a state dict", "null"])
         raise UserError(
@@ -64,9 +67,25 @@ def read_weights(weights: str, words: Sequence[str] = ()) -> State:
     return state
 
 
+def _read_torch(path: Path) -> Any:
+    """What torch.save wrote; of objects of other classes mappings and modules alone, and no code of theirs."""
+    try:
+        return load_tensors(path, may_be_old=True)
+    except pickle.UnpicklingError as error:
+        try:
+            return tensors_alone(path)
+        except Exception:  # of many kinds, as of another format
+            raise error from None
+
+
 def file_of(weights: str) -> Path:
-    """The file itself; of a run's folder its best checkpoint, or its last."""
+    """The file itself; of a run's folder, or a pack of it, its best checkpoint, or its last.
+
+    Raises:
+        UserError: there is none in it.
+    """
     path = Path(os.path.expanduser(weights))
+    path = unpacked(path) if is_pack(path) else path
     if path.is_dir():
         for name in ("checkpoints/best.pt", "checkpoints/last.pt"):
             if (path / name).is_file():
@@ -90,6 +109,7 @@ def _state_in(held: Any, weights: str) -> State | None:
     found = _state_below(held)
     if found is not None or not isinstance(held, Mapping):
         return found
+    held = {name: value if (module := state_of_module(value)) is None else module for name, value in held.items()}
     others = [str(name) for name, value in held.items() if _is_state(value)]
     if len(others) > 1:
         raise UserError(f"weights={weights}: holds several state dicts: {', '.join(others)}. Save one of them alone.")
@@ -98,6 +118,7 @@ def _state_in(held: Any, weights: str) -> State | None:
 
 def _state_below(held: Any, depth: int = 3) -> State | None:
     """Itself or what is called so in it, at most so many names deep."""
+    held = held if (module := state_of_module(held)) is None else module
     if _is_state(held):  # without the attributes that a file may give its mappings
         return {name: value for name, value in held.items() if isinstance(value, Tensor)}
     names = [name for name in HOLDERS if name in held] if depth and isinstance(held, Mapping) else []
@@ -110,7 +131,10 @@ def _is_state(held: Any) -> bool:
     if not isinstance(held, Mapping) or not all(isinstance(name, str) for name in held):
         return False
     kinds = [isinstance(value, Tensor) for value in held.values()]
-    is_rest_single = all(isinstance(value, Tensor | int | float | str | None) for value in held.values())
+    is_rest_single = all(
+        isinstance(value, Tensor | int | float | str | None) or (isinstance(value, Left) and not value)
+        for value in held.values()
+    )
     return is_rest_single and 2 * sum(kinds) > len(kinds)
 
 
