@@ -165,6 +165,7 @@ def test_rows_of_a_table_and_lines(
     for lines, said, *how in (
         (head + "1,250;red;2", "1,250 may have a decimal comma or a comma between thousands"),
         (head + "0,125;red;2", "'0,125' is not a number", "data.decimal=point"),
+        (head + "1.250;red;2", "1.250 and its like are read with a decimal point. If it stands between"),
         (head + "1;grey;2", "column colour: 1 row has grey, which no training row has"),
         (head + "1;red;2", "the model's columns have names", "data.header=false"),
         (head + "1;red;2", "it lacks 3 columns", "data.delimiter=tab"),

@@ -21,6 +21,7 @@ from trainer.data.tables.dialect import (
     SIGNS,
     different,
     names_of,
+    notes_on_points,
     parsed,
     passed_over,
     told_by_a_line,
@@ -235,6 +236,8 @@ class Reader:
             numbers = {column.name for column in self.inputs.recipe.columns if isinstance(column, Number)}
             texts = [cell for name, cell in row.items() if name in numbers and isinstance(cell, str)]
             self._decimal = told_decimal("rows", texts) or "auto"
+            if self._decimal == "auto" and self._delimiter == "semicolon":
+                self.notes += notes_on_points(texts)
         return "point" if self._decimal == "auto" else str(self._decimal)
 
 

@@ -66,7 +66,7 @@ class Dialect:
             decimal = told_decimal(f"data.path={path}", (cell for row in rows for cell in row)) or ""
         self.decimal, self.is_decimal_told = decimal or "point", bool(decimal)
         if self.delimiter == "semicolon" and not decimal:
-            self.notes += _notes_on_points(cell.strip() for row in rows for cell in row)
+            self.notes += notes_on_points(cell.strip() for row in rows for cell in row)
         names = self._names(header, called, has_row_names)
         self.has_names = names is not None
         self.columns = names or [str(column) for column in range(self.width)]
@@ -199,7 +199,7 @@ def told_decimal(where: str, cells: Iterable[str]) -> str | None:
     return "comma" if "comma" in seen else "point" if "point" in seen else None
 
 
-def _notes_on_points(cells: Iterable[str]) -> list[str]:
+def notes_on_points(cells: Iterable[str]) -> list[str]:
     """On 1.234 beside semicolons: it may be a fraction, or a thousand and more where a comma is the decimal sign."""
     found = next((cell for cell in cells if re.fullmatch(r"[+-]?[1-9]\d{0,2}\.\d{3}", cell)), None)
     if found is None:
