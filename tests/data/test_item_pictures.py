@@ -159,3 +159,13 @@ def test_an_alpha_channel_of_items_is_said(mode: str) -> None:
     assert first_batch(items, 8, 3).inputs[4].min() == 1
     black.paste(clear, mask=clear)  # as the line says
     assert first_batch([(black.convert("RGB"), 4)] * 3, 8, 3).inputs[0, 0, 0].tolist() == [1] * 4 + [0] * 4
+
+
+def test_masks_of_one_class_are_said() -> None:
+    """Of 0 and 255 with `loss.ignore_index=255` one class is left: the loss was 0 and the accuracy 1 without a line."""
+    mask = np.zeros((8, 8), np.uint8)
+    mask[:3] = 255
+    items = [(Image.fromarray(drawn(8, 8, 3)), Image.fromarray(mask))] * 2
+    said = "all places of the training items are of one class; there is nothing to tell apart."
+    assert as_data((items, items, items), "mine", Asked(ignored=255)).notes == (said,)
+    assert said not in as_data((items, items, items), "mine", Asked()).notes

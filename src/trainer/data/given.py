@@ -526,6 +526,9 @@ def _counted(data: Data, name: str, asked: Asked, is_scalar: bool) -> Data:
         }
         found = {split: torch.from_numpy(part) for split, part in whole.items()}
         labels, more = _labels_and_names(found, data, name, asked)
+        if not is_scalar and len({*whole["train"].flat} - {asked.ignored}) == 1:
+            one = "all places of the training items are of one class; there is nothing to tell apart."
+            more["notes"] = (*more["notes"], one)
         if is_scalar:
             known |= {split: part.long() if labels is None else labels(part) for split, part in found.items()}
     data = replace(data, **{split: replace(items, known=known[split]) for split, items in splits.items()})
