@@ -308,7 +308,13 @@ def test_ranks_that_split_the_data_otherwise_are_refused(split: str, tmp_path: P
 def test_batches_that_leave_a_rank_without_a_sample_are_refused(tmp_path: Path) -> None:
     both = ended(ranks(tmp_path, "batch_size=3"))  # 1,258 = 419 * 3 + 1
     assert [code for code, _, _ in both] == [2, 2]
-    assert both[0][2].startswith("error: batch_size=3: 1258 samples end with a batch of 1, too few for 2 processes.")
+    line = "error: batch_size=3: 1258 samples end with a batch of 1, too few for 2 processes. Try batch_size=4,"
+    assert both[0][2].startswith(line)
+    assert 1258 % 4 >= 2  # what it says works
+    both = ended(ranks(tmp_path, "overfit=1"))
+    assert both[0][2].startswith("error: overfit=1: the samples of training are 1, and the processes 2. Start it with ")
+    both = ended(ranks(tmp_path, "overfit=2", "model=two_layer", "max_steps=40", "optimizer.lr=0.02"))
+    assert [code for code, _, _ in both] == [0, 0], both[0][2]
 
 
 TORCHRUN = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}

@@ -56,6 +56,10 @@ def test_the_same_samples_are_learnt_by_heart(train: Train) -> None:
     assert all(any(torch.equal(one, other) for other in whole.train.inputs) for one in data.test.inputs)
 
 
+def test_one_sample_is_in_no_order(train: Train) -> None:
+    assert train(*SMALL, "overfit=1", "optimizer.lr=0.01", "max_steps=30", "name=it")["diagnosis"] == []
+
+
 def test_what_can_not_be_learnt_fails_with_code_3(train: Train) -> None:
     with pytest.raises(RunStopped, match=r"^overfit=30: fail: accuracy 0\.\d+, loss 2\.\d+ before the first step"):
         train(*SMALL, "overfit=30", "max_steps=2", "optimizer.lr=1e-6", "name=it")

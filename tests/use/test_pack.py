@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
@@ -92,6 +93,19 @@ def test_no_power_cut_leaves_half_of_what_is_written(train: Train, tmp_path: Pat
     assert disk_calls(["predict", "x", "new.npy", "out=y.csv"]) == whole
     assert disk_calls(["predict", "x", "new.npy", "out=y.npz"]) == whole
     assert disk_calls(["evaluate", "y.zip"])[-3:] == whole  # the folder that it is unpacked into
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="bash and ulimit")
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".npz"])
+def test_a_file_that_finds_no_room_is_named(suffix: str, train: Train, tmp_path: Path) -> None:
+    train("name=x", "max_steps=3", *QUIET)
+    np.save("new.npy", np.zeros((3000, 1, 8, 8), np.uint8))
+    command = f'ulimit -f 8; "{sys.executable}" -m trainer predict x new.npy out=y{suffix}'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(f"error: y{suffix}: can't be written: File too large (")
+    assert not Path(f"y{suffix}").exists()
 
 
 def test_a_disk_without_hard_links_will_do(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,15 +44,22 @@ def length_of(settings: Settings, num_samples: int) -> Length:
 def refuse_empty_shares(settings: Settings, splits: Splits, length: Length, world: World) -> None:
     """Raises UserError where a process would have no sample of a batch, or of a split that is evaluated."""
     num_samples, size = len(splits.train), world.size
+    for split, count in (("training", num_samples), ("validation", len(splits.val))):
+        if count < size:
+            key = f"data={settings.names['data']}" if settings.overfit is None else f"overfit={settings.overfit}"
+            more = "give more samples" if settings.overfit is None else f"type overfit={size}"
+            raise UserError(
+                f"{key}: the samples of {split} are {count}, and the processes {size}. "
+                f"Start it with --nproc-per-node={count}, or {more}."
+            )
     smallest = smallest_batch(num_samples, length.samples_per_step)
     if smallest < size:
+        sizes = range(length.batch_size + 1, num_samples + 1)
+        steps = (min(n * settings.gradient.accumulate, num_samples) for n in sizes)
+        better = next(n for n, step in zip(sizes, steps, strict=True) if smallest_batch(num_samples, step) >= size)
         raise UserError(
             f"batch_size={settings.batch_size}: {num_samples} samples end with a batch of {smallest}, too "
-            f"few for {size} processes. Type another batch_size, or start fewer processes."
-        )
-    if len(splits.val) < size:
-        raise UserError(
-            f"data={settings.names['data']}: {len(splits.val)} samples of validation, and {size} processes."
+            f"few for {size} processes. Try batch_size={better}, or start fewer processes."
         )
 
 

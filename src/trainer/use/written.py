@@ -4,7 +4,7 @@ import contextlib
 import csv
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -56,12 +56,23 @@ class Text:
                 raise cannot_write(self._temporary, error, instead="another out=") from error
         self._csv = csv.writer(self._stream, lineterminator="\n")
 
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """An error of a file that is full has no name."""
+        try:
+            yield
+        except OSError as error:
+            if self.path is None:
+                raise
+            raise cannot_write(self.path, error, instead="another out=") from error
+
     def write(self, ids: Sequence[Any], found: Predicted) -> None:
-        self._head(found.columns)
         digits = 17 if found.arrays["outputs"].dtype == np.float64 else 9
-        for id, row in zip(ids, found.rows, strict=True):
-            self._line(id, found.columns, row, digits)
-        self._flush()
+        with self._named():
+            self._head(found.columns)
+            for id, row in zip(ids, found.rows, strict=True):
+                self._line(id, found.columns, row, digits)
+            self._flush()
 
     def _head(self, columns: Sequence[str]) -> None:
         if self._is_first and self.form == "csv":
@@ -78,14 +89,15 @@ class Text:
             self._csv.writerow([id, *(cell(value, digits) for value in row)])
 
     def failed(self, id: Any, columns: Sequence[str], reason: str) -> None:
-        self._head(columns)
-        if self.form == "json":
-            self._stream.write(json.dumps({"id": id, "error": reason}) + "\n")
-        elif self.form == "csv":
-            self._csv.writerow([id, *("" for _ in columns)])
-        else:
-            self._stream.write(f"{id}: can't be read\n")
-        self._flush()
+        with self._named():
+            self._head(columns)
+            if self.form == "json":
+                self._stream.write(json.dumps({"id": id, "error": reason}) + "\n")
+            elif self.form == "csv":
+                self._csv.writerow([id, *("" for _ in columns)])
+            else:
+                self._stream.write(f"{id}: can't be read\n")
+            self._flush()
 
     def _flush(self) -> None:
         if self._temporary is None:
@@ -93,8 +105,9 @@ class Text:
 
     def close(self) -> None:
         if self._temporary is not None and self.path is not None:
-            self._stream.close()
-            put(self._temporary, self.path)
+            with self._named():
+                self._stream.close()
+                put(self._temporary, self.path)
 
     def give_up(self) -> None:
         if self._temporary is not None:
