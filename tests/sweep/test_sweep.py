@@ -485,6 +485,15 @@ def test_what_refers_to_a_key_that_differs_is_trained_together_with_its_like_alo
     ]
 
 
+@pytest.mark.parametrize("word", ["overfit=20", "data._target_=mine.load"])
+def test_jobs_whose_data_the_seed_draws_are_trained_together_with_those_of_their_seed(word: str) -> None:
+    """All had the samples of the first: `overfit=20` draws them by the seed, and a source of one's own may."""
+    jobs = planned("model=two_layer", word, "seed=3,4", "optimizer.lr=0.1,0.2")
+    assert [[job.name for job in unit] for unit in units(jobs, "always", 1)] == [
+        [f"seed={seed},lr={lr}" for lr in (0.1, 0.2)] for seed in (3, 4)
+    ]
+
+
 def test_a_reference_that_is_a_number_of_a_stack_and_one_to_the_seed_that_is_shared() -> None:
     words = ("model=two_layer", "optimizer.weight_decay=${optimizer.lr}")
     assert [len(unit) for unit in units(planned(*words, "seed=3,4"), "always", 1)] == [2]
