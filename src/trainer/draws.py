@@ -34,6 +34,17 @@ def seed_all(seed: int) -> None:
     random.seed(seed)
 
 
+def has_drawn_since(seed: int) -> bool:
+    """Whether anybody has drawn since `seed_all(seed)`. All are seeded again."""
+    found = _states()
+    seed_all(seed)
+    return found != _states()
+
+
+def _states() -> tuple[bytes, object, bytes]:
+    return torch.get_rng_state().numpy().tobytes(), random.getstate(), _bits(mtrand.get_bit_generator())
+
+
 class ForeignDraws:
     """Lets the user's code draw as a function of what it is asked for, and leaves the run's own draws alone.
 

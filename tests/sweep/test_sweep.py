@@ -23,6 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from exact import assert_same
 from moods import MOODS
+from plain import together
 from trainer.command import main as cli
 from trainer.command.composing import composer
 from trainer.command.words import sorted_words
@@ -485,13 +486,49 @@ def test_what_refers_to_a_key_that_differs_is_trained_together_with_its_like_alo
     ]
 
 
-@pytest.mark.parametrize("word", ["overfit=20", "data._target_=mine.load"])
-def test_jobs_whose_data_the_seed_draws_are_trained_together_with_those_of_their_seed(word: str) -> None:
-    """All had the samples of the first: `overfit=20` draws them by the seed, and a source of one's own may."""
-    jobs = planned("model=two_layer", word, "seed=3,4", "optimizer.lr=0.1,0.2")
+def test_jobs_whose_samples_the_seed_draws_are_trained_together_with_those_of_their_seed() -> None:
+    """All had the samples of the first."""
+    jobs = planned("model=two_layer", "overfit=20", "seed=3,4", "optimizer.lr=0.1,0.2")
     assert [[job.name for job in unit] for unit in units(jobs, "always", 1)] == [
         [f"seed={seed},lr={lr}" for lr in (0.1, 0.2)] for seed in (3, 4)
     ]
+
+
+DRAWN = """
+import random
+import numpy as np
+import torch
+from trainer import Samples
+
+DRAWS = {"torch": lambda: torch.rand(1).item(), "numpy": np.random.rand, "python": random.random, "none": lambda: 0.5}
+
+def load(by="none"):
+    shift = DRAWS[by]()
+    inputs = torch.linspace(-1, 1, 240).view(60, 4) + shift
+    return tuple(Samples(inputs[i::3], (inputs[i::3].sum(1) > 4 * shift).long()) for i in range(3))
+"""
+
+
+@pytest.mark.parametrize("by", ["torch", "numpy", "python", "none"])
+def test_jobs_have_the_samples_that_their_seeds_draw(by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stack has one data set, that of its first job: where a source of one's own draws by the seed, there is none."""
+    monkeypatch.chdir(tmp_path)
+    Path("drawn.py").write_text(DRAWN)
+    words = (
+        "model=two_layer",
+        "data._target_=drawn.load",
+        f"data.by={by}",
+        "trust=[drawn]",
+        "max_steps=2",
+        "monitor=off",
+    )
+    runs = [(*words, "monitor=off", f"seed={seed}", f"name=run{seed}") for seed in (0, 1)]
+    if by == "none":
+        together(runs)
+        assert read_result(Path("runs/run1")) is not None
+    else:
+        with pytest.raises(UserError, match="together: the seed decides which samples there are"):
+            together(runs)
 
 
 def test_a_reference_that_is_a_number_of_a_stack_and_one_to_the_seed_that_is_shared() -> None:

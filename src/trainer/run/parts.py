@@ -18,7 +18,7 @@ from trainer.data.mix import Mix
 from trainer.data.prepare import Splits, doubts, fingerprint
 from trainer.data.source import Data
 from trainer.distributed import ALONE, World
-from trainer.draws import seed_all
+from trainer.draws import has_drawn_since, seed_all
 from trainer.errors import UserError, nearest
 from trainer.losses.function import LossFunction
 from trainer.metrics import Metrics
@@ -61,6 +61,7 @@ class Parts:
         mix: of training batches, None where they are left as they are.
         warnings: what may be meant but seldom is, a line each.
         leak: what the splits have in common, None where that is nothing.
+        is_drawn: the source of the data draws from the generators that the seed sets.
     """
 
     settings: Settings
@@ -77,6 +78,7 @@ class Parts:
     mix: Mix | None = None
     warnings: list[str] = field(default_factory=list)
     leak: Leak | None = None
+    is_drawn: bool = False
 
     @property
     def sample(self) -> Batch:
@@ -111,6 +113,7 @@ def build(settings: Settings, world: World = ALONE, like: Parts | None = None, i
     refuse_astray(settings)
     with fitting(device):
         data = world.first_alone(lambda: build_data(settings)) if like is None else like.data
+        is_drawn = has_drawn_since(settings.seed) if like is None else like.is_drawn
         splits = build_splits(settings, data, device, dtype) if like is None else like.splits
         seed_all(settings.seed)
         model = world.first_alone(lambda: build_model(settings, splits, device, dtype))
@@ -164,9 +167,8 @@ def build(settings: Settings, world: World = ALONE, like: Parts | None = None, i
     warnings += found + loaded + chance + doubts_of_loss(settings, loss_fn, model, sample_of(splits.val))
     warnings += doubts_of_patience(settings, length)
     mix = build_mix(settings, data, loss_fn, world)
-    return Parts(
-        settings, world, device, precision, data, splits, model, loss_fn, length, state, metrics, mix, warnings, leak
-    )
+    found_out = metrics, mix, warnings, leak, is_drawn
+    return Parts(settings, world, device, precision, data, splits, model, loss_fn, length, state, *found_out)
 
 
 def look_for_rebinding(model: nn.Module, sample: Batch, precision: Precision) -> None:

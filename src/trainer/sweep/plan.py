@@ -231,7 +231,7 @@ def units(jobs: Sequence[Job], stack: str, at_once: int) -> list[list[Job]]:
     for job in jobs:
         config = resolved(job.request.config)  # `data.split_seed=${seed}` is other data for each seed
         is_together = is_wanted_together(job, stack) and not what_a_stack_lacks(config)
-        of_seed = ("seed",) if is_data_of_seed(config) else ()
+        of_seed = ("seed",) if config.get("overfit") is not None else ()  # it decides which samples there are
         leaves = [(k, v) for k, v in sorted(schema.leaves(config)) if k in of_seed or not _may_differ(k, v)]
         kinds.setdefault(str(leaves) if is_together else job.name, []).append(job)
     fewest = 2 if stack == "always" else FEWEST_TOGETHER
@@ -242,12 +242,6 @@ def units(jobs: Sequence[Job], stack: str, at_once: int) -> list[list[Job]]:
         bounds = [len(kind) * i // count for i in range(count + 1)]
         found += [kind[start:end] for start, end in pairwise(bounds)]
     return found
-
-
-def is_data_of_seed(config: Config) -> bool:
-    """Whether the seed decides which samples there are: jobs that are trained together have the data of the first."""
-    is_own = not schema.is_shipped(config.get("data", {}))  # a source of the user's may draw
-    return is_own or config.get("overfit") is not None
 
 
 def is_wanted_together(job: Job, stack: str) -> bool:

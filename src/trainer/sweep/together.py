@@ -88,6 +88,8 @@ def refuse_unstackable(trainings: Sequence[Training]) -> None:
         raise UserError("they can't be trained together: gradient.checkpoint is for a run alone")
     if parts.model in REBINDING:
         raise UserError("they can't be trained together: the forward pass gives parameters other memory (.data = ...)")
+    if parts.is_drawn and len({training.parts.settings.seed for training in trainings}) > 1:
+        raise UserError("they can't be trained together: the seed decides which samples there are")
     if parts.mix is not None:
         raise UserError("they can't be trained together: the samples of each are mixed")
     members = [member(training, random_state(parts.device), training.parts.model) for training in trainings]
