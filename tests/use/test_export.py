@@ -184,6 +184,40 @@ def test_weights_and_eight_bits(train: Train, tmp_path: Path, capsys: pytest.Cap
     assert Path("q.onnx").stat().st_size < 120_000
 
 
+COLOURED = """
+from torch import nn
+
+
+def net(num_classes):
+    return nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(72, num_classes))
+"""
+
+
+@pytest.mark.long
+def test_what_onnxruntime_lacks_is_told_with_a_format_that_works(train: Train, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    Path("coloured.py").write_text(COLOURED)
+    words = ("model._target_=coloured.net", "trust=[coloured]")
+    with pytest.raises(UserError, match=r"have 3 channels, but got 1 .*\. Type model\.in_channels=3: grey images"):
+        train(*TINY, *words)
+    train(*TINY, *words, "model.in_channels=3", "dtype=float64")
+    with pytest.raises(UserError, match=r"onnxruntime can't compute this model: .*Conv.* Type format=pt2; of a model"):
+        cli.run_command(["export", "x", "trust=[coloured]", "out=m.onnx"])
+    assert not Path("m.onnx").exists()
+    assert cli.run_command(["export", "x", "trust=[coloured]", "format=pt2", "out=m.pt2"]) == 0
+
+
+@pytest.mark.long
+def test_of_a_pack_the_file_lies_beside_it(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lay in a cache, where nobody looks."""
+    pytest.importorskip("safetensors")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    train(*TINY)
+    assert cli.run_command(["pack", "x", "out=there.zip"]) == 0
+    assert cli.run_command(["export", "there.zip", "format=safetensors"]) == 0
+    assert [path.name for path in tmp_path.glob("*.safetensors")] == ["there.safetensors"]
+
+
 @pytest.mark.long
 def test_what_is_not_the_model_is_not_left(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train(*TINY)

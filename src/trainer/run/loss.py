@@ -1,6 +1,7 @@
 """The loss of a run, tried on a few samples together with the model."""
 
 import math
+import re
 import warnings
 from functools import partial
 from itertools import repeat
@@ -403,7 +404,8 @@ def tried_outputs(settings: Settings, splits: Splits, model: nn.Module, inputs: 
             advice = " They are whole numbers. If they stand for quantities, give inputs.float()."
         raise UserError(
             f"model={names['model']}: does not take what data={names['data']} gives, inputs of shape "
-            f"{_shape(inputs)}: {words(settings, 'model', error)}.{advice or sizes_to_type(settings, splits)}"
+            f"{_shape(inputs)}: {words(settings, 'model', error)}."
+            f"{advice or _channels_to_type(splits, str(error)) or sizes_to_type(settings, splits)}"
         ) from error
 
 
@@ -419,6 +421,15 @@ def refuse_turned(settings: Settings, loss_fn: LossFunction, model: nn.Module, s
             f"model={settings.names['model']}: gives outputs of shape {list(one.shape)} for one sample; its first "
             "dimension is that of the samples. Give outputs.movedim(1, 0)."
         )
+
+
+def _channels_to_type(splits: Splits, said: str) -> str:
+    """What makes grey or coloured images those that a model complains it was not given."""
+    wanted = re.search(r"(?:to have|[Ee]xpected) ([13])(?: channels)?,? but got ([13])\b", said)
+    shape = splits.input_shape
+    if splits.transform is None or wanted is None or len(shape) != 3 or shape[0] != int(wanted[2]):
+        return ""
+    return f" Type model.in_channels={wanted[1]}: grey images become colours and colours grey."
 
 
 def tried_loss(settings: Settings, loss_fn: LossFunction, outputs: Any, sample: Batch) -> tuple[Tensor, list[str]]:

@@ -15,6 +15,7 @@ from trainer import meaning as meanings
 from trainer.data.preparation import AsTheyAre, Pictures, Rows, Theirs
 from trainer.data.tables.recipe import Category
 from trainer.disk.files import cannot_write, put
+from trainer.disk.pack import is_pack
 from trainer.errors import UserError
 from trainer.kept import state_of
 from trainer.meaning import Classes
@@ -43,7 +44,7 @@ def export(
 
     Args:
         form: of `FORMATS`.
-        out: None for `model.<form>` in the run's folder.
+        out: None for `model.<form>` in the run's folder; of a pack, for `<its name>.<form>` beside it.
         is_whole: raw samples go in; else what the network takes.
         quantize: `int8`, of onnx: weights in 8 bits. It is less exact, which is said and not refused.
 
@@ -53,7 +54,9 @@ def export(
     refuse_missing(form, quantize)
     found = find(word, checkpoint)
     suffix = FORMATS[form]
-    path = found.folder / f"model{suffix}" if out is None else Path(out).expanduser()
+    pack = Path(word).expanduser()
+    usual = pack.with_suffix(suffix) if is_pack(pack) else found.folder / f"model{suffix}"
+    path = usual if out is None else Path(out).expanduser()
     if path.suffix != suffix or path.is_dir() or not path.absolute().parent.is_dir():
         raise UserError(f"out={out}: must be a file *{suffix} in a folder that is there. Type out=model{suffix}.")
     if found.note:

@@ -73,7 +73,7 @@ def prove(trained: Trained, labelled: Labelled, form: str, file: Path, raw: Mapp
         labelled: the run's own test split.
         raw: an `.npy` of each tensor of the same samples, as it goes into the file; others are written beside them.
     """
-    outputs, told = run_alone(form, file, raw)
+    outputs, told = run_alone(form, file, raw, trained.dtype)
     expected, meaning = own_outputs(trained, labelled.batches), trained.about.outputs
     difference = float((outputs - expected).abs().max()) / max(float(expected.abs().max()), 1e-30)
     num_other = 0
@@ -118,8 +118,21 @@ def refuse_unproven(trained: Trained, proof: Proof, precision: str) -> None:
             )
 
 
-def run_alone(form: str, file: Path, raw: Mapping[str, Path]) -> tuple[Tensor, dict[str, Any]]:
-    """The outputs of a file in a process that knows nothing of us, and what that process says."""
+def _or_float32(dtype: torch.dtype) -> str:
+    return "; of a model that was trained with dtype=float32 there is onnx" if dtype == torch.float64 else ""
+
+
+def run_alone(
+    form: str, file: Path, raw: Mapping[str, Path], dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, dict[str, Any]]:
+    """The outputs of a file in a process that knows nothing of us, and what that process says.
+
+    Args:
+        dtype: of the model.
+
+    Raises:
+        UserError: it can't be run.
+    """
     place = next(iter(raw.values())).parent
     out = place / "out.npz"
     words = [form, file.absolute(), out, BATCH, *raw.values()]
@@ -127,6 +140,11 @@ def run_alone(form: str, file: Path, raw: Mapping[str, Path]) -> tuple[Tensor, d
     done = subprocess.run(command, capture_output=True, text=True, cwd=place)
     if done.returncode != 0:
         last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "nothing was said")
+        if "NOT_IMPLEMENTED" in last:  # as its convolutions in float64
+            raise UserError(
+                f"format={form}: onnxruntime can't compute this model: {last.rpartition(' : ')[2][:200].rstrip('. ')}. "
+                f"It is not kept. Type format=pt2{_or_float32(dtype)}."
+            )
         raise UserError(f"format={form}: the file can't be run by itself: {last[:300]}. It is not kept.")
     with np.load(out) as stored:
         return torch.from_numpy(stored["outputs"]), json.loads(done.stdout.splitlines()[-1])
