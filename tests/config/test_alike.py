@@ -1,8 +1,15 @@
-"""Jobs that differ in numbers are copies of one that Hydra composed, and ask for what Hydra would ask for."""
+"""Jobs that differ in numbers are copies of one that Hydra composed, and ask for what Hydra would ask for.
+
+So do those that choose the same files, which are put together once.
+"""
 
 import pytest
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
 
 from trainer.command.composing import composer
+from trainer.command.folders import config_folders
+from trainer.command.reading import hydra_at
 from trainer.command.words import sorted_words
 from trainer.config import compose
 
@@ -39,8 +46,53 @@ def test_jobs_ask_for_what_hydra_composes(sweep, monkeypatch):
 
 
 def test_hydra_composes_jobs_that_differ_in_numbers_once(monkeypatch):
-    composed, hydra = [], compose.compose
-    monkeypatch.setattr(compose, "compose", lambda *words, **how: composed.append(words) or hydra(*words, **how))
+    composed, by_hydra = [], compose._by_hydra
+    monkeypatch.setattr(compose, "_by_hydra", lambda *words: composed.append(words) or by_hydra(*words))
     jobs = jobs_of(["model=two_layer,lenet", "optimizer.lr=0.1,0.2,0.3", "seed=range(0,5)"])
     assert len({config for config, _, _ in jobs}) == 30
     assert len(composed) == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "optimizer=sgd optimizer.lr=0.1 ++optimizer.lr_times={head:2} name=try${seed}",
+        "~scheduler metric=[f1,auroc] +metric.mine={_target_:mine.M} seed=${oc.decode:'3'} gradient={clip_norm:1}",
+        "+optimizer@other=adam other.lr=3 ~max_time run_dir=runs/${hydra.job.override_dirname}",
+        "loss=composite ++loss.terms.a={weight:${batch_size}} trust=[mine] trust=[yours]",
+        "experiment=mine seed=7",
+        "--config-name=more experiment=mine more=own_group optimizer.lr=7",
+        "optimizer.rate=0.1 optimizer=sgd",
+        "optimizer=sdg optimizer.lr=0.1",
+        "model@x.y=1",
+        "seed.more=1",
+        "seed=1,2",
+        "++optimizer=sgd seed=1",
+    ],
+)
+def test_files_that_were_put_together_before_are_composed_as_hydra_does(words, tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment/mine.yaml").write_text(
+        "defaults: [override /optimizer: sgd]\noptimizer: {lr: 0.5}\nmax_epochs: ${seed}\n"
+    )
+    elsewhere = tmp_path / "elsewhere/more"
+    elsewhere.mkdir(parents=True)
+    (elsewhere / "own_group.yaml").write_text("# @package _global_\nseed: 5\n")
+    (tmp_path / "more.yaml").write_text(
+        f"defaults: [train, more: own_group, _self_]\nhydra: {{searchpath: ['{elsewhere.parent}']}}\n"
+    )
+    argv = [f"--config-dir={tmp_path}", *words.split()]
+
+    def composed(way):
+        try:
+            config, choices = way("more" if "--config-name=more" in argv else "train", overrides)
+        except (HydraException, ValueError) as error:
+            return f"{type(error).__name__}: {error} {error.__cause__!r}"
+        plain = OmegaConf.to_container(config)
+        plain.pop("hydra", None)
+        return repr(plain), choices
+
+    overrides = [word for word in argv if not word.startswith("--")]
+    with hydra_at(config_folders(argv)):
+        wanted = composed(compose._whole)
+        assert [composed(compose._by_hydra) for _ in range(2)] == [wanted, wanted]

@@ -144,9 +144,11 @@ def refuse_lists(argv: list[str], words: Words) -> None:
     Raises:
         UserError: says how several are tried.
     """
-    known = options(config_folders(argv))
+    known: dict[str, dict[str, str]] = {}  # to list them takes as long as to compose
     for word in words.overrides:
         group, _, value = word.lstrip("+").partition("=")
+        if value[:1] in ("[", "{"):
+            known = known or options(config_folders(argv))
         if (key := key_twice(value)) is not None:
             how = f", or type {{{key}.*: ...}} for a part of the model" if re.fullmatch(r"\d+\.\d+", key) else ""
             raise UserError(f"{word}: has {key} twice. Type each key once{how}.")
