@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from trainer.config.schema import RULES, SECTIONS
 from trainer.disk.folder import (
     FREE,
+    as_yaml,
     is_free,
     locate,
     read_config,
@@ -189,3 +191,19 @@ class TestResult:
         if content is not None:
             (tmp_path / "result.json").write_bytes(content)
         assert read_result(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "plain",
+    [
+        [],
+        ["name=2026_11_22", "model.width=1e3"],
+        {"a": {"b": None, "c": [], "d": {}}, 0: True, 1.5: [1, [2.0, 1e-7, float("inf")]], "e": ""},
+        {"off": "off", "n": "null", "d": "2026-11-22", "e": "1e3", "s": "1:30", "u": "Müller", "l": 90 * "long "},
+        {"x": "${seed}", "y": "???", "z": "a: b # c", "m": "two\nlines ", "t": (1, "2"), "q": "'\""},
+    ],
+)
+def test_yaml_is_what_omegaconf_writes(plain):
+    """Also where one mapping stands in two places."""
+    plain = {"one": plain, "other": plain}
+    assert as_yaml(plain) == OmegaConf.to_yaml(OmegaConf.create(plain))

@@ -11,7 +11,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import OmegaConf
+from omegaconf._utils import get_omega_conf_dumper
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -212,10 +214,29 @@ def refuse_changes(folder: Path, stored: Mapping[str, Any], config: Mapping[str,
         )
 
 
+class _Yaml(get_omega_conf_dumper()):  # type: ignore[misc]
+    """As OmegaConf writes it, which reads it back."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Yaml.add_representer(tuple, _Yaml.represent_list)
+
+
+def as_yaml(plain: Any) -> str:
+    """Plain mappings and lists as YAML: what `OmegaConf.to_yaml` gives, without two copies of all of it before.
+
+    Interpolations stay as they are.
+    """
+    written: str = yaml.dump(plain, Dumper=_Yaml, default_flow_style=False, allow_unicode=True, sort_keys=False)
+    return written
+
+
 def write_config(folder: Path, config: Mapping[str, Any], overrides: list[str]) -> None:
     """`config.yaml`, all of it, and `overrides.yaml`, what was typed."""
-    write_text(folder / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(overrides)))
-    write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+    write_text(folder / "overrides.yaml", as_yaml(overrides))
+    write_text(folder / "config.yaml", as_yaml(dict(config)))
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:

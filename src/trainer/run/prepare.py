@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from omegaconf import OmegaConf
-
 from trainer import __version__
 from trainer.computation import Computation, ordinary
 from trainer.config.request import Config
 from trainer.config.schema import GROUPS
 from trainer.data.batches import Batch
+from trainer.disk.folder import as_yaml
 from trainer.evaluate import evaluate
 from trainer.monitor.board import Board
 from trainer.monitor.statistics import weight_statistics
@@ -116,7 +115,7 @@ def begin_board(training: Training, board: Board) -> None:
     parts = training.parts
     request = parts.settings.request
     command = shell.join(["train", *request.overrides])
-    yaml = OmegaConf.to_yaml(OmegaConf.create(without_nulls(request.config)))
+    yaml = as_yaml(without_nulls(request.config))
     groups = parts.state.optimizer.param_groups
     if len(groups) > 1 and parts.settings.monitor.texts:
         from trainer.monitor.texts import table
