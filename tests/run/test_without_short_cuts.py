@@ -1,5 +1,6 @@
 """With `fast/` and `stack/` gone, everything still trains."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -42,7 +43,10 @@ class Net(nn.Module):
 def test_the_tutorials_train_without_fast_and_stack(tmp_path: Path) -> None:
     (tmp_path / "mynet.py").write_text(NET)
     code = BLOCKED.format(words=list(TUTORIALS.values()))
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}  # two pytest workers share two cores
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=100
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(") 0\n") == len(TUTORIALS), done.stdout
 
