@@ -180,7 +180,7 @@ def _parsed(path: Path, text: str) -> Any:
 
 
 def refuse_hydra(config: dict[Any, Any], package: str | None) -> None:
-    """Raises ValueError for what a file tells Hydra: nothing would come of it here.
+    """Raises ValueError for what a file tells Hydra, but for more folders of configs: nothing would come of it here.
 
     Args:
         package: that the header names.
@@ -190,7 +190,8 @@ def refuse_hydra(config: dict[Any, Any], package: str | None) -> None:
     groups = [_KEYWORDS.sub("", str(key)) for item in items for key in (item if isinstance(item, dict) else [item])]
     plugin = next((group for group in groups if group.startswith(("hydra/launcher", "hydra/sweeper"))), None)
     is_copied = section == shipped("train")["hydra"]  # a folder for --config-path may begin as a copy of ours
-    if plugin is not None or not (section is None or is_copied):
+    is_searched = isinstance(section, dict) and section.keys() == {"searchpath"}
+    if plugin is not None or not (section is None or is_copied or is_searched):
         raise ValueError(
             f"{plugin or 'hydra'}: a file does not say what Hydra does here. Take it out, and type what it is for: "
             "run_dir=... for where a run lies, --multirun and values for a sweep, hydra/sweeper=optuna for a search."
