@@ -301,3 +301,9 @@ def test_a_table_learns_by_its_words(tmp_path: Path, train: Callable[..., dict[s
     for data in ("arrays", "table"):
         words = (f"data={data}", "data.path=t.csv", "data.targets=[y]", "model=two_layer", "monitor=off")
         assert train(*words, "max_epochs=40", "optimizer.lr=0.01")["test/accuracy"] == 1.0
+
+
+def test_levels_with_decimal_commas_are_found_where_numbers_have_points() -> None:
+    column = Category("size", ("1,0", "2,0", "3,5"), has_missing=False, has_other=False, is_embedded=False)
+    found = Recipe((column,)).apply([{"size": 3.5}, {"size": "1"}, {"size": "2.0"}])
+    assert torch.equal(found, torch.tensor([[0, 0, 1], [1, 0, 0], [0, 1, 0]], dtype=torch.float64))  # type: ignore[arg-type]

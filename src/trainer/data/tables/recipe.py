@@ -294,7 +294,9 @@ def _codes(column: Category, table: Table, notes: list[str]) -> NDArray[np.int64
     numbers = [number_of.get(level, 0) for level in found.levels]
     if 0 in numbers:
         as_written = {*numbers}
-        values = {level: value for level in column.levels if (value := _value(level)) is not None}
+        has_commas = any(_value(level) is None and _value(level, "comma") is not None for level in column.levels)
+        written = "comma" if has_commas else "point"  # as the table of the training was
+        values = {level: value for level in column.levels if (value := _value(level, written)) is not None}
         counts = Counter(values.values())
         by_value = {
             value: number_of[level]
