@@ -257,6 +257,8 @@ def _by_hydra(config_name: str, words: list[str]) -> tuple[DictConfig, dict[str,
     try:
         files = _files(hydra, config_name, tuple(chosen))
     except HydraException:
+        if not of_keys:
+            raise
         files = None  # whatever is wrong is said of all words
     if files is None or files.names_hydra:
         return _whole(config_name, words)
