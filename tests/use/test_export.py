@@ -125,6 +125,52 @@ def test_a_loss_that_reads_more_than_a_file_gives_proves_nothing(loss: str, trai
         assert numbers[name] == pytest.approx(result[f"test/{name}"])
 
 
+DEEP = """
+import torch
+from torch import nn
+
+
+def items():
+    rows = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
+    inputs = [{"numbers": {"a": row, "b": 2 * row}, "c": row[:1]} for row in rows]
+    return [{"inputs": each, "label": (each["c"][0] > 0).long()} for each in inputs]
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(9, 2)
+
+    def forward(self, numbers, c):
+        return self.layer(torch.cat([numbers["a"], numbers["b"], c], 1))
+
+
+class Line(nn.Linear):
+    def __init__(self, in_features):
+        super().__init__(in_features, 1)
+
+
+def slope(outputs, inputs):
+    return (torch.autograd.grad(outputs.sum(), inputs, create_graph=True)[0] - 1).square().mean()
+"""
+
+
+def test_dicts_in_dicts_and_a_loss_of_derivatives_prove_what_they_can(train: Train, tmp_path: Path) -> None:
+    """Each was a traceback: two keys were taken for two samples, and known outputs have no derivative."""
+    (tmp_path / "deep.py").write_text(DEEP)
+    nested = ("data._target_=deep.items", "model._target_=deep.Net")
+    derived = ("data=random_regression", "data.num_samples=60", "model._target_=deep.Line", "loss._target_=deep.slope")
+    for name, words, names in (("a", nested, {"loss", "accuracy"}), ("b", derived, set())):
+        result = train(*words, "trust=[deep]", "max_steps=6", "monitor=off", f"name={name}")
+        run = open_run(find(name), {"trust": ["deep"]})
+        labelled = own(run, "test")
+        numbers = judged(run, labelled, own_outputs(run, labelled.batches))
+        assert names <= numbers.keys()
+        assert "loss" not in numbers or "loss" in names
+        for metric, number in numbers.items():
+            assert number == pytest.approx(result[f"test/{metric}"])
+
+
 def test_words_embedded_and_missing(train: Train, sources: Sources) -> None:
     """Each kind of column, against what the recipe itself makes of the same cells."""
     from trainer.data.tables.read import read

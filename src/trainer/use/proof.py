@@ -19,7 +19,7 @@ from trainer.evaluate import evaluate
 from trainer.losses.function import LossFunction
 from trainer.meaning import Classes
 from trainer.run.teacher import lost_teacher
-from trainer.trees import called, mapped
+from trainer.trees import called, leaves, mapped
 from trainer.use import alone
 from trainer.use.evaluate import judges, measured
 from trainer.use.portable import Portable
@@ -165,7 +165,7 @@ class Replayed(nn.Module):
         self.outputs, self.start = outputs, 0
 
     def forward(self, *inputs: Any, **named: Any) -> Tensor:
-        number = len(next(iter((*inputs, *named.values()))))
+        number = len(next(iter(leaves((inputs, named)))))
         self.start += number
         return self.outputs[self.start - number : self.start]
 
@@ -186,9 +186,12 @@ def judged(trained: Trained, labelled: Labelled, outputs: Tensor) -> dict[str, f
 
 
 def wants_more(trained: Trained, labelled: Labelled, loss_fn: LossFunction) -> bool:
-    """Whether the loss is the model's, or one of the user's that is given several outputs and may read any of them."""
-    if loss_fn.is_of_model or not trained.settings.is_own("loss"):
-        return loss_fn.is_of_model
+    """Whether the loss is the model's, or differentiates its outputs, or is one of the user's that is given several
+    outputs and may read any of them.
+    """
+    is_more = loss_fn.is_of_model or loss_fn.differentiates_inputs
+    if is_more or not trained.settings.is_own("loss"):
+        return is_more
     inputs = mapped(Tensor.clone, next(labelled.batches.in_order()).inputs)
     with torch.no_grad():
         return not isinstance(called(trained.model, inputs), Tensor)
