@@ -552,7 +552,11 @@ MISTAKES: list[Row] = [
     # Weights
     Row("model=resnet18 model.weights=net.pht", "model.weights=net.pht: no such file; accepted are imagenet"),
     Row("model=resnet18 model.weights=IMAGENET", "no such file ... Did you mean imagenet?"),
-    Row("model=resnet18 model.weights=net.pth", "not a state dict (tensors under parameter names), and none is in it", weights(Bomb())),
+    Row(
+        "model=resnet18 model.weights=net.pth",
+        "not a state dict (tensors under parameter names), and none is in it",
+        weights(Bomb()),
+    ),
     Row("model=resnet18 model.weights=net.pth", "does not fit resnet18: Missing", weights({"a": torch.zeros(1)})),
     # The user's own classes
     Row("model=own", "model._target_=???: is missing. Type model._target_=..."),

@@ -402,7 +402,25 @@ GARBAGE = {
 }
 
 
-@pytest.mark.parametrize("change", GARBAGE.values(), ids=GARBAGE)
+# One of each part of a state.
+EVERYDAY = {
+    "a negative step",
+    "metrics of lists",
+    "no model",
+    "an optimizer of tensors",
+    "no draws",
+    "a schedule of numbers",
+}
+EVERYDAY |= {"a validation of text", "a learning rate of text", "other data", "a diagnosis of numbers"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(change, id=name, marks=[pytest.mark.slow] * (name not in EVERYDAY))
+        for name, change in GARBAGE.items()
+    ],
+)
 def test_a_state_of_something_else_is_one_line(run, change):
     with pytest.raises(UserError, match=r"^[^\n]*runs/it[^\n]*$"):
         run(change)

@@ -117,8 +117,17 @@ def test_tensorboard_s_own_files_go_through_no_link(striking: Any, train: Train)
 
 
 # Noticed at a record, or where nothing is recorded at the first save.
-@pytest.mark.parametrize("words", [("monitor.every=5", "max_steps=100000"), ("monitor.every=null", "max_steps=12")])
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+AT_A_RECORD, AT_A_SAVE = ("monitor.every=5", "max_steps=100000"), ("monitor.every=null", "max_steps=12")
+
+
+@pytest.mark.parametrize(
+    ("way", "words"),
+    [pytest.param(way, AT_A_RECORD, id=way.__name__) for way in WAYS]
+    + [
+        pytest.param(way, AT_A_SAVE, id=f"{way.__name__} at a save", marks=[pytest.mark.slow] * (way is not moved))
+        for way in WAYS
+    ],
+)
 def test_it_is_noticed_and_the_line_says_how_to_go_on(
     way: Callable[[], None], words: tuple[str, ...], striking: Any, train: Train
 ) -> None:

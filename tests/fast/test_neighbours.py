@@ -91,6 +91,7 @@ for name, value in ("", ""), ("GOMP_SPINCOUNT", "0"), ("OMP_WAIT_POLICY", "passi
     assert found.split() == ["True", "False", "False", "False"]
 
 
+@pytest.mark.slow
 def test_bound_threads_are_as_many(environment: pytest.MonkeyPatch) -> None:
     """Torch, where it is imported, then binds the main thread to one core."""
     environment.setenv("OMP_PROC_BIND", "true")
@@ -123,6 +124,7 @@ print(neighbours.Crowd(1000).gather(), gone())
     assert found.splitlines() == ["True True", "True"] * 3 + ["True True", "True True", "False True"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("environment")
 def test_a_process_ends_well_while_a_crowd_gathers() -> None:
     said("""

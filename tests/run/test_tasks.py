@@ -109,6 +109,21 @@ class PerPixel(nn.Module):
         return self.layer(x)
 
 
+class OnePerPixel(PerPixel):
+    def __init__(self, in_channels, is_squeezed=False):
+        super().__init__(in_channels, 1)
+        self.is_squeezed = is_squeezed
+
+    def forward(self, x):
+        return self.layer(x).squeeze(1) if self.is_squeezed else self.layer(x)
+
+
+def masks(num_channels=0):
+    x = inputs(30, 1, 8, 8)
+    y = (x[:, 0] > 0).long()
+    return x, y[:, None] if num_channels else y
+
+
 class PerToken(nn.Module):
     def __init__(self, num_classes):
         super().__init__()
@@ -320,6 +335,21 @@ def test_samples_without_a_class_are_told_of(train: Train, tmp_path: Path, capsy
     assert "warning: loss.ignore_index=1: samples of class 1 are left out of the loss" in capsys.readouterr().out
     run("below", "loss.ignore_index=7")
     assert "ignore_index" not in capsys.readouterr().out
+
+
+def test_one_output_for_each_place_is_trained_as_the_lines_say(tasks: Any, train: Train) -> None:
+    words = ["data._target_=tasks.masks", "model._target_=tasks.OnePerPixel", "max_steps=1", "threads=1", *QUIET]
+    with pytest.raises(
+        UserError, match=r" For one output for each place type data\.task=regression loss=bce_with_logits\.$"
+    ):
+        train(*words)
+    with pytest.raises(UserError, match=r"or data\.task=regression if the model gives one output for each place\.$"):
+        train(*words, "loss=bce_with_logits")
+    words += ["data.task=regression", "loss=bce_with_logits"]
+    with pytest.raises(UserError, match=r"takes equal shapes\. Give outputs\.squeeze\(1\)\.$"):
+        train(*words)
+    found = [train(*words, more)["test/loss"] for more in ("model.is_squeezed=true", "data.num_channels=1")]
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
 
 
 @pytest.mark.parametrize(

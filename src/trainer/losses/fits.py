@@ -153,6 +153,8 @@ def refuse_no_fit(criterion: nn.Module, gives: str, meaning: Meaning, names: Map
         has = f"takes {ONLY[wants.only]}, but {typed('data')} has {meaning.told}. Type loss={meaning.loss_to_type}"
     elif wants.targets not in ("index", "masks") and isinstance(meaning, Places):
         has = f"takes a number for each output, but {typed('data')} has a class for each place. Type loss=cross_entropy"
+        if meaning.num_classes == 2:
+            has += ", or data.task=regression if the model gives one output for each place"
     else:
         return
     raise UserError(f"{typed('loss')}: {has}.")
@@ -179,9 +181,11 @@ def refuse_other_shapes(
     if isinstance(meaning, Places):
         num_classes = meaning.num_classes
         if meaning.classes_second(outputs).shape != (targets.shape[0], num_classes, *targets.shape[1:]):
+            is_one = num_classes == 2 and outputs.numel() == targets.numel() and key == "loss"
+            how = " For one output for each place type data.task=regression loss=bce_with_logits." if is_one else ""
             raise UserError(
                 f"{gives} {num_classes} classes for targets of shape {list(targets.shape)}. {loss} takes one output "
-                f"per class and place: [N, {num_classes}, ...], or [N, ..., {num_classes}]."
+                f"per class and place: [N, {num_classes}, ...], or [N, ..., {num_classes}].{how}"
             )
         refuse_other_length(f"{key}.weight", weight, num_classes)
         return
@@ -204,7 +208,12 @@ def refuse_other_shapes(
         is_of_all = isinstance(numbers, Tensor) and numbers.shape == (1,)  # one number for all outputs, as torch has it
         refuse_other_length(f"{key}.{name}", numbers, 1 if is_of_all else num_outputs)
     if targets.shape != outputs.shape:
-        raise UserError(f"{gives} targets of shape {list(targets.shape)}. {loss} takes equal shapes.")
+        how = (
+            " Give outputs.squeeze(1)."
+            if outputs.shape[1:2] == (1,) and outputs.squeeze(1).shape == targets.shape
+            else ""
+        )
+        raise UserError(f"{gives} targets of shape {list(targets.shape)}. {loss} takes equal shapes.{how}")
 
 
 def refuse_complex(criterion: nn.Module, takes: str, outputs: Tensor, targets: Tensor) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer.disk.alone import Left, state_of_module, tensors_alone
 from trainer.disk.pack import is_pack, unpacked
 from trainer.disk.tensors import load_tensors
+from trainer.disk.tensors_alone import Left, state_of_module, tensors_alone
 from trainer.errors import UserError, nearest, one_of
 from trainer.kept import state_of
 from trainer.system.terminal import is_terminal
