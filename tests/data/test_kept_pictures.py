@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from PIL import Image
 
 from ranks import ended, ranks
 from trainer.data import image_files, kept
+from trainer.data.batches import LoadedBatches
 from trainer.data.image_files import FolderImages
 from trainer.disk.slots import ENDING
 
@@ -96,6 +98,25 @@ def test_a_run_comes_to_the_same_numbers(root: Path, train: Callable[..., dict[s
     assert plain == first == second == with_workers
     assert plain.items() <= continued.items()  # which was tested at its first end, too
     assert len(store(root)) == 1
+
+
+def test_workers_read_until_all_is_kept_and_a_thread_from_then_on(root: Path) -> None:
+    def epochs(files: FolderImages) -> Iterator[tuple[torch.Tensor, bool]]:
+        """The pictures of each epoch, and whether workers read them."""
+        batches = LoadedBatches(files, torch.device("cpu"), torch.Tensor.float, num_workers=2).training(8, 0, 2)
+        for num_batches in (COUNT // 8 - 1, COUNT // 8, COUNT // 8):  # a run that continues in its first epoch
+            found = [next(batches).inputs for _ in range(num_batches)]
+            yield torch.cat(found), bool(active_children())
+        batches.close()  # type: ignore[attr-defined]
+
+    plain = [pictures for pictures, _ in epochs(files(root, None))]
+    for whose in ([True, True, False], [False, False, False]):
+        for expected, (found, is_by_workers) in zip(plain, epochs(files(root)), strict=True):
+            assert torch.equal(found, expected)
+            assert is_by_workers == whose.pop(0)
+    (root / "cat" / "0.jpg").write_bytes((root / "dog" / "1.jpg").read_bytes())  # is decoded again
+    plain = [pictures for pictures, _ in epochs(files(root, None))]
+    assert all(torch.equal(found, expected) for expected, (found, _) in zip(plain, epochs(files(root)), strict=True))
 
 
 def test_a_table_of_pictures_is_kept_once_for_each_file(

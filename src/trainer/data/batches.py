@@ -1,14 +1,14 @@
 """Batch number n as a function of (seed, n): no sampler has a state, so a run goes on exactly from any step."""
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice, tee
+from itertools import chain, islice, tee
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from trainer.data.images import Augmentation
-from trainer.data.loader import read
+from trainer.data.loader import read, read_by_thread
 from trainer.data.source import ImageFiles
 from trainer.draws import seed_from
 from trainer.errors import UserError
@@ -20,6 +20,7 @@ from trainer.trees import Tree, joined, leaves, mapped, num_samples, parts
 BATCHES_PER_GATHER = 32
 EVALUATION_BATCH = 512
 EVALUATION_FILES = 64  # full-size images: what a worker holds stays small
+LOOKED_AT = 32  # of the pictures of an epoch, for whether they are kept
 
 
 class Batch(NamedTuple):
@@ -281,9 +282,27 @@ class LoadedBatches:
         """The samples of these numbers, read in this process."""
         return next(self._load([rows], 0))
 
-    def _load(self, batches: Iterable[Tensor], num_workers: int) -> Iterator[Batch]:
+    def _is_kept(self, rows: Tensor) -> bool:
+        """Whether these are kept on the disk, by some of them: a thread reads them more quickly than workers do."""
+        if not self.num_workers or not self.files.is_keeping or not len(rows):
+            return False
+        some = torch.linspace(0, len(rows) - 1, min(len(rows), LOOKED_AT)).long()
+        return self.files.as_kept(rows[some].tolist()) is not None
+
+    def _epochs(self, orders: Iterator[Tensor], size: int) -> Iterator[Batch]:
+        """Those that are kept by a thread; the first that are not, which keeps them, by workers of its own."""
+        for number, order in enumerate(orders):
+            if self._is_kept(order):
+                yield from self._load(order.split(size), 0, is_kept=True)
+                continue
+            # A run that continues has a part of its first epoch alone. What isn't kept by then has no room.
+            epochs = [order] if self.files.is_keeping and number < 2 else chain([order], orders)
+            yield from self._load((rows for order in epochs for rows in order.split(size)), self.num_workers)
+
+    def _load(self, batches: Iterable[Tensor], num_workers: int, is_kept: bool = False) -> Iterator[Batch]:
         batches, ahead = tee(batches)
-        images_of = read(_Images(self.files).load, map(Tensor.tolist, ahead), num_workers)
+        keys = map(Tensor.tolist, ahead)
+        images_of = self._kept(keys) if is_kept else read(_Images(self.files).load, keys, num_workers)
         for rows, images in zip(batches, images_of, strict=False):
             targets = self.files.targets[rows]
             if self.device.type == "cuda":
@@ -292,18 +311,25 @@ class LoadedBatches:
             dtype = inputs.dtype if targets.is_floating_point() else targets.dtype  # as those of resident samples
             yield Batch(inputs, targets.to(self.device, dtype, non_blocking=True))
 
+    def _kept(self, batches: Iterable[list[int]]) -> Iterator[Tensor]:
+        images = _Images(self.files)
+        for rows, found in read_by_thread(self.files.as_kept, batches):
+            yield images.load(rows) if found is None else found
+
     def training(
         self, batch_size: int, seed: int, first_step: int, rank: int = 0, world_size: int = 1
     ) -> Iterator[Batch]:
         num_samples = len(self)
         size = share_size(min(batch_size, num_samples), rank, world_size)
         found = orders(num_samples, batch_size, seed, first_step, rank, world_size, self.weights)
-        batches = self._load((rows for order in found for rows in order.split(size)), self.num_workers)
+        batches = self._epochs(found, size)
         return augmented(batches, self.augment, num_samples, batch_size, seed, first_step, rank, world_size)
 
     def in_order(self, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
         rows = torch.arange(len(self))[share(len(self), rank, world_size)]
         batches = rows.split(EVALUATION_FILES) if len(rows) else ()
+        if self._is_kept(rows):
+            return self._load(batches, 0, is_kept=True)
         return self._load(batches, min(self.num_workers, max(0, len(batches) - 1)))  # of one nobody would read ahead
 
 

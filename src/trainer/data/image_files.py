@@ -89,8 +89,19 @@ class FolderImages(ImageFiles):
 
             self.kept = KeptPictures(self.paths, self.background, num_bytes(limit))
 
+    @property
+    def is_keeping(self) -> bool:
+        return self.kept is not None
+
+    def as_kept(self, rows: list[int]) -> Tensor | None:
+        return None if self.kept is None else self.kept.pictures([self.paths[row] for row in rows], self._shape)
+
     def __len__(self) -> int:
         return len(self.paths)
+
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        return self.channels, self.image_size, self.image_size
 
     def take(self, rows: Tensor) -> "FolderImages":
         """Of these rows alone."""
@@ -127,9 +138,8 @@ class FolderImages(ImageFiles):
         return [PIL.__version__, torch.__version__, self.background, *marks]
 
     def __getitem__(self, index: int) -> tuple[Tensor, Any]:
-        target = self.targets[index]
-        path, shape = self.paths[index], (self.channels, self.image_size, self.image_size)
-        image = self.image(path) if self.kept is None else self.kept.picture(path, shape, self.image)
+        target, path = self.targets[index], self.paths[index]
+        image = self.image(path) if self.kept is None else self.kept.picture(path, self._shape, self.image)
         return image, int(target) if target.dim() == 0 else target
 
     def doubts(self) -> list[str]:

@@ -16,7 +16,9 @@ import threading
 import time
 import traceback
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import wait
 from multiprocessing.util import Finalize
 from pickle import PickleError
@@ -101,6 +103,21 @@ def read(load: Callable[[Any], Any], keys: Iterable[Any], num_workers: int) -> I
         kill()
         watch.thread.join(LOOK_EVERY)  # no thread is left in the middle of something when the next workers are forked
         put_away(batches)
+
+
+def read_by_thread(load: Callable[[Any], Any], keys: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+    """Each key and what `load` makes of it, in order: for what copies and waits for the disk, while Python goes on."""
+    reader, waiting = ThreadPoolExecutor(1, "pictures"), deque[tuple[Any, Future[Any]]]()
+    try:
+        for key in keys:
+            waiting.append((key, reader.submit(load, key)))
+            if len(waiting) > AHEAD:
+                first, found = waiting.popleft()
+                yield first, found.result()
+        for key, found in waiting:
+            yield key, found.result()
+    finally:
+        reader.shutdown(cancel_futures=True)
 
 
 def _started(source: "_Source", keys: Iterable[Any]) -> Any:

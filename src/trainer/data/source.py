@@ -61,6 +61,15 @@ class ImageFiles(Dataset[tuple[Tensor, int]], Sized):
     def keep(self, limit: str | int | None) -> None:
         """Keeps what is read on the disk, in no more than this, where it can be read again; None: keeps nothing."""
 
+    @property
+    def is_keeping(self) -> bool:
+        """Whether it does."""
+        return False
+
+    def as_kept(self, rows: list[int]) -> Tensor | None:
+        """uint8 `[N, channels, image_size, image_size]` where all of these rows are kept. Any thread may ask."""
+        return None
+
     def doubts(self) -> list[str]:
         """What its user should know of how they are read."""
         return []
