@@ -417,6 +417,21 @@ def test_a_file_that_was_whole_is_not_opened_again(tmp_path: Path, kept: Path, m
     assert set(opened) <= {"2.png", "4.again.png"}
 
 
+@pytest.mark.parametrize("year", [1902, 2106, 2400])
+def test_whatever_its_time_a_whole_file_is_known(
+    year: int, tmp_path: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ext4 has times up to 2446, which take more than 64 bits in nanoseconds."""
+    monkeypatch.setattr(known_module, "SETTLED", 0.0)
+    seconds = round((year - 1970) * 365.2425 * 86_400)
+    paths = sorted(folder(tmp_path, count=8).rglob("*.png"))
+    for path in paths:
+        os.utime(path, (seconds, seconds))
+    load(tmp_path)
+    known = known_module.Known([*map(str, paths)])
+    assert known.rows_of([path.stat() for path in paths])[1].all()
+
+
 def test_a_file_that_was_just_written_is_opened_again(tmp_path: Path, kept: Path) -> None:
     """It may be changed once more within a tick of the file system's clock."""
     load(folder(tmp_path, count=8))

@@ -170,6 +170,18 @@ def test_a_picture_that_has_just_been_written_is_not_kept(
         assert len(decoded) == COUNT
 
 
+@pytest.mark.parametrize("year", [1902, 2106, 2400])
+def test_a_picture_is_kept_whatever_its_time(year: int, root: Path, decoded: list[str]) -> None:
+    """A camera's clock may be wrong, and that of this machine may have been set back since."""
+    seconds = round((year - 1970) * 365.2425 * 86_400)
+    for path in root.rglob("*.jpg"):
+        os.utime(path, (seconds, seconds))
+    first = pictures(files(root))
+    decoded.clear()
+    assert torch.equal(pictures(files(root)), first)
+    assert decoded == []
+
+
 def test_a_limit_and_a_folder_of_others_are_said_in_a_line(
     root: Path, train: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,8 +17,8 @@ from trainer.disk.files import cache_folder
 from trainer.disk.slots import MARK_BYTES, Slots
 
 VERSION = 3  # of `trainer.data.image_files.read_picture`: counted up when it makes other pixels of a file
-# Seconds after which a file counts as written: one that was changed again within a tick of the file system's clock has
-# the same times.
+# Seconds from now to the times of a file, from which on it counts as written: one that was changed again within a tick
+# of the file system's clock has the same times. They may lie in the future, as of a camera whose clock is wrong.
 SETTLED = 2.0
 
 
@@ -54,7 +54,7 @@ class KeptPictures:
         if (found := slots.read(self.places[path], mark)) is not None:
             return torch.from_numpy(found).view(shape)
         picture = decode(path)
-        if mark == _mark(path, time.time() - SETTLED):
+        if mark == _mark(path, time.time()):
             slots.write(self.places[path], mark, picture.numpy())
         return picture
 
@@ -94,11 +94,11 @@ class KeptPictures:
         return digest.hexdigest()
 
 
-def _mark(path: str, until: float | None = None) -> bytes | None:
-    """What a picture is told by; None where it can't be looked at, or was changed after a point in time."""
+def _mark(path: str, now: float | None = None) -> bytes | None:
+    """What a picture is told by; None where it can't be looked at, or was changed about now."""
     with contextlib.suppress(OSError):
         its = os.stat(path)
-        if until is None or max(its.st_mtime, its.st_ctime) < until:
+        if now is None or min(abs(now - its.st_mtime), abs(now - its.st_ctime)) >= SETTLED:
             facts = f"{path}\0{its.st_size} {its.st_mtime_ns} {its.st_ctime_ns} {its.st_ino}"
             return hashlib.blake2b(os.fsencode(facts), digest_size=MARK_BYTES).digest()
     return None

@@ -66,8 +66,8 @@ class Known:
 
 
 def is_settled(rows: Rows, now: float) -> NDArray[np.bool_]:
-    """Whether files were written long enough ago: one that is changed at once again may have the same times."""
-    return rows[:, 3:_FACTS].max(axis=1) < (now - SETTLED) * 1e9
+    """Whether the times of files are far enough from now: one that is changed at once again may have the same times."""
+    return (np.abs(rows[:, 3:_FACTS] - now * 1e9) >= SETTLED * 1e9).all(axis=1)
 
 
 def _cache() -> Cache | None:
@@ -80,4 +80,6 @@ def _cache() -> Cache | None:
 def _facts(its: os.stat_result | None) -> tuple[int, ...]:
     if its is None:
         return (0,) * _FACTS
-    return its.st_ino & _POSITIVE, its.st_dev & _POSITIVE, its.st_size, its.st_mtime_ns, its.st_ctime_ns
+    # Times before 1677 and after 2262 take more than 64 bits, as do numbers of files without a sign.
+    times = its.st_mtime_ns & _POSITIVE, its.st_ctime_ns & _POSITIVE
+    return its.st_ino & _POSITIVE, its.st_dev & _POSITIVE, its.st_size, *times
