@@ -114,7 +114,8 @@ def pack(files: Mapping[str, Path], out: Path) -> None:
     """Writes a zip of files, by their names in it. Raises OSError."""
     temporary = out.with_name(f".{out.name}.tmp")
     try:
-        with zipfile.ZipFile(temporary, "w") as archive:
+        # A zip has times from 1980 to 2107. In a container's layers, and where a clock was wrong, files have others.
+        with zipfile.ZipFile(temporary, "w", strict_timestamps=False) as archive:
             for name in (*TEXTS, *STORED):
                 if name in files:
                     kind = zipfile.ZIP_DEFLATED if name in TEXTS else zipfile.ZIP_STORED
