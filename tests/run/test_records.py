@@ -73,3 +73,16 @@ def test_what_waits_is_written_where_a_run_stops(train: Train, monkeypatch: pyte
     with pytest.raises(RunStopped):
         train(*diverging, "data.limit=200", "eval_every=1000")
     assert [line["step"] for line in written("run")] == [1]
+
+
+def test_the_samples_per_second_of_a_short_last_batch(train: Train) -> None:
+    """200 samples in batches of 64: three whole ones and one of 8, of which one record has one, another two or more."""
+    train("model=two_layer", "data.limit=200", "max_steps=10", "monitor.every=1", "name=each")
+    train("model=two_layer", "data.limit=200", "max_steps=10", "monitor.every=3", "name=some")
+    for name, samples in (("each", [64, 64, 64, 8] * 2 + [64, 64]), ("some", [64, 128, 136, 136, 64])):
+        lines = [json.loads(line) for line in Path("runs", name, "metrics.jsonl").read_text().splitlines()]
+        lines = [line for line in lines if "train/loss" in line]
+        steps = [b["step"] - a["step"] for a, b in zip([{"step": 0}, *lines], lines, strict=False)]
+        seconds = [line["time/step_ms"] / 1000 * num for line, num in zip(lines, steps, strict=True)]
+        found = [line["time/samples_per_second"] * time for line, time in zip(lines, seconds, strict=True)]
+        assert found == pytest.approx(samples)

@@ -70,6 +70,12 @@ def batch_length(num_samples: int, batch_size: int, step: int) -> int:
     return min(batch_size, num_samples - (step - 1) % steps_per_epoch * batch_size)
 
 
+def samples_until(num_samples: int, batch_size: int, step: int) -> int:
+    """How many samples the batches of all steps up to this one have, see `batch_length`."""
+    epochs, rest = divmod(step, -(-num_samples // batch_size))
+    return epochs * num_samples + rest * batch_size
+
+
 def smallest_batch(num_samples: int, batch_size: int) -> int:
     """The size of the last batch of an epoch, of which every rank must get a sample."""
     return num_samples % batch_size or batch_size

@@ -9,6 +9,7 @@ import torch
 
 from trainer.cadence import is_due, is_recorded
 from trainer.config.schema import is_larger_better
+from trainer.data.batches import samples_until
 from trainer.disk.checkpoint import Saver
 from trainer.finished.pruning import MedianRule
 from trainer.losses.function import Losses
@@ -104,9 +105,11 @@ class RunObserver:
             self._numbers["grad_norm"] = math.nan  # until it is asked for
         now = time.perf_counter()
         seconds, steps = now - self._logged_at, step - self._logged_step
+        size, num_train = self.parts.length.samples_per_step, len(self.parts.splits.train)
+        before, by_now = (samples_until(num_train, size, at) for at in (self._logged_step, step))
         self._logged_at, self._logged_step = now, step
         self._numbers["time/step_ms"] = 1000 * seconds / steps
-        self._numbers["time/samples_per_second"] = self.parts.length.samples_per_step * steps / seconds
+        self._numbers["time/samples_per_second"] = (by_now - before) / seconds
         device = self.state.store.values.device
         if device.type == "cuda":  # what torch has allocated: a counter of its own, the device is not asked
             self._numbers["device/memory_mb"] = torch.cuda.memory_allocated(device) / 2**20
