@@ -130,8 +130,9 @@ def test_a_run_that_continues_leaves_the_last_test(train: Train, tmp_path: Path)
 CRITERIA = [
     (nn.CrossEntropyLoss(), "logits"),
     (nn.CrossEntropyLoss(label_smoothing=0.1), "logits"),
+    (nn.CrossEntropyLoss(torch.tensor([1.0, 20.0, 3.0]), ignore_index=2, label_smoothing=0.1), "logits"),
     (nn.NLLLoss(), "log_probabilities"),
-    (nn.NLLLoss(), "probabilities"),
+    (nn.NLLLoss(torch.tensor([1.0, 20.0, 3.0])), "probabilities"),
     (nn.BCEWithLogitsLoss(), "logits"),
     (nn.MSELoss(), "logits"),
     (nn.HuberLoss(), "logits"),
@@ -163,6 +164,31 @@ def test_losses_of_samples_come_to_the_loss(criterion: nn.Module, gives: str) ->
     assert each.shape == (7,)
     whole = each.sum() if any(term.kind == "sum" for term in loss_fn.terms) else each.mean()
     assert torch.allclose(whole, loss_fn(outputs, targets).total)
+    of = loss_fn.whole(7, targets)  # batch by batch they are the same
+    parts = [loss_fn.each(outputs[rows], targets[rows], of) for rows in (slice(4), slice(4, 7))]
+    assert torch.allclose(torch.cat(parts), each)
+
+
+def test_losses_of_samples_with_ignored_places_come_to_the_loss_of_the_test(train: Train) -> None:
+    """Of padded rows, say: samples have 1 to 6 places that count, and the mean is over all of these."""
+    draw = np.random.default_rng(0)
+    targets = draw.integers(0, 3, (40, 6))
+    targets[np.arange(6) > np.arange(40)[:, None] % 6] = -100
+    np.savez("rows.npz", inputs=draw.normal(size=(40, 1, 1, 6)).astype("f4"), targets=targets[:, None])
+    Path("placed.py").write_text(
+        "from torch import nn\n\n\nclass Placed(nn.Conv2d):\n    def __init__(self, in_channels, num_classes):\n"
+        "        super().__init__(in_channels, num_classes, 1)\n"
+    )
+    weights = torch.tensor([1.0, 30.0, 5.0])
+    words = ("data=arrays", "data.path=rows.npz", "model._target_=placed.Placed", "trust=[placed]", "max_steps=2")
+    result = train(*words, "loss.class_weights=[1,30,5]", "batch_size=7", "name=x")
+    found = left(Path("runs/x"))[1]
+    outputs, told = torch.tensor(found["outputs"]), torch.tensor(found["target"])
+    each = nn.functional.cross_entropy(outputs, told, weights, reduction="none").sum((1, 2))
+    mean = nn.functional.cross_entropy(outputs, told, weights).item()
+    assert result["test/loss"] == pytest.approx(mean, rel=1e-6)
+    assert found["loss"].mean() == pytest.approx(mean, rel=1e-6)
+    assert found["loss"] == pytest.approx((each / each.mean() * mean).numpy(), rel=1e-5)
 
 
 def test_a_loss_of_somebody_else_or_a_penalty_has_none_of_its_own() -> None:

@@ -175,9 +175,18 @@ class LossFunction(nn.Module):
             return Losses(values[0], terms)
         return Losses(_added([value * weight for value, weight in zip(values, self.weights, strict=True)]), terms)
 
-    def each(self, outputs: Any, targets: Any) -> Tensor | None:
-        """The loss of each sample by itself, `[N]`, without penalties; None where a criterion can't tell them apart."""
-        found = [part.each(outputs, targets) if isinstance(part, Term) else 0.0 for part in self.parts]
+    def each(self, outputs: Any, targets: Any, of: Whole | None = None) -> Tensor | None:
+        """The loss of each sample by itself, `[N]`, without penalties; None where a criterion can't tell them apart.
+
+        Args:
+            of: what they are a part of, see `forward`; None: of nothing. The mean over all of it is the loss, but for
+                criteria that are a sum, whose sum it is.
+        """
+        means = {} if of is None else {i: weight / of.num_samples for i, weight in of.weights.items()}
+        found = [
+            part.each(outputs, targets, means.get(i)) if isinstance(part, Term) else 0.0
+            for i, part in enumerate(self.parts)
+        ]
         if any(losses is None for losses in found):
             return None
         pairs = zip(found, self.weights, strict=True)

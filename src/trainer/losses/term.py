@@ -134,10 +134,12 @@ class Term(nn.Module):
             self.criterion.reduction = kept
         return total
 
-    def each(self, outputs: Any, targets: Any) -> Tensor | None:
+    def each(self, outputs: Any, targets: Any, whole: Tensor | None = None) -> Tensor | None:
         """The loss of each sample by itself, `[N]`, before they are averaged or added up; None where that is not known.
 
-        Of a weighted mean it is the weight of the sample's class times its loss.
+        Args:
+            whole: of a weighted mean, what the targets weigh of a sample on average, of all that are looked at. Then
+                the mean over all of them is the loss, as it is of other means. None: of these samples.
         """
         if self.wants is None or not isinstance(outputs, Tensor):
             return None
@@ -147,6 +149,9 @@ class Term(nn.Module):
         single = copy.copy(self.criterion)  # its weights are the same
         single.reduction = "none"  # type: ignore[assignment]
         losses: Tensor = loss_of(single, *formed)
+        if self.kind == "weighted mean":
+            whole = self.weight(targets) / len(targets) if whole is None else whole
+            return losses.flatten(1).sum(1) / whole if losses.dim() > 1 else losses / whole
         if losses.dim() < 2:
             return losses
         is_sum = self.kind == "sum" or isinstance(self.criterion, nn.KLDivLoss)

@@ -21,6 +21,7 @@ from trainer.data.source import Data
 from trainer.disk.files import write_atomically, write_text
 from trainer.disk.folder import MODEL
 from trainer.losses.function import LossFunction
+from trainer.losses.term import Whole
 from trainer.meaning import Classes
 from trainer.meaning.outputs import single
 from trainer.run.parts import Parts
@@ -71,13 +72,13 @@ class Kept:
         self.loss_fn, self.num_samples = loss_fn, num_samples
         self._parts: dict[str, list[Tensor]] = {}
 
-    def add(self, inputs: Tree, outputs: Tree, targets: Tree) -> None:
-        """The next batch; what is not one tensor per sample is passed over."""
+    def add(self, inputs: Tree, outputs: Tree, targets: Tree, of: Whole | None = None) -> None:
+        """The next batch of a split, which is `of`; what is not one tensor per sample is passed over."""
         if not isinstance(targets, Tensor):
             return
         outputs = mapped(single, outputs)
         found = {"target": targets}
-        if (losses := self.loss_fn.each(outputs, targets)) is not None:
+        if (losses := self.loss_fn.each(outputs, targets, of)) is not None:
             found["loss"] = losses.detach()
         scores = self.loss_fn.meaning.scores_of(outputs)
         if scores is not None:

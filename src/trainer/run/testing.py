@@ -3,13 +3,14 @@
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from trainer.computation import Computation
 from trainer.data.batches import Batches
 from trainer.disk.checkpoint import read, snapshot
 from trainer.errors import UserError
-from trainer.evaluate import evaluate
+from trainer.evaluate import evaluate, whole_of
 from trainer.kept import put_state, state_of
 from trainer.meaning import Classes, Places
 from trainer.monitor.board import Keep
@@ -141,7 +142,7 @@ def evaluated(training: Training, run: Opened, computation: Computation, kept: K
     if kept is not None and isinstance(meaning, Classes | Places) and meaning.num_classes <= MOST:
         classes = PerClass(meaning)
     with contextlib.ExitStack() as stack:
-        keeps: list[Keep] = [] if kept is None else [kept.add]
+        keeps: list[Keep] = [] if kept is None else [partial(kept.add, of=whole_of(parts.loss_fn, split))]
         show = None
         if run.board is not None and kept is not None:
             show = stack.enter_context(run.board.watching(len(split)))
