@@ -19,15 +19,19 @@ from tensorboard.compat.proto.types_pb2 import DT_FLOAT
 from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, STATUS_SUCCESS
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 
-from trainer.config.schema import GROUPS, leaves, shown
+from trainer.config.schema import leaves, shown
 from trainer.monitor.events import HPARAMS_PREFIX
 
-# Keys outside the groups that a person compares runs by.
-COMPARED = ("batch_size", "max_epochs", "precision")
+# Where a run lies, how it is watched and on what it is computed: keys, and sections, that runs are not compared by.
+NOT_COMPARED = (
+    *("name", "run_dir", "resume", "trust", "monitor", "console", "checkpoint", "sweep", "dry_run", "profile"),
+    *("device", "threads", "cache_limit", "data.cache"),
+)
+AVERAGED = ("seed", "order_seed", "data.fold")  # the tab averages over them
 
 
 def flat(config: Mapping[str, Any], names: Mapping[str, str], max_steps: int) -> dict[str, Any]:
-    """What a run was started with: the choices by name, and every number below them. Not the seed.
+    """What a run was started with: the choices by name, and every key that makes it another run. Not the seed.
 
     Args:
         config: interpolations resolved.
@@ -36,10 +40,10 @@ def flat(config: Mapping[str, Any], names: Mapping[str, str], max_steps: int) ->
     values = {
         key: value if isinstance(value, bool | int | float) else shown(value)
         for key, value in leaves(config)
-        if (key in COMPARED or key.split(".")[0] in (*GROUPS, "gradient"))
+        if (key == "checkpoint.metric" or not {key, key.split(".")[0]}.intersection(NOT_COMPARED))
+        and key not in AVERAGED
         and not key.endswith("_target_")
-        and key != "data.fold"  # the tab averages over folds as over seeds
-        and value is not None
+        and value not in (None, {})
     }
     return {**names, **values, "max_steps": max_steps}
 
