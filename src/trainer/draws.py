@@ -34,6 +34,18 @@ def seed_all(seed: int) -> None:
     random.seed(seed)
 
 
+def seed_here(seed: int, device: torch.device) -> None:
+    """Seeds what `random_state` keeps, and no other device's generator."""
+    torch.default_generator.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        torch.cuda.default_generators[index].manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
+
+
 def has_drawn_since(seed: int) -> bool:
     """Whether anybody has drawn since `seed_all(seed)`. All are seeded again."""
     found = _states()

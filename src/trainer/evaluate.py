@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from trainer.data.batches import Batches
 from trainer.distributed import ALONE, World
+from trainer.draws import seed_from, seed_here
 from trainer.losses.function import Losses, LossFunction
 from trainer.losses.term import Whole
 from trainer.metrics import Metrics
@@ -35,7 +36,8 @@ def evaluate(
 ) -> dict[str, float] | None:
     """The loss over all samples of a split, its terms, and what the meaning of the outputs measures.
 
-    A short last batch weighs what it should: every sample counts once. One wait for the device, at the end.
+    A short last batch weighs what it should: every sample counts once. One wait for the device, at the end. What a
+    model draws in evaluation mode, as a VAE may, is the same in every pass: two passes over the same weights agree.
 
     Args:
         network: gets copies of the inputs, so that nothing that it writes there is left in the split.
@@ -57,6 +59,7 @@ def evaluate(
     if metrics is not None:
         metrics.reset()
     with evaluating(network, device, loss_fn):
+        seed_here(seed_from(f"evaluation/{world.rank}"), device)  # `evaluating` puts back what the run draws from
         for inputs, targets in batches.in_order(world.rank, world.size):
             if is_broken_off := bool(sums) and is_stop_requested():
                 break
