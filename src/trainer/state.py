@@ -19,6 +19,7 @@ from trainer.data.prepare import Fingerprint
 from trainer.distributed import ALONE, World
 from trainer.draws import random_state, set_random_state
 from trainer.kept import put_state, state_of
+from trainer.optim import held
 from trainer.optim.average import Average
 from trainer.optim.patience import Patience
 from trainer.optim.schedulers import Schedule
@@ -245,6 +246,18 @@ def plain_numbers(is_deep: bool = True, **roots: nn.Module) -> dict[str, float]:
     return found
 
 
+def _numbers_of(owner: object) -> dict[str, float]:
+    """Numbers in attributes of an object that is no module; of an optimizer also what tensors, lists and dicts hold.
+
+    A data set may hold itself in a list.
+    """
+    if not isinstance(owner, Optimizer):
+        return {name: value for name, value in vars(owner).items() if type(value) in (int, float) and value == value}
+    kept = {n: x for n, x in vars(owner).items() if n not in ("state", "param_groups", "defaults")}
+    found = {n: math.nan if x is None else number_of(x) for n, x in kept.items() if not isinstance(x, bool)}
+    return {name: value for name, value in found.items() if value is not None}
+
+
 def number_of(value: object, depth: int = 3) -> float | None:
     """One number that changes with what an object holds; None where there is none.
 
@@ -328,8 +341,7 @@ class TrainingState:
         return plain_numbers(model=self.model, loss=self.loss) | {
             f"{name}.{attribute}": +value
             for name, it in self.others.items()
-            for attribute, value in vars(it).items()
-            if type(value) in (int, float) and value == value
+            for attribute, value in _numbers_of(it).items()
         }
 
     def validated(self, loss: float) -> None:
@@ -388,7 +400,7 @@ class TrainingState:
         return {
             "model": state_of(self.model),
             "loss": state_of(self.loss),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": held.state_of(self.optimizer),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
             "random": self.world.gather(random_state(self.store.values.device)),  # of every rank
@@ -441,8 +453,11 @@ class TrainingState:
             raise ValueError(f"it was trained by {size} process{'' if size == 1 else 'es'}, not {now}: {how}")
         put_state(self.model, state["model"])  # copies into the views of the store
         put_state(self.loss, state.get("loss", {}))
-        self.optimizer.load_state_dict(state["optimizer"])
+        held.put_state(self.optimizer, state["optimizer"])
         take_unrounded(self.optimizer, state["optimizer"])
+        for name, inner in held.held(self.optimizer).items():
+            if "held" in state["optimizer"]:
+                take_unrounded(inner, state["optimizer"]["held"][name])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.evaluated = state["step"], state["evaluated"]

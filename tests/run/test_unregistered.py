@@ -105,11 +105,12 @@ from torch.utils.data import Dataset
 class Opt(torch.optim.Optimizer):
     def __init__(self, params, lr=0.01):
         super().__init__(params, {"lr": lr})
-        self.calls = 0
+        self.calls, self.means, self.last = 0, [torch.zeros_like(p) for p in self.param_groups[0]["params"]], None
 
     @torch.no_grad()
     def step(self):
         self.calls += 1
+        self.last = self.means[0].add_(1)
         for group in self.param_groups:
             group["kept"] = group.get("kept", 0) + 1
             for parameter in group["params"]:
@@ -147,5 +148,6 @@ def test_numbers_of_optimizers_and_data_sets_that_no_checkpoint_keeps_are_named(
         assert "no checkpoint keeps" not in capsys.readouterr().out
         train(*words, *more, "batch_size=16", "name=c")
     lines = [line for line in capsys.readouterr().out.splitlines() if "no checkpoint keeps it" in line]
-    assert [line.split()[1] for line in lines] == ["optimizer.calls", "data.reads"]
+    expected = ["optimizer.calls", "optimizer.means", "optimizer.last", "data.reads"]
+    assert [line.split()[1] for line in lines] == expected
     assert "it goes on from 0, not 4. If the training depends on it, keep it in param_groups" in lines[0]

@@ -23,6 +23,7 @@ from trainer.distributed import ALONE, TIMEOUT, World
 from trainer.errors import UserError, nearest
 from trainer.kept import state_of
 from trainer.monitor.journal import cut_metrics
+from trainer.optim import held
 from trainer.optim.schedulers import OtherLength
 from trainer.run.batch_size import with_size
 from trainer.run.origin import as_trained, write_origin
@@ -288,7 +289,8 @@ def take_up(training: Training, state: Config) -> None:
         if (take_form := getattr(parts.state.optimizer, "take_form", None)) is not None:
             take_form(state["optimizer"])
         state = {**state, "optimizer": in_form_of(parts.state.optimizer, state["optimizer"], parts.state.store)}
-        for part in ("optimizer", "schedule", "scaler"):
+        refuse_other_kinds(state["optimizer"], held.state_of(parts.state.optimizer), "optimizer")
+        for part in ("schedule", "scaler"):
             refuse_other_kinds(state[part], getattr(parts.state, part).state_dict(), part)
         for split in parts.state.refuse_other_data(state):
             training.warnings.append(

@@ -1,0 +1,71 @@
+"""Optimizers that an optimizer holds in its attributes, as one made of two does, or sharpness-aware minimization."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch.optim import Optimizer
+
+_OWN = ("state", "param_groups", "defaults")  # attributes that every optimizer has
+_MOST = 100  # entries of a list or dict that are looked at
+_DEPTH = 3  # lists or dicts that lie in each other
+
+
+def held(optimizer: Optimizer) -> dict[str, Optimizer]:
+    """The optimizers in its attributes, and in theirs, by name: `base`, `each.0`.
+
+    None of one whose class has a `state_dict` of its own, which says what it keeps.
+    """
+    found: dict[str, Optimizer] = {}
+    seen = {id(optimizer)}
+
+    def look(value: Any, name: str, depth: int = _DEPTH) -> None:
+        if isinstance(value, Optimizer) and id(value) not in seen:
+            seen.add(id(value))
+            found[name] = value
+            look_into(value, f"{name}.")
+        elif isinstance(value, list | tuple | dict) and depth and len(value) <= _MOST:
+            entries = value.items() if isinstance(value, dict) else enumerate(value)
+            for key, entry in entries:
+                look(entry, f"{name}.{key}", depth - 1)
+
+    def look_into(owner: Optimizer, prefix: str = "") -> None:
+        if type(owner).state_dict is Optimizer.state_dict:
+            for name, value in vars(owner).items():
+                if name not in _OWN:
+                    look(value, f"{prefix}{name}")
+
+    look_into(optimizer)
+    return found
+
+
+def state_of(optimizer: Optimizer) -> dict[str, Any]:
+    """Its state dict, and those of what it holds."""
+    states = {name: inner.state_dict() for name, inner in held(optimizer).items()}
+    return {**optimizer.state_dict(), **({"held": states} if states else {})}
+
+
+def put_state(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    """Loads what `state_of` gave. Those that it holds begin anew where a checkpoint of an older release has none.
+
+    Raises:
+        ValueError: it is of another optimizer.
+    """
+    inner, states = held(optimizer), state.get("held")
+    if not inner or states is None:
+        optimizer.load_state_dict(dict(state))
+        return
+    if inner.keys() != states.keys():
+        raise ValueError(f"its optimizer holds {', '.join(states)}, not {', '.join(inner)}")
+    _load(optimizer, {key: value for key, value in state.items() if key != "held"})
+    for name, each in inner.items():
+        _load(each, states[name])
+
+
+def _load(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    """Its groups stay the same objects: two optimizers may share them, and a schedule changes them for both."""
+    groups = optimizer.param_groups
+    optimizer.load_state_dict(dict(state))
+    if type(optimizer).load_state_dict is Optimizer.load_state_dict:
+        for group, loaded in zip(groups, optimizer.param_groups, strict=True):
+            group.update(loaded)
+        optimizer.param_groups = groups
