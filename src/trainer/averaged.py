@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from torch import Tensor, nn
 
-from trainer.data.batches import Batch, Batches
+from trainer.data.batches import Batch, Batches, Uneven
 from trainer.state import TrainingState
 from trainer.trees import called, joined, mapped
 from trainer.trials import evaluating
@@ -86,7 +86,7 @@ def without_lonely_sample(batches: Iterator[Batch]) -> Iterator[Batch]:
     """The batches; a last one of one sample, which has no variance, goes with the one before it."""
     before: Batch | None = None
     for batch in batches:
-        if before is not None and batch.num_samples == 1:
+        if before is not None and batch.num_samples == 1 and not isinstance(before, Uneven):
             batch, before = Batch(*map(joined, zip(before, batch, strict=True))), None
         if before is not None:
             yield before

@@ -16,7 +16,7 @@ from trainer.draws import seed_from, seed_here
 from trainer.losses.function import Losses, LossFunction
 from trainer.losses.term import Whole
 from trainer.metrics import Metrics
-from trainer.trees import Tree, called, differentiable, is_per_sample, joined, mapped, num_samples
+from trainer.trees import Tree, called, differentiable, is_per_sample, joined, mapped
 from trainer.trials import evaluating
 
 # Samples over which a loss is taken at once that is no mean over samples; it may compare each with each.
@@ -60,16 +60,17 @@ def evaluate(
         metrics.reset()
     with evaluating(network, device, loss_fn):
         seed_here(seed_from(f"evaluation/{world.rank}"), device)  # `evaluating` puts back what the run draws from
-        for inputs, targets in batches.in_order(world.rank, world.size):
+        for batch in batches.in_order(world.rank, world.size):
+            inputs, targets = batch
             if is_broken_off := bool(sums) and is_stop_requested():
                 break
             given = mapped(Tensor.clone, inputs)
             given = differentiable(given) if loss_fn.differentiates_inputs else given
             with precision():
                 outputs = called(network, loss_fn.given(given, targets))
-                losses = loss_fn(outputs, targets, given, of)
+                losses = loss_fn(outputs, targets, given, of, batch.num_samples)
             outputs = mapped(Tensor.detach, outputs)
-            is_at_once = is_at_once and is_per_sample(outputs, num_samples(inputs))
+            is_at_once = is_at_once and is_per_sample((inputs, outputs, targets), batch.num_samples)
             if is_at_once:
                 kept.append((outputs, targets, inputs if loss_fn.is_of_inputs else None))
             if keep is not None:

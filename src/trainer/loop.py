@@ -225,7 +225,7 @@ class Autograd:
         inputs = differentiable(part.inputs) if self.loss_fn.differentiates_inputs else part.inputs
         with self.precision():
             outputs = called(self.network, self.loss_fn.given(inputs, part.targets))
-            losses = self.loss_fn(outputs, part.targets, inputs, of)
+            losses = self.loss_fn(outputs, part.targets, inputs, of, part.num_samples)
         self.scaler.scale(losses.total).backward()
         return Losses(losses.total.detach(), losses.terms)
 

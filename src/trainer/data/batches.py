@@ -13,7 +13,7 @@ from trainer.data.source import ImageFiles
 from trainer.draws import seed_from
 from trainer.errors import UserError
 from trainer.system.private import version_of
-from trainer.trees import Tree, joined, leaves, mapped, num_samples, parts
+from trainer.trees import Tree, is_per_sample, joined, leaves, mapped, num_samples, parts
 
 # Training batches that are gathered at once: one index over many samples costs little more than over few, and
 # a batch is then a slice.
@@ -33,8 +33,12 @@ class Batch(NamedTuple):
     def num_samples(self) -> int:
         return num_samples(self.inputs)
 
+    def like(self, inputs: Tree, targets: Tree) -> "Batch":
+        """A batch of as many samples."""
+        return Batch(inputs, targets)
+
     def parts(self, size: int) -> "Iterator[Batch]":
-        """The batch in pieces of at most `size` samples."""
+        """The batch in pieces of at most `size` samples; whole where its tensors can't be cut."""
         return map(Batch, parts(self.inputs, size), parts(self.targets, size))
 
     def gathered(self, rows: Tensor) -> "Batch":
@@ -44,6 +48,36 @@ class Batch(NamedTuple):
     def rows(self, rows: slice) -> "Batch":
         """Some of the samples: the same memory."""
         return Batch(*(mapped(lambda tensor: tensor[rows], tree) for tree in self))
+
+
+class Uneven(Batch):
+    """One whose tensors do not all have a row for each sample, as a list of boxes, or graphs joined to one, have not.
+
+    Only the `collate_fn` of its data set knows what belongs to which sample, so it is never cut into parts.
+    """
+
+    number: int
+
+    def __new__(cls, inputs: Tree, targets: Tree, number: int) -> "Uneven":
+        found = super().__new__(cls, inputs, targets)
+        found.number = number
+        return found
+
+    @property
+    def num_samples(self) -> int:
+        return self.number
+
+    def like(self, inputs: Tree, targets: Tree) -> Batch:
+        return Uneven(inputs, targets, self.number)
+
+    def parts(self, size: int) -> Iterator[Batch]:
+        return iter((self,))
+
+
+def batch_of(inputs: Tree, targets: Tree, number: int) -> Batch:
+    """A batch of so many samples."""
+    is_even = is_per_sample(inputs, number) and is_per_sample(targets, number)
+    return Batch(inputs, targets) if is_even else Uneven(inputs, targets, number)
 
 
 def derived_seed(seed: int, purpose: str, number: int) -> int:
@@ -373,7 +407,8 @@ def augmented(
     if not augment:
         yield from batches
         return
-    for step, (inputs, targets) in enumerate(batches, first_step):
+    for step, batch in enumerate(batches, first_step):
+        inputs, targets = batch
         draws = derived_seed(seed, "augmentation", step)
         of = batch_length(num_samples, batch_size, step)
         mine = share(of, rank, world_size)
@@ -382,7 +417,7 @@ def augmented(
             return augment.masks(part, torch.Generator().manual_seed(draws), mine, of)
 
         changed = augment(inputs, torch.Generator().manual_seed(draws), mine, of)
-        yield Batch(changed, with_masks(targets, inputs, moved))
+        yield batch.like(changed, with_masks(targets, inputs, moved))
 
 
 def with_masks(targets: Tree, inputs: Tree, change: Callable[[Tensor], Tensor]) -> Tree:

@@ -7,7 +7,17 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from trainer.data.batches import EVALUATION_BATCH, Batch, Batches, augmented, orders, share, share_size, with_masks
+from trainer.data.batches import (
+    EVALUATION_BATCH,
+    Batch,
+    Batches,
+    augmented,
+    batch_of,
+    orders,
+    share,
+    share_size,
+    with_masks,
+)
 from trainer.data.images import Augmentation, resized_masks
 from trainer.data.items import Items, Key
 from trainer.data.loader import read
@@ -59,7 +69,7 @@ class ItemBatches:
 
     def at(self, rows: Tensor) -> Batch:
         """The items of these numbers, read in this process."""
-        found = self._finished(self.items.load(("evaluation", rows.tolist())))
+        found = self._finished(self.items.load(("evaluation", rows.tolist())), len(rows))
         return as_own_targets(found) if self.are_own_targets else found
 
     def training(
@@ -70,8 +80,10 @@ class ItemBatches:
         epochs = itertools.count((first_step - 1) // -(-num_samples // batch_size))
         of_epochs = orders(num_samples, batch_size, seed, first_step, rank, world_size, self.weights)
         found = zip(epochs, of_epochs, strict=False)
-        keys = ((f"{seed}/{epoch}", rows.tolist()) for epoch, order in found for rows in order.split(size))
-        batches = map(self._finished, read(self.items.load, keys, self.num_workers))
+        all_keys = ((f"{seed}/{epoch}", rows.tolist()) for epoch, order in found for rows in order.split(size))
+        keys, again = itertools.tee(all_keys)
+        numbers = (len(rows) for _, rows in again)
+        batches = map(self._finished, read(self.items.load, keys, self.num_workers), numbers)
         changed = augmented(batches, self.augment, num_samples, batch_size, seed, first_step, rank, world_size)
         return map(as_own_targets, changed) if self.are_own_targets else changed
 
@@ -80,7 +92,8 @@ class ItemBatches:
         size = self.evaluation_batch
         keys: list[Key] = [("evaluation", list(rows[i : i + size])) for i in range(0, len(rows), size)]
         # Of one batch nobody would read ahead.
-        batches = map(self._finished, read(self.items.load, keys, min(self.num_workers, max(0, len(keys) - 1))))
+        num_workers = min(self.num_workers, max(0, len(keys) - 1))
+        batches = map(self._finished, read(self.items.load, keys, num_workers), [len(rows) for _, rows in keys])
         return map(as_own_targets, batches) if self.are_own_targets else batches
 
     @cached_property
@@ -94,14 +107,15 @@ class ItemBatches:
         """That the targets of an item take."""
         return sum(leaf.nbytes for leaf in leaves(self.items.sample[1]))
 
-    def _finished(self, batch: tuple[Tree, Tree]) -> Batch:
+    def _finished(self, batch: tuple[Tree, Tree], number: int) -> Batch:
+        """Of so many items."""
         inputs, targets = (mapped(self._placed, tree) for tree in batch)
         if self.transform is None:
-            return Batch(inputs, targets)
+            return batch_of(inputs, targets, number)
         fitted = self.transform(inputs)
         if inputs.shape[-2:] != fitted.shape[-2:]:
             targets = with_masks(targets, inputs, lambda masks: resized_masks(masks, fitted.shape[-2:]))
-        return Batch(fitted, targets)
+        return batch_of(fitted, targets, number)
 
     def _placed(self, tensor: Tensor) -> Tensor:
         if self.device.type == "cuda":
@@ -112,7 +126,7 @@ class ItemBatches:
 
 def as_own_targets(batch: Batch) -> Batch:
     """Inputs as their own targets: a copy, for a model may write into what it is given."""
-    return Batch(batch.inputs, mapped(Tensor.clone, batch.inputs))
+    return batch.like(batch.inputs, mapped(Tensor.clone, batch.inputs))
 
 
 class OwnTargets:

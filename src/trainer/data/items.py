@@ -100,7 +100,8 @@ class Items:
         Raises:
             UserError: an item can't be read, or is of a form that nothing is trained on.
         """
-        return self._parted(self._batch(key) if self.is_still else self.draws.apart(lambda: self._batch(key)))
+        batch = self._batch(key) if self.is_still else self.draws.apart(lambda: self._batch(key))
+        return self._parted(batch, len(key[1]))
 
     def is_repeatable(self) -> bool:
         """Whether the first item is the same, to the bit, when it is read again with the same draws."""
@@ -205,8 +206,8 @@ class Items:
             hint = of_one_kind if first[1:] == second[1:] else "Type data.image_size=224, or another size for all."
         return f"have different shapes, {shapes[0]} and {shapes[1]}. {hint}"
 
-    def _parted(self, batch: Any) -> tuple[Tree, Tree]:
-        """A batch as inputs and targets in the form that losses take."""
+    def _parted(self, batch: Any, number: int) -> tuple[Tree, Tree]:
+        """A batch of so many items as inputs and targets in the form that losses take."""
         (inputs,), (targets,) = ([batch[0]], [batch[1]]) if self.collate_fn is None else self._parts.of([batch])
         inputs = mapped(_alone, dict(inputs) if isinstance(inputs, Mapping) else inputs)
         if isinstance(inputs, list):
@@ -219,7 +220,9 @@ class Items:
             raise UserError(f"data: the {self.name} split: {str(error).strip('.')}.") from error
         if self.collate_fn is not None and self.reading.num_classes is not None:
             found = [num_samples(part) for part in (inputs, targets)]
-            if found[0] != found[1]:
+            # Several tensors may be graphs that are joined to one: they have a row for each node.
+            is_joined = not isinstance(inputs, Tensor) and found[1] == number
+            if found[0] != found[1] and not is_joined:
                 raise UserError(
                     f"data: collate_fn: gives {found[0]} inputs and {found[1]} targets in a batch of the {self.name} "
                     "split. Give as many of both."

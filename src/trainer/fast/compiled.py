@@ -84,7 +84,7 @@ class CompiledPart:
 
         def step(grads: Tensor, inputs: Tensor, targets: Tensor, scale: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             with precision():
-                losses = loss_fn(network(inputs), targets, inputs, Whole(of))
+                losses = loss_fn(network(inputs), targets, inputs, Whole(of), example.num_samples)
             parts = torch.autograd.grad(losses.total * scale, store.parameters, allow_unused=True)
             zipped = zip(parts, store.parameters, strict=True)
             grads.add_(torch.cat([(torch.zeros_like(p) if part is None else part).reshape(-1) for part, p in zipped]))

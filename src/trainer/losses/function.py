@@ -144,7 +144,9 @@ class LossFunction(nn.Module):
             return Whole(num_samples)
         return Whole(num_samples, {i: world.sum(term.weight(targets)) for i, term in self._weighted.items()})
 
-    def forward(self, outputs: Any, targets: Any, inputs: Any = None, of: Whole | None = None) -> Losses:
+    def forward(
+        self, outputs: Any, targets: Any, inputs: Any = None, of: Whole | None = None, number: int | None = None
+    ) -> Losses:
         """The losses of some samples.
 
         Args:
@@ -152,8 +154,11 @@ class LossFunction(nn.Module):
             of: what they are a part of. The losses of all parts then add up to those of the whole: means and penalties
                 count by their share of the samples, means over weighted targets by their share of the weights, sums
                 as they are.
+            number: of the samples; None: as many as the targets, or the inputs, have rows.
         """
-        share = 1.0 if of is None else trees.num_samples(inputs if targets is None else targets) / of.num_samples
+        if number is None and of is not None:
+            number = trees.num_samples(inputs if targets is None else targets)
+        share = 1.0 if of is None or number is None else number / of.num_samples
         values: list[Tensor] = []
         terms: dict[str, Tensor] = {}
         for i, part in enumerate(self.parts):

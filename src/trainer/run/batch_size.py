@@ -9,7 +9,7 @@ from torch import nn
 
 from trainer.config.request import Request
 from trainer.config.settings import Settings, settings_of
-from trainer.data.batches import Batch, Batches, first_samples
+from trainer.data.batches import Batch, Batches, Uneven, first_samples
 from trainer.distributed import World
 from trainer.errors import UserError
 from trainer.exits import is_out_of_memory
@@ -53,6 +53,8 @@ def sized(
     weights = sum(p.nbytes for module in (model, loss_fn) for p in module.parameters() if p.requires_grad)
     budget = int(SHARES[device.type] * free) - PER_WEIGHT * weights
     few = first_samples(train, SAMPLES)
+    if isinstance(few, Uneven):
+        raise UserError("batch_size=auto: batches of this collate_fn can't be made larger by hand. Type batch_size=64.")
 
     def step(size: int) -> None:
         rehearse(model, loss_fn, repeated(few, size), device, precision)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from trainer import trees
 from trainer.config.settings import Settings
-from trainer.data.batches import Batch, Batches, ResidentBatches, some_samples
+from trainer.data.batches import Batch, Batches, ResidentBatches, Uneven, some_samples
 from trainer.data.given import as_whole
 from trainer.data.item_leaks import some_targets
 from trainer.data.items import Items
@@ -82,7 +82,7 @@ def build_loss(
     # With gradients, to see that there is one.
     with undisturbed(model, device, loss=loss_fn), precision(), torch.enable_grad():
         if loss_fn.differentiates_inputs:
-            sample = Batch(differentiable(sample.inputs), sample.targets)
+            sample = sample.like(differentiable(sample.inputs), sample.targets)
         apart = unregistered(model, loss_fn)
         outputs = tried_outputs(settings, splits, model, loss_fn.given(sample.inputs, sample.targets))
         refuse_turned(settings, loss_fn, model, sample, outputs)
@@ -193,16 +193,18 @@ def kind_of(term: Term, loss_fn: LossFunction, model: nn.Module, outputs: Any, t
     def given(batch: Batch) -> Any:
         return called(model, loss_fn.given(batch.inputs, batch.targets))
 
+    singles: list[Batch] = []  # of a sample that can't be cut
+
     def loss(batch: Batch, outputs: Any) -> float:
         inputs = differentiable(batch.inputs) if loss_fn.differentiates_inputs else batch.inputs
-        batch = Batch(inputs, batch.targets)
+        batch = batch.like(inputs, batch.targets)
         return loss_fn.of_term(term, given(batch) if is_anew else outputs, *reversed(batch)).item()
 
     def values(sample: Batch, outputs: Any, factor: float) -> tuple[float, float, list[float]]:
         """Of all samples, twice, and of each; the outputs of every second one times a factor."""
         scaled = None if is_anew else trees.mapped(partial(with_every_second, factor=factor), outputs)
         rows = repeat(None) if is_anew else trees.parts(scaled, 1)
-        return loss(sample, scaled), loss(sample, scaled), list(map(loss, sample.parts(1), rows))
+        return loss(sample, scaled), loss(sample, scaled), list(map(loss, singles or sample.parts(1), rows))
 
     def tried(sample: Batch, outputs: Any) -> Kind | None:
         # Samples of different losses: the mean of equal ones is also the root of the mean of their squares. And as they
@@ -224,7 +226,10 @@ def kind_of(term: Term, loss_fn: LossFunction, model: nn.Module, outputs: Any, t
             rows = spread(train)
             if are_known and not is_anew:
                 rows = torch.cat([rows, unlike(train.targets).cpu()])
-            sample = some_samples(train, rows.unique())
+            rows = rows.unique()
+            sample = some_samples(train, rows)
+            if isinstance(sample, Uneven):
+                singles = [some_samples(train, row) for row in rows.split(1)]
             outputs = None if is_anew else given(sample)
         else:
             rows = unlike(train.targets)
@@ -348,6 +353,11 @@ def doubts_of_loss(settings: Settings, loss_fn: LossFunction, model: nn.Module, 
         )
     elif any(term.kind == "sum" and term.wants is None for term in loss_fn.terms):
         found.append(f"loss={names['loss']}: is a sum over samples")
+    if isinstance(sample, Uneven) and settings.gradient.accumulate > 1:
+        found.append(
+            f"warning: gradient.accumulate={settings.gradient.accumulate}: batches of this collate_fn have no row for "
+            "each sample: they go through the model whole."
+        )
     totals = [name for name in loss_fn.term_names if name in TOTALS and loss_fn.weight_of.get(name, 1)]
     if totals and loss_fn.names == [""] and not loss_fn.is_of_model and len(loss_fn.term_names) > 1:
         found.append(
@@ -412,7 +422,8 @@ def tried_outputs(settings: Settings, splits: Splits, model: nn.Module, inputs: 
 def refuse_turned(settings: Settings, loss_fn: LossFunction, model: nn.Module, sample: Batch, outputs: Any) -> None:
     """Raises UserError for outputs `[C, N]`, which two samples of two classes do not show."""
     is_known = all(term.wants is not None for term in loss_fn.terms)
-    if not is_known or not isinstance(outputs, Tensor) or outputs.shape[:2] != (2, 2) or sample.num_samples != 2:
+    is_cut = isinstance(outputs, Tensor) and outputs.shape[:2] == (2, 2) and not isinstance(sample, Uneven)
+    if not is_known or not is_cut or sample.num_samples != 2:
         return
     first = next(sample.parts(1))
     one = called(model, loss_fn.given(first.inputs, first.targets))

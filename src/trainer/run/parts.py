@@ -87,7 +87,7 @@ class Parts:
         A copy: whoever looks at what the model does may write into it.
         """
         sample = sample_of(self.splits.val)
-        return Batch(self.loss_fn.given(sample.inputs, sample.targets), sample.targets)
+        return sample.like(self.loss_fn.given(sample.inputs, sample.targets), sample.targets)
 
     def tags(self, split: str) -> list[str]:
         """What an evaluation of this split gives."""
@@ -130,7 +130,7 @@ def build(settings: Settings, world: World = ALONE, like: Parts | None = None, i
     length = length_of(settings, len(splits.train))
     refuse_empty_shares(settings, splits, length, world)
     sample = sample_of(splits.val)
-    given = Batch(loss_fn.given(sample.inputs, sample.targets), sample.targets)
+    given = sample.like(loss_fn.given(sample.inputs, sample.targets), sample.targets)
     refuse_lonely_sample(settings, model, given, len(splits.train), length, world, precision)
     try:
         store = Store(model, loss_fn)
@@ -189,7 +189,8 @@ def is_all_ours(*modules: nn.Module) -> bool:
 
 def sample_of(split: Batches) -> Batch:
     """Two samples, a copy."""
-    return Batch(*(mapped(Tensor.clone, tree) for tree in first_samples(split, 2)))
+    found = first_samples(split, 2)
+    return found.like(*(mapped(Tensor.clone, tree) for tree in found))
 
 
 def tags_of(loss_fn: LossFunction, metrics: Metrics, split: str, is_averaged: bool) -> list[str]:

@@ -162,7 +162,7 @@ def judges(trained: Trained, found: Labelled) -> tuple[LossFunction, Metrics | N
     sample = sample_of(found.batches)
     loss_fn = build_loss(settings, found.data, found.splits, model, sample, trained.precision, needs_teacher=False)
     load_loss(trained, loss_fn)
-    given = Batch(loss_fn.given(sample.inputs, sample.targets), sample.targets)
+    given = sample.like(loss_fn.given(sample.inputs, sample.targets), sample.targets)
     metrics = build_metrics(settings, loss_fn, model, given, ALONE)
     return loss_fn, metrics if metrics.names else None
 

@@ -41,7 +41,9 @@ class Looks:
 
 def each_loss(loss_fn: LossFunction, outputs: Any, targets: Any, inputs: Any, whole: Whole) -> Tensor | None:
     """`[N]`: what each sample adds to the loss of the whole; differentiable. None where that is not known."""
-    if loss_fn.is_of_whole:
+    found = trees.leaves(outputs)
+    is_cut = bool(found and found[0].dim()) and trees.is_per_sample((outputs, targets, inputs), len(found[0]))
+    if loss_fn.is_of_whole or not is_cut:
         return None
     ones = zip(*(trees.parts(tree, 1) for tree in (outputs, targets, inputs)), strict=False)  # None has no end
     return torch.stack([loss_fn(*one, whole).total for one in ones])
