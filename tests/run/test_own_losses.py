@@ -212,9 +212,47 @@ def difference(outputs, targets, in_shape=False):
     return ((outputs.reshape(targets.shape) if in_shape else outputs) - targets).square().mean()
 
 
+class Twins(Plain):
+    """Two vectors of a sample, whose distance a loss compares."""
+
+    def forward(self, x):
+        return super().forward(x), super().forward(-x)
+
+
+def contrast(outputs, targets, in_shape=False):
+    distance = F.pairwise_distance(*outputs)
+    targets = targets.flatten() if in_shape else targets
+    return (targets * distance.square() + (1 - targets) * (1 - distance).clamp_min(0).square()).mean()
+
+
+class Critic(nn.Module):
+    """What speaks for each picture, and for noise: nothing that names a digit."""
+
+    def __init__(self, in_features: int):
+        super().__init__()
+        self.layer = nn.Linear(in_features, 1)
+
+    def forward(self, x):
+        return {"real": self.layer(x.flatten(1)), "fake": self.layer(torch.zeros_like(x).flatten(1))}
+
+
+def critic(outputs):
+    return F.softplus(-outputs["real"]).mean() + F.softplus(outputs["fake"]).mean()
+
+
+def of_real(outputs, targets):
+    return F.softplus(-outputs["real"]).mean() + 0 * targets.sum()
+
+
 class Flat(Plain):
     def forward(self, x):
         return super().forward(x)[:, 0]
+
+
+def two():
+    x = torch.randn(90, 6, generator=torch.Generator().manual_seed(0))
+    splits = [Samples(x[i::3], (x[i::3, 0] > 0).long()) for i in range(3)]
+    return Data(*splits, description="two classes", num_classes=2)
 
 
 def padded():
@@ -493,6 +531,23 @@ def test_outputs_that_are_compared_with_the_targets_of_all_samples_are_refused(t
     found = train(*words, *of("Flat", "difference"), "loss.in_shape=true")
     same = train(*words, "model._target_=own_losses.Plain", "loss=mse")
     assert found["test/loss"] == pytest.approx(same["test/loss"], rel=1e-12)
+
+
+def test_distances_of_two_outputs_that_are_compared_with_all_targets_are_refused(train: Train) -> None:
+    """`[N]` times `[N, 1]`: a Siamese net with its usual loss was trained on each pair's label with each distance."""
+    words = (*QUIET, "data=random_regression", "data.limit=null", "data.out_features=1", "max_steps=2")
+    message = r"is given targets \[N, 1\], and compares .* Write targets = targets\.flatten\(\) into it\.$"
+    with pytest.raises(UserError, match=message):
+        train(*words, *of("Twins", "contrast"))
+    train(*words, *of("Twins", "contrast"), "loss.in_shape=true")
+
+
+@pytest.mark.parametrize(("loss", "classes"), [("critic", 10), ("critic", 2), ("of_real", 10)])
+def test_outputs_that_no_class_can_be_read_of_have_no_accuracy(loss: str, classes: int, train: Train) -> None:
+    data = () if classes == 10 else ("data._target_=own_losses.two",)
+    found = train(*QUIET, *of("Critic", loss), *data, "max_steps=1")
+    assert "test/loss" in found
+    assert not [name for name in found if "accuracy" in name]
 
 
 @pytest.mark.parametrize("loss", [pytest.param("Mine", marks=pytest.mark.long), "Cooled"])

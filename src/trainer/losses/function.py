@@ -101,6 +101,11 @@ class LossFunction(nn.Module):
         """Whether it looks at what the model is given, beside what comes out."""
         return self.is_of_model or any("inputs" in term.asks_for for term in self.terms)
 
+    @property
+    def is_of_targets(self) -> bool:
+        """Whether anything in it looks at the targets."""
+        return self.is_of_model or any(term.is_of_targets for term in self.terms)
+
     def given(self, inputs: Any, targets: Any) -> Any:
         """What the model is called with: the inputs, and the targets where it computes its loss of them itself."""
         names, label = self._labels

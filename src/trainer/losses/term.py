@@ -73,6 +73,13 @@ class Term(nn.Module):
         if isinstance(meaning, Classes) and self.wants.targets != "index":
             self.register_buffer("one_hot", torch.eye(meaning.num_classes), persistent=False)
 
+    @property
+    def is_of_targets(self) -> bool:
+        """Whether the criterion looks at the targets; a function is given what it asks for."""
+        if isinstance(self.criterion, FromFunction):
+            return "targets" in self.criterion.asks_for
+        return self.takes_targets
+
     def check(self, outputs: Any, targets: Tensor) -> None:
         """Refuses shapes and values that torch would broadcast or train on without a word.
 

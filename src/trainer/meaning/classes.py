@@ -75,8 +75,8 @@ class Classes(Named):
         return found
 
     def is_readable(self, outputs: Tensor) -> bool:
-        """Whether outputs have the shape of this meaning."""
-        return outputs.shape[1:] in ((self.num_classes,), (1,))
+        """Whether outputs have the shape of this meaning; a single number for each sample tells two classes apart."""
+        return outputs.shape[1:] == (self.num_classes,) or (self.num_classes == 2 and outputs.shape[1:] == (1,))
 
     def scores_of(self, outputs: Tree) -> Tensor | None:
         """The tensor among outputs that has a number for each class: what is called `logits`, or else the first."""

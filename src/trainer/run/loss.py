@@ -1,5 +1,6 @@
 """The loss of a run, tried on a few samples together with the model."""
 
+import contextlib
 import math
 import re
 import warnings
@@ -100,6 +101,10 @@ def build_loss(
         if isinstance(loss_fn.meaning, Numbers) and isinstance(splits.train.targets, Tensor):
             loss_fn.meaning = loss_fn.meaning.around(splits.train.targets)
         if isinstance(loss_fn.meaning, Classes) and loss_fn.meaning.scores_of(outputs) is None:
+            loss_fn.meaning = Unread(loss_fn.meaning.num_outputs)
+        # Which of several outputs would be compared with targets that the loss does not look at?
+        is_named = isinstance(outputs, Tensor) or "logits" in trees.fields_of(outputs)
+        if isinstance(loss_fn.meaning, Classes | Labels | Places) and not (loss_fn.is_of_targets or is_named):
             loss_fn.meaning = Unread(loss_fn.meaning.num_outputs)
         if isinstance(loss_fn.meaning, Places | Labels) and not loss_fn.meaning.judged(outputs, sample.targets):
             loss_fn.meaning = Unread(loss_fn.meaning.num_outputs)
@@ -238,24 +243,33 @@ def kind_of(term: Term, loss_fn: LossFunction, model: nn.Module, outputs: Any, t
         if (kind := tried(sample, outputs)) is not None:
             return kind
         is_crossed = False
-        if is_turned(outputs, sample.targets):
-            turned = Batch(sample.inputs, sample.targets.reshape(outputs.shape))
-            is_crossed = tried(turned, outputs) is not None
+        if may_be_turned(outputs, sample.targets):
+            targets = sample.targets.unsqueeze(1) if sample.targets.dim() == 1 else sample.targets.flatten()
+            with contextlib.suppress(Exception):  # it takes no such targets
+                is_crossed = tried(sample.like(sample.inputs, targets), outputs) is not None
     except Exception:  # it wants to see several samples
         return "whole"
     if is_crossed:
-        shapes = ["[" + ", ".join(["N", *map(str, x.shape[1:])]) + "]" for x in (outputs, sample.targets)]
+        shape, other = ("[N]", "[N, 1]") if sample.targets.dim() == 1 else ("[N, 1]", "[N]")
+        more, how = f"outputs {other} and ", "outputs = outputs.reshape(targets.shape)"
+        if not (isinstance(outputs, Tensor) and outputs.numel() == sample.targets.numel()):
+            more, how = "", f"targets = targets.{'unsqueeze(1)' if shape == '[N]' else 'flatten()'}"
         raise UserError(
-            f"loss={term.names['loss']}: is given outputs {shapes[0]} and targets {shapes[1]}, and compares each "
-            "sample with each. Write outputs = outputs.reshape(targets.shape) into it."
+            f"loss={term.names['loss']}: is given {more}targets {shape}, and compares each sample with each. Write "
+            f"{how} into it."
         )
     return "weighted mean" if not is_anew and is_weighted_mean(term, outputs, sample.targets) else "whole"
 
 
-def is_turned(outputs: Any, targets: Any) -> bool:
-    """Whether one of the two is `[N]` and the other `[N, 1]`: torch broadcasts them to `[N, N]`."""
-    are_tensors = isinstance(outputs, Tensor) and isinstance(targets, Tensor)
-    return are_tensors and sorted((outputs.dim(), targets.dim())) == [1, 2] and outputs.numel() == targets.numel()
+def may_be_turned(outputs: Any, targets: Any) -> bool:
+    """Whether targets are `[N]` or `[N, 1]`, and the other may be compared with them: torch makes `[N, N]` of both.
+
+    Outputs show it; but where they are several numbers for a sample, as two vectors, it may be a distance between them.
+    """
+    if not isinstance(targets, Tensor) or targets.dim() not in (1, 2) or targets[0].numel() != 1:
+        return False
+    is_one = isinstance(outputs, Tensor) and outputs.numel() == targets.numel()
+    return not is_one or (isinstance(outputs, Tensor) and sorted((outputs.dim(), targets.dim())) == [1, 2])
 
 
 def is_weighted_mean(term: Term, outputs: Any, targets: Any) -> bool:
