@@ -15,6 +15,8 @@ from trainer.trees import Tree, joined, leaves, mapped
 
 # Outputs of a split are given to a metric so many numbers at a time: each call has a price of its own.
 AT_ONCE = 1 << 22
+# Torchmetrics' areas, one for each class or label.
+AREAS = tuple(f"{of}{area}" for of in ("Multiclass", "Multilabel") for area in ("AUROC", "AveragePrecision"))
 # Torchmetrics' that come to the same of numbers that are all moved, and add up squares, see `Numbers.around`.
 MOVED = ("R2Score", "ExplainedVariance", "RelativeSquaredError")
 
@@ -135,6 +137,97 @@ class BalancedAccuracy:
     def compute(self) -> float:
         right, there = self.counts.double()
         return float((right / there)[there > 0].mean())
+
+
+class MeanOfThere:
+    """The mean over classes, or labels, of an area that torchmetrics gives for each.
+
+    What no sample is of has no such area, nor has an ROC curve what all samples are of. Torchmetrics counts most of
+    these as 0; scikit-learn has no number for them. They are left out here.
+
+    Args:
+        metric: one of `AREAS`.
+        ignore_index: the label of places that have no class.
+    """
+
+    higher_is_better = is_scored = True
+
+    def __init__(self, metric: Any, ignore_index: int | None = None, world: World = ALONE) -> None:
+        self.metric, self.ignore_index, self.world = metric, ignore_index, world
+        self.average, metric.average = metric.average, "none"
+        size = getattr(metric, "num_labels", None) or metric.num_classes
+        self.counts = torch.zeros(2, size, dtype=torch.int64, device=metric.device)  # of it, all
+
+    def reset(self) -> None:
+        self.metric.reset()
+        self.counts.zero_()
+
+    def update(self, scores: Tensor, targets: Tensor) -> None:
+        """Scores `[N, num_classes, ...]` and labels `[N, ...]`; of several labels both `[N, num_labels]`."""
+        self.metric.update(scores, targets)
+        is_counted = targets != (-1 if self.ignore_index is None else self.ignore_index)
+        if targets.dim() == scores.dim():
+            self.counts += torch.stack([((targets == 1) & is_counted).sum(0), is_counted.sum(0)])
+        else:
+            there = torch.bincount(targets[is_counted], minlength=self.counts.shape[1])
+            self.counts += torch.stack([there, there.sum().expand_as(there)])
+
+    def sync(self) -> None:
+        self.metric.sync()
+        self.world.sum(self.counts)
+
+    def compute(self) -> float:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is left out
+            areas = self.metric.compute()
+        there, all_ = self.counts.cpu().double()
+        name = type(self.metric).__name__.removeprefix("Multiclass").removeprefix("Multilabel")
+        return mean_of_areas(areas.cpu().double(), there, all_, name, self.average)
+
+
+def mean_of_areas(areas: Tensor, there: Tensor, all_: Tensor, name: str, average: str) -> float:
+    """Over those that are there, `[K]` each; NaN where there are none. Warns of what is left out.
+
+    Args:
+        there: how many samples are of each class.
+        all_: how many samples there are.
+        average: macro, or weighted: by the samples of each.
+    """
+    is_meant = (there > 0) & ((there < all_) | (name != "AUROC"))
+    if not bool(is_meant.all()):
+        number = int(is_meant.sum())
+        warnings.warn(
+            f"{name} is the mean over {number} of {len(areas)} classes: no sample, or all, are of the others.",
+            stacklevel=2,
+        )
+    weights = is_meant * (there if average == "weighted" else 1.0)
+    return float((areas.where(is_meant, 0.0) * weights).sum() / weights.sum())
+
+
+class OfMasks:
+    """A metric of two classes, of masks of 0 and 1 and one output for each place: what is 0 is a class, too.
+
+    Targets between 0 and 1 are of the nearer one.
+    """
+
+    higher_is_better = is_scored = True
+
+    def __init__(self, metric: Any) -> None:
+        self.metric = metric
+
+    def reset(self) -> None:
+        self.metric.reset()
+
+    def update(self, scores: Tensor, targets: Tensor) -> None:
+        """Both `[N, ...]`, from 0 to 1."""
+        ones = scores.clamp(0, 1)[:, None]
+        self.metric.update(torch.cat([1 - ones, ones], 1), (targets > 0.5).long())
+
+    def sync(self) -> None:
+        self.metric.sync()
+
+    def compute(self) -> Any:
+        return self.metric.compute()
 
 
 class OfAll:

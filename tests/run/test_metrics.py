@@ -1,5 +1,6 @@
 """Metrics are over all samples, whatever batches they come in; any of them decides; each class has its row."""
 
+import importlib
 import json
 import warnings
 from collections.abc import Callable
@@ -12,13 +13,15 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from trainer import load as load_run
 from trainer.data.digits import load
 from trainer.data.prepare import prepare
 from trainer.data.random_regression import load as random_regression
 from trainer.disk import checkpoint
 from trainer.errors import UserError
-from trainer.meaning import Classes, Places
-from trainer.metrics import BalancedAccuracy, Metrics
+from trainer.fast.scored import Area
+from trainer.meaning import Classes, Labels, Places
+from trainer.metrics import BalancedAccuracy, MeanOfThere, Metrics
 from trainer.models.two_layer import TwoLayer
 
 Train = Callable[..., dict[str, Any]]
@@ -249,6 +252,79 @@ def test_balanced_accuracy_is_of_classes_that_are_there() -> None:
     places = Metrics({"a": BalancedAccuracy(4, ignore_index=1)}, Places(4, ignored=1))
     places.update(scores.movedim(2, 1), labels)
     assert places.compute() == {"a": 1 / 2}
+
+
+def area(name: str, scores: torch.Tensor, is_of: torch.Tensor) -> float:
+    """Of one class: the share of pairs in order; or the mean of the precisions down to each of its samples."""
+    if name == "AUROC":
+        return float((scores[is_of][:, None] > scores[~is_of]).double().mean())
+    hits = is_of[scores.argsort(descending=True)].double()
+    return float((hits.cumsum(0) / torch.arange(1, len(hits) + 1))[hits > 0].mean())
+
+
+@pytest.mark.parametrize("name", ["AUROC", "AveragePrecision"])
+def test_areas_are_of_classes_that_are_there(name: str) -> None:
+    """Torchmetrics counts others as 0. Of classes, of places and of several labels; the fast one, too."""
+    from torchmetrics import classification
+
+    draw = torch.Generator().manual_seed(0)
+    scores, labels = torch.rand(60, 5, generator=draw), torch.randint(4, (60,), generator=draw)
+    several = torch.nn.functional.one_hot(labels, 5)
+    areas = [area(name, scores[:, c], labels == c) for c in range(4)]
+    places = (scores.view(20, 3, 5).movedim(2, 1), labels.view(20, 3))
+    kinds: list[tuple[Any, Any, tuple[torch.Tensor, torch.Tensor]]] = [
+        ("Multiclass", Classes(5, gives="probabilities"), (scores, labels)),
+        ("Multiclass", Places(5, gives="probabilities"), places),
+        ("Multilabel", Labels(5, gives="probabilities"), (scores, several.float())),
+    ]
+    for number, average in ((np.mean(areas), "macro"), (np.average(areas, weights=several.sum(0)[:4]), "weighted")):
+        made: list[Any] = [MeanOfThere(getattr(classification, kind + name)(5, average=average)) for kind, *_ in kinds]
+        given = [(metric, meaning, samples) for metric, (_, meaning, samples) in zip(made, kinds, strict=True)]
+        if name == "AUROC":
+            given.append((Area(5, average), *kinds[0][1:]))
+        for metric, meaning, (outputs, targets) in given:
+            metrics = Metrics({"a": metric}, meaning)
+            for rows in (slice(0, 7), slice(7, None)):
+                metrics.update(outputs[rows], targets[rows])
+            assert metrics.compute()["a"] == pytest.approx(float(number), rel=1e-5)
+            said = f"{name} is the mean over 4 of 5 classes: no sample, or all, are of the others."
+            assert metrics.complaints == [said]
+
+
+MASKS = """
+import torch
+from trainer import Data, Samples
+
+def spots():
+    draw = torch.Generator().manual_seed(0)
+    inputs, noise = torch.randn(2, 80, 1, 4, 4, generator=draw)
+    parts = zip(inputs.split([40, 20, 20]), (inputs + noise > 0.5).float().split([40, 20, 20]))
+    return Data(*(Samples(*part) for part in parts))
+"""
+
+
+def test_masks_of_0_and_1_are_of_two_classes(train: Train) -> None:
+    """One output for each pixel: the numbers from the outputs of the trained model, by hand."""
+    Path("spotted.py").write_text(MASKS)
+    conv = [f"model.{key}" for key in ("_target_=torch.nn.Conv2d", "in_channels=1", "out_channels=1", "kernel_size=1")]
+    words = (*conv, "data._target_=spotted.spots", "trust=[spotted]", "loss=bce_with_logits", "max_steps=5")
+    alone = ("_target_=torchmetrics.classification.BinaryJaccardIndex", "larger_is_better=true")
+    metrics = ("metric=[iou,dice,auroc,accuracy,balanced_accuracy]", *(f"metric.mask.{key}" for key in alone))
+    result = train(*words, *metrics, "optimizer.lr=0.3", "name=run", "monitor=off")
+    split = importlib.import_module("spotted").spots().test
+    scores, is_one = load_run("run", trust=["spotted"])(split.inputs).detach().flatten(), split.targets.flatten() > 0
+    taken = scores > 0
+    both = [(is_one == each, taken == each) for each in (False, True)]
+    ious = [float((there & found).sum() / (there | found).sum()) for there, found in both]
+    expected = {
+        "iou": sum(ious) / 2,
+        "dice": sum(2 * iou / (1 + iou) for iou in ious) / 2,
+        "auroc": area("AUROC", scores, is_one),
+        "accuracy": float((taken == is_one).double().mean()),
+        "balanced_accuracy": sum(float(found[there].double().mean()) for there, found in both) / 2,
+        "mask": ious[1],
+    }
+    assert {name: result[f"test/{name}"] for name in expected} == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("is_last", [False, True])

@@ -1,9 +1,9 @@
 """F1, precision, recall and AUROC of classes without torchmetrics, whose import takes longer than many a run.
 
-The numbers are torchmetrics' own (a test compares), but for rounding: these are reckoned in float64.
+The numbers are torchmetrics' own (a test compares), but for rounding: these are reckoned in float64. AUROC leaves out
+the classes that no sample is of, see `trainer.metrics.MeanOfThere`.
 """
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from trainer.distributed import ALONE, World
 from trainer.meaning import Classes, Meaning
+from trainer.metrics import mean_of_areas
 
 PREFIX = "torchmetrics.classification.Multiclass"
 AVERAGES = {
@@ -92,11 +93,8 @@ class Area:
     def compute(self) -> float:
         scores, labels = (torch.cat(parts) for parts in zip(*self.kept, strict=True))
         areas = torch.stack([area(scores[:, c], labels == c) for c in range(self.num_classes)])
-        there = torch.bincount(labels, minlength=self.num_classes).double()
-        if bool((there == 0).any()):
-            warnings.warn("No positive samples in targets of a class, whose area counts as 0.", stacklevel=2)
-        weights = torch.ones_like(there) if self.average == "macro" else there
-        return float((areas * weights).sum() / weights.sum())
+        there = torch.bincount(labels, minlength=self.num_classes).cpu().double()
+        return mean_of_areas(areas.cpu(), there, there.sum(), "AUROC", self.average)
 
 
 def area(scores: Tensor, is_of: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from trainer.config import schema, trust
 from trainer.config.settings import Settings
@@ -17,13 +17,14 @@ from trainer.data.batches import Batch
 from trainer.distributed import World
 from trainer.errors import UserError
 from trainer.losses.function import LossFunction
-from trainer.meaning import Meaning
-from trainer.metrics import Metrics, OfAll, OfRanks, placed
+from trainer.meaning import Meaning, Numbers
+from trainer.metrics import AREAS, MeanOfThere, Metrics, OfAll, OfMasks, OfRanks, placed
 from trainer.run.environment import first_line
 from trainer.trees import called
 from trainer.trials import undisturbed
 
 _OF_CLASSES = "Multiclass"  # in names of torchmetrics; those of several labels have `Multilabel` there
+_BALANCED = "trainer.metrics.BalancedAccuracy"
 
 
 def build_metrics(settings: Settings, loss_fn: LossFunction, model: nn.Module, sample: Batch, world: World) -> Metrics:
@@ -36,8 +37,12 @@ def build_metrics(settings: Settings, loss_fn: LossFunction, model: nn.Module, s
     """
     meaning, made = loss_fn.meaning, {}
     device = next(model.parameters()).device
+    are_masks = are_0_and_1(loss_fn, sample)
+    facts = {"num_classes": 2} if are_masks else dict(meaning.facts)
     for name, config in settings.config["metric"].items():
         refuse_name(name, config)
+        if config.get("_target_") is None and are_masks and name == "accuracy":
+            config = {"_target_": "torchmetrics.classification.MulticlassAccuracy", "average": "micro"}
         if config.get("_target_") is None:
             if name not in meaning.metrics:
                 raise UserError(f"metric={name}: is of classes; data={settings.names['data']} has none. Leave it out.")
@@ -46,11 +51,22 @@ def build_metrics(settings: Settings, loss_fn: LossFunction, model: nn.Module, s
             continue  # it is measured anyway, and torchmetrics' import takes seconds
         made[name] = quick(settings, config, meaning, device, world)
         if made[name] is None:
-            made[name] = built(settings, name, config, dict(meaning.facts), device, world)
+            made[name] = built(settings, name, config, facts, device, world)
+            if are_masks and (_OF_CLASSES in config["_target_"] or config["_target_"] == _BALANCED):
+                made[name] = OfMasks(made[name])
     metrics = Metrics(made, meaning)
     if made:
         try_out(settings, made, model, sample, meaning)
     return metrics
+
+
+def are_0_and_1(loss_fn: LossFunction, sample: Batch) -> bool:
+    """Whether the targets are masks, or single answers, of 0 and 1 with one output for each."""
+    term = next((term for term in loss_fn.terms if term.wants), None)
+    if not isinstance(loss_fn.meaning, Numbers) or term is None or term.compared_with not in ("fractions", "masks"):
+        return False
+    targets = sample.targets
+    return isinstance(targets, Tensor) and bool(((targets == 0) | (targets == 1)).all())
 
 
 def quick(settings: Settings, config: Mapping[str, Any], meaning: Meaning, device: torch.device, world: World) -> Any:
@@ -107,7 +123,9 @@ def built(
         raise UserError(f"{key}: {first_line(error)}.") from error
     refuse_direction(key, metric, schema.is_larger_better(name, settings.config), "larger_is_better" in config)
     if hasattr(metric, "set_dtype") and hasattr(metric, "sync"):
-        return placed(metric, device)
+        metric = placed(metric, device)
+        is_of_areas = is_torchmetrics and type(metric).__name__ in AREAS and metric.average in ("macro", "weighted")
+        return MeanOfThere(metric, given.get("ignore_index"), world) if is_of_areas else metric
     missing = [part for part in ("update", "compute", "reset") if not callable(getattr(metric, part, None))]
     if missing:
         raise UserError(f"{key}._target_={target}: has no {' and no '.join(missing)}, which a metric has.")
