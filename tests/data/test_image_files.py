@@ -5,6 +5,7 @@ import struct
 import sys
 import tempfile
 import time
+import unicodedata
 import warnings
 import zlib
 from collections.abc import Callable
@@ -214,6 +215,18 @@ def test_what_is_passed_over_is_counted_by_its_ending(tmp_path: Path) -> None:
     for i in range(4):
         (tmp_path / "cat" / f"{i}.png").unlink()
     says(load, f"there is no image in {tmp_path / 'cat'}", "It holds .heic (12), .txt (1).", root=tmp_path)
+
+
+def test_a_class_is_one_however_its_accents_are_written(tmp_path: Path) -> None:
+    """macOS writes the dots of an umlaut as a letter of their own, Linux writes what is typed: as a zip brings them."""
+    names = ["\u00c4pfel", "Birnen", "K\u00fcrbis"]
+    for split, form in (("train", "NFC"), ("val", "NFD"), ("test", "NFD")):
+        folder(tmp_path / split, names=tuple(unicodedata.normalize(form, name) for name in names))
+    data = load(tmp_path)
+    assert data.class_names == ("Birnen", "K\u00fcrbis", "\u00c4pfel")
+    for split in (data.train, data.val, data.test):
+        for path, label in zip(split.paths, split.targets.tolist(), strict=True):
+            assert unicodedata.normalize("NFC", Path(path).parent.name) == data.class_names[label]
 
 
 def test_classes_that_differ_in_capitals_alone_are_named(tmp_path: Path) -> None:

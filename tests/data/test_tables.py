@@ -316,6 +316,25 @@ def test_names_that_stand_again_are_no_rows(tmp_path: Path) -> None:
         assert "stand again in 2 lines, such as line 4;" in note
 
 
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_a_word_is_one_however_its_accents_are_written(suffix: str, tmp_path: Path) -> None:
+    """macOS writes the dots of an umlaut as a letter of their own. Of a class, and of an input."""
+    words = ["\u00c4pfel", "A\u0308pfel", "Birnen"]
+    rows: list[dict[str, Any]] = [{"a": NOISE[i][0], "town": words[i % 2], "kind": words[i % 3]} for i in range(30)]
+    path = tmp_path / f"t.{suffix}"
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow.parquet").write_table(pytest.importorskip("pyarrow").Table.from_pylist(rows), path)
+    elif suffix == "jsonl":
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), "utf-8")
+    else:
+        path.write_text(
+            "a,town,kind\n" + "".join(f"{a},{b},{c}\n" for a, b, c in (row.values() for row in rows)), "utf-8"
+        )
+    data = table.load(path, ["kind"])
+    assert data.class_names == ("Birnen", "\u00c4pfel")
+    assert data.train.inputs.shape[1] == 2  # a, town=Äpfel
+
+
 def test_classes_that_differ_in_capitals_alone_are_said(tmp_path: Path) -> None:
     path = wrote(tmp_path, lines("a,kind", lambda i: f"{NOISE[i][0]:.3f},{('Cat', 'cat', 'dog')[i % 3]}"))
     assert table.load(path, ["kind"]).notes == ("Cat, cat are classes of their own. If they are one, write all alike.",)

@@ -9,7 +9,7 @@ import torch
 
 from trainer.data.image_files import SUFFIXES, FolderImages, passed_over
 from trainer.data.look import look
-from trainer.data.quoting import cut, listed
+from trainer.data.quoting import composed, cut, listed
 from trainer.data.source import Data, existing_path
 from trainer.data.split import split_rows
 from trainer.data.targets import alike
@@ -51,7 +51,7 @@ def load(
     others: Counter[str] = Counter()
     try:
         folders = split_folders(folder)
-        class_names = tuple(path.name for path in _subfolders(folders["train"]))
+        class_names = tuple(sorted({composed(path.name) for path in _subfolders(folders["train"])}))
         parts = {split: find_images(path, class_names, background, others) for split, path in folders.items()}
     except OSError as error:
         raise UserError(
@@ -113,11 +113,11 @@ def find_images(folder: Path, class_names: tuple[str, ...], background: str, oth
     """All images of one split, class by class; `others` gets the endings of the files that are passed over."""
     paths: list[str] = []
     labels: list[int] = []
-    numbers = {name: number for number, name in enumerate(class_names)}
+    numbers = {composed(name): number for number, name in enumerate(class_names)}
     loose = [path for path in folder.iterdir() if not path.name.startswith(".") and _suffix(path.name) in SUFFIXES]
     others.update(f"{_suffix(path.name)} beside the classes" for path in loose if not path.is_dir())
     for subfolder in _subfolders(folder):
-        if subfolder.name not in numbers:
+        if (name := composed(subfolder.name)) not in numbers:
             raise UserError(
                 f"data.root: {subfolder} is a class that the training images lack; they have {listed(class_names)}."
             )
@@ -135,7 +135,7 @@ def find_images(folder: Path, class_names: tuple[str, ...], background: str, oth
             )
         others.update(passed)
         paths += sorted(images)
-        labels += [numbers[subfolder.name]] * len(images)
+        labels += [numbers[name]] * len(images)
     if not paths:
         unlabelled = (
             f", or move {folder.name} elsewhere and type train predict RUN with its new path after the training"

@@ -1,12 +1,18 @@
 """What a message quotes of somebody's file: short, whatever is in there."""
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 from trainer.system import shell
 
 MOST_LETTERS = 40
 _PLAIN = re.compile(r"(?!(?:null|true|false|inf|nan)$)[A-Za-z_][A-Za-z0-9_.-]*", re.IGNORECASE)
+
+
+def composed(name: str) -> str:
+    """A name in one way of writing: macOS writes the a and the dots of an umlaut apart in names of files (NFC, NFD)."""
+    return unicodedata.normalize("NFC", name)
 
 
 def cut(text: str, most: int = MOST_LETTERS) -> str:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.data.quoting import listed
+from trainer.data.quoting import composed, listed
 from trainer.errors import UserError
 from trainer.meaning import IGNORED
 
@@ -119,7 +119,7 @@ def alike(class_names: Sequence[str], advice: str) -> list[str]:
     """A note on names that differ in capitals or blanks alone, as where two people have sorted samples."""
     by_letters: dict[str, list[str]] = {}
     for name in class_names:
-        by_letters.setdefault("".join(name.casefold().split()), []).append(name)
+        by_letters.setdefault("".join(composed(name).casefold().split()), []).append(name)
     found = [names for names in by_letters.values() if len(names) > 1]
     return [f"{listed(names)} are classes of their own. If they are one, {advice}." for names in found]
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.quoting import cut, listed, typed
+from trainer.data.quoting import composed, cut, listed, typed
 from trainer.errors import UserError, nearest
 
 # What people and programs write where a value is missing, in small letters.
@@ -362,7 +362,7 @@ class Gathering:
             return self._levels.setdefault(cell, len(self._levels))
         if is_missing(cell) and (self.use != "names" or not cell.strip()):
             return -1
-        word = " ".join(cell.split())
+        word = composed(" ".join(cell.split()))
         if re.fullmatch(r"[+-]?\d{1,15}\.0*", word):  # a whole number that a program wrote as a fraction
             word = word.partition(".")[0]
         return self._levels.setdefault(word, len(self._levels))

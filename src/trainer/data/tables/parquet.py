@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from trainer.data.memory import refuse_more
-from trainer.data.quoting import cut
+from trainer.data.quoting import composed, cut
 from trainer.data.tables.columns import (
     DATES,
     EMPTY,
@@ -125,7 +125,7 @@ def _words(coded: Any, use: str) -> Words:
             if use == "exact" and text.strip()
             else -1
             if is_missing(text) and (use != "names" or not text.strip())
-            else levels.setdefault(" ".join(text.split()), len(levels))
+            else levels.setdefault(composed(" ".join(text.split())), len(levels))
             for text in coded.dictionary.to_pylist()
         ]
         + [-1],
