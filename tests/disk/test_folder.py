@@ -10,6 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from trainer.config.schema import RULES, SECTIONS
+from trainer.disk import foreign
 from trainer.disk.folder import (
     FREE,
     as_yaml,
@@ -207,3 +208,9 @@ def test_yaml_is_what_omegaconf_writes(plain):
     """Also where one mapping stands in two places."""
     plain = {"one": plain, "other": plain}
     assert as_yaml(plain) == OmegaConf.to_yaml(OmegaConf.create(plain))
+
+
+@pytest.mark.parametrize("text", ["a\x85b", "\u2028", "\ufeff", "a\r\n", "\t", "😀"])
+def test_yaml_is_read_back_as_it_was(text):
+    """OmegaConf's own writer makes a blank of U+0085, a line break of old mainframes."""
+    assert foreign.read_yaml(as_yaml({"a": text})) == {"a": text}
