@@ -76,10 +76,21 @@ def parser() -> OverridesParser:
     return OverridesParser.create()
 
 
+@functools.lru_cache(maxsize=1024)
+def override_of(word: str) -> Override:
+    """What Hydra reads in a word. A run asks for each of its words several times, and a time takes a millisecond.
+
+    Raises:
+        HydraException: it is none.
+    """
+    (override,) = parser().parse_overrides([word])
+    return override
+
+
 def can_be_read(word: str) -> bool:
     """Whether a word is of Hydra's grammar."""
     try:
-        parser().parse_override(word)
+        override_of(word)
     except HydraException:
         return False
     return True
@@ -109,7 +120,7 @@ def spread(key: str, value: str) -> str:
     if len(parts) > 1:
         for i, part in enumerate(parts):
             if _RANGE.fullmatch(part.strip()) and can_be_read(word := f"{key}={part.strip()}"):
-                found = parser().parse_override(word)
+                found = override_of(word)
                 refuse_too_many([found])
                 parts[i] = ",".join(map(str, counted_in(found)))
     return ",".join(parts)
@@ -189,7 +200,7 @@ def _number(word: str) -> float | None:
     key, _, written = word.partition("=")
     if not _KEY.fullmatch(key) or not _PLAIN.fullmatch(written):
         return None
-    value = parser().parse_override(word).value()
+    value = override_of(word).value()
     return value if isinstance(value, int | float) else None
 
 
@@ -247,13 +258,13 @@ def _by_hydra(config_name: str, words: list[str]) -> tuple[DictConfig, dict[str,
     """
     hydra = GlobalHydra.instance().hydra
     assert hydra is not None
-    parsed = parser().parse_overrides(words)
-    if any("hydra" in word for word in words) or any(override.is_sweep_override() for override in parsed):
+    overrides = [override_of(word) for word in words]
+    if any("hydra" in word for word in words) or any(override.is_sweep_override() for override in overrides):
         return _whole(config_name, words)
     is_group = hydra.config_loader.repository.group_exists  # type: ignore[attr-defined]
-    is_choice = [not isinstance(o.value(), dict) and is_group(o.key_or_group) for o in parsed]
+    is_choice = [not isinstance(o.value(), dict) and is_group(o.key_or_group) for o in overrides]
     chosen = [word for word, is_one in zip(words, is_choice, strict=True) if is_one]
-    of_keys = [override for override, is_one in zip(parsed, is_choice, strict=True) if not is_one]
+    of_keys = [override for override, is_one in zip(overrides, is_choice, strict=True) if not is_one]
     try:
         files = _files(hydra, config_name, tuple(chosen))
     except HydraException:
@@ -307,7 +318,7 @@ def as_chosen_before(words: list[str]) -> list[str]:
     In the place of an option of a folder of configs that was not typed again stands the user's own class.
     """
     resumed = next((word for word in reversed(words) if word.startswith("resume=")), None)
-    folder = None if resumed is None else parser().parse_override(resumed).value()
+    folder = None if resumed is None else override_of(resumed).value()
     if folder in (None, "auto"):
         return words
     try:
@@ -381,7 +392,7 @@ def _answered(key: str, value: str, config: DictConfig) -> Any:
 def read(answer: str) -> Any:
     """A text from the environment as if it had been typed: a number, true, false, null, a list, names, or a text."""
     try:
-        value = parser().parse_override(f"x={answer}").value()
+        value = override_of(f"x={answer}").value()
     except HydraException:
         return answer
     return value if isinstance(value, int | float | list | dict | None) else answer
