@@ -29,7 +29,10 @@ def seeds_from(text: str, rows: Iterable[int]) -> list[int]:
 
 def seed_all(seed: int) -> None:
     """Seeds the generators of torch, NumPy and Python."""
-    torch.manual_seed(seed)
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:  # there torch notes for each kind of device who has seeded it, with all calls that led there: a millisecond
+        torch.default_generator.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
 

@@ -68,7 +68,7 @@ def by_policy(images: Tensor, policy: str, generator: torch.Generator, rows: sli
     changed = []
     with torch.random.fork_rng(devices=[]):  # it draws from torch's generator of the CPU alone
         for image, seed in zip(images, seeds, strict=True):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed those of GPUs, too
             changed.append(change(image))
     return torch.stack(changed)
 
