@@ -104,6 +104,9 @@ model=LeNet-5                       -> model=lenet
 model=ResNet                        -> model=resnet18
 monitor=none                        -> monitor=off
 model=mynet.Net                     -> model._target_=mynet.Net trust=[mynet]
+model=mynet.py                      -> model._target_=mynet.Net trust=[mynet]
+model=./mynet.py                    -> model._target_=mynet.Net trust=[mynet]
+model=nets.LeNet                    -> model._target_=nets.LeNet trust=[nets]
 data=iris.csv                       -> data=arrays data.path=iris.csv data.targets=[species] model=two_layer
 data=numbers.npz                    -> data=arrays data.path=numbers.npz model=two_layer
 data=./photos                       -> data=image_folder data.root=./photos
@@ -205,11 +208,12 @@ def folder(train: Train, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         "    def __init__(self, in_features, num_classes):\n"
         "        super().__init__(nn.Flatten(), nn.Linear(in_features, num_classes))\n"
     )
+    (here / "nets.py").write_text((here / "mynet.py").read_text().replace("Net(", "LeNet("))  # an option's name, too
     (here / "conf/experiment").mkdir(parents=True)
     (here / "conf/experiment/mine.yaml").write_text("max_steps: 1\n")
     monkeypatch.setattr(sys, "path", [*sys.path])
     yield here
-    for module in ("mynet", "wide"):
+    for module in ("mynet", "nets", "wide"):
         sys.modules.pop(module, None)
 
 

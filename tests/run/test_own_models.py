@@ -247,6 +247,18 @@ class Signals(nn.Module):
         return self.head(self.conv(x).relu().mean(2))
 
 
+class Tutorial(nn.Module):
+    '''As a tutorial has it: for images of 32 pixels a side and no others.'''
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2, self.fc = nn.Conv2d(1, 6, 5), nn.Conv2d(6, 16, 5), nn.Linear(16 * 5 * 5, 10)
+
+    def forward(self, x):
+        x = torch.max_pool2d(self.conv2(torch.max_pool2d(self.conv1(x).relu(), 2)).relu(), 2)
+        return self.fc(x.flatten(1))
+
+
 def data(kind="tokens"):
     draw = torch.Generator().manual_seed(0)
     splits = []
@@ -443,6 +455,14 @@ def test_an_open_class_is_told_what_it_takes_of_images_as_well() -> None:
     assert parts_of(*typed).model.facts == facts
     asked = parts_of(*typed, "model.in_channels=3", "model.image_size=6").model.facts
     assert asked == facts | {"in_channels": 3, "image_size": 6}
+
+
+def test_the_size_of_images_that_a_model_takes_is_found_and_said() -> None:
+    typed = ("data=digits", "model._target_=own_models.Tutorial")
+    for size in ([], ["data.image_size=28"]):  # too small for its kernels, and another number of features
+        with pytest.raises(UserError, match=r"\. Type data\.image_size=32\.$"):
+            parts_of(*typed, *size)
+    assert parts_of(*typed, "data.image_size=32").splits.input_shape == (1, 32, 32)
 
 
 def test_an_open_class_may_refuse_in_its_own_words_what_it_does_not_know() -> None:

@@ -1,6 +1,7 @@
 """What to type instead: the right key, option and value for words of other tools, with what they need beside them."""
 
 import os
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -141,11 +142,14 @@ class Advice:
             return shell.join(["--config-dir", str(path.parent.parent), f"{group}={path.stem}"])
         if group == "data" and (found := self._data_at(option)) is not None:
             return found
+        if "own" in known and (target := _target_here(group, option)) is not None:
+            return f"{group}._target_={target} trust=[{target.partition('.')[0]}]"
         name = path.stem if is_config else option
         if (right := name if name in known else synonyms.value_meant(group, name, known)) is not None:
             return f"{group}={right}"
         package, _, rest = option.partition(".")
-        if rest and not is_config and "own" in known and all(part.isidentifier() for part in option.split(".")):
+        is_dotted = rest and rest != "py" and all(part.isidentifier() for part in option.split("."))
+        if is_dotted and not is_config and "own" in known:
             return f"{group}._target_={option}" + ("" if package in _INSTALLED else f" trust=[{package}]")
         return None
 
@@ -187,6 +191,27 @@ class Advice:
         if not any(other.startswith(("model=", "model._target_=")) for other in self.argv):
             words.append("model=two_layer")
         return shell.join(words)
+
+
+def _target_here(group: str, option: str) -> str | None:
+    """`lenet.LeNet` for `lenet.LeNet` or `lenet.py` where the file `lenet.py` lies here; None for all else.
+
+    It is found by the text of the file, which is not run. Of several classes the last is meant: what it is made of
+    stands above it. Data are more often a function.
+    """
+    is_file = option.endswith(".py")
+    parts = list(Path(option).with_suffix("").parts) if is_file else option.split(".")
+    module = parts if is_file else parts[:-1]
+    file = Path(*module[:-1], f"{module[-1]}.py") if module else Path()
+    if not all(part.isidentifier() for part in parts) or not file.is_file():
+        return None
+    if not is_file:
+        return option
+    with open(file, encoding="utf-8-sig", errors="replace") as source:
+        text = source.read(1_000_000)
+    kinds = ("def", "class") if group == "data" else ("class", "def")
+    found = [name for kind in kinds for name in re.findall(rf"^{kind} ([^\W_]\w*)", text, re.MULTILINE)[::-1]]
+    return ".".join([*module, found[0]]) if found else None
 
 
 def _last_column(path: Path) -> str:

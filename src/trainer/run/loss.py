@@ -39,6 +39,7 @@ from trainer.trials import DIFFERENTIATING, undisturbed
 MOST_SEARCHED = 1 << 26  # numbers of a tensor that are looked through for the smallest and the largest
 # What a term is called that others of the dict may be part of already.
 TOTALS = ("loss", "total", "total_loss")
+USUAL_SIZES = (28, 32, 64, 96, 128, 224, 227, 299)  # pixels a side: of MNIST, LeNet, CIFAR, ..., ImageNet's networks
 
 
 def build_loss(
@@ -426,10 +427,11 @@ def tried_outputs(settings: Settings, splits: Splits, model: nn.Module, inputs: 
             advice = f" If they are whole numbers {whole}."
         elif "type" in str(error) and any(not (x.is_floating_point() or x.is_complex()) for x in leaves(inputs)):
             advice = " They are whole numbers. If they stand for quantities, give inputs.float()."
+        advice = advice or _channels_to_type(splits, str(error)) or sizes_to_type(settings, splits)
         raise UserError(
             f"model={names['model']}: does not take what data={names['data']} gives, inputs of shape "
             f"{_shape(inputs)}: {words(settings, 'model', error)}."
-            f"{advice or _channels_to_type(splits, str(error)) or sizes_to_type(settings, splits)}"
+            f"{advice or _image_size_to_type(splits, model, inputs)}"
         ) from error
 
 
@@ -455,6 +457,20 @@ def _channels_to_type(splits: Splits, said: str) -> str:
     if splits.transform is None or wanted is None or len(shape) != 3 or shape[0] != int(wanted[2]):
         return ""
     return f" Type model.in_channels={wanted[1]}: grey images become colours and colours grey."
+
+
+def _image_size_to_type(splits: Splits, model: nn.Module, inputs: Any) -> str:
+    """The first usual size of images that a model takes where it does not take theirs: each is tried."""
+    if splits.transform is None or not isinstance(inputs, Tensor) or inputs.dim() != 4:
+        return ""
+    for size in USUAL_SIZES:
+        try:
+            with torch.no_grad():
+                called(model, inputs.new_zeros(*inputs.shape[:2], size, size))
+        except Exception:  # of the model: it does not take this size either
+            continue
+        return f" Type data.image_size={size}."
+    return ""
 
 
 def tried_loss(settings: Settings, loss_fn: LossFunction, outputs: Any, sample: Batch) -> tuple[Tensor, list[str]]:
