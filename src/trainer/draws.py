@@ -29,10 +29,11 @@ def seeds_from(text: str, rows: Iterable[int]) -> list[int]:
 
 def seed_all(seed: int) -> None:
     """Seeds the generators of torch, NumPy and Python."""
-    if torch.accelerator.is_available():
-        torch.manual_seed(seed)
-    else:  # there torch notes for each kind of device who has seeded it, with all calls that led there: a millisecond
+    if torch.accelerator.current_accelerator() is None:  # a torch for CPUs alone
+        # torch.manual_seed would note all calls that led to it, for each kind of device: a millisecond.
         torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
 
