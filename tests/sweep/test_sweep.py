@@ -32,7 +32,7 @@ from trainer.config.schema import leaves
 from trainer.disk import checkpoint
 from trainer.disk.folder import read_result
 from trainer.errors import UserError
-from trainer.sweep.plan import Job, job_name, plan, refuse_another, rounded, told_apart, units, why_alone
+from trainer.sweep.plan import Job, is_finished, job_name, plan, refuse_another, rounded, told_apart, units, why_alone
 from trainer.sweep.plugins import PluggedSweep
 from trainer.sweep.results import Row, Table, metric_of, settings
 from trainer.sweep.search import job_of
@@ -650,6 +650,20 @@ def test_more_values_and_more_steps_are_the_same_sweep(a_sweep: Path, monkeypatc
     monkeypatch.chdir(a_sweep)
     for words in (("seed=0,1,2",), ("seed=2,3",), ("seed=7,8", "max_steps=9", "checkpoint.keep=1")):
         assert cli.run_command(["--multirun", *SMALL, *words, "name=s", "dry_run=true"]) == 0
+
+
+def test_a_job_is_of_the_length_that_it_was_last_trained_for(train: Callable[..., Any]) -> None:
+    """Trained for longer, it would count as finished in a sweep over its first length, beside jobs of that length."""
+    argv = ["--multirun", *SMALL, "seed=0,1"]
+    for steps in (2, 4):
+        train(*SMALL[:-2], "monitor=off", "seed=0", "run_dir=s/seed=0", f"max_steps={steps}")
+    for words, is_done in ((("max_steps=4",), True), (("max_steps=6",), False), (("max_steps=4", "test=last"), False)):
+        with composer([*argv, *words], sorted_words([*argv, *words])) as made:
+            assert [is_finished(job) for job in plan(made.jobs(), Path("s"))] == [is_done, False]
+    for words in (("max_steps=2",), ("max_steps=3",)):
+        says = rf"job 0 \(seed=0\): {words[0]}: the run in s/seed=0 has gone on to max_steps=4. Type max_steps=4, or"
+        with composer([*argv, *words], sorted_words([*argv, *words])) as made, pytest.raises(UserError, match=says):
+            plan(made.jobs(), Path("s"))
 
 
 def test_words_in_another_order_are_the_same_jobs(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ except ImportError:  # PyYAML without libyaml
     from yaml import Dumper
 
 MODEL = "model.json"  # what its model is given, and what it gives
+ORIGIN = "origin.json"  # what it was made with
 # What may change when a run goes on: it changes neither the numbers so far nor what they mean.
 FREE = (
     "max_steps",
@@ -62,6 +63,8 @@ FREE = (
     "data.num_workers",  # the order and the draws of samples are the same with any number
 )
 
+# Of these what says where a run ends, and what is tested then.
+ENDS = ("max_steps", "max_epochs", "max_time", "early_stopping", "test")
 
 # Where the data lies: it may have moved. What tells it from other data stands in the checkpoint.
 PLACES = ("data.path", "data.root")
@@ -243,6 +246,15 @@ def write_config(folder: Path, config: Mapping[str, Any], overrides: list[str]) 
     """`config.yaml`, all of it, and `overrides.yaml`, what was typed."""
     write_text(folder / "overrides.yaml", as_yaml(overrides))
     write_text(folder / "config.yaml", as_yaml(dict(config)))
+
+
+def read_origin(folder: Path) -> list[dict[str, Any]]:
+    """The entries of `origin.json`, the oldest first; none where it is missing, torn or no such file. Foreign text."""
+    try:
+        entries = json.loads(foreign.text(folder / ORIGIN))
+    except (OSError, ValueError, RecursionError):
+        return []
+    return [e for e in entries if isinstance(e, dict)] if isinstance(entries, list) else []
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:

@@ -17,12 +17,11 @@ from trainer import __version__
 from trainer.config import trust
 from trainer.config.settings import Settings
 from trainer.data.prepare import Fingerprint
-from trainer.disk import foreign
 from trainer.disk.files import write_text
+from trainer.disk.folder import ENDS, ORIGIN, read_origin
 from trainer.run.parts import Parts
 from trainer.system.limits import num_cores
 
-NAME = "origin.json"
 MOST = 100  # entries that are kept, the newest: a batch system may start a run again and again
 _CPUINFO = Path("/proc/cpuinfo")
 _WHERE = ("cpu", "device", "threads", "processes")
@@ -40,6 +39,7 @@ def origin_of(parts: Parts) -> dict[str, Any]:
     return {
         "from_step": parts.state.step,
         "max_steps": parts.length.max_steps,
+        "ends": {key: parts.settings.config[key] for key in ENDS},
         "processes": parts.world.size,
         "device": torch.cuda.get_device_name(device) if is_cuda else device.type,
         "cpu": f"{cpu()}, {torch.backends.cpu.get_cpu_capability()}",
@@ -83,16 +83,7 @@ def write_origin(folder: Path, parts: Parts) -> None:
     """Adds this process to `origin.json`. Raises OSError."""
     entries, mine = read_origin(folder), origin_of(parts)
     if not entries or {**entries[-1], "from_step": 0} != {**mine, "from_step": 0}:
-        write_text(folder / NAME, json.dumps([*entries, mine][-MOST:], indent=1) + "\n")
-
-
-def read_origin(folder: Path) -> list[dict[str, Any]]:
-    """The entries, the oldest first; none where the file is missing, torn or no such file. Foreign text."""
-    try:
-        entries = json.loads(foreign.text(folder / NAME))
-    except (OSError, ValueError, RecursionError):
-        return []
-    return [e for e in entries if isinstance(e, dict)] if isinstance(entries, list) else []
+        write_text(folder / ORIGIN, json.dumps([*entries, mine][-MOST:], indent=1) + "\n")
 
 
 def threads_of(folder: Path) -> int | None:

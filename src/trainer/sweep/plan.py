@@ -144,7 +144,7 @@ def job_name(swept: dict[str, str]) -> str:
 
 
 def refuse(job: Job) -> None:
-    """Raises UserError for a config that is wrong, or that is not what the job's folder was begun with."""
+    """Raises UserError for a config that is wrong, or that is not that of the run in the job's folder."""
     config = resolved(job.request.config)
     schema.check(config)
     metric, prune = (config["sweep"][key] for key in ("metric", "prune"))
@@ -159,6 +159,7 @@ def refuse(job: Job) -> None:
     if stored is not None:
         stored.pop("choices", None)
         folders.refuse_changes(job.folder, resolved(stored), config)
+        refuse_shorter(job, config)
 
 
 def refuse_another(folder: Path, jobs: Sequence[Job]) -> None:
@@ -213,11 +214,29 @@ def is_finished(job: Job) -> bool:
 
 
 def _is_longer(job: Job) -> bool:
-    """Whether another end is asked for than the run was begun, or last gone on, with."""
-    stored = folders.read_config(job.folder) or {}
-    ends = ("max_steps", "max_epochs", "max_time", "early_stopping", "test")
-    asked = job.request.config
-    return any(stored.get(key, asked[key]) != asked[key] for key in ends)
+    """Whether another end is asked for than the run was last to come to."""
+    there, asked = _ends_there(job), resolved(job.request.config)
+    return any(there.get(key, asked[key]) != asked[key] for key in folders.ENDS)
+
+
+def _ends_there(job: Job) -> Config:
+    """Where the run in a job's folder was last to end; of an older release where it was to end when it was begun."""
+    entries = folders.read_origin(job.folder)
+    ends = entries[-1].get("ends") if entries else None
+    return ends if isinstance(ends, dict) else folders.read_config(job.folder) or {}
+
+
+def refuse_shorter(job: Job, config: Config) -> None:
+    """Raises UserError where the job was trained for longer: in a mean it would stand beside jobs of this length."""
+    if (folders.read_result(job.folder) or {}).get("status") != "finished":
+        return
+    there = _ends_there(job)
+    for key in ("max_steps", "max_epochs"):
+        if type(there.get(key)) is int and config[key] is not None and config[key] < there[key]:
+            raise UserError(
+                f"{key}={config[key]}: the run in {job.folder} has gone on to {key}={there[key]}. "
+                f"Type {key}={there[key]}, or another name=."
+            )
 
 
 def units(jobs: Sequence[Job], stack: str, at_once: int) -> list[list[Job]]:

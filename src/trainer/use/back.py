@@ -8,6 +8,7 @@ from trainer.config.request import Request
 from trainer.config.settings import settings_of
 from trainer.data.batches import Batch
 from trainer.disk import checkpoint
+from trainer.disk.folder import read_origin
 from trainer.errors import Interrupted, NonFinite, UserError
 from trainer.loop import Wish, fit
 from trainer.losses.function import Losses
@@ -16,7 +17,7 @@ from trainer.run.folder import take_up
 from trainer.run.freeze import thawed
 from trainer.run.memory import halving
 from trainer.run.optimizer import reevaluated
-from trainer.run.origin import as_trained, read_origin
+from trainer.run.origin import as_trained
 from trainer.run.parts import build
 from trainer.run.prepare import chosen, features_for, surroundings
 from trainer.run.training import Training

@@ -9,8 +9,7 @@ from omegaconf import OmegaConf
 
 from trainer.config import schema
 from trainer.config.request import Config, Request, resolved
-from trainer.disk.folder import is_free, read_config, read_result
-from trainer.run.origin import NAME
+from trainer.disk.folder import ORIGIN, is_free, read_config, read_result
 from trainer.sweep.plan import Job
 
 LENGTHS = ("max_steps", "max_epochs", "eval_every")  # may change when a run continues, and count here
@@ -103,7 +102,8 @@ def reuse(found: Mapping[Job, Path]) -> None:
     """Puts what the runs came to into the folders of the jobs, without checkpoints. Raises OSError."""
     for job, run in found.items():
         job.folder.mkdir(parents=True)
-        for name in ("overrides.yaml", "metrics.jsonl", NAME, "result.json", "config.yaml"):  # the last makes it a run
+        # The last makes it a run.
+        for name in ("overrides.yaml", "metrics.jsonl", ORIGIN, "result.json", "config.yaml"):
             if (run / name).is_file():
                 shutil.copyfile(run / name, job.folder / name)
 

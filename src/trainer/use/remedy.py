@@ -9,12 +9,11 @@ from typing import Any
 from trainer.config import schema
 from trainer.config.request import Request, resolved
 from trainer.disk.checkpoint import Checkpoints, step_of
-from trainer.disk.folder import read_result
+from trainer.disk.folder import read_origin, read_result
 from trainer.errors import UserError
 from trainer.finished.table import Column, open_console, print_lines, table
 from trainer.monitor.readable import percent, short
 from trainer.run.folder import as_stored
-from trainer.run.origin import read_origin
 from trainer.signals import Signals
 from trainer.sweep.plan import plan
 from trainer.sweep.sweep import sweep

@@ -10,9 +10,9 @@ import torch
 from trainer.config.request import Request
 from trainer.config.settings import settings_of
 from trainer.disk import checkpoint
-from trainer.disk.folder import locate
+from trainer.disk.folder import locate, read_origin
 from trainer.errors import Interrupted, RunStopped, UserError
-from trainer.run.origin import differences, read_origin, threads_of
+from trainer.run.origin import differences, threads_of
 from trainer.run.run import run
 from trainer.signals import Signals
 from trainer.use.again import Numbers, again, folder_of, numbers, read_ended
