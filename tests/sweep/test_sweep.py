@@ -652,6 +652,20 @@ def test_more_values_and_more_steps_are_the_same_sweep(a_sweep: Path, monkeypatc
         assert cli.run_command(["--multirun", *SMALL, *words, "name=s", "dry_run=true"]) == 0
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no ulimit")
+def test_jobs_that_train_together_open_no_more_files_than_they_may(tmp_path: Path) -> None:
+    """Two thirds of these failed. The limit is often 1024, and 256 on macOS; jobs have five files open each."""
+    words = ["--multirun", *SMALL[:-2], "monitor=scalars", "max_steps=2", "'seed=range(0,24)'", "name=s"]
+    typed = f"ulimit -n 150 && {sys.executable} -m trainer {' '.join(words)}"
+    done = subprocess.run(["sh", "-c", typed], capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = results(tmp_path / "runs/s")
+    assert {row["status"] for row in found.values()} == {"finished"}
+    told = {read_result(tmp_path / "runs/s" / name)["computed"] for name in found}  # type: ignore[index]
+    assert told < {f"a stack of {count} runs" for count in range(2, 24)}
+
+
 def test_a_job_is_of_the_length_that_it_was_last_trained_for(train: Callable[..., Any]) -> None:
     """Trained for longer, it would count as finished in a sweep over its first length, beside jobs of that length."""
     argv = ["--multirun", *SMALL, "seed=0,1"]

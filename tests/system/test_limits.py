@@ -191,3 +191,21 @@ def test_docker_s_shared_memory_is_enough(small: Any, tmp_path: Path) -> None:
     assert enough.returncode == 0, enough.stderr
     large = small(*words, "data.image_size=224", "batch_size=480", "data.num_workers=2", "name=large")
     assert (large.returncode, large.stderr) == (0, "")  # a batch takes 72 MB
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no such limit")
+def test_the_limit_of_open_files_is_raised_as_far_as_it_may_be() -> None:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    num_open = len(os.listdir("/dev/fd"))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (num_open + 10, hard))
+        assert limits.room_for_files(5) == 5
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == num_open + 10
+        assert limits.room_for_files(30) == 30
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == num_open + 30
+        if hard != resource.RLIM_INFINITY:
+            assert limits.room_for_files(hard + 1) == hard - num_open
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -190,6 +190,8 @@ def cannot_write(
     elsewhere = f", or type {instead}" if instead else ""
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return UserError(f"{path}: can't be written: {reason}. Make it writable{elsewhere}.")
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return UserError(f"{path}: can't be written: {reason}. Ask for more (ulimit -n), and type the same again.")
     where = next((parent for parent in path.absolute().parents if parent.exists()), Path("/"))
     room = f"{shutil.disk_usage(where).free:,} bytes are free"
     if needed is not None:

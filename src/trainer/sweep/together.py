@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -27,22 +28,42 @@ from trainer.stack.fit import fit_stack, refuse_plan
 from trainer.stack.member import Member
 from trainer.stack.refusal import CannotStack
 from trainer.stack.stack import Stack
+from trainer.system.limits import room_for_files
 from trainer.trees import called
 from trainer.trials import REBINDING, undisturbed
 
 # Share of the free memory that a stack may take.
 SHARE_OF_MEMORY = 0.5
+# Files that are open for a run: its log, its lock and its folder, its numbers, its event file, and while a checkpoint
+# is written, as of all runs at once, two more.
+FILES_OF_A_RUN = 8
+FILES_OF_A_PROCESS = 64  # that it opens beside them, and closes again
 
 
 def train_together(requests: Sequence[Request], logs: Sequence[Path], signals: Signals) -> None:
-    """Trains runs of one kind, as many at a time as there is memory for.
+    """Trains runs of one kind, as many at a time as may have their files open, and as there is memory for.
 
     What becomes of each stands in its folder and its log. Runs that went on to different steps before, as after a
     `kill -9`, are trained with those that stand where they do.
 
     Raises:
+        UserError: they can't be trained together; of those that are left none has begun.
+        Interrupted: a signal; all that have begun have been saved.
+    """
+    wanted = FILES_OF_A_PROCESS + FILES_OF_A_RUN * len(requests)
+    most = max(1, (room_for_files(wanted) - FILES_OF_A_PROCESS) // FILES_OF_A_RUN)
+    count = -(-len(requests) // most)
+    for start, end in pairwise(len(requests) * i // count for i in range(count + 1)):
+        train_some(requests[start:end], logs[start:end], signals)
+        if signals.received:
+            raise Interrupted("stopped; all runs are saved.", signals.received)
+
+
+def train_some(requests: Sequence[Request], logs: Sequence[Path], signals: Signals) -> None:
+    """Trains these with all their files open.
+
+    Raises:
         UserError: they can't be trained together; none of them has begun.
-        Interrupted: a signal; all have been saved.
     """
     with contextlib.ExitStack() as stack:
         trainings: list[Training] = []
@@ -55,8 +76,6 @@ def train_together(requests: Sequence[Request], logs: Sequence[Path], signals: S
         refuse_unstackable(trainings)
         for group in groups_of(trainings):
             train_group([(trainings[i], randoms[i]) for i in group], signals)
-    if signals.received:
-        raise Interrupted("stopped; all runs are saved.", signals.received)
 
 
 def begun(request: Request, log: TextIO, signals: Signals, stack: contextlib.ExitStack, like: Parts | None) -> Training:

@@ -1,4 +1,4 @@
-"""What this process may take of its machine, in its container: memory and cores."""
+"""What this process may take of its machine, in its container: memory, cores and open files."""
 
 import contextlib
 import math
@@ -26,6 +26,26 @@ def free_bytes() -> int | None:
 def num_cores() -> int:
     """How many cores this process may use: those it is bound to, and no more than its container is given."""
     return max(1, min(len(BOUND) or os.cpu_count() or 1, _tried(cores_of_container) or sys.maxsize))
+
+
+def room_for_files(wanted: int) -> int:
+    """How many files this process may open beside those that are open: as many as are wanted, or as there may be.
+
+    The limit that it begins with is often 1024, on macOS 256; up to another one every process may raise it itself.
+    """
+    if sys.platform == "win32":
+        return wanted
+    import resource
+
+    num_open = len(os.listdir("/dev/fd"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = num_open + wanted
+    if resource.RLIM_INFINITY != soft < needed:
+        raised = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        with contextlib.suppress(OSError, ValueError):  # macOS has a further limit, which it does not tell
+            resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return wanted if soft == resource.RLIM_INFINITY else max(0, min(wanted, soft - num_open))
 
 
 def _tried(way: Callable[[], int | None]) -> int | None:
