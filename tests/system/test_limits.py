@@ -209,3 +209,40 @@ def test_the_limit_of_open_files_is_raised_as_far_as_it_may_be() -> None:
             assert limits.room_for_files(hard + 1) == hard - num_open
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.fixture
+def long_folder(tmp_path: Path) -> dict[str, str]:
+    """An environment with a folder for temporary files as a batch system gives one, longer than a socket may be."""
+    folder = tmp_path / ("job" * 20) / ("tmp" * 20)
+    folder.mkdir(parents=True)
+    return {**os.environ, "TMPDIR": str(folder)}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its pipes have no path")
+def test_sockets_find_room_where_the_folder_for_temporary_files_has_a_long_path(long_folder: dict[str, str]) -> None:
+    code = (
+        "from multiprocessing.connection import Listener\n"
+        "from trainer.system.interpreters import shorten_sockets\n"
+        "import tempfile; shorten_sockets(); Listener(family='AF_UNIX').close(); print(tempfile.gettempdir())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=long_folder, capture_output=True, text=True)
+    assert (done.stdout.strip(), done.stderr) == (long_folder["TMPDIR"], "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["a sweep", "workers"])
+def test_a_long_folder_for_temporary_files(how: str, long_folder: dict[str, str], tmp_path: Path) -> None:
+    """The first ended with a traceback, the second waited for a minute and said that its workers hang."""
+    words = ["model=two_layer", "max_steps=2", "monitor=off"]
+    if how == "a sweep":
+        words += ["--multirun", "seed=0,1", "sweep.stack=never"]
+    else:
+        for i in range(24):
+            path = tmp_path / "pictures" / "ab"[i % 2] / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((8, 8), i, np.uint8)).save(path)
+        words += ["data=image_folder", "data.root=pictures", "data.image_size=8", "data.num_workers=1", "batch_size=4"]
+    command = [sys.executable, "-m", "trainer", *words]
+    done = subprocess.run(command, cwd=tmp_path, env=long_folder, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -32,7 +32,7 @@ from trainer.data.items import Items
 from trainer.distributed import die_with_parent
 from trainer.errors import UserError
 from trainer.signals import ENDING, blocked
-from trainer.system.interpreters import forget, safe_path
+from trainer.system.interpreters import forget, safe_path, shorten_sockets
 from trainer.system.private import put_away, unlisted, workers_of
 
 # Batches that each worker reads ahead.
@@ -123,6 +123,7 @@ def read_by_thread(load: Callable[[Any], Any], keys: Iterable[Any]) -> Iterator[
 def _started(source: "_Source", keys: Iterable[Any]) -> Any:
     """The iterator of a `DataLoader`. Its workers hear no Ctrl-C, and its handler of dead children is put away."""
     before: Any = None if _ENDED is None else signal.getsignal(_ENDED)
+    shorten_sockets()
     try:
         with blocked(NOT_FOR_WORKERS), safe_path(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of more workers than cores: `trainer.data.prepare.doubts` says it

@@ -26,7 +26,7 @@ from trainer.disk.folder import read_result
 from trainer.errors import RunStopped, UserError
 from trainer.signals import ENDING, WARNING, Signals, blocked, end_at_once, unblock
 from trainer.sweep.plan import Job
-from trainer.system.interpreters import safe_path
+from trainer.system.interpreters import safe_path, shorten_sockets
 from trainer.system.limits import num_cores
 
 LOG = "log.txt"
@@ -127,6 +127,7 @@ class Pool:
         self.running.append(Running(jobs, process, report, orders, slot, time.monotonic()))
 
     def _started(self, target: Callable[..., object], name: str, *arguments: Any) -> BaseProcess:
+        shorten_sockets()
         process: BaseProcess = self.context.Process(target=target, args=arguments, name=name)
         with safe_path():
             try:
