@@ -24,7 +24,7 @@ from trainer.sweep.compare import read_rows
 from trainer.sweep.importance import importance, importance_line
 from trainer.sweep.picture import Scale, axis
 from trainer.sweep.plan import Job
-from trainer.sweep.results import Row, settings
+from trainer.sweep.results import Row, read_failures, settings
 from trainer.use.find import best_of_sweep
 
 Swept = dict[str, str]
@@ -463,6 +463,33 @@ def test_a_job_that_was_pruned_is_called_so() -> None:
     metric = "best/val/loss"
     figure = picture._parallel(Path("x.png"), [axis("a", list(statuses))], settings(rows, metric), metric)
     assert "dotted: 1 pruned, 1 without a result" in [text.get_text() for text in figure.axes[0].texts]
+
+
+def test_a_job_that_was_continued_by_itself_counts_as_what_it_has_come_to(tmp_path: Path, said: Said) -> None:
+    """One that failed or was pruned, or was made longer, after the sweep had written its table."""
+    folder = write(tmp_path / "s", grid(lr="1,2,3"), lambda swept: {"1": 0.5, "2": 0.7}.get(swept["lr"]))
+    for lr, status, accuracy in (("1", "finished", 0.75), ("3", "finished", 0.9)):
+        place = folder / f"lr={lr}"
+        place.mkdir()
+        numbers = {"best/val/accuracy": accuracy, "best/val/loss": 0.1, "test/accuracy": accuracy, "steps": 9}
+        (place / "result.json").write_text(json.dumps({**numbers, "status": status, "seconds": None}))
+    (tmp_path / "result.json").write_text('{"status": "finished", "steps": 1, "best/val/accuracy": 99}')
+    table = said("compare", "s")
+    assert [line.split()[:2] for line in table.splitlines()] == [
+        ["lr", "best/val/accuracy"],
+        ["3", "0.9000"],
+        ["1", "0.7500"],
+        ["2", "0.7000"],
+    ]
+    assert "failed" not in table
+    assert read_failures(folder) == {}
+    records = json.loads((folder / "results.json").read_text())
+    records[2] |= json.loads((folder / "lr=3/result.json").read_text()) | {"status": "failed", "name": "lr=3"}
+    (folder / "results.json").write_text(json.dumps(records))  # it had come so far, and failed all the same
+    assert read_failures(folder) == {"lr=3": {"status": "failed", "reason": "train/loss=nan at step 10."}}
+    records[2]["name"] = ".."
+    (folder / "results.json").write_text(json.dumps(records))
+    assert read_rows(folder)[2].status == "failed"  # nothing is read outside
 
 
 # --- a real one -------------------------------------------------------------------------------------------------------

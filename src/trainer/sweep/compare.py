@@ -17,7 +17,7 @@ from trainer.finished.table import open_console, print_lines
 from trainer.sweep.picture import draw, is_drawable
 from trainer.sweep.plan import Job
 from trainer.sweep.processes import LOG
-from trainer.sweep.results import Row, left_out, metric_of, print_csv, print_table
+from trainer.sweep.results import Row, come_to_since, left_out, metric_of, print_csv, print_table
 from trainer.system import shell
 
 _OTHERS = ("name", "status", "reason")  # texts of a row that are no swept key
@@ -85,9 +85,10 @@ def read_rows(folder: Path) -> list[Row]:
     asked = Request(_asked_of_metrics(folder, [r["name"] for r in records]), {}, [])
     for r in records:
         swept = {key: r[key] if isinstance(r.get(key), str) else "-" for key in keys if key not in _OTHERS}
-        numbers = {key: value for key, value in r.items() if key not in keys and is_drawable(value)}
+        now = r if (since := come_to_since(folder, r)) is None else {"reason": "", **since}
+        numbers = {key: value for key, value in now.items() if key not in keys and is_drawable(value)}
         job = Job(r["name"], folder / r["name"], swept, asked)
-        rows.append(Row(job, r["status"], r["reason"], numbers))
+        rows.append(Row(job, now["status"], now["reason"], numbers))
     return rows
 
 

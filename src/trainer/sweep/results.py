@@ -4,10 +4,11 @@ import csv
 import io
 import json
 import math
+import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from trainer.disk.files import write_text
 from trainer.disk.folder import read_result
 from trainer.disk.lock import refuse_lost
 from trainer.errors import UserError, nearest
+from trainer.finished.read import is_finite
 from trainer.finished.table import Column, open_console, print_lines, table
 from trainer.monitor.readable import short
 from trainer.sweep.importance import importance_line
@@ -28,6 +30,7 @@ from trainer.sweep.plan import Job, told_apart
 # Keys of which a setting has several values: the jobs that differ in these alone are averaged.
 AVERAGED = ("seed", "data.fold")
 _MARKED = ("failed", "pruned", "not over")
+_ENDED = ("finished", "pruned")
 
 
 @dataclass(frozen=True)
@@ -60,12 +63,30 @@ def row(job: Job, failures: dict[str, dict[str, str]]) -> Row:
 
 
 def read_failures(folder: Path) -> dict[str, dict[str, str]]:
-    """The jobs that had failed when this sweep was run last, with status and reason."""
+    """The jobs that had failed when this sweep was run last, with status and reason; none that has ended well since."""
     try:
         rows = json.loads(foreign.text(folder / "results.json", foreign.MAX_RESULTS_BYTES))
-        return {r["name"]: {"status": r["status"], "reason": r["reason"]} for r in rows if r["reason"]}
+        failed = [r for r in rows if r["reason"] and (come_to_since(folder, r) or {}).get("status") not in _ENDED]
+        return {r["name"]: {"status": r["status"], "reason": r["reason"]} for r in failed}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
+
+
+def come_to_since(folder: Path, record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The result of a job that was continued by itself after the sweep wrote its row; None where the row is still true.
+
+    Args:
+        record: a row of `results.json`. Foreign text, but for the texts that it must have.
+    """
+    name = record["name"]
+    if name in (".", "..") or os.path.basename(name) != name:
+        return None
+    result = read_result(folder / name)
+    if result is None or not isinstance(result.get("status"), str):
+        return None
+    texts = {key for key, value in record.items() if isinstance(value, str)}
+    was, now = ({k: v for k, v in of.items() if k not in texts and is_finite(v)} for of in (record, result))
+    return None if was == now else result
 
 
 def left_out(folder: Path, rows: Sequence[Row]) -> list[str]:
