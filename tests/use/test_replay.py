@@ -142,6 +142,19 @@ def test_a_wrong_label_is_among_the_worst(kind: str, train: Train, capsys: pytes
     assert "are their labels right?" in capsys.readouterr().out
 
 
+def test_what_samples_cost_adds_up_to_the_loss_where_classes_are_weighed(
+    train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = "loss.class_weights=[1,1,1,1,1,1,1,1,1,100]"
+    train("name=a", "model=two_layer", "data.limit=100", "max_steps=3", weights, *QUICK)
+    found = replayed("a", "step=3", "worst=100")["samples"]
+    capsys.readouterr()
+    assert cli.run_command(["evaluate", "a", "split=train", "checkpoint=3", "--json"]) == 0
+    loss = json.loads(capsys.readouterr().out)["metrics"]["loss"]
+    assert np.mean([sample["loss"] for sample in found]) == pytest.approx(loss, rel=1e-6)
+    assert {sample["target"] for sample in found[:5]} == {"9"}
+
+
 def test_the_step_that_stopped_a_run(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(RunStopped):
         train("name=nan", "optimizer=sgd", "optimizer.lr=1e30", "max_steps=60", *QUICK)

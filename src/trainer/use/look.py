@@ -11,6 +11,7 @@ from torch import Tensor
 
 from trainer import trees
 from trainer.data.batches import Batch
+from trainer.evaluate import whole_of
 from trainer.losses.function import LossFunction
 from trainer.losses.term import Whole
 from trainer.meaning import Classes
@@ -77,11 +78,15 @@ def look(parts: Parts, batch: Batch, has_gradients: bool = True) -> tuple[Looks,
         None if any(getattr(one, name) is None for one in found) else torch.cat([getattr(one, name) for one in found])
         for name in ("outputs", "losses", "norms", "shares")
     )
-    if losses is not None and not any(term.kind == "sum" for term in loss_fn.terms):
-        losses = losses * batch.num_samples  # of a mean, each counts 1/N
+    losses = None if losses is None else losses * _times(loss_fn, batch.num_samples)
     total = float(products.sum()) if products is not None else 0.0
     shares = products / total if products is not None and math.isfinite(total) and total > 0 else None
     return Looks(outputs, losses, norms, shares), layers
+
+
+def _times(loss_fn: LossFunction, num_samples: int) -> int:
+    """What a sample's part of a loss is to be multiplied by to be its own: of a mean, each counts 1/N."""
+    return 1 if any(term.kind == "sum" for term in loss_fn.terms) else num_samples
 
 
 def _host(tensor: Tensor | None) -> Tensor | None:
@@ -149,15 +154,21 @@ def _jacobian(losses: Tensor, parameters: Sequence[Tensor], rows: Tensor) -> lis
 
 
 def losses_in_order(parts: Parts, split: str) -> tuple[list[Tensor], list[Tensor | None]]:
-    """The loss of every sample of a split, and what the model says of it, batch by batch; in evaluation mode."""
+    """The loss of every sample of a split, and what the model says of it, batch by batch; in evaluation mode.
+
+    It is the sample's part of the loss of the split, as `look` has it of a batch: where classes are weighed, those of a
+    heavy one cost more.
+    """
     losses, outputs = [], []
+    batches = getattr(parts.splits, split)
+    whole = whole_of(parts.loss_fn, batches)
     with evaluating(parts.model, parts.device):
-        for batch in getattr(parts.splits, split).in_order():
+        for batch in batches.in_order():
             with parts.precision():
                 given = called(parts.model, batch.inputs)
-                found = each_loss(parts.loss_fn, given, batch.targets, batch.inputs, Whole(1))
+                found = each_loss(parts.loss_fn, given, batch.targets, batch.inputs, whole)
             if found is None:
                 return [], []
-            losses.append(found.detach().double().cpu())
+            losses.append(found.detach().double().cpu() * _times(parts.loss_fn, whole.num_samples))
             outputs.append(_read(parts.loss_fn, given))
     return losses, outputs
