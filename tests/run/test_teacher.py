@@ -91,7 +91,12 @@ def test_a_run_continues_with_its_teacher_alone(train: Train, capsys: pytest.Cap
 
 def test_what_can_not_teach_is_refused(train: Train) -> None:
     train(*BIG)
+    for name in ("big.zip", "other.zip"):
+        Path(name).write_bytes(b"a pack")
     for words, message in (
+        (["loss.teacher=runs/big/checkpoints/best.pt"], "is a file; .* Type loss.teacher=runs/big.$"),
+        (["loss.teacher=big.zip"], "is a file; .* Type loss.teacher=runs/big.$"),
+        (["loss.teacher=other.zip"], "Type train resume=other.zip, .* and then loss.teacher=runs/other.$"),
         (["loss.teacher=runs/none"], "there is no run"),
         (["loss.temperature=2"], "Type loss.teacher=runs/... too, or leave it out."),
         (["loss.teacher=runs/big", "data.split_seed=1"], "was trained on other data: data.split_seed differs."),

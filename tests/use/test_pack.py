@@ -187,3 +187,14 @@ def test_a_full_disk_is_an_error_of_the_system(tmp_path: Path) -> None:
     pytest.importorskip("safetensors")
     with pytest.raises(OSError, match="No such file"):
         write_tensors({}, tmp_path / "missing/x.safetensors", {})
+
+
+def test_a_pack_teaches_once_it_is_unpacked(train: Train) -> None:
+    train(*QUIET, "max_steps=2", "name=big")
+    assert cli.run_command(["pack", "big"]) == 0
+    Path("runs").rename("elsewhere")
+    words = (*QUIET, "max_steps=2", "model.hidden_features=5", "name=small")
+    with pytest.raises(UserError, match=r"Type train resume=big\.zip, which unpacks it to runs/big, and then"):
+        train(*words, "loss.teacher=big.zip")
+    assert cli.run_command(["resume=big.zip"]) == 0
+    assert "test/loss" in train(*words, "loss.teacher=runs/big")

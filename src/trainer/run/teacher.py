@@ -100,6 +100,8 @@ def _term(
 
 def teacher_settings(key: str, settings: Settings, folder: Path) -> Settings:
     """Those of the run in the folder; whom it trusts is said by who types this command."""
+    if folder.is_file():
+        raise UserError(f"{key}: is a file; a teacher is the folder of a run. {_folder_to_type(folder)}")
     stored: Any = folders.read_config(folder)
     if stored is None:
         meant = Path("runs", folder)
@@ -110,6 +112,18 @@ def teacher_settings(key: str, settings: Settings, folder: Path) -> Settings:
     choices = {str(group): str(choice) for group, choice in (stored.pop("choices", None) or {}).items()}
     config = {**request.config, **stored, "trust": request.config["trust"], "resume": None}
     return settings_of(Request(config, choices, request.overrides))
+
+
+def _folder_to_type(file: Path) -> str:
+    """What to type in the place of a pack, or of a file in a run's folder."""
+    if (around := next((p for p in file.parents if (p / "config.yaml").is_file()), None)) is not None:
+        return f"Type loss.teacher={around}."
+    unpacked = Path("runs", file.stem)
+    if (unpacked / "config.yaml").is_file():
+        return f"Type loss.teacher={unpacked}."
+    if file.suffix.lower() != ".zip":
+        return LACKING
+    return f"Type train resume={file}, which unpacks it to {unpacked}, and then loss.teacher={unpacked}."
 
 
 def weights_of(key: str, folder: Path) -> dict[str, Tensor]:
