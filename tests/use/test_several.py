@@ -103,11 +103,15 @@ def test_other_tensors_are_one_line(is_dict: bool) -> None:
 
 
 def test_forms_are_kept_and_foreign_ones_refused() -> None:
-    for example in ({"a": IDS, "b": MASK}, (IDS, MASK)):
+    for example in ({"a": IDS, "b": MASK}, (IDS, MASK), {"a": {"b": IDS}, "c": MASK}, ({"b": IDS}, (IDS, MASK))):
         kept = Theirs.like(example)
         assert from_dict(json.loads(json.dumps(kept.as_dict()))) == kept
         assert kept.is_tuple == isinstance(example, tuple)
-    assert not Theirs.like({"a": {"b": IDS}}).tensors
+        assert not kept.is_nested or [*kept.tensors] in (["a.b", "c"], ["inputs.0.b", "inputs.1.0", "inputs.1.1"])
+    for example in ({"a.b": {"c": IDS}, "a": MASK}, {"a": {"0": IDS}}, {"inputs": (IDS, MASK)}):
+        assert not Theirs.like(example).tensors
+    with pytest.raises(ValueError, match="leads on from a tensor"):
+        from_dict({**Theirs().as_dict(), "tensors": {"a": ["int64", 2], "a.b": ["int64", 2]}, "is_nested": True})
     assert from_dict({"kind": Theirs.kind}) == Theirs()  # of a run before they were kept
     for foreign in ([], {"a": ["save", 2]}, {"a": ["int64", -1]}, {"a": ["int64"]}, {"a": 3}):
         with pytest.raises(ValueError, match="not what is done to inputs"):
@@ -128,3 +132,61 @@ def test_an_export_takes_them_by_their_names(is_dict: bool, form: str, capsys: p
     else:
         found = torch.export.load("m.pt2").module()(*given.values())[1].detach().numpy()
     assert np.allclose(found, expected(is_dict), atol=1e-5)
+
+
+NESTED = """
+import torch
+from torch import nn
+class Net(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.words, self.head = nn.Embedding(20, 8), nn.Linear(9, num_classes)
+    def forward(self, text, pair):
+        found = (self.words(text["ids"]) * text["mask"].unsqueeze(-1)).sum(1)
+        return self.head(torch.cat([found, pair[0] - pair[1]], 1))
+class Data(torch.utils.data.Dataset):
+    def __init__(self, is_dict):
+        self.is_dict, self.ids = is_dict, torch.arange(280).view(40, 7) % 19
+    def __len__(self):
+        return 40
+    def __getitem__(self, i):
+        text = {"ids": self.ids[i], "mask": (self.ids[i] > 3).float()}
+        pair = torch.tensor([i / 40]), torch.tensor([i % 3 * 1.0])
+        return ({"text": text, "pair": pair} if self.is_dict else (text, pair)), i % 3
+"""
+
+
+@pytest.mark.parametrize("is_dict", [True, False])
+def test_dicts_in_dicts_are_predicted_by_the_way_to_each(
+    is_dict: bool, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = f"nest{is_dict}".lower()
+    (tmp_path / f"{name}.py").write_text(NESTED)
+    words = (f"data._target_={name}.Data", f"+data.is_dict={is_dict}", f"model._target_={name}.Net")
+    train(*words, f"trust=[{name}]", "max_steps=6", "name=x", "monitor=off")
+    text, pair = {"ids": IDS, "mask": MASK}, (torch.tensor([[0.5], [0.25]]), torch.tensor([[1.0], [2.0]]))
+    model = load("x", trust=[name])
+    probabilities = model.network(text, pair).softmax(1).detach().numpy()
+    first, second = ("text", "pair") if is_dict else ("inputs.0", "inputs.1")
+    flat = {f"{first}.{key}": tensor.numpy() for key, tensor in text.items()}
+    flat |= {f"{second}.{i}": tensor.numpy() for i, tensor in enumerate(pair)}
+    np.savez("new.npz", **flat)
+    assert cli.run_command(["predict", "x", "new.npz", "out=p.npz", f"trust=[{name}]"]) == 0
+    with np.load("p.npz") as found:
+        assert np.allclose(found["probabilities"], probabilities, atol=1e-6)
+    whole = {"text": text, "pair": pair} if is_dict else (text, pair)
+    for given in (whole, flat):
+        assert np.allclose([p.probabilities for p in model.predict(given)], probabilities, atol=1e-6)
+    lines = [
+        {first: {key: tensor[i].tolist() for key, tensor in text.items()}, second: [part[i].tolist() for part in pair]}
+        for i in range(2)
+    ]
+    lines.append({first: {"ids": [1]}, second: [[1.0]]})
+    Path("lines.txt").write_text("\n".join(map(json.dumps, lines)))
+    with open("lines.txt") as typed:
+        monkeypatch.setattr("sys.stdin", typed)
+        assert cli.run_command(["predict", "x", "-", "out=q.jsonl", f"trust=[{name}]"]) == 1
+    rows = [json.loads(line) for line in Path("q.jsonl").read_text().splitlines()]
+    assert [row["probability"] for row in rows[:2]] == pytest.approx(probabilities.max(1), abs=1e-6)
+    told = f"the model takes {first}.ids, {first}.mask, {second}.0, {second}.1."
+    assert told in capsys.readouterr().err

@@ -138,26 +138,37 @@ class Theirs:
     Args:
         tensors: by name the dtype and the number of dimensions of each, `N` included, in their order: of a dict by its
             keys, of a tuple `inputs.0`, `inputs.1` ... Empty of what is neither.
+        is_nested: dicts and tuples lie in each other; a name is the way to a tensor, `text.ids`, `inputs.0.mask`.
     """
 
     tensors: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    is_nested: bool = False
     kind: ClassVar[str] = "of their source"
 
     @classmethod
     def like(cls, example: Tree) -> "Theirs":
         """Of inputs as a batch has them."""
         branches = example.values() if type(example) is dict else example if type(example) in (tuple, list) else ()
-        if not all(isinstance(branch, Tensor) for branch in branches):
-            return cls()
         named = named_leaves(example) if branches else {}
-        return cls({name: (str(leaf.dtype).removeprefix("torch."), leaf.dim()) for name, leaf in named.items()})
+        forms = {name: (str(leaf.dtype).removeprefix("torch."), leaf.dim()) for name, leaf in named.items()}
+        if all(isinstance(branch, Tensor) for branch in branches):
+            return cls(forms)
+        found = cls(forms, is_nested=True)
+        try:
+            return found if _is_alike(found.tree(named), example) else cls()
+        except ValueError:  # a key has a point in it
+            return cls()
 
     @property
     def is_tuple(self) -> bool:
-        return list(self.tensors) == [f"inputs.{i}" for i in range(len(self.tensors))]
+        """Whether the model is called with them by their places."""
+        places = list(dict.fromkeys(".".join(name.split(".")[:2]) for name in self.tensors))
+        return places == [f"inputs.{i}" for i in range(len(places))]
 
     def tree(self, tensors: Mapping[str, Tensor]) -> Tree:
         """Tensors by name as the model takes them: `model(**dict)` or `model(*tuple)`."""
+        if self.is_nested:
+            return _nested(tensors)
         return tuple(tensors.values()) if self.is_tuple else dict(tensors)
 
     @property
@@ -169,7 +180,46 @@ class Theirs:
         return mapped(lambda tensor: on_device(tensor, device, dtype), raw)
 
     def as_dict(self) -> dict[str, Any]:
-        return {"kind": self.kind, "tensors": {name: list(form) for name, form in self.tensors.items()}}
+        more = {"is_nested": True} if self.is_nested else {}
+        return {"kind": self.kind, "tensors": {name: list(form) for name, form in self.tensors.items()}, **more}
+
+
+def _nested(tensors: Mapping[str, Tensor]) -> Tree:
+    """The tree that names such as `text.ids` and `pair.0` lead through; numbers from 0 on are a tuple's places.
+
+    Raises:
+        ValueError: one leads on from a tensor.
+    """
+    root: dict[str, Any] = {}
+    for name, tensor in tensors.items():
+        *way, last = name.split(".")
+        node = root
+        for key in way:
+            node = node.setdefault(key, {})
+            if not isinstance(node, dict):
+                raise ValueError(f"{cut(name)} leads on from a tensor")
+        if last in node:
+            raise ValueError(f"{cut(name)} stands for two")
+        node[last] = tensor
+    found = _with_tuples(root)
+    return found["inputs"] if root.keys() == {"inputs"} and isinstance(found["inputs"], tuple) else found
+
+
+def _with_tuples(node: Any) -> Any:
+    if not isinstance(node, dict):
+        return node
+    branches = {key: _with_tuples(branch) for key, branch in node.items()}
+    return tuple(branches.values()) if [*branches] == [str(i) for i in range(len(branches))] else branches
+
+
+def _is_alike(found: Tree, example: Tree) -> bool:
+    """Whether two trees have the same dicts and tuples in each other."""
+    if isinstance(example, Tensor) or isinstance(found, Tensor):
+        return found is example
+    if type(example) is dict and type(found) is dict:
+        return [*found] == [*example] and all(_is_alike(found[key], example[key]) for key in example)
+    is_both = type(found) is tuple and type(example) in (tuple, list) and len(found) == len(example)
+    return is_both and all(_is_alike(*pair) for pair in zip(found, example, strict=True))
 
 
 Preparation = Pictures | Scaled | Rows | AsTheyAre | Theirs
@@ -213,7 +263,10 @@ def from_dict(found: Any) -> Preparation:
                     raise TypeError("dtype")
                 return AsTheyAre(_sizes(values["shape"]), values["dtype"])
             case Theirs.kind:
-                return Theirs({str(name): _form(form) for name, form in values.get("tensors", {}).items()})
+                forms = {str(name): _form(form) for name, form in values.get("tensors", {}).items()}
+                if values.get("is_nested") is True:
+                    _nested({name: torch.empty(0) for name in forms})  # whether the names make a tree
+                return Theirs(forms, values.get("is_nested") is True)
             case kind:
                 raise ValueError(f"not what is done to inputs, but of kind {cut(str(kind))}")
     except (KeyError, TypeError, AttributeError) as error:

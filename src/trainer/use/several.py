@@ -17,7 +17,7 @@ def of_samples(inputs: Theirs, samples: Any, told: str) -> Tree:
 
     Args:
         samples: a mapping of arrays by name, or a tuple where the model takes one; or a list of such. An array is
-            `[N, ...]`, or that of one sample.
+            `[N, ...]`, or that of one sample. Where dicts lie in dicts, they may be given so, or by names `text.ids`.
 
     Raises:
         UserError: a tensor is missing, or is of another form than the model was trained with.
@@ -30,6 +30,8 @@ def of_arrays(inputs: Theirs, arrays: Any, told: str) -> Tree:
     """One of the list of `of_samples`."""
     if not isinstance(arrays, Mapping):
         arrays = {f"inputs.{i}": array for i, array in enumerate(arrays if isinstance(arrays, Sequence) else [arrays])}
+    if inputs.is_nested:
+        arrays = _by_ways(inputs, arrays)
     wanted = ", ".join(inputs.tensors)
     if set(map(str, arrays)) != set(inputs.tensors):
         raise UserError(f"{told}: it holds {', '.join(map(str, arrays)) or 'nothing'}; the model takes {wanted}.")
@@ -39,6 +41,24 @@ def of_arrays(inputs: Theirs, arrays: Any, told: str) -> Tree:
         numbers = ", ".join(f"{name} {length:,}" for name, length in lengths.items())
         raise UserError(f"{told}: as many samples are needed of each: {numbers}.")
     return inputs.tree(found)
+
+
+def _by_ways(inputs: Theirs, arrays: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """Arrays in dicts and tuples by the names that lead to them; as they are where one is missing."""
+    start = 1 + inputs.is_tuple  # so much of a name is the first key: `text`, `inputs.0`
+    ways = {name: name.split(".") for name in inputs.tensors}
+    if set(map(str, arrays)) != {".".join(way[:start]) for way in ways.values()}:
+        return arrays
+    found = {}
+    for name, way in ways.items():
+        node = arrays[".".join(way[:start])]
+        for key in way[start:]:
+            try:
+                node = node[key] if isinstance(node, Mapping) else node[int(key)]
+            except (KeyError, IndexError, TypeError, ValueError):
+                return arrays
+        found[name] = node
+    return found
 
 
 def _tensor(array: Any, dtype: str, dims: int, told: str) -> Tensor:
