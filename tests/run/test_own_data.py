@@ -319,3 +319,48 @@ def test_what_is_not_finite_in_evaluation_alone_is_said_to_be(train: Callable[..
         train(*QUIET, *words, "model._target_=ownsets.Gap", "name=run")
     (finding,) = json.loads(Path("runs/run/result.json").read_text())["diagnosis"]
     assert finding["rule"] == "not finite in evaluation"
+
+
+DRAWN = """
+import random
+import numpy as np
+import torch
+
+def seeded():
+    return torch.from_numpy(np.random.normal(size=(60, 4))).float() + torch.rand(1), torch.arange(60) % 2
+
+def in_memory(seed=None):
+    print("is built")
+    draw = np.random.default_rng(seed)
+    return torch.from_numpy(draw.normal(size=(60, 4))).float(), torch.arange(60) % 2
+
+def as_items(seed=None):
+    draw = random.Random(seed)
+    return [(torch.tensor([draw.random() for _ in range(4)]), i % 2) for i in range(60)]
+"""
+
+
+@pytest.mark.parametrize("name", ["in_memory", "as_items"])
+def test_a_source_that_draws_without_a_seed_is_told(
+    name: str, train: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("drawnsets.py").write_text(DRAWN)
+    words = ("model=two_layer", "trust=[drawnsets]", "max_steps=2", "monitor=off")
+    line = f"warning: data={name}: gives other samples each time. So runs can't be compared, and none can be continued"
+    train(*words, f"data._target_=drawnsets.{name}")
+    said = capsys.readouterr().out
+    assert said.count(line) == 1
+    assert said.count("is built") == (name == "in_memory")
+    for source in (f"drawnsets.{name} data.seed=1", "drawnsets.seeded"):
+        train(*words, *f"data._target_={source}".split())
+        assert line not in capsys.readouterr().out
+
+
+def test_asking_a_source_twice_changes_no_draw(
+    train: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("drawnsets.py").write_text(DRAWN)
+    words = ("model=two_layer", "trust=[drawnsets]", "max_steps=3", "monitor=off", "data._target_=drawnsets.seeded")
+    twice = train(*words, "name=twice")
+    monkeypatch.setattr("trainer.run.data.REBUILT", 0.0)
+    assert train(*words, "name=once")["test/loss"] == twice["test/loss"]

@@ -1,5 +1,7 @@
 """The data of a run: what the source gives, checked, and its splits as batches that fit the model."""
 
+import contextlib
+import io
 from dataclasses import fields, replace
 
 import torch
@@ -13,8 +15,8 @@ from trainer.data.given import Asked, as_data
 from trainer.data.images import Augmentation
 from trainer.data.items import Items
 from trainer.data.pixels import refuse_missing_torchvision
-from trainer.data.prepare import Splits, check, detached, limited, prepare
-from trainer.data.source import Data, ImageFiles
+from trainer.data.prepare import Splits, check, detached, fingerprint, limited, prepare
+from trainer.data.source import Data, ImageFiles, Samples
 from trainer.data.tables.read import SUFFIXES
 from trainer.draws import seed_all
 from trainer.errors import UserError
@@ -23,6 +25,7 @@ from trainer.run.classes import balance
 from trainer.run.instantiate import built, ours
 from trainer.run.overfit import few
 from trainer.run.unread import refuse_unread
+from trainer.trees import leaves
 
 
 def build_data(settings: Settings) -> Data:
@@ -45,6 +48,44 @@ def build_data(settings: Settings) -> Data:
     data = limited(data, keys.get("limit"))
     check(data, name)
     return few(settings, data)
+
+
+REBUILT = 0.5  # seconds that a source may take to be asked once more
+BYTES_REBUILT = 1 << 28
+
+
+def doubts_of_source(settings: Settings, data: Data, seconds: float) -> list[str]:
+    """What the user should know of a source of their own that gives other samples when it is asked again.
+
+    It draws from a generator without a seed, such as `numpy.random.default_rng()`.
+
+    Args:
+        data: what the source gave.
+        seconds: which that took. One that takes long, or gives much, is not asked again.
+    """
+    splits = {split: getattr(data, split) for split in ("train", "val", "test")}
+    inputs = [leaf for split in splits.values() if isinstance(split, Samples) for leaf in leaves(split.inputs)]
+    is_cheap = seconds < REBUILT and sum(leaf.nbytes for leaf in inputs) < BYTES_REBUILT
+    if not settings.is_own("data") or not is_cheap:
+        return []
+    first = fingerprint(data)
+    try:
+        quiet = io.StringIO()  # what it says it has said before
+        with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
+            second = fingerprint(build_data(settings))
+    except Exception:  # of every kind: it may be made to be called once
+        return []
+    finally:
+        seed_all(settings.seed)
+    if not any(first[split].difference(second[split]) for split in splits):
+        return []
+    if fingerprint(data) != first:  # items that are others whenever they are read, which is told elsewhere
+        return []
+    return [
+        f"warning: data={settings.names['data']}: gives other samples each time. So runs can't be compared, and none "
+        "can be continued. Draw with random, numpy.random or torch, whose generators seed= sets, or with a "
+        "generator of your own that has a seed."
+    ]
 
 
 TRANSFORMERS = "trainer.models.libraries.transformers"

@@ -1,5 +1,6 @@
 """The parts of a run, built one after the other and found to fit together; nothing has been written."""
 
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,7 +27,7 @@ from trainer.optim.average import Average, OfOptimizer
 from trainer.optim.patience import Patience
 from trainer.run.batch_size import sized
 from trainer.run.chance import doubts_of_evaluation
-from trainer.run.data import build_data, build_splits
+from trainer.run.data import build_data, build_splits, doubts_of_source
 from trainer.run.environment import (
     Precision,
     autocast,
@@ -112,8 +113,12 @@ def build(settings: Settings, world: World = ALONE, like: Parts | None = None, i
     precision = autocast(settings, device)
     refuse_astray(settings)
     with fitting(device):
+        began = time.monotonic()
         data = world.first_alone(lambda: build_data(settings)) if like is None else like.data
+        seconds = time.monotonic() - began
         is_drawn = has_drawn_since(settings.seed) if like is None else like.is_drawn
+        # Several processes compare what each of them was given.
+        unsteady = doubts_of_source(settings, data, seconds) if like is None and world.size == 1 else []
         splits = build_splits(settings, data, device, dtype) if like is None else like.splits
         seed_all(settings.seed)
         model = world.first_alone(lambda: build_model(settings, splits, device, dtype))
@@ -164,7 +169,7 @@ def build(settings: Settings, world: World = ALONE, like: Parts | None = None, i
         if like is None
         else []
     )
-    warnings += found + loaded + chance + doubts_of_loss(settings, loss_fn, model, sample_of(splits.val))
+    warnings += unsteady + found + loaded + chance + doubts_of_loss(settings, loss_fn, model, sample_of(splits.val))
     warnings += doubts_of_patience(settings, length)
     mix = build_mix(settings, data, loss_fn, world)
     found_out = metrics, mix, warnings, leak, is_drawn
