@@ -156,6 +156,8 @@ def test_rows_of_a_table_and_lines(
         ("Sizes,,\n\nsize,by me,\nsize,colour,count\n0.125,red,2\n1.5,blue,3\n",),
         ("Of today\n;;\nsize;colour;count\n0,125;red;2\n1,5;blue;3\n",),
         ("# of today\n# size colour count\n0.125 red 2\n1.5 blue 3\n",),
+        ('"size","colour","count"\n"1",0.125,"red",2\n"2",1.5,"blue",3\n',),  # as R writes its row names
+        ("size colour count\nfirst 0.125 red 2\nsecond 1.5 blue 3\n",),
         ("size,colour,count\n0.125,red,2\n1.5,blue,3\n".encode("cp037"), "data.encoding=cp037"),
         ('size,colour,count\n"0,125",red,2\n"1,5",blue,3\n', "data.decimal=comma", "data.delimiter=comma"),
     ):
@@ -166,6 +168,7 @@ def test_rows_of_a_table_and_lines(
         (head + "1,250;red;2", "1,250 may have a decimal comma or a comma between thousands"),
         (head + "0,125;red;2", "'0,125' is not a number", "data.decimal=point"),
         (head + "1.250;red;2", "1.250 and its like are read with a decimal point. If it stands between"),
+        ("size,colour,count\n1,5,red,2", "4 cells, and 3 are needed: size, colour, count"),
         (head + "1;grey;2", "column colour: 1 row has grey, which no training row has"),
         (head + "1;red;2", "the model's columns have names", "data.header=false"),
         (head + "1;red;2", "it lacks 3 columns", "data.delimiter=tab"),

@@ -18,6 +18,7 @@ from trainer.data.tables.columns import number as number_in
 from trainer.data.tables.delimited import told_encoding
 from trainer.data.tables.dialect import (
     MOST_TITLES,
+    ROW_NAMES,
     SIGNS,
     different,
     names_of,
@@ -74,6 +75,7 @@ class Reader:
         self._header = str(how.get("header", "auto")).lower()
         self._delimiter, self._decimal = (str(how.get(key, "auto")) for key in ("delimiter", "decimal"))
         self._number = 0
+        self._has_row_names: bool | None = None  # None until the first row is there
         self._titles: list[tuple[int, str]] = []  # lines before the names of the columns
         self._open: list[str] = []  # lines of a row that has a line break between quotes, and is not whole yet
 
@@ -225,9 +227,23 @@ class Reader:
         by_place = {str(place): cell for place, cell in enumerate(cells)}
         if len(cells) > len(self._names) and by_place.keys() >= set(self._names):
             return by_place  # of a table without names, with columns that are no inputs
+        if self._has_row_names is None:
+            self._has_row_names = len(cells) == len(self._names) + 1 and self._is_row_name(line, cells[0])
+        if self._has_row_names:
+            cells = cells[1:]
         if len(cells) != len(self._names):
             raise ValueError(f"{len(cells)} cells, and {len(self._names)} are needed: {', '.join(self._names)}")
         return dict(zip(self._names, cells, strict=True))
+
+    def _is_row_name(self, line: str, cell: str) -> bool:
+        """Whether a cell before those that have names is what R writes there: `"1",0.5,2`.
+
+        Of `1,5,2` nobody knows: the first cell may be half of 1,5.
+        """
+        is_row_name = bool(cell.strip()) and (line.startswith('"') or number_in(cell) is None)
+        if is_row_name:
+            self.notes.append(ROW_NAMES)
+        return is_row_name
 
     def _decimal_of(self, row: Mapping[str, Any]) -> str:
         """As the first rows have it that can be read in one way only."""

@@ -13,6 +13,7 @@ from trainer.data.tables.columns import APART, MINUS, is_missing, number
 from trainer.errors import UserError
 
 SIGNS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "blanks": " ", "caret": "^", "colon": ":"}
+ROW_NAMES = "the first line has a name less than the others have cells: the first cells are row names."
 MOST_TITLES = 30  # lines above the names of the columns
 RARE = ("caret", "colon")  # what cuts lines where none of the others does; a colon stands in times
 
@@ -131,7 +132,7 @@ class Dialect:
         is_one = numbers == list(range(1, len(cells) + 1)) or set(numbers) == {None}
         if not is_one or len(set(cells)) < len(cells):
             return False
-        self.notes.append("the first line has a name less than the others have cells: the first cells are row names.")
+        self.notes.append(ROW_NAMES)
         return True
 
     def _names(self, header: str, called: Sequence[str], has_row_names: bool) -> list[str] | None:
