@@ -12,6 +12,7 @@ from trainer.command.folders import config_folders
 from trainer.command.reading import hydra_at
 from trainer.command.words import sorted_words
 from trainer.config import compose
+from trainer.config.shipped import CONFIGS
 
 SWEEPS = [
     "model=two_layer optimizer.lr=0.1,1 deterministic=true",
@@ -68,6 +69,13 @@ def test_hydra_composes_jobs_that_differ_in_numbers_once(monkeypatch):
         "seed.more=1",
         "seed=1,2",
         "++optimizer=sgd seed=1",
+        "model=mine optimizer=sgd monitor=off optimizer.lr=3 loss=nll",
+        "model=mine_of_another seed=1",
+        "--config-name=more optimizer=sgd",
+        *(
+            pytest.param(f"{path.parent.name}={path.stem}", marks=pytest.mark.slow)
+            for path in sorted(CONFIGS.glob("[dlmos]*/*.yaml"))
+        ),
     ],
 )
 def test_files_that_were_put_together_before_are_composed_as_hydra_does(words, tmp_path):
@@ -75,11 +83,14 @@ def test_files_that_were_put_together_before_are_composed_as_hydra_does(words, t
     (tmp_path / "experiment/mine.yaml").write_text(
         "defaults: [override /optimizer: sgd]\noptimizer: {lr: 0.5}\nmax_epochs: ${seed}\n"
     )
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/mine.yaml").write_text("_target_: torch.nn.Linear\nin_features: ${seed}\n")
+    (tmp_path / "model/mine_of_another.yaml").write_text("defaults: [two_layer]\nhidden_features: 3\n")
     elsewhere = tmp_path / "elsewhere/more"
     elsewhere.mkdir(parents=True)
     (elsewhere / "own_group.yaml").write_text("# @package _global_\nseed: 5\n")
     (tmp_path / "more.yaml").write_text(
-        f"defaults: [train, more: own_group, _self_]\nhydra: {{searchpath: ['{elsewhere.parent}']}}\n"
+        f"defaults: [train, more: own_group, _self_]\nhydra: {{searchpath: ['{elsewhere.parent}']}}\nmodel: {{a: 1}}\n"
     )
     argv = [f"--config-dir={tmp_path}", *words.split()]
 

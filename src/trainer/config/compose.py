@@ -18,7 +18,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, RangeSweep
+from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, OverrideType, RangeSweep
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -28,6 +28,7 @@ from trainer.config.grammar import as_typed, from_environment, mended, numbered,
 from trainer.config.references import refuse_endless
 from trainer.config.request import Request
 from trainer.config.schema import GROUPS, RULES, Choice, Text, is_as_typed
+from trainer.config.shipped import CONFIGS
 from trainer.config.trust import refuse_untyped
 from trainer.disk import foreign
 from trainer.errors import UserError
@@ -254,7 +255,8 @@ def _by_hydra(config_name: str, words: list[str]) -> tuple[DictConfig, dict[str,
     """The config that Hydra composes, and the chosen options.
 
     Hydra puts the chosen files together first, then it sets the keys that were typed. The first takes nearly all of the
-    time, and many jobs of a sweep choose the same files. So these are put together once.
+    time (0.1 s), and many jobs of a sweep choose the same files. So these are put together once; and where they name no
+    others, the default ones, in which each then takes the place of its group.
     """
     hydra = GlobalHydra.instance().hydra
     assert hydra is not None
@@ -263,19 +265,48 @@ def _by_hydra(config_name: str, words: list[str]) -> tuple[DictConfig, dict[str,
         return _whole(config_name, words)
     is_group = hydra.config_loader.repository.group_exists  # type: ignore[attr-defined]
     is_choice = [not isinstance(o.value(), dict) and is_group(o.key_or_group) for o in overrides]
-    chosen = [word for word, is_one in zip(words, is_choice, strict=True) if is_one]
+    chosen = [override for override, is_one in zip(overrides, is_choice, strict=True) if is_one]
     of_keys = [override for override, is_one in zip(overrides, is_choice, strict=True) if not is_one]
+    options = _options(hydra, chosen) if _begins_with_ours(hydra, config_name) else None
     try:
-        files = _files(hydra, config_name, tuple(chosen))
+        files = _files(hydra, config_name, tuple(str(o.input_line) for o in chosen) if options is None else ())
     except HydraException:
         if not of_keys:
             raise
         files = None  # whatever is wrong is said of all words
-    if files is None or files.names_hydra:
+    if files is None or files.names_hydra or "hydra" in str(options):
         return _whole(config_name, words)
     config: DictConfig = pickle.loads(files.config)
+    choices = dict(files.choices)
+    for group, (name, node) in (options or {}).items():
+        config[group], choices[group] = node, name
     ConfigLoaderImpl._apply_overrides_to_config(of_keys, config)
-    return config, dict(files.choices)
+    return config, choices
+
+
+@functools.cache
+def _begins_with_ours(hydra: Hydra, config_name: str) -> bool:
+    """Whether the config that all others go into is the shipped one. It sets no key of a group."""
+    found = hydra.config_loader.repository.load_config(config_name)  # type: ignore[attr-defined]
+    return found is not None and found.path.endswith(f"://{CONFIGS}")
+
+
+def _options(hydra: Hydra, chosen: list[Override]) -> dict[str, tuple[str, DictConfig]] | None:
+    """Group to the name of its option and what its file holds, which can be put in the place of the group as it is.
+
+    None where Hydra has to put the files together: one of them names others, or another place for itself.
+    """
+    found: dict[str, tuple[str, DictConfig]] = {}
+    for override in chosen:
+        group, name = override.key_or_group, override.value()
+        is_plain = override.type is OverrideType.CHANGE and override.package is None
+        if not is_plain or not isinstance(name, str) or group in found or group not in (*GROUPS, "monitor"):
+            return None
+        file = hydra.config_loader.repository.load_config(f"{group}/{name}")  # type: ignore[attr-defined]
+        if file is None or file.defaults_list or file.header["package"] is not None:
+            return None
+        found[group] = name, file.config
+    return found
 
 
 @dataclass(frozen=True)
@@ -293,7 +324,7 @@ class _Files:
     names_hydra: bool
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=1024)
 def _files(hydra: Hydra, config_name: str, chosen: tuple[str, ...]) -> _Files:
     """Args:
     hydra: at its folders, whose files are taken not to change while it is used.
