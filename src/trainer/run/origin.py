@@ -69,9 +69,8 @@ def cpu() -> str:
 def own_code(packages: tuple[str, ...]) -> dict[str, str]:
     """Module to a checksum of its file, of all that have been imported from the user's packages."""
     found = {}
-    for name, module in sorted(sys.modules.items()):
-        path = getattr(module, "__file__", None)
-        if path and trust.belongs(name, packages):
+    for name in sorted(name for name in sys.modules if packages and trust.belongs(name, packages)):
+        if path := getattr(sys.modules[name], "__file__", None):
             try:
                 found[name] = hashlib.blake2b(Path(path).read_bytes(), digest_size=16).hexdigest()
             except OSError:  # it was taken away since it was imported
