@@ -5,7 +5,7 @@ All of them are uint8 `[height, width, channels]`, on white.
 
 import math
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 import torch
@@ -272,6 +272,7 @@ def _font(size: int = _FONT_SIZE) -> ImageFont.FreeTypeFont:
     return font
 
 
+@lru_cache(maxsize=4096)  # captions come again in each picture
 def _length(text: str, font: ImageFont.FreeTypeFont | None = None) -> int:
     return math.ceil((font or _font()).getlength(text))
 

@@ -1,6 +1,7 @@
 """What stands in the TEXT tab, as Markdown: the config, a table of the model's layers, and what the run ran on."""
 
 import contextlib
+import functools
 import importlib.metadata
 import platform
 import re
@@ -65,9 +66,7 @@ def environment(device: torch.device, version: str) -> dict[str, str]:
         version: of train.
     """
     found = {"train": version, "python": platform.python_version(), "torch": torch.__version__}
-    for package in ("hydra-core", "numpy", "tensorboard"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
+    found |= {name: number for name in ("hydra-core", "numpy", "tensorboard") if (number := _version(name))}
     found["system"] = platform.platform()
     found["device"] = str(device)
     if device.type == "cuda":
@@ -78,6 +77,15 @@ def environment(device: torch.device, version: str) -> dict[str, str]:
     if commit := git_commit():
         found["git commit"] = commit
     return found
+
+
+@functools.cache
+def _version(package: str) -> str:
+    """Of an installed package, empty where it is none. Python reads a long file for each."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def git_commit() -> str | None:
