@@ -81,9 +81,8 @@ def test_seed_two_layer_is_the_tutorial(train: Callable[..., dict[str, Any]]) ->
     assert losses[-1] < 1e-2
     assert result["num_parameters"] == 1000 * 100 + 100 * 10
     for gradient in ("tensors", "numpy", "custom_function"):
-        by_hand = train(*words, f"model.gradient={gradient}")
-        # The same curve up to rounding, which 500 steps make larger.
-        assert by_hand["train/loss"] == pytest.approx(result["train/loss"], rel=1e-2)
+        by_hand = train(*words, f"model.gradient={gradient}", "max_steps=30")
+        assert by_hand["train/loss"] == pytest.approx(losses[29], rel=1e-4)  # the same curve up to rounding
     assert train(*words, "optimizer=sgd", "optimizer.lr=1e-6")["train/loss"] == result["train/loss"]  # bit for bit
 
 

@@ -13,7 +13,7 @@ TUTORIALS = {
     "two layers, tensors": ("experiment=seed_two_layer", "model.gradient=tensors", "max_steps=20"),
     "two layers, NumPy": ("experiment=seed_two_layer", "model.gradient=numpy", "max_steps=20"),
     "two layers, a Function": ("experiment=seed_two_layer", "model.gradient=custom_function", "max_steps=20"),
-    "LeNet": ("model=lenet", "max_steps=3"),
+    "LeNet, watched": ("model=lenet", "max_steps=3", "monitor=full"),
     "LeNet, 3x3": ("model=lenet", "model.kernel_size=3", "max_steps=3"),
     "ResNet, frozen": ("model=frozen_resnet", "model.backbone.weights=null", "data.limit=40", "max_steps=2"),
     "layers in a list": ("model=sequential", "loss=nll", "max_steps=3"),
@@ -25,7 +25,7 @@ import sys
 sys.modules["trainer.fast"] = sys.modules["trainer.stack"] = None
 from trainer.command.main import main, run_command
 for words in {words!r}:
-    print(words, run_command([*words, "fast=false"]))
+    print(words, run_command(["monitor=off", *words, "fast=false"]))
 """
 NET = """
 from torch import nn
