@@ -284,7 +284,7 @@ def _by_hydra(config_name: str, words: list[str]) -> tuple[DictConfig, dict[str,
     return config, choices
 
 
-@functools.cache
+@functools.lru_cache(maxsize=16)
 def _begins_with_ours(hydra: Hydra, config_name: str) -> bool:
     """Whether the config that all others go into is the shipped one. It sets no key of a group."""
     found = hydra.config_loader.repository.load_config(config_name)  # type: ignore[attr-defined]
@@ -324,7 +324,7 @@ class _Files:
     names_hydra: bool
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.lru_cache(maxsize=256)
 def _files(hydra: Hydra, config_name: str, chosen: tuple[str, ...]) -> _Files:
     """Args:
     hydra: at its folders, whose files are taken not to change while it is used.

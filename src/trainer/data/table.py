@@ -173,13 +173,28 @@ def inputs_of(
     Raises:
         UserError: the file can't be read, lacks a column, or has words where the model was trained with numbers.
     """
+    table = read_for(path, recipe, delimiter, decimal, encoding, header)
+    if notes is not None:
+        notes += table.notes
+    return recipe.apply(table, notes)
+
+
+def read_for(
+    path: str,
+    recipe: Recipe,
+    delimiter: str = "auto",
+    decimal: str = "auto",
+    encoding: str = "auto",
+    header: str | bool = "auto",
+) -> Table:
+    """A table with the columns of a run's recipe, which are found by their names. Raises what `inputs_of` does."""
     used = [column.name for column in recipe.columns]
-    header = header if header != "auto" or recipe.has_names else "false"
 
     def choose(names: Sequence[str], has_names: bool) -> dict[str, str]:
         return {name: "words" if name in recipe.words else "auto" if name in used else "none" for name in names}
 
-    table = read(
+    header = header if header != "auto" or recipe.has_names else "false"
+    return read(
         existing_path("data.path", path),
         choose,
         delimiter=delimiter,
@@ -188,9 +203,6 @@ def inputs_of(
         header=str(header).lower(),
         called=used if recipe.has_names else (),
     )
-    if notes is not None:
-        notes += table.notes
-    return recipe.apply(table, notes)
 
 
 class Wanted:

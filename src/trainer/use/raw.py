@@ -11,9 +11,7 @@ from trainer.data import arrays, fresh
 from trainer.data.items import Items
 from trainer.data.preparation import Pictures, Rows, Scaled
 from trainer.data.source import Data, ImageFiles, existing_path
-from trainer.data.tables.columns import Table
-from trainer.data.tables.read import read
-from trainer.data.tables.recipe import Recipe
+from trainer.data.table import read_for
 from trainer.errors import UserError
 from trainer.use.portable import coded
 from trainer.use.trained import Trained
@@ -39,8 +37,8 @@ def _whole(trained: Trained, data: Data) -> NDArray[Any]:
     inputs, config = trained.about.inputs, trained.settings.group("data")
     rows = data.rows.get("test")
     if isinstance(inputs, Rows) and rows is not None:
-        found = coded(inputs.recipe, table_of(str(config.get("path")), inputs.recipe, config))
-        return found[rows.numpy()]
+        how = {key: config[key] for key in fresh.HOW if key in config}
+        return coded(inputs.recipe, read_for(str(config.get("path")), inputs.recipe, **how))[rows.numpy()]
     if isinstance(inputs, Scaled):
         if config.get("_target_") != "trainer.data.arrays.load":
             name = trained.settings.names["data"]
@@ -55,15 +53,3 @@ def _whole(trained: Trained, data: Data) -> NDArray[Any]:
     assert isinstance(data.test.inputs, torch.Tensor)
     array: NDArray[Any] = data.test.inputs.numpy()
     return array
-
-
-def table_of(path: str, recipe: Recipe, how: Any) -> Table:
-    """A table with the columns of a recipe."""
-    used = [column.name for column in recipe.columns]
-
-    def choose(names: Any, has_names: bool) -> dict[str, str]:
-        return {name: "words" if name in recipe.words else "auto" if name in used else "none" for name in names}
-
-    known = {key: str(how.get(key, "auto")).lower() for key in fresh.HOW}
-    known["header"] = known["header"] if known["header"] != "auto" or recipe.has_names else "false"
-    return read(existing_path("data.path", path), choose, **known, called=used if recipe.has_names else ())

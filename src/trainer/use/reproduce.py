@@ -54,7 +54,7 @@ def reproduce(request: Request, signals: Signals, steps: int | None, name: str |
         raise UserError(f"{old}: has recorded nothing yet that could be compared.")
     origins = read_origin(old)
     last = min(n for n in (steps, _length(result)) if n is not None)
-    wanted = again(request, None if name is None else Path("runs", name), **_as_long(request, origins))
+    wanted = again(request, None if name is None else Path("runs", name), **_as_long(origins))
     new = locate(settings_of(wanted).config, "-".join(wanted.names[group] for group in ("model", "data")))
     if new.exists():
         raise UserError(f"name={name}: {new} is there already. Type another name=.")
@@ -71,7 +71,7 @@ def _length(result: Mapping[str, Any]) -> int:
     return max(1, length)
 
 
-def _as_long(request: Request, origins: list[dict[str, Any]]) -> dict[str, Any]:
+def _as_long(origins: list[dict[str, Any]]) -> dict[str, Any]:
     """The length that the run was told last, where it continued with another one."""
     lengths = [origin.get("max_steps") for origin in origins]
     if len(set(lengths)) < 2 or not isinstance(lengths[-1], int):
