@@ -26,7 +26,7 @@ from trainer.config.schema import leaves
 from trainer.disk.lock import locked
 from trainer.errors import RunStopped, UserError
 from trainer.finished.chart import chart
-from trainer.finished.read import Broken, read_config, read_run
+from trainer.finished.read import Broken, read_config, read_run, run_folders
 from trainer.finished.table import Column, open_console, table
 from trainer.monitor.events import EventFile
 
@@ -254,6 +254,17 @@ def test_a_mistake_is_one_line(here: Path, capsys: pytest.CaptureFixture[str], w
     assert str(error.value).startswith(line) or line in str(error.value)
     assert "\n" not in str(error.value)
     assert capsys.readouterr().out == ""
+
+
+def test_a_sweep_is_no_run_and_the_line_names_what_to_type(here: Path) -> None:
+    sweep = here / "runs/sgd/sweep.yaml"
+    sweep.write_text("command: []\n")
+    num_runs = len([*run_folders(Path("runs/sgd"))])
+    line = f"sgd: is a sweep of {num_runs} runs. Type train compare sgd; or name one of them, such as runs/sgd/fast."
+    for words in (["show", "sgd"], ["compare", "adam", "sgd"]):
+        with pytest.raises(UserError, match=f"^{line}$"):
+            run_verb(words)
+    assert run_verb(["show", "runs/sgd/fast"]) == 0
 
 
 def test_without_any_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

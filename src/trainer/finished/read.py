@@ -20,6 +20,7 @@ from trainer.disk import foreign
 from trainer.disk.lock import NAME as LOCK
 from trainer.disk.lock import holder
 from trainer.errors import UserError, nearest
+from trainer.system import shell
 
 Points = list[tuple[int, float]]  # (step, number)
 
@@ -135,6 +136,12 @@ def run_named(word: str) -> Run:
         except (Broken, PermissionError) as error:
             reason = error if isinstance(error, Broken) else f"{folder}: can't be read: {error.strerror}"
             raise UserError(f"{reason}.") from error
+        if (folder / "sweep.yaml").is_file() and (jobs := [*run_folders(folder)]):
+            one = shell.quote(jobs[0].as_posix())
+            raise UserError(
+                f"{word}: is a sweep of {len(jobs)} runs. Type train compare {shell.quote(word)}; or name one of them, "
+                f"such as {one}."
+            )
     known = [folder.as_posix() for folder in run_folders(Path("runs"))]
     hint = nearest(word, [*known, *(name.removeprefix("runs/") for name in known)])
     raise UserError(f"{word}: there is no run.{hint} train runs lists them.")
