@@ -65,6 +65,8 @@ def test_a_pack_is_the_run(train: Train, tmp_path: Path, capsys: pytest.CaptureF
     out = capsys.readouterr().out
     for verb in ("evaluate", "predict", "export", "pack"):
         assert f"  train {verb} runs/x" in out
+    assert cli.run_command(["evaluate", "z.zip"]) == 0
+    assert capsys.readouterr().out.startswith("z.zip at step 30: test split of digits\n")  # not the cache it lies in
 
 
 def disk_calls(words: list[str]) -> list[str]:

@@ -39,7 +39,9 @@ def better(folders: Sequence[Path], is_one_loss: bool = True) -> list[str]:
     lines = []
     if (found := of_accuracy(first, second)) is not None:
         difference, only_a, only_b = found
-        counts = f"{only_a:,} samples only {first.name} has right, {only_b:,} only {second.name}"
+        counts = (
+            f"{only_a:,} sample{'' if only_a == 1 else 's'} only {first.name} has right, {only_b:,} only {second.name}"
+        )
         lines.append(told(difference, first, second, "points of accuracy", 100, True))
         lines.append(f"  (McNemar's test: p = {difference.p:.2g}; {counts})")
     if is_one_loss and (loss := of_loss(first, second)) is not None:

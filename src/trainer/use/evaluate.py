@@ -68,7 +68,7 @@ class Evaluation:
     def as_dict(self) -> dict[str, Any]:
         """Plain values alone, for JSON, which has no NaN."""
         return {
-            "run": str(self.trained.found.folder),
+            "run": self.trained.found.name,
             "checkpoint": str(self.trained.found.checkpoint),
             "step": self.trained.step,
             "data": self.labelled.told,

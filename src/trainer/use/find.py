@@ -20,12 +20,19 @@ class Found(NamedTuple):
         checkpoint: a file in its `checkpoints/`.
         note: how it was chosen, where that is not what was typed.
         is_average: the average of the weights is meant, which the checkpoint holds beside them.
+        pack: the file that the folder was unpacked from, to a cache.
     """
 
     folder: Path
     checkpoint: Path
     note: str = ""
     is_average: bool = False
+    pack: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """What it is called where it is shown: as it may be typed again."""
+        return str(self.pack or self.folder)
 
 
 def find(word: str, wanted: str | None = None) -> Found:
@@ -53,8 +60,7 @@ def find(word: str, wanted: str | None = None) -> Found:
     if path.is_file() and path.suffix == ".zip":
         from trainer.disk.pack import unpacked
 
-        folder = unpacked(path)
-        return _found(folder, wanted)
+        return _found(unpacked(path), wanted)._replace(pack=path)
     for folder in (path, Path("runs", word)):
         if (folder / "config.yaml").is_file():
             return _found(folder, wanted)

@@ -125,7 +125,7 @@ class Trained:
     @property
     def name(self) -> str:
         average = ", the average of the weights" if self.found.is_average else ""
-        return f"{self.found.folder} at step {self.step:,}{average}"
+        return f"{self.found.name} at step {self.step:,}{average}"
 
 
 def open_run(found: Found, typed: Mapping[str, Any] | None = None, are_given: bool = False) -> Trained:
