@@ -5,6 +5,7 @@ but not run. Examples with their output are typed, too, and the output is compar
 """
 
 import contextlib
+import functools
 import importlib.util
 import io
 import os
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from trainer.command import main as cli
@@ -290,14 +292,33 @@ def test_every_picture_is_shown() -> None:
 
 
 def test_every_key_has_its_line() -> None:
-    """In `train help keys`: those that belong to no group, and those of sections by their last part."""
-    from trainer.config.schema import GROUPS, RULES
+    """In `train help keys`: those that belong to no group or that any option takes, those of sections by their end."""
+    from trainer.config.schema import GROUPS, READ_HERE, RULES
 
     text = (MANUAL / "keys.md").read_text()
-    for key in RULES:
+    for key in (*RULES, *(f"{group}.{key}" for group, keys in READ_HERE.items() for key in keys if "." not in key)):
         section, _, last = key.partition(".")
-        if section not in GROUPS:
+        if section not in GROUPS or (last in READ_HERE[section] and "." not in last):
             assert f"`{key}`" in text or f"`.{last}`" in text, key
+
+
+def test_every_default_is_the_one_of_the_config() -> None:
+    """A row of several keys has a default for each, or one for all; an empty cell says nothing."""
+    config = yaml.safe_load((ROOT / "configs/train.yaml").read_text())
+    config["monitor"] = yaml.safe_load((ROOT / "configs/monitor/full.yaml").read_text())
+    rows = re.findall(r"^\| (`.+?) \| (.*?) \| .+ \|$", (MANUAL / "keys.md").read_text(), re.MULTILINE)
+    seen = 0
+    for names, defaults in rows:
+        keys, values = re.findall(r"`([^`]+)`", names), re.findall(r"`([^`]+)`", defaults)
+        section = keys[0].rpartition(".")[0]
+        keys = [f"{section}{key}" if key.startswith(".") else key for key in keys]
+        for key, value in zip(keys, values * len(keys) if len(values) == 1 else values, strict=bool(values)):
+            *parents, last = key.split(".")
+            holder = functools.reduce(dict.__getitem__, parents, config) if {*parents} <= {*config} else {}
+            if last in holder and key != "metric":
+                assert yaml.safe_load(value) == holder[last], key
+                seen += 1
+    assert seen > 60
 
 
 @pytest.mark.parametrize("page", PAGES)
