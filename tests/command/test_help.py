@@ -31,9 +31,10 @@ def test_a_topic_is_its_page(topic: str, capsys: Any) -> None:
 
 
 def test_a_verb_is_explained_where_runs_are(capsys: Any) -> None:
-    for verb in ("compare", "show", "board", "RUNS"):
+    verbs = {**dict.fromkeys(("compare", "show", "board", "RUNS"), "runs"), "find-lr": "choices", "export": "after"}
+    for verb, page in verbs.items():
         assert cli.run_command(["help", verb]) == 0
-        assert capsys.readouterr().out == (MANUAL / "runs.md").read_text()
+        assert capsys.readouterr().out == (MANUAL / f"{page}.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,9 @@ def test_a_verb_is_explained_where_runs_are(capsys: Any) -> None:
     [
         (["tensorbord"], "help tensorbord: there is no such topic. Did you mean tensorboard? There is "),
         (["sweep"], "Did you mean sweeps?"),
-        (["x"], "help x: there is no such topic. There is "),
+        (["x1"], "help x1: there is no such topic. There is "),
+        (["Augmentation"], "It is spoken of in choices: type train help choices."),
+        (["onnx"], "help onnx: there is no such topic. It is spoken of in after: type train help after. There is "),
         (["keys", "speed"], "help keys speed: there is no such topic."),
         (["../README"], "help ../README: there is no such topic."),
     ],

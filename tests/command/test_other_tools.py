@@ -76,6 +76,9 @@ Model=lenet                         -> model=lenet
 model.hidden=64                     -> model=two_layer model.hidden_features=64
 hidden_size=64                      -> model=two_layer model.hidden_features=64
 optimizer.momentum=0.9              -> optimizer=sgd optimizer.momentum=0.9
+optimizer.name=SGD                  -> optimizer=sgd
+seed_everything=3                   -> seed=3
+trainer.devices=1                   -> device=auto
 momentum=0.9                        -> optimizer=sgd optimizer.momentum=0.9
 patience=3                          -> early_stopping.patience=3
 pretrained=true                     -> model=resnet18 model.weights=imagenet
@@ -169,6 +172,9 @@ ALONE = {
     "predict model=d1 source=x.png": "have no key. Type them alone: train predict RUN FILE.",
     "resume=True": "Type resume=auto for the newest of its kind.",
     "num_workers=2": f"num_workers: {NO_WORKERS}",
+    "shuffle=true": "shuffle: nothing reads this key. Training samples come in another order in every epoch",
+    "validation_split=0.2": "validation_split: data=digits has no val_fraction; arrays, cifar10, fashion_mnist, hf, "
+    "image_folder, image_table, mnist, table, torchvision have it. Leave it out.",
     "--workers 2": f"--workers: a key has no dashes. {NO_WORKERS}",
     "data=iris.tsv": "data=iris.tsv: there is no such data.",
     "'name=x optimizer=sgd'": "is one word, because it stands in one pair of quotes. Type name=x optimizer=sgd.",

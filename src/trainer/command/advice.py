@@ -84,11 +84,11 @@ class Advice:
         right = self.right_key(key)
         if right is None and (owned := self.owners(key)) is not None:
             return self._with_option(*owned, value)
-        right = right or key_meant(key, self.known)
+        is_near, right = right is None, right or key_meant(key, self.known)
         if right is None:
             return None
         if right in self.options:
-            return self.choice(right, value) or f"{right}=..."
+            return self.choice(right, value) or (None if is_near else f"{right}=...")
         return shell.quote(f"{right}={self._value(right, value)}") if value else f"{right}=..."
 
     def word(self, word: str) -> str:
@@ -118,8 +118,11 @@ class Advice:
             return f"{line} Type {words}."
         if (lacking := self.lacking(key, value)) is not None:
             return f"{key}: {lacking}"
+        if synonyms.letters(key).endswith("shuffle"):
+            return f"{line} Training samples come in another order in every epoch, by the seed. Leave it out."
         right = self.right_key(key) or key_meant(key, self.known)
-        if right is not None and value and (self._value(right, value) != value or right in self.options):
+        is_option = right in self.options and self.choice(right, value) is not None
+        if right is not None and value and (self._value(right, value) != value or is_option):
             return f"{line} Type {self.words(right, value)}."
         return f"{line} Did you mean {right}?" if right is not None else f"{line}{beside(key, self.known)}"
 
@@ -164,7 +167,10 @@ class Advice:
         if key in ("data.path", "data.root") and (found := self._data_at(value)) is not None:
             return found
         for option in options:
-            if not {k for k in missing_keys(self.folders, group, option) if not self.value(k)} - {key}:
+            missing = missing_keys(self.folders, group, option)
+            if group == "data" and not missing:
+                continue  # a public data set, which nobody takes for the sake of a key
+            if not {k for k in missing if not self.value(k)} - {key}:
                 word = f"{key}={self._value(key, value)}" if value else f"{key}=..."
                 return shell.join([f"{group}={option}", word])
         return None

@@ -95,13 +95,31 @@ def show_help(words: Sequence[str]) -> int:
         print("\n".join(f"  {topic:<{width}}  {about}" for topic, about in known.items()))
         print("\ntrain --help lists what can be chosen, with examples.")
         return 0
-    of_verbs = {**dict.fromkeys(VERBS, "runs"), **dict.fromkeys(OPTIONS, "after"), **dict.fromkeys(ASKING, "why")}
+    of_verbs = {
+        **dict.fromkeys(VERBS, "runs"),
+        **dict.fromkeys(OPTIONS, "after"),
+        **dict.fromkeys(ASKING, "why"),
+        "find-lr": "choices",
+    }
     topic = of_verbs.get(words[0], words[0].lower())
     if topic not in known or len(words) > 1:
         what = " ".join(words)
-        raise UserError(f"help {what}: there is no such topic.{nearest(topic, known)} There is {', '.join(known)}.")
+        is_misspelt = len(words) > 1 or any(name.startswith(topic[:4]) for name in known)
+        hint = (not is_misspelt and _page_with(topic)) or nearest(topic, known)
+        raise UserError(f"help {what}: there is no such topic.{hint} There is {', '.join(known)}.")
     print_page((MANUAL / f"{topic}.md").read_text(encoding="utf-8"))
     return 0
+
+
+def _page_with(word: str) -> str:
+    """Which page to type for a word that is no topic: the one that has it most, in its headings first; else empty."""
+    counts = {}
+    for path in MANUAL.glob("*.md"):
+        text = path.read_text(encoding="utf-8").lower()
+        is_heading = re.search(rf"^#.*\b{re.escape(word)}\b", text, re.MULTILINE) is not None
+        counts[path.stem] = is_heading, len(re.findall(rf"\b{re.escape(word)}\b", text))
+    page = max(sorted(counts), key=lambda name: counts[name])
+    return f" It is spoken of in {page}: type train help {page}." if counts[page][1] else ""
 
 
 def print_page(text: str) -> None:

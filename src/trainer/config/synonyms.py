@@ -9,9 +9,10 @@ from functools import cache
 _KEYS = {
     "model": "arch architecture net network model_name model_type",
     "data": "dataset ds data_name dataset_name datamodule data_set task_name",
-    "loss": "criterion loss_fn loss_function objective cost loss_name",
-    "optimizer": "optim opt optimiser solver optimizer_name opt_name",
-    "scheduler": "sched lr_scheduler lr_schedule schedule lr_sched lr_policy scheduler_name",
+    "loss": "criterion loss_fn loss_function objective cost loss_name loss.name loss.type",
+    "optimizer": "optim opt optimiser solver optimizer_name opt_name optimizer.name optimizer.type",
+    "scheduler": "sched lr_scheduler lr_schedule schedule lr_sched lr_policy scheduler_name "
+    "scheduler.name scheduler.type",
     "experiment": "exp recipe config cfg preset",
     "optimizer.lr": "lr learning_rate lrate base_lr init_lr initial_lr initial_learning_rate lr0 learningrate_init eta",
     "optimizer.momentum": "momentum mom",
@@ -24,7 +25,7 @@ _KEYS = {
     "max_time": "max_minutes max_hours time_limit max_seconds timeout",
     "batch_size": "batch bs b batchsize train_batch_size per_device_train_batch_size minibatch mini_batch_size "
     "batch_sz per_gpu_batch_size global_batch_size",
-    "seed": "random_seed random_state manual_seed rng_seed rng global_seed",
+    "seed": "random_seed random_state manual_seed rng_seed rng global_seed seed_everything",
     "device": "dev accelerator",
     "threads": "num_threads n_threads cpu_threads torch_threads omp_num_threads intra_op_threads",
     "deterministic": "cudnn_deterministic reproducible",
@@ -33,7 +34,8 @@ _KEYS = {
     "name": "run_name exp_name experiment_name run_id",
     "run_dir": "output_dir output out out_dir save_dir log_dir logdir logging_dir work_dir workdir default_root_dir",
     "resume": "ckpt ckpt_path checkpoint_path load load_from resume_from resume_from_checkpoint resume_path restore",
-    "eval_every": "val_every eval_steps val_check_interval eval_interval validate_every val_interval eval_freq",
+    "eval_every": "val_every eval_steps val_check_interval eval_interval validate_every val_interval eval_freq "
+    "eval_strategy evaluation_strategy",
     "checkpoint.every": "save_every save_steps save_freq save_interval checkpoint_every ckpt_every",
     "checkpoint.keep": "save_total_limit save_top_k keep_last",
     "checkpoint.metric": "metric_for_best_model",
@@ -83,7 +85,7 @@ _KEYS = {
 }
 # What is said otherwise: the words to type where the value is true, a number or left out, and where it is false.
 _WORDS = {
-    "gpu gpus use_gpu cuda use_cuda n_gpu num_gpus": ("device=auto", "device=cpu"),
+    "gpu gpus devices use_gpu cuda use_cuda n_gpu num_gpus": ("device=auto", "device=cpu"),
     "cpu no_cuda no_gpu use_cpu": ("device=cpu", "device=auto"),
     "mps use_mps": ("device=mps", "device=auto"),
     "fp16 half float16": ("precision=float16", "precision=float32"),
