@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from trainer.command.verbs import run_verb
 from trainer.errors import UserError
 
 WORDS = ("data=table", "data.targets=[label]", "model=two_layer", "monitor=off", "name=it")
@@ -36,6 +37,24 @@ def moved(tmp_path: Path, train: Callable[..., Any], monkeypatch: pytest.MonkeyP
 def test_a_table_that_has_moved_is_the_same_data(moved: Path, train: Callable[..., Any]) -> None:
     assert train("resume=runs/it", "data.path=else/b.csv", "max_steps=20")["steps"] == 20
     assert train(*WORDS, "data.path=else/b.csv", "max_steps=20")["steps"] == 20  # finished, and the same
+
+
+def test_a_run_that_was_made_longer_says_how_long_it_is(
+    train: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What `train show` says to type makes it longer once more, and does not ask for less than it has."""
+    words = ("model=two_layer", "data.limit=50", "monitor=off", "name=it")
+    train(*words, "max_steps=5")
+    train(*words, "max_steps=20")
+    capsys.readouterr()
+    for length in (40, 80):
+        assert run_verb(["show", "it"]) == 0
+        (line,) = [line.split() for line in capsys.readouterr().out.splitlines() if "resume=" in line]
+        assert line == ["train", "resume=runs/it", f"max_steps={length}"]
+        assert train(*line[1:])["steps"] == length
+        capsys.readouterr()
+    assert run_verb(["runs", "where=max_steps=80", "--csv"]) == 0
+    assert "it," in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("max_steps", [10, 20])  # finished; not

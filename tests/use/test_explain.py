@@ -32,7 +32,7 @@ def test_of_three_keys_the_one_that_matters(train: Train, capsys: pytest.Capture
     assert "16 runs, 14 to go" in said  # a and b are two of them
     results = {r["name"]: r for r in json.loads(Path("runs/explain-a-b/results.json").read_text())}
     a = json.loads(Path("runs/a/result.json").read_text())
-    name = "batch_size=64,model.hidden_features=100,optimizer.lr=0.0002,seed=0"
+    name = "batch_size=64,hidden_features=100,lr=0.0002,seed=0"
     assert results[name]["val/loss"] == a["val/loss"]
     assert Path("why.png").stat().st_size > 1000
     assert cli.run_command(words) == 0  # the same command trains nothing anew

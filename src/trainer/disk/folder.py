@@ -63,9 +63,8 @@ FREE = (
     "data.num_workers",  # the order and the draws of samples are the same with any number
 )
 
-# Of these what says where a run ends, and what is tested then.
+# Of these what says when a run ends, and what is tested then.
 ENDS = ("max_steps", "max_epochs", "max_time", "early_stopping", "test")
-
 # Where the data lies: it may have moved. What tells it from other data stands in the checkpoint.
 PLACES = ("data.path", "data.root")
 # That does so, too, for how samples fell into splits: older releases did not stratify all that is stratified now.
@@ -255,6 +254,13 @@ def read_origin(folder: Path) -> list[dict[str, Any]]:
     except (OSError, ValueError, RecursionError):
         return []
     return [e for e in entries if isinstance(e, dict)] if isinstance(entries, list) else []
+
+
+def keep_ends(folder: Path, config: Mapping[str, Any]) -> None:
+    """Has `config.yaml` say when a run that goes on is to end now; all else in it is as the run began."""
+    stored = read_config(folder)
+    if stored is not None and any(stored.get(key) != config[key] for key in ENDS):
+        write_text(folder / "config.yaml", as_yaml({**stored, **{key: config[key] for key in ENDS}}))
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:

@@ -321,6 +321,7 @@ def begin_folder(folder: Path, parts: Parts, warn: Callable[[str], None]) -> boo
                 folders.write_config(folder, {**request.config, "choices": request.choices}, request.overrides)
             else:
                 (folder / "result.json").unlink(missing_ok=True)
+                folders.keep_ends(folder, request.config)
                 cut_metrics(folder / "metrics.jsonl", state.step)
             remember(folder, parts)
             write_origin(folder, parts)

@@ -18,7 +18,7 @@ from trainer.config import trust
 from trainer.config.settings import Settings
 from trainer.data.prepare import Fingerprint
 from trainer.disk.files import write_text
-from trainer.disk.folder import ENDS, ORIGIN, read_origin
+from trainer.disk.folder import ORIGIN, read_origin
 from trainer.run.parts import Parts
 from trainer.system.limits import num_cores
 
@@ -39,7 +39,6 @@ def origin_of(parts: Parts) -> dict[str, Any]:
     return {
         "from_step": parts.state.step,
         "max_steps": parts.length.max_steps,
-        "ends": {key: parts.settings.config[key] for key in ENDS},
         "processes": parts.world.size,
         "device": torch.cuda.get_device_name(device) if is_cuda else device.type,
         "cpu": f"{cpu()}, {torch.backends.cpu.get_cpu_capability()}",

@@ -215,22 +215,15 @@ def is_finished(job: Job) -> bool:
 
 def _is_longer(job: Job) -> bool:
     """Whether another end is asked for than the run was last to come to."""
-    there, asked = _ends_there(job), resolved(job.request.config)
+    there, asked = folders.read_config(job.folder) or {}, job.request.config
     return any(there.get(key, asked[key]) != asked[key] for key in folders.ENDS)
-
-
-def _ends_there(job: Job) -> Config:
-    """Where the run in a job's folder was last to end; of an older release where it was to end when it was begun."""
-    entries = folders.read_origin(job.folder)
-    ends = entries[-1].get("ends") if entries else None
-    return ends if isinstance(ends, dict) else folders.read_config(job.folder) or {}
 
 
 def refuse_shorter(job: Job, config: Config) -> None:
     """Raises UserError where the job was trained for longer: in a mean it would stand beside jobs of this length."""
     if (folders.read_result(job.folder) or {}).get("status") != "finished":
         return
-    there = _ends_there(job)
+    there = folders.read_config(job.folder) or {}
     for key in ("max_steps", "max_epochs"):
         if type(there.get(key)) is int and config[key] is not None and config[key] < there[key]:
             raise UserError(
