@@ -584,7 +584,7 @@ MISTAKES: list[Row] = [
     own("model._target_=mine.Detached", "model=Detached: no gradient leads through it; nothing would be learnt."),
     own("model._target_=mine.Frozen", "model=Frozen: the model has no trainable parameter."),
     own("model._target_=mine.Frozen model.init=normal", "model.init=normal: all weights of this model are loaded or"),
-    own("model._target_=mine.Flat data=random_regression data.out_features=1 loss=mse", "loss=mse takes equal shapes."),
+    own("model._target_=mine.Flat data=random_regression data.out_features=1 loss=mse", "Give outputs.unsqueeze(1)."),
     own("loss._target_=mine.Vector", "loss=Vector: gives a tensor of shape [2, 10]; one number is needed."),
     own("loss._target_=mine.Words", "loss=Words: can't be taken of outputs [2, 10] and targets [2]"),
     own("loss._target_=mine.Constant", "loss=Constant: no gradient leads through it; nothing would be learnt."),

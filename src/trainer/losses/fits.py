@@ -208,11 +208,11 @@ def refuse_other_shapes(
         is_of_all = isinstance(numbers, Tensor) and numbers.shape == (1,)  # one number for all outputs, as torch has it
         refuse_other_length(f"{key}.{name}", numbers, 1 if is_of_all else num_outputs)
     if targets.shape != outputs.shape:
-        how = (
-            " Give outputs.squeeze(1)."
-            if outputs.shape[1:2] == (1,) and outputs.squeeze(1).shape == targets.shape
-            else ""
-        )
+        how = ""
+        if outputs.shape[1:2] == (1,) and outputs.squeeze(1).shape == targets.shape:
+            how = " Give outputs.squeeze(1)."
+        elif outputs.shape == targets.shape[:1] and (targets.shape[1:] == (1,) or meaning.num_outputs == 2):
+            how = " Give outputs.unsqueeze(1)."
         raise UserError(f"{gives} targets of shape {list(targets.shape)}. {loss} takes equal shapes.{how}")
 
 
