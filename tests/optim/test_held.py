@@ -51,13 +51,24 @@ class Sharp(Shared):
     def load_state_dict(self, state_dict):
         super().load_state_dict(state_dict)
         self.base.param_groups = self.param_groups
+
+
+class Closed(Sharp):
+    "The same, with the loss evaluated again in each step."
+
+    def step(self, closure):
+        closure()
+        loss = closure()
+        self.base.step()
+        return loss
 """
 
 
-@pytest.mark.parametrize("name", ["Two", "Shared", "Sharp"])
+@pytest.mark.parametrize("name", ["Two", "Shared", "Sharp", "Closed"])
 def test_what_an_optimizer_holds_goes_on_exactly(name: str, train: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "holding.py").write_text(HOLDING)
     words = ("model=two_layer", "data.limit=200", f"optimizer._target_=holding.{name}", "trust=[holding]")
+    words = (*words, *(["batch_size=full"] if name == "Closed" else []))
     words = (*words, "scheduler=exponential", "scheduler.gamma=0.5", "dtype=float64", "monitor=off", "max_steps=7")
     train(*words, "name=whole")
     train(*words, "max_steps=4", "name=parts")

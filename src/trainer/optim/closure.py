@@ -6,6 +6,8 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
+from trainer.optim import held
+
 Evaluate = Callable[[], Tensor]  # the loss with the weights as they are, whose gradients are in the store then
 
 
@@ -47,7 +49,7 @@ class ByClosure(Optimizer):
         """Nothing: gradients are set to 0 where they are computed."""
 
     def state_dict(self) -> dict[str, Any]:
-        return self.inner.state_dict()
+        return held.state_of(self.inner)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        self.inner.load_state_dict(dict(state_dict))
+        held.put_state(self.inner, state_dict)

@@ -42,7 +42,7 @@ class Looks:
 
 def each_loss(loss_fn: LossFunction, outputs: Any, targets: Any, inputs: Any, whole: Whole) -> Tensor | None:
     """`[N]`: what each sample adds to the loss of the whole; differentiable. None where that is not known."""
-    found = trees.leaves(outputs)
+    found, inputs = trees.leaves(outputs), inputs if loss_fn.is_of_inputs else None
     is_cut = bool(found and found[0].dim()) and trees.is_per_sample((outputs, targets, inputs), len(found[0]))
     if loss_fn.is_of_whole or not is_cut:
         return None
