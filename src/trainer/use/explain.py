@@ -56,29 +56,14 @@ def explain(
     # A key that is taken from the other run stands for what it stood for there.
     a, b = (replace(one, config=resolved(one.config)) for one in map(as_stored, words))
     keys = differing(a, b)
-    if not keys:
-        raise UserError(
-            f"{folders[0]} and {folders[1]}: no key differs that changes a number. train compare shows both."
-        )
-    if (other := next((key for key in keys if key == "loss" or key.startswith("loss.")), None)) is not None:
-        results = [read_result(folder) or {} for folder in folders]
-        known = [tag for tag in ("val/accuracy", "val/mae", "val/r2") if all(tag in result for result in results)]
-        if (metric or "val/loss").endswith("/loss") and (metric is not None or "val/accuracy" not in known):
-            how = f"sweep.metric={known[0]}" if known else "sweep.metric= with another"
-            raise UserError(f"{other}: differs, and makes {metric or 'val/loss'} another number. Type {how}.")
-    if len(keys) > MOST_KEYS:
-        raise UserError(f"{len(keys)} keys differ; at most {MOST_KEYS} are explained. train compare lists them.")
+    refuse_inexplicable(keys, folders, metric)
     jobs = {
         (corner, seed): job(changed(a, dict.fromkeys(sorted(corner), b)), keys, seed)
         for corner in corners(keys)
         for seed in range(seeds)
     }
     folder = Path("runs", name or f"explain-{folders[0].name}-{folders[1].name}")
-    console = open_console()
-    told = f"{len(keys)} keys differ" if len(keys) > 1 else "1 key differs"
-    lines = [Text(told, style="bold")]
-    columns = [Column("", keys), *(Column(x, [shown(r, k) for k in keys]) for x, r in (("A", a), ("B", b)))]
-    print_lines([*lines, *table(columns, console)[0]], console)
+    print_differing(keys, a, b)
     planned = plan([*jobs.values()], folder)
     made = reusable(planned, folders)
     left = sum(not is_finished(one) and one not in made for one in planned)
@@ -92,13 +77,11 @@ def explain(
             write_words(folder, command, planned)
             reuse(made)
     failed = sweep([*jobs.values()], folder, command, signals)
-    numbers = {key: _number(one.folder, folder, metric) for key, one in zip(jobs, planned, strict=True)}
     tag = metric_of(read_rows(folder), metric)
-    missing = [one for one, number in zip(planned, numbers.values(), strict=True) if number is None]
+    numbers = {key: _number(one.folder, tag) for key, one in zip(jobs, planned, strict=True)}
+    missing = [one.name for one, number in zip(planned, numbers.values(), strict=True) if number is None]
     if missing:
-        raise UserError(
-            f"{folder}: {len(missing)} runs have no {tag}, the first {missing[0].name}; nothing can be said."
-        )
+        raise UserError(f"{folder}: {len(missing)} runs have no {tag}, the first {missing[0]}; nothing can be said.")
     of_seeds: list[dict[Corner, float]] = [
         {corner: number for (corner, of), number in numbers.items() if of == seed and number is not None}
         for seed in range(seeds)
@@ -112,6 +95,30 @@ def explain(
     return int(failed > 0)
 
 
+def refuse_inexplicable(keys: Sequence[str], folders: Sequence[Path], metric: str | None) -> None:
+    """Raises UserError where no key differs, too many do, or the loss does and is what the runs are compared by."""
+    if not keys:
+        raise UserError(
+            f"{folders[0]} and {folders[1]}: no key differs that changes a number. train compare shows both."
+        )
+    if (other := next((key for key in keys if key == "loss" or key.startswith("loss.")), None)) is not None:
+        results = [read_result(folder) or {} for folder in folders]
+        known = [tag for tag in ("val/accuracy", "val/mae", "val/r2") if all(tag in result for result in results)]
+        if (metric or "val/loss").endswith("/loss") and (metric is not None or "val/accuracy" not in known):
+            how = f"sweep.metric={known[0]}" if known else "sweep.metric= with another"
+            raise UserError(f"{other}: differs, and makes {metric or 'val/loss'} another number. Type {how}.")
+    if len(keys) > MOST_KEYS:
+        raise UserError(f"{len(keys)} keys differ; at most {MOST_KEYS} are explained. train compare lists them.")
+
+
+def print_differing(keys: Sequence[str], a: Request, b: Request) -> None:
+    """A table of the keys that differ, with their values in both runs."""
+    console = open_console()
+    told = Text(f"{len(keys)} keys differ" if len(keys) > 1 else "1 key differs", style="bold")
+    columns = [Column("", [*keys]), *(Column(x, [shown(r, k) for k in keys]) for x, r in (("A", a), ("B", b)))]
+    print_lines([told, *table(columns, console)[0]], console)
+
+
 def _is_wanted() -> bool:
     """Asks. Raises UserError where nobody is there to answer."""
     if not sys.stdin.isatty():
@@ -119,9 +126,9 @@ def _is_wanted() -> bool:
     return input("Begin? [y/N] ").strip().lower() in ("y", "yes")
 
 
-def _number(run: Path, folder: Path, metric: str | None) -> float | None:
-    """Of the metric, what a run came to."""
-    found = (read_result(run) or {}).get(metric_of(read_rows(folder), metric))
+def _number(run: Path, tag: str) -> float | None:
+    """Of a metric, what a run came to."""
+    found = (read_result(run) or {}).get(tag)
     return float(found) if isinstance(found, int | float) and math.isfinite(found) else None
 
 
