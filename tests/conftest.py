@@ -24,13 +24,11 @@ from typing import Any
 import hypothesis
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from trainer.command import imports
 from trainer.command import main as cli
 
-torch.set_num_threads(1)  # two pytest workers share two cores
 # The same examples each time, whatever else keeps the machine busy; nothing is written beside the tests.
 hypothesis.settings.register_profile("here", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("here")
@@ -40,8 +38,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--sample", type=int, default=1, metavar="N", help="one in N of the tests, others every day")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("TRAIN_TEST_DAY", date.today().isoformat())  # once for all workers, at midnight, too
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses"):  # who hands out the tests runs none
+        import torch
+
+        torch.set_num_threads(1)  # two pytest workers share two cores
 
 
 @pytest.hookimpl(trylast=True)  # after -m and -k
