@@ -685,6 +685,17 @@ def test_a_signal_that_is_weak_is_one(best: float, is_found: bool) -> None:
     assert ("labels without a pattern" in [finding.rule for finding in diagnosis.findings]) == is_found
 
 
+def test_a_loss_that_falls_below_a_guess_is_a_pattern_before_the_accuracy_is() -> None:
+    """As of 170 parameters after 100 steps on the digits: 2.234, with an accuracy of 0.11."""
+    known = {"guess": {"train/loss": math.log(10), "val/loss": math.log(10)}, "largest_share": 0.1, "num_val": 180}
+    diagnosis = Diagnosis(facts(steps_per_epoch=20, **known), causes.RULES)
+    for step, val_loss in ((60, 2.275), (100, 2.234)):
+        diagnosis.observe(step - 50, record(2.4))
+        diagnosis.observe(step, {"val/loss": val_loss, "val/accuracy": 0.11})
+    diagnosis.concluded(100)
+    assert diagnosis.findings == []
+
+
 @pytest.mark.parametrize(
     ("recalls", "is_found"),
     [([0.9] * 9 + [0.3], True), ([0.95, 0.9, 0.5, 0.7, 0.6, 0.95, 0.8, 0.7, 0.99, 0.35], False), ([0.9, 0.3], True)],

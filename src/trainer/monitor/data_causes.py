@@ -193,7 +193,9 @@ def labels_without_a_pattern(seen: Seen) -> Sighting | None:
     Source: C. Zhang et al., "Understanding deep learning requires rethinking generalization" (ICLR 2017), section 2.
     """
     of_val = seen.facts.guess.get("val/loss", math.inf)
-    is_guess = seen.num_bad == seen.num_vals or (seen.best is not None and seen.best >= of_val)
+    # A small network that learns slowly has the accuracy of a guess for long; its loss tells that it learns.
+    is_below = seen.best is not None and math.isfinite(of_val) and seen.best < 0.98 * of_val
+    is_guess = (seen.num_bad == seen.num_vals and not is_below) or (seen.best is not None and seen.best >= of_val)
     if seen.num_vals < 2 or not is_guess or not is_settled(seen) or not seen.facts.num_val:
         return None
     if {*seen.reported} - {"loss not falling", "dead ReLUs", "nothing carries over"}:
