@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainer.monitor.readable import counted, percent, spoken
+from trainer.monitor.readable import counted, digits_apart, percent, short, spoken
 
 
 @pytest.mark.parametrize(
@@ -22,3 +22,16 @@ def test_a_time_has_a_unit(seconds: float, said: str) -> None:
 
 def test_one_is_singular() -> None:
     assert [counted(n, "step") for n in (0, 1, 1200)] == ["0 steps", "1 step", "1,200 steps"]
+
+
+def test_numbers_that_differ_look_different() -> None:
+    """With four digits where these do, and no more than nine: there float32 itself ends."""
+    for numbers, said in (
+        ([0.97221, 0.97224, 0.5], ["0.97221", "0.97224", "0.50000"]),
+        ([0.9722, 0.9723], ["0.9722", "0.9723"]),
+        ([0.5, 0.5], ["0.5000", "0.5000"]),
+        ([1.2345678e-5, 1.2345679e-5], ["1.2345678e-05", "1.2345679e-05"]),
+        ([1.0, 1.0 + 1e-12], ["1.00000000", "1.00000000"]),
+    ):
+        digits = digits_apart(numbers)
+        assert [short(number, digits) for number in numbers] == said

@@ -12,6 +12,7 @@ from trainer.finished.chart import COLOURS, SIGNS, chart, colour, draw_png
 from trainer.finished.read import Run, is_finite, number, read_course, run_named
 from trainer.finished.runs import PLACE, by_name, cell, differing, other_losses, spent
 from trainer.finished.table import Column, open_console, print_lines, table
+from trainer.monitor.readable import digits_apart, short
 
 _CURVES = ("train/loss", "val/loss", "val/accuracy")
 _METRICS = ("train/loss", "val/loss", "val/accuracy", "test/loss", "test/accuracy")
@@ -90,7 +91,9 @@ def _results(runs: Sequence[Run], steps: Sequence[dict[str, int]], is_one_loss: 
             continue
         top = (max if is_larger_better(tag, *(run.config for run in runs)) else min)(finite)
         is_judged = min(finite) < max(finite) and (is_one_loss or not tag.endswith("/loss"))
-        cells = [f"{'*' if n == top and is_judged else ''}{cell(n)}" for n in numbers]
+        digits = digits_apart(finite)  # or else the best would look like another
+        texts = [short(n, digits) if isinstance(n, float) else cell(n) for n in numbers]
+        cells = [f"{'*' if n == top and is_judged else ''}{text}" for n, text in zip(numbers, texts, strict=True)]
         if tag.startswith("best/"):
             at = [of_run.get(tag.removeprefix("best/")) for of_run in steps]
             cells = [text if step is None else f"{text} at {step}" for text, step in zip(cells, at, strict=True)]

@@ -1,15 +1,22 @@
 """Numbers and times as a person reads them."""
 
 import math
+from collections.abc import Iterable
 
 
-def short(number: float) -> str:
-    """Four significant digits: `0.1234`, `12.30`, `3.001e+07`, `nan`; and `0`."""
+def short(number: float, digits: int = 4) -> str:
+    """So many significant digits, of four: `0.1234`, `12.30`, `3.001e+07`, `nan`; and `0`."""
     if number == 0 or not math.isfinite(number):
         return f"{number:.0f}"
     if not 1e-3 <= abs(number) < 1e6:
-        return f"{number:.3e}"
-    return f"{number:.{max(0, 3 - math.floor(math.log10(abs(number))))}f}"
+        return f"{number:.{digits - 1}e}"
+    return f"{number:.{max(0, digits - 1 - math.floor(math.log10(abs(number))))}f}"
+
+
+def digits_apart(numbers: Iterable[float]) -> int:
+    """The fewest significant digits, of four to nine, by which numbers look different that are."""
+    distinct = {number for number in numbers if math.isfinite(number)}
+    return next((n for n in range(4, 9) if len({short(number, n) for number in distinct}) == len(distinct)), 9)
 
 
 def counted(number: int, what: str) -> str:
