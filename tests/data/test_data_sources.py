@@ -826,7 +826,11 @@ BAD_ARRAYS: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]] = 
         {"task": "classification"},
         ("2 columns of targets", "Try data.task=regression"),
     ),
-    "cubes of targets": ({"targets": np.zeros((50, 2, 2))}, {}, ("targets of shape train [N, 2, 2]",)),
+    "cubes of classes": (
+        {"targets": np.zeros((50, 2, 2))},
+        {"task": "classification"},
+        ("targets of shape train [N, 2, 2]", "with data.task=regression also [N, ...]"),
+    ),
     "targets of two widths": (
         {"targets": NUMBERS, "test_inputs": FEATURES, "test_targets": NUMBERS[:, :1]},
         {},

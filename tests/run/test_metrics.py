@@ -1,6 +1,5 @@
 """Metrics are over all samples, whatever batches they come in; any of them decides; each class has its row."""
 
-import importlib
 import json
 import warnings
 from collections.abc import Callable
@@ -291,28 +290,28 @@ def test_areas_are_of_classes_that_are_there(name: str) -> None:
             assert metrics.complaints == [said]
 
 
-MASKS = """
-import torch
-from trainer import Data, Samples
-
-def spots():
-    draw = torch.Generator().manual_seed(0)
-    inputs, noise = torch.randn(2, 80, 1, 4, 4, generator=draw)
-    parts = zip(inputs.split([40, 20, 20]), (inputs + noise > 0.5).float().split([40, 20, 20]))
-    return Data(*(Samples(*part) for part in parts))
-"""
-
-
-def test_masks_of_0_and_1_are_of_two_classes(train: Train) -> None:
+@pytest.mark.parametrize("dtype", [np.float32, np.int64])
+def test_masks_of_0_and_1_are_of_two_classes(dtype: type, train: Train) -> None:
     """One output for each pixel: the numbers from the outputs of the trained model, by hand."""
-    Path("spotted.py").write_text(MASKS)
+    draw = np.random.default_rng(0)
+    inputs = draw.normal(size=(80, 1, 4, 4)).astype(np.float32)
+    masks = (inputs + draw.normal(size=inputs.shape) > 0.5).astype(dtype)
+    np.savez("a.npz", inputs=inputs[:60], targets=masks[:60], test_inputs=inputs[60:], test_targets=masks[60:])
     conv = [f"model.{key}" for key in ("_target_=torch.nn.Conv2d", "in_channels=1", "out_channels=1", "kernel_size=1")]
-    words = (*conv, "data._target_=spotted.spots", "trust=[spotted]", "loss=bce_with_logits", "max_steps=5")
+    words = (*conv, "data=arrays", "data.path=a.npz", "max_steps=5", "optimizer.lr=0.3")
+    if dtype is not np.float32:  # what it says to type
+        with pytest.raises(UserError, match=r"For one output for each place type data\.task=regression loss=bce_with"):
+            train(*words)
+        words = (*words, "data.task=regression")
+    else:
+        with pytest.raises(UserError, match=r"Type loss=mse, or loss=bce_with_logits if they are masks\."):
+            train(*words)
+    words = (*words, "loss=bce_with_logits")
     alone = ("_target_=torchmetrics.classification.BinaryJaccardIndex", "larger_is_better=true")
     metrics = ("metric=[iou,dice,auroc,accuracy,balanced_accuracy]", *(f"metric.mask.{key}" for key in alone))
-    result = train(*words, *metrics, "optimizer.lr=0.3", "name=run", "monitor=off")
-    split = importlib.import_module("spotted").spots().test
-    scores, is_one = load_run("run", trust=["spotted"])(split.inputs).detach().flatten(), split.targets.flatten() > 0
+    result = train(*words, *metrics, "name=run", "monitor=off")
+    scores = load_run("run")(torch.tensor(inputs[60:])).detach().flatten()
+    is_one = torch.tensor(masks[60:]).flatten() > 0
     taken = scores > 0
     both = [(is_one == each, taken == each) for each in (False, True)]
     ious = [float((there & found).sum() / (there | found).sum()) for there, found in both]
@@ -325,6 +324,8 @@ def test_masks_of_0_and_1_are_of_two_classes(train: Train) -> None:
         "mask": ious[1],
     }
     assert {name: result[f"test/{name}"] for name in expected} == pytest.approx(expected, rel=1e-5)
+    again = load_run("run").evaluate("test", {"data.path": "a.npz"})  # as new data
+    assert {name: again[name] for name in expected} == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("is_last", [False, True])

@@ -58,7 +58,8 @@ def load(
             from 0 (negative from the end), all others being inputs; for an `.npz` None. For both the word `inputs`:
             they are their own targets, and no others are needed.
         task: `classification`, `regression`, `multilabel` or `auto`: integers, booleans and text in a single column are
-            classes, floats and several columns are regression, and integers `[N, H, W]` a class for each pixel;
+            classes, floats (also `[N, H, W]` and the like) and several columns are regression, and integers
+            `[N, H, W]` a class for each pixel;
             `[N, T]` they are a class for each place with `classification`, and 0 and 1 with `multilabel`.
         num_classes: None: as many as there are different labels. Texts are numbered in alphabetical order, labels that
             aren't 0, 1 ... in their own.
@@ -113,7 +114,8 @@ def load(
     splits = {split: Samples(torch.from_numpy(array), labels[split]) for split, array in arrays.items()}
 
     shape = "x".join(map(str, splits["train"].inputs.shape[1:]))
-    told = f"{meant.num_classes} classes" if meant.num_classes else f"{labels['train'].shape[1]} numbers as targets"
+    numbers = "x".join(map(str, labels["train"].shape[1:]))
+    told = f"{meant.num_classes} classes" if meant.num_classes else f"{numbers} numbers as targets"
     if are_own or are_places:
         told = "its own targets" if are_own else "a class for each place"
     return Data(

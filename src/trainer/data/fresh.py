@@ -174,7 +174,7 @@ def of_arrays(path: str | None, targets: object, meaning: Meaning, split: str | 
         numbers = np.full(len(labels), ignored or 0)
         numbers[counted] = class_numbers(words, meaning, f"data.path={file}: targets")
         return x, torch.from_numpy(numbers[where.reshape(y.shape)])
-    return x, torch.from_numpy(y.astype(np.float64).reshape(len(y), -1))
+    return x, torch.from_numpy(y.astype(np.float64).reshape(len(y), *(y.shape[1:] or (1,))))
 
 
 def _is_whole(label: Any) -> bool:

@@ -44,7 +44,8 @@ def meaning(
     """Targets as classes or as numbers.
 
     Args:
-        parts: per split `[N]` or `[N, D]` whole numbers, floats, booleans or texts.
+        parts: per split `[N]` or `[N, D]` whole numbers, floats, booleans or texts; numbers, as masks and pictures are,
+            also `[N, ...]`.
         where: whose they are, for messages: `data.path=...`.
         task: `classification`, `regression`, `multilabel` (numbers for now, 0 and 1) or `auto`: integers, booleans and
             text in a single column are classes.
@@ -58,15 +59,18 @@ def meaning(
     kinds = {array.dtype.kind for array in parts.values()}
     shapes = {split: array.shape[1:] for split, array in parts.items()}
     widths = {int(np.prod(shape)) for shape in shapes.values()}
-    if len(widths) > 1 or any(len(shape) > 1 for shape in shapes.values()):
+    has_more = any(len(shape) > 1 for shape in shapes.values())
+    are_numbers = "U" not in kinds and (task == "regression" or (task == "auto" and "f" in kinds))
+    if len(widths) > 1 or (has_more and not (are_numbers and len(set(shapes.values())) == 1)):
         found = ", ".join(f"{split} [N{''.join(f', {size}' for size in shape)}]" for split, shape in shapes.items())
-        raise UserError(f"{where}: targets of shape {found}; accepted are [N] or [N, D], alike in all splits.")
+        more = "" if are_numbers or "U" in kinds else ", with data.task=regression also [N, ...]"
+        raise UserError(f"{where}: targets of shape {found}; accepted are [N] or [N, D]{more}, alike in all splits.")
     if "U" in kinds and len(kinds) > 1:
         found = ", ".join(f"{split} {'words' if a.dtype.kind == 'U' else 'numbers'}" for split, a in parts.items())
         raise UserError(f"{where}: targets are words in one split and numbers in another ({found}). Write all alike.")
     notes: list[str] = []
     if task == "auto":
-        task = "classification" if widths == {1} and "f" not in kinds else "regression"
+        task = "classification" if widths == {1} and "f" not in kinds and not has_more else "regression"
         if task == "regression" and is_text and num_classes is None and widths == {1} and _are_few(parts):
             task = "classification"
             notes.append(
@@ -144,12 +148,12 @@ def _is_whole(values: Array) -> Array:
 
 
 def _floats(array: Array, where: str) -> Tensor:
-    """Numbers to regress on, `[N, D]`: float32 where they are stored so, else float64, so that no digit is lost."""
+    """Numbers to regress on, `[N, ...]`: float32 where they are stored so, else float64, so that no digit is lost."""
     if array.dtype.kind not in "biuf":
         raise UserError(f"{where} are text; accepted are numbers. Convert them to floats.")
     refuse_non_finite(array, where, place)
     kind = np.float32 if array.dtype.kind == "f" and array.dtype.itemsize <= 4 else np.float64
-    return torch.from_numpy(array.astype(kind).reshape(len(array), -1))
+    return torch.from_numpy(array.astype(kind).reshape(len(array), *(array.shape[1:] or (1,))))
 
 
 def refuse_non_finite(array: Array, where: str, place: Any) -> None:

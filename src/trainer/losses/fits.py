@@ -232,7 +232,9 @@ def refuse_other_targets(criterion: nn.Module, meaning: Meaning, names: Mapping[
         if isinstance(meaning, Numbers) and not are_shares(criterion, targets):
             has = no_labels(names, meaning) if wants.targets == "index" else no_shares(names)
             are_0_and_1 = bool(((targets == 0) | (targets == 1)).all())
-            or_ = ", or data.task=multilabel loss=bce_with_logits if several can be 1" if are_0_and_1 else ""
+            of_labels = "data.task=multilabel loss=bce_with_logits if several can be 1"
+            how = of_labels if targets.dim() == 2 else "loss=bce_with_logits if they are masks"
+            or_ = f", or {how}" if are_0_and_1 else ""
             raise UserError(f"{loss}: {has}{or_}.")
         return
     is_of_0_to_1 = wants.targets in ("fractions", "masks")
