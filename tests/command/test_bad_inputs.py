@@ -541,7 +541,11 @@ MISTAKES: list[Row] = [
     Row(NPZ, "these look like numbers, not classes. Try data.task=regression", npz(targets=np.arange(30) * 7)),
     Row(NPZ, "loss=cross_entropy: takes class labels ... has float targets. Type loss=mse.", npz(targets=CLASSES / 2)),
     Row(f"{NPZ} loss=mse", "inputs of shape [30, 5] and targets of shape [29]", npz(targets=CLASSES[1:])),
-    Row(f"{NPZ} loss=mse", "targets of shape train [N, 2, 2]; accepted", npz(targets=np.zeros((30, 2, 2)))),
+    Row(
+        f"{NPZ} loss=mse",
+        "has targets of shape [2, 2, 2] ... Give targets [N, 4], or",
+        npz(targets=np.zeros((30, 2, 2))),
+    ),
     Row(f"{NPZ} loss=bce_with_logits", "takes targets from 0 to 1 ... from 0 to 2.", npz(targets=CLASSES * 1.0)),
     Row(f"{NPZ} model.in_features=3", "inputs of shape [2, 5] ... Type model.in_features=5.", npz()),
     Row(f"{NPZ} model.out_features=2", "of shape [2, 2] ... has 3 classes ... Type model.out_features=3.", npz()),

@@ -213,6 +213,9 @@ def refuse_other_shapes(
             how = " Give outputs.squeeze(1)."
         elif outputs.shape == targets.shape[:1] and (targets.shape[1:] == (1,) or meaning.num_outputs == 2):
             how = " Give outputs.unsqueeze(1)."
+        elif outputs.numel() == targets.numel():
+            shapes = [", ".join(["N", *map(str, x.shape[1:])]) for x in (outputs, targets)]
+            how = f" Give targets [{shapes[0]}], or a model with outputs [{shapes[1]}]."
         raise UserError(f"{gives} targets of shape {list(targets.shape)}. {loss} takes equal shapes.{how}")
 
 

@@ -166,6 +166,7 @@ class Terminal:
         self._console = console or Console(highlight=False)
         self._panel = Panel(self._console, max_steps, steps_per_epoch, first_step, before or {})
         self._is_over = threading.Event()
+        self._drawing = threading.RLock()  # rich goes up as many lines as it wrote last, whoever wrote them
         self._thread = threading.Thread(target=self._draw, name="terminal", daemon=True)
         self._live = Live(
             get_renderable=lambda: self._panel, console=self._console, auto_refresh=False
@@ -188,7 +189,7 @@ class Terminal:
     def note(self, line: str) -> None:
         from rich.text import Text
 
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), self._drawing:
             self._notice_width()
             self._console.print(Text(encodable(line, self._console.file)))  # above the panel
 
@@ -209,8 +210,9 @@ class Terminal:
         while not self._is_over.wait(pause):
             began = time.thread_time()
             try:
-                self._notice_width()
-                self._live.refresh()
+                with self._drawing:
+                    self._notice_width()
+                    self._live.refresh()
             except (OSError, ValueError):  # the terminal is gone, or lacks a sign
                 return
             pause = min(1.0, max(0.1, 40 * (time.thread_time() - began)))
