@@ -788,7 +788,8 @@ def test_two_starts_in_the_same_second_are_two_folders(type_in: Callable[[str], 
 
 # --- places that are not made for it -------------------------------------------------------------------------------
 
-SHELL = f'"{sys.executable}" -m trainer {QUICK} max_steps=3 console.every=1 name=one'
+TRAIN = f'"{sys.executable}" -m trainer'
+SHELL = f"{TRAIN} {QUICK} max_steps=3 console.every=1 name=one"
 HERE = {key: os.environ[key] for key in ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV") if key in os.environ}
 # What a shell is given, with what environment beside HERE; the exit code and stderr.
 PLACES: dict[str, tuple[str, dict[str, str], int, str]] = {
@@ -801,7 +802,7 @@ PLACES: dict[str, tuple[str, dict[str, str], int, str]] = {
     ),
     "a full stdout": (f"{SHELL} > /dev/full", {"HOME": "/nowhere"}, 0, ""),
     "a full stdout of what only prints": (
-        f'"{sys.executable}" -m trainer help > /dev/full',
+        f"{TRAIN} help > /dev/full",
         {},
         2,
         "error: standard output: [Errno 28] No space left on device. Free what is full",
@@ -821,7 +822,8 @@ PLACES: dict[str, tuple[str, dict[str, str], int, str]] = {
     ),
     "a folder with an umlaut, ASCII": (
         f"{SHELL.replace('name=one', 'run_dir=ä')} monitor=full > said && "
-        "! grep warning said && mkdir runs && mv ä runs/one",
+        f"! grep warning said && {TRAIN} resume=ä max_steps=7 && {TRAIN} show ä | grep '7 steps' && "
+        "mkdir runs && mv ä runs/one",
         {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
         0,
         "",

@@ -210,7 +210,7 @@ def test_yaml_is_what_omegaconf_writes(plain):
     assert as_yaml(plain) == OmegaConf.to_yaml(OmegaConf.create(plain))
 
 
-@pytest.mark.parametrize("text", ["a\x85b", "\u2028", "\ufeff", "a\r\n", "\t", "😀"])
+@pytest.mark.parametrize("text", ["a\x85b", "\u2028", "\ufeff", "a\r\n", "\t", "😀", "caf\udcc3\udca9.csv"])
 def test_yaml_is_read_back_as_it_was(text):
     """OmegaConf's own writer makes a blank of U+0085, a line break of old mainframes."""
     assert foreign.read_yaml(as_yaml({"a": text})) == {"a": text}

@@ -155,6 +155,21 @@ def test_what_samples_cost_adds_up_to_the_loss_where_classes_are_weighed(
     assert {sample["target"] for sample in found[:5]} == {"9"}
 
 
+def test_a_loss_of_the_whole_batch_is_nobodys(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("whole17.py").write_text(
+        "from torch.nn.functional import cross_entropy\n"
+        "def loss(outputs, targets):\n"
+        "    return cross_entropy(outputs, targets) * (1 + outputs.std())\n"
+    )
+    train("name=a", "loss._target_=whole17.loss", "trust=[whole17]", "model=two_layer", *QUICK, "max_steps=5")
+    capsys.readouterr()
+    step = replayed("a", "step=5", "trust=[whole17]")
+    said = capsys.readouterr().out
+    assert {sample["loss"] for sample in step["samples"]} == {None}
+    assert "step 5: the samples; the loss is of all of them together" in said
+    assert "not finite" not in said
+
+
 def test_the_step_that_stopped_a_run(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(RunStopped):
         train("name=nan", "optimizer=sgd", "optimizer.lr=1e30", "max_steps=60", *QUICK)

@@ -23,11 +23,6 @@ from trainer.disk import foreign, lock
 from trainer.disk.files import write_text
 from trainer.errors import UserError
 
-try:
-    from yaml import CDumper as Dumper
-except ImportError:  # PyYAML without libyaml
-    from yaml import Dumper
-
 MODEL = "model.json"  # what its model is given, and what it gives
 ORIGIN = "origin.json"  # what it was made with
 # What may change when a run goes on: it changes neither the numbers so far nor what they mean.
@@ -221,23 +216,32 @@ def refuse_changes(folder: Path, stored: Mapping[str, Any], config: Mapping[str,
         )
 
 
-class _Yaml(Dumper):
+class _InPython(yaml.Dumper):
     """As OmegaConf writes it, which reads it back."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
-_Yaml.add_representer(str, get_omega_conf_dumper().str_representer)
-_Yaml.add_representer(tuple, _Yaml.represent_list)
+class _InC(getattr(yaml, "CDumper", yaml.Dumper)):  # type: ignore[misc]  # PyYAML may have been built without libyaml
+    """The same in a fifth of the time."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+for _dumper in (_InPython, _InC):
+    _dumper.add_representer(str, get_omega_conf_dumper().str_representer)
+    _dumper.add_representer(tuple, _dumper.represent_list)
 
 
 def as_yaml(plain: Mapping[str, Any] | list[str]) -> str:
-    """Plain mappings and lists as YAML: what `OmegaConf.to_yaml` gives, in a fifth of the time.
-
-    Interpolations stay as they are.
-    """
-    written: str = yaml.dump(plain, Dumper=_Yaml, default_flow_style=False, allow_unicode=True, sort_keys=False)
+    """Plain mappings and lists as YAML: what `OmegaConf.to_yaml` gives. Interpolations stay as they are."""
+    how: dict[str, Any] = {"default_flow_style": False, "allow_unicode": True, "sort_keys": False}
+    try:
+        written: str = yaml.dump(plain, Dumper=_InC, **how)
+    except UnicodeEncodeError:  # the name of a file that is no text in the encoding of this system
+        written = yaml.dump(plain, Dumper=_InPython, **how)
     return written
 
 

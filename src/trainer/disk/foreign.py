@@ -24,6 +24,7 @@ MAX_RESULTS_BYTES = 1 << 24  # of all jobs of a sweep: a kB each
 MAX_VALUES = 30_000  # keys and values of a config; OmegaConf reads 10,000 in a second
 MAX_DEPTH_OF_REFERENCES = 5  # `${a.${b}}`
 MAX_LINE_BYTES = 1 << 20  # of metrics.jsonl; ours have some hundred
+_IN_NO_ENCODING = re.compile(r"\\u[dD][89a-fA-F]")  # a part of a file's name, as Python has it, see `os.fsdecode`
 _LONG_WORD = re.compile(r"[-+\w.:]{300,}")  # such a number takes ever longer to read, and can't be printed
 MAX_DEPTH = 50  # of a config; PyYAML's parser in C ends the process at some ten thousands
 
@@ -129,8 +130,11 @@ class _Size:
     num_references: int = 0
 
 
-def read_yaml(words: str, loader: Any = SafeLoader) -> Any:
+def read_yaml(words: str, loader: Any = SafeLoader, slower: Any = yaml.SafeLoader) -> Any:
     """What a YAML text holds.
+
+    Args:
+        slower: a loader in Python, for what libyaml refuses.
 
     Raises:
         ValueError: a part of it holds itself, it is nested deeper than `MAX_DEPTH`, holds more than `MAX_VALUES` keys
@@ -141,7 +145,9 @@ def read_yaml(words: str, loader: Any = SafeLoader) -> Any:
     total = _Size()
     whole: dict[str, _Size | None] = {}  # of what stands behind each anchor; None while that has not ended
     waiting: list[tuple[str | None, _Size]] = []  # of the lists and mappings that are open: anchor, and the size before
-    for event in yaml.parse(words, SafeLoader):
+    if _IN_NO_ENCODING.search(words):
+        loader = slower
+    for event in yaml.parse(words, loader):
         if isinstance(event, yaml.AliasEvent) and event.anchor in whole:  # if it is not, the loader says so
             if (repeated := whole[event.anchor]) is None:
                 raise ValueError(f"what is called &{event.anchor} holds itself by *{event.anchor}")

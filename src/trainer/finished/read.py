@@ -13,7 +13,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from yaml import YAMLError
+from yaml import SafeLoader, YAMLError
 
 from trainer.config.schema import GROUPS, is_larger_better, leaves
 from trainer.disk import foreign
@@ -181,13 +181,12 @@ def _is_class(row: Any) -> bool:
     )
 
 
-class _Loader(foreign.SafeLoader):
-    """As OmegaConf reads it: a date is text."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012
-        first: [(tag, pattern) for tag, pattern in rules if tag != "tag:yaml.org,2002:timestamp"]
-        for first, rules in foreign.SafeLoader.yaml_implicit_resolvers.items()
-    }
+# As OmegaConf reads it: a date is text.
+_RULES = {
+    first: [(tag, pattern) for tag, pattern in rules if tag != "tag:yaml.org,2002:timestamp"]
+    for first, rules in foreign.SafeLoader.yaml_implicit_resolvers.items()
+}
+_LOADERS = [type("_Loader", (base,), {"yaml_implicit_resolvers": _RULES}) for base in (foreign.SafeLoader, SafeLoader)]
 
 
 _KEYS = re.compile(r"^(?=[^\s#-])", re.MULTILINE)  # before each key of the top level
@@ -227,7 +226,7 @@ def _read_block(block: str) -> dict[str, Any]:
     if (plain := _PLAIN.fullmatch(block)) is not None:
         key, value = plain.groups()
         return {key: _WORDS[value] if value in _WORDS else float(value) if "." in value else int(value)}
-    config = foreign.read_yaml(block, _Loader)
+    config = foreign.read_yaml(block, *_LOADERS)
     if not isinstance(config, dict | None):
         raise ValueError("it holds no config")
     return dict(leaves(config or {}))

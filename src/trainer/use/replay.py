@@ -20,7 +20,18 @@ from trainer.signals import Signals
 from trainer.use.again import folder_of, numbers
 from trainer.use.back import Follower, agreement, follow, opened
 from trainer.use.look import Looks, losses_in_order
-from trainer.use.shown import SURE, by_loss, drawn, layer_table, median_of, sample_table, stands_out, steps_table, write
+from trainer.use.shown import (
+    SURE,
+    are_told_apart,
+    by_loss,
+    drawn,
+    layer_table,
+    median_of,
+    sample_table,
+    stands_out,
+    steps_table,
+    write,
+)
 from trainer.use.step import Sample, Step, Watcher, finite, samples
 
 AROUND = 20  # steps on each side that a step is compared with
@@ -95,8 +106,10 @@ def show_steps(
     said = said or ["nothing: the step is like those around it"]
     console = open_console()
     ordered = by_loss(step.samples)
-    lines = [Text(), Text(f"step {step.step:,}: the samples, by their loss", style="bold")]
-    lines += sample_table(ordered[:SHOWN], console)
+    has_losses = are_told_apart(step)
+    by = ", by their loss" if has_losses else "; the loss is of all of them together"
+    lines = [Text(), Text(f"step {step.step:,}: the samples{by}", style="bold")]
+    lines += sample_table(ordered[:SHOWN], console, has_losses)
     lines += [Text(), Text(f"layers, beside the median of {len(around)} steps around", style="bold")]
     lines += layer_table(step, around, console)
     if len(wanted) > 1:
@@ -115,7 +128,8 @@ def show_steps(
                 for layer, of in seen.layers.items()
             },
         }
-        picture = drawn(seen.inputs, seen.samples, f"step {seen.step}: by their loss")
+        of_each = are_told_apart(seen)
+        picture = drawn(seen.inputs, seen.samples, f"step {seen.step}{': by their loss' if of_each else ''}", of_each)
         write(folder, seen.step, "step", found, picture)
     print(f"\nwritten to {folder / 'replay' / f'step-{step.step}'}")
     return 0

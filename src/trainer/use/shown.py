@@ -32,7 +32,12 @@ def by_loss(found: Sequence[Sample]) -> list[Sample]:
     return sorted(found, key=lambda sample: -(math.inf if sample.loss is None else sample.loss))
 
 
-def sample_table(found: Sequence[Sample], console: Console) -> list[Text]:
+def are_told_apart(step: Step) -> bool:
+    """Whether its samples have losses of their own. Of a loss over the whole batch they have none."""
+    return not math.isfinite(step.loss) or any(sample.loss is not None for sample in step.samples)
+
+
+def sample_table(found: Sequence[Sample], console: Console, has_losses: bool = True) -> list[Text]:
     columns = [
         Column("sample", [sample.id for sample in found]),
         Column("target", [sample.target for sample in found]),
@@ -41,7 +46,9 @@ def sample_table(found: Sequence[Sample], console: Console) -> list[Text]:
     if any(sample.probability is not None for sample in found):
         cells = ["" if s.probability is None else f"{s.probability:.0%}" for s in found]
         columns.append(Column("sure", cells, is_number=True))
-    columns.append(Column("loss", ["not finite" if s.loss is None else short(s.loss) for s in found], is_number=True))
+    if has_losses:
+        losses = ["not finite" if s.loss is None else short(s.loss) for s in found]
+        columns.append(Column("loss", losses, is_number=True))
     if any(sample.share is not None for sample in found):
         shares = ["" if s.share is None else percent(s.share) for s in found]
         sizes = ["" if s.gradient_norm is None else short(s.gradient_norm) for s in found]
@@ -126,7 +133,11 @@ def _opinion(sample: Sample) -> str:
     return f"its target is {sample.target}, the network {verb} {sample.said} ({sample.probability:.0%})"
 
 
-def drawn(inputs: Any, found: Sequence[Sample], title: str) -> Pixels | None:
+def _loss_of(sample: Sample) -> str:
+    return f", loss {'nan' if sample.loss is None else short(sample.loss)}"
+
+
+def drawn(inputs: Any, found: Sequence[Sample], title: str, has_losses: bool = True) -> Pixels | None:
     """The samples by their loss; None where they are nothing that can be drawn."""
     if not isinstance(inputs, Tensor) or inputs.dim() < 2:
         return None
@@ -135,7 +146,7 @@ def drawn(inputs: Any, found: Sequence[Sample], title: str) -> Pixels | None:
     picked = inputs.detach().cpu().float()[[order[id(sample)] for sample in shown]]
     captions = [
         [
-            (f"{sample.target}, loss {'nan' if sample.loss is None else short(sample.loss)}", _BLACK),
+            (f"{sample.target}{_loss_of(sample) if has_losses else ''}", _BLACK),
             (f"says {sample.said}", _RED if sample.is_wrong else _GREEN),
         ]
         for sample in shown
