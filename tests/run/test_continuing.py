@@ -97,7 +97,7 @@ def test_a_schedule_that_was_laid_out_over_the_run_says_what_to_type(train: Call
 
 @pytest.mark.slow
 def test_the_line_repeats_what_was_typed_since(moved: Path, tmp_path: Path) -> None:
-    """The stored config has ten steps and the old path, which would refuse to continue."""
+    """The stored config has the length that was told last, and the old path, which would refuse to continue."""
     words = ["resume=runs/it", "data.path=else/b.csv", "max_steps=100000000", "console.every=1000"]
     command = [sys.executable, "-m", "trainer"]
     with subprocess.Popen([*command, *words], cwd=tmp_path, stdout=-1, stderr=-1, text=True, env=quiet()) as run:
@@ -106,7 +106,9 @@ def test_the_line_repeats_what_was_typed_since(moved: Path, tmp_path: Path) -> N
         run.send_signal(signal.SIGTERM)
         _, errors = run.communicate(timeout=60)
     line = errors.rpartition("To continue: ")[2].strip()
-    assert line == "train resume=runs/it max_steps=100000000 console.every=1000 data.path=else/b.csv"
+    assert line == "train resume=runs/it console.every=1000 data.path=else/b.csv"
+    config = (tmp_path / "runs/it/config.yaml").read_text()
+    assert "max_steps: 100000000\n" in config
     again = [*command, *shlex.split(line)[1:], "max_steps=10"]
     said = subprocess.run(again, cwd=tmp_path, capture_output=True, text=True, timeout=60, env=quiet())
     assert "is at step" in said.stderr, "all else is accepted"
