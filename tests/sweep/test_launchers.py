@@ -190,7 +190,11 @@ def run_stopped(folder: Path, *words: str, **environment: str) -> None:
             assert time.monotonic() < deadline
             time.sleep(0.1)
         process.send_signal(number)
-        assert process.wait(timeout=600) == (143 if number == signal.SIGTERM else -signal.SIGKILL)
+        code = process.wait(timeout=600)
+        if number == signal.SIGKILL:
+            assert code == -signal.SIGKILL
+        else:  # at times a thread of Ray's aborts the process while it ends; what is saved is whole all the same
+            assert code in ((143, -signal.SIGABRT) if "RAY_ADDRESS" in environment else (143,))
     assert start(*words, "name=s").wait(timeout=200) == 0
     assert start("name=whole").wait(timeout=200) == 0
     losses = [
