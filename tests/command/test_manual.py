@@ -26,7 +26,8 @@ from PIL import Image
 
 from trainer.command import main as cli
 from trainer.command.help import MANUAL, topics
-from trainer.command.using import OPTIONS, used
+from trainer.command.listed import USING
+from trainer.command.options import places_and_options
 from trainer.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -122,8 +123,8 @@ class Shell:
     def _train(self, words: list[str], line: str, is_run: bool) -> None:
         if words[:1] == ["board"]:
             return self._served([sys.executable, "-u", "-m", "trainer", *words])
-        if not is_run and words[0] in OPTIONS:
-            assert used(words[0], words[1:]).places
+        if not is_run and words[0] in USING:
+            assert places_and_options(words[0], words[1:])[0]
             return None
         if not is_run:
             return composed(words)

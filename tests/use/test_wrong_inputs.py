@@ -102,6 +102,7 @@ WRONG = {
     "evaluate digits device=cuda:9": "device=cuda:9: is not there",
     "evaluate digits optimizer.lr=1": "train evaluate has no such word",
     "evaluate digits batch_size=0": "batch_size=0: must be a whole number >= 1",
+    f"evaluate digits batch_size={'9' * 5000}": "must be a whole number >= 1. Type train evaluate ... batch_size=64.",
     "evaluate digits data=mnits": "data=mnits: there is .*Did you mean mnist?",
     "evaluate digits data.limt=3": "data.limt",
     "evaluate digits data.normalize=false": "what is made of samples stays as in training",

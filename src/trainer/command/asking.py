@@ -7,16 +7,15 @@ from pathlib import Path
 
 from trainer.command.composing import composer
 from trainer.command.listed import OF_A_RUN
+from trainer.command.options import count, flag, one_run
 from trainer.command.words import sorted_words
 from trainer.config.request import Request
-from trainer.config.schema import RULES, Number, resume_word
+from trainer.config.schema import RULES, resume_word
 from trainer.disk.folder import read_result
 from trainer.errors import UserError
 from trainer.finished.read import run_named
 from trainer.signals import Signals
 from trainer.sweep.compare import sweep_folder
-
-_COUNT = Number(at_least=1, whole=True)
 
 
 def stored(word: str, options: Mapping[str, str], more: Sequence[str] = ()) -> Request:
@@ -36,19 +35,6 @@ def stored(word: str, options: Mapping[str, str], more: Sequence[str] = ()) -> R
         return made.request()
 
 
-def count(verb: str, options: Mapping[str, str], key: str, example: int) -> int | None:
-    """A whole number from 1 of an option; None where it was not typed."""
-    if key not in options:
-        return None
-    try:
-        number = int(options[key])
-    except ValueError:
-        number = 0
-    if not _COUNT.allows(number):
-        raise UserError(f"{key}={options[key]}: must be {_COUNT.accepts}. Type train {verb} ... {key}={example}.")
-    return number
-
-
 def ask(verb: str, words: Sequence[str], options: Mapping[str, str], signals: Signals) -> int:
     """What `train reproduce RUN` and its like ask for. Returns the exit code.
 
@@ -57,9 +43,7 @@ def ask(verb: str, words: Sequence[str], options: Mapping[str, str], signals: Si
     """
     if verb == "explain":
         return _explain(words, options, signals)
-    if len(words) != 1:
-        raise UserError(f"train {verb} takes one run, not {len(words)}. train runs lists them.")
-    return VERBS[verb](verb, words[0], options, signals)
+    return VERBS[verb](verb, one_run(verb, words), options, signals)
 
 
 def _reproduce(verb: str, word: str, options: Mapping[str, str], signals: Signals) -> int:
@@ -82,8 +66,7 @@ def _replay(verb: str, word: str, options: Mapping[str, str], signals: Signals) 
 
 def _explain(words: Sequence[str], options: Mapping[str, str], signals: Signals) -> int:
     metric, name = options.get("sweep.metric"), _name("explained", options)
-    if options.get("yes", "true") not in ("true", "false"):
-        raise UserError(f"yes={options['yes']}: must be true or false. Type yes=true.")
+    is_asked = not flag(options, "yes", default=False)
     if len(words) == 1 and (folder := sweep_folder(words[0])) is not None:
         from trainer.use.explain import explain_sweep
 
@@ -95,7 +78,6 @@ def _explain(words: Sequence[str], options: Mapping[str, str], signals: Signals)
     requests = [stored(word, options) for word in words]
     from trainer.use.explain import explain
 
-    is_asked = options.get("yes") != "true"
     return explain(requests, signals, command, seeds, is_asked, name, metric, options.get("--png"))
 
 

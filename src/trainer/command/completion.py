@@ -7,8 +7,7 @@ from pathlib import Path
 
 from trainer.command.folders import config_folders, known_values, options
 from trainer.command.help import topics
-from trainer.command.listed import ASKING, KEYS, VERBS
-from trainer.command.using import OPTIONS
+from trainer.command.listed import ASKING, KEYS, USING, VERBS
 from trainer.command.words import CHOICES, FLAGS
 from trainer.config.schema import RULES, Flag, is_as_typed, shown
 from trainer.errors import UserError, nearest
@@ -79,7 +78,7 @@ def candidates(before: list[str], word: str) -> list[str]:
         return _whole(topics())
     if verb in VERBS:
         keys = [f"{key} " if key.startswith("-") else f"{key}=" for key in KEYS[verb]]
-        runs = _runs() if verb in ("show", "compare", *OPTIONS, *ASKING) else []
+        runs = _runs() if verb in ("show", "compare", *USING, *ASKING) else []
         return [*keys, *_whole(runs), *(path for path in _folders(word) if path.rstrip("/") not in runs)]
     if last in CHOICES:
         return _whole(CHOICES[last])

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from trainer import __version__
 from trainer.command.folders import options
-from trainer.command.listed import ASKING, HELP, USES, VERBS
-from trainer.command.using import OPTIONS
+from trainer.command.listed import ASKING, HELP, USES, USING, VERBS
 from trainer.config.schema import GROUPS
 from trainer.errors import UserError, nearest
 from trainer.system.terminal import is_terminal
@@ -97,7 +96,7 @@ def show_help(words: Sequence[str]) -> int:
         return 0
     of_verbs = {
         **dict.fromkeys(VERBS, "runs"),
-        **dict.fromkeys(OPTIONS, "after"),
+        **dict.fromkeys(USING, "after"),
         **dict.fromkeys(ASKING, "why"),
         "find-lr": "choices",
     }

@@ -1,7 +1,5 @@
 """Which words after `train` are verbs, what may stand after them, and their help. Imports nothing heavy."""
 
-from trainer.command import using
-
 HELP = """\
   train runs [DIR]                        a table of the runs below runs/: what differs, what they came to
     where="val/accuracy>0.9 optimizer.lr<0.1"  sort=val/loss  sort=-steps  --csv  --json
@@ -27,6 +25,15 @@ USES = """\
     format=onnx (pt2 safetensors)  out=model.onnx  preprocessing=false  quantize=int8
   train pack RUN [out=run.zip]            one file to hand over: weights, config, a model card; nothing in it runs"""
 
+# The verbs that use a finished run: each one's own words, beside those that all of them take.
+USING: dict[str, tuple[str, ...]] = {
+    "evaluate": ("split", "batch_size", "--json", "--csv", "--png"),
+    "predict": ("out", "top", "batch_size", "--json"),
+    "export": ("format", "out", "preprocessing", "quantize"),
+    "pack": ("out",),
+}
+SHARED = ("checkpoint", "device", "precision", "threads", "trust")
+PLACES = ("model", "run", "ckpt", "ckpt_path", "source", "input", "weights")  # what other tools type before them
 # What may be typed of a run's own keys: where it is computed and whose code it is, not what.
 OF_A_RUN = ("trust", "device", "threads", "data.path", "data.root")
 # What each verb takes beside folders.
@@ -35,7 +42,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "compare": ("--png", "--csv", "sweep.metric"),
     "show": (),
     "board": ("port",),
-    **{verb: using.known(verb) for verb in using.OPTIONS},
+    **{verb: (*own, *SHARED, *(() if verb == "pack" else ("data",))) for verb, own in USING.items()},
     "reproduce": ("steps", "name", *OF_A_RUN),
     "replay": ("step", "until", "worst", *OF_A_RUN),
     "explain": ("seeds", "yes", "name", "sweep.metric", "--png", *OF_A_RUN),

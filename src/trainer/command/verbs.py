@@ -1,15 +1,12 @@
 """What a verb after `train` does. Imports nothing heavy."""
 
 import os
-import re
 from collections.abc import Sequence
 
-from trainer.command import using
-from trainer.command.listed import ASKING, KEYS
-from trainer.errors import UserError, nearest
+from trainer.command.listed import ASKING, USING
+from trainer.command.options import one_run, places_and_options
+from trainer.errors import UserError
 from trainer.signals import Signals
-
-_FLAGS = ("--csv", "--json")
 
 
 def run_verb(argv: Sequence[str], signals: Signals | None = None) -> int:
@@ -22,11 +19,13 @@ def run_verb(argv: Sequence[str], signals: Signals | None = None) -> int:
         UserError: a word is wrong, or names nothing that is there.
     """
     verb = argv[0]
-    if verb in (*using.OPTIONS, *ASKING):
+    if verb in (*USING, *ASKING):
         refuse_ranks(verb)
-    if verb in using.OPTIONS:
-        return using.use(verb, argv[1:])
-    folders, options = sorted_words(verb, argv[1:])
+    folders, options = places_and_options(verb, argv[1:])
+    if verb in USING:
+        from trainer.command.using import use
+
+        return use(verb, folders, options)
     if verb in ASKING:
         from trainer.command.asking import ask
 
@@ -44,11 +43,9 @@ def run_verb(argv: Sequence[str], signals: Signals | None = None) -> int:
         form = "json" if "--json" in options else "csv" if "--csv" in options else "table"
         return print_runs(folder, options.get("where"), options.get("sort"), form)
     if verb == "show":
-        if len(folders) != 1:
-            raise UserError(f"train show takes one run, not {len(folders)}. train runs lists them.")
         from trainer.finished.show import show
 
-        return show(folders[0])
+        return show(one_run(verb, folders))
     if len(folders) == 1:
         from trainer.sweep.compare import compare_sweep, sweep_folder
 
@@ -75,32 +72,3 @@ def refuse_ranks(verb: str) -> None:
     """Raises UserError under torchrun, where each process would compute all of it, and write the same files."""
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UserError(f"{verb}: is one process. Type train {verb} without torchrun (or unset WORLD_SIZE).")
-
-
-def sorted_words(verb: str, words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """The folders, and the options with their values.
-
-    Raises:
-        UserError: the verb has no such option, or its value is missing.
-    """
-    folders: list[str] = []
-    options: dict[str, str] = {}
-    rest = iter(words)
-    for word in rest:
-        name, is_given, value = word.partition("=")
-        if word == "--":  # what follows names folders, whatever it looks like
-            folders += rest
-        elif name in KEYS[verb] and name not in _FLAGS:
-            if not is_given:
-                value = next(rest, "") if name.startswith("-") else ""
-            if not value:
-                raise UserError(f"{name}: has no value. Type train --help for what train {verb} takes.")
-            options[name] = value
-        elif word in KEYS[verb] and word in _FLAGS:
-            options[word] = ""
-        elif word.startswith("-") or (re.match(r"[a-z.]+=", word) and not using.is_place(word)):
-            hint = nearest(name, KEYS[verb]) or (f" It takes {', '.join(KEYS[verb])}." if KEYS[verb] else "")
-            raise UserError(f"{word}: train {verb} has no such word.{hint}")
-        else:
-            folders.append(word)
-    return folders, options
