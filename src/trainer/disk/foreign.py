@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import os
 import re
 import stat
@@ -87,6 +88,17 @@ def lines(path: Path) -> Iterator[bytes]:
             if is_start and (is_end or len(piece) < MAX_LINE_BYTES):
                 yield piece
             is_start = is_end
+
+
+def metrics(folder: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a run's `metrics.jsonl` that are whole, each with its `step`. Raises as `opened`."""
+    for line in lines(folder / "metrics.jsonl"):
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(record, dict) and type(step := record.get("step")) is int and abs(step) < 2**63:
+            yield record
 
 
 def text(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> str:

@@ -357,13 +357,8 @@ def read_course(folder: Path, tags: Sequence[str] = (), config: Mapping[str, Any
     """The course of a run; lines that are torn are left out, as the last may be while it is written."""
     course = Course(tags, config or {})
     with contextlib.suppress(OSError):
-        for line in foreign.lines(folder / "metrics.jsonl"):
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(record, dict) and isinstance(number(record.get("step")), int):
-                course.add(record)
+        for record in foreign.metrics(folder):
+            course.add(record)
     return course
 
 

@@ -1,7 +1,6 @@
 """`train find-lr`: some steps with each of many learning rates, every one with weights of its own; and the best."""
 
 import contextlib
-import json
 import math
 import statistics
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from trainer.config.request import Request
 from trainer.disk import foreign
+from trainer.disk.folder import read_result
 from trainer.errors import Interrupted, RunStopped, UserError
 from trainer.monitor.events import EventFile
 from trainer.run.run import run
@@ -94,11 +94,10 @@ def one_by_one(requests: Sequence[Request], logs: Sequence[Path], signals: Signa
 def loss_of(folder: Path) -> float:
     """The mean training loss of the last quarter of the steps; infinite for a run that has not come to its end."""
     try:
-        if json.loads(foreign.text(folder / "result.json"))["status"] != "finished":
+        if (read_result(folder) or {}).get("status") != "finished":
             return math.inf
-        lines = map(json.loads, foreign.text(folder / "metrics.jsonl").splitlines())
-        losses = [line["train/loss"] for line in lines if "train/loss" in line]
-    except (OSError, ValueError, KeyError):
+        losses = [record["train/loss"] for record in foreign.metrics(folder) if "train/loss" in record]
+    except OSError:
         return math.inf
     last = losses[-max(1, len(losses) // 4) :]
     return statistics.fmean(last) if last and None not in last else math.inf

@@ -1,6 +1,5 @@
 """The proof of a stack: some of its runs once more, each alone, and their losses compared."""
 
-import json
 import random
 import shutil
 from collections.abc import Sequence
@@ -49,8 +48,7 @@ def _copy(job: Job, folder: Path) -> Job:
 def losses(folder: Path) -> dict[tuple[int, str], float]:
     """By step and tag, of the first steps."""
     found = {}
-    for line in foreign.lines(folder / "metrics.jsonl"):
-        record = json.loads(line)
+    for record in foreign.metrics(folder):
         for tag in ("train/loss", "val/loss"):
             if record["step"] <= STEPS and isinstance(record.get(tag), float):
                 found[record["step"], tag] = record[tag]

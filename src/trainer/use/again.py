@@ -1,7 +1,5 @@
 """A run once more: its config as it is stored, with another folder, and what was recorded of it."""
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,26 +49,13 @@ def read_ended(folder: Path) -> dict[str, Any]:
 
 def numbers(folder: Path) -> Numbers:
     """All that `metrics.jsonl` has by step and tag, in its order, but for clocks; None for what was not finite."""
-    return {(step, tag): number for step, record in records(folder) for tag, number in record.items()}
-
-
-def records(folder: Path) -> Iterator[tuple[int, dict[str, float | None]]]:
-    """The lines of `metrics.jsonl`: the step, and the numbers by tag without clocks. Foreign text."""
+    found: Numbers = {}
     try:
-        for line in foreign.lines(folder / "metrics.jsonl"):
-            try:
-                record = json.loads(line)
-                step = record.pop("step")
-            except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
-                continue  # torn
-            if type(step) is int:
-                yield (
-                    step,
-                    {
-                        tag: number
-                        for tag, number in record.items()
-                        if not tag.startswith(CLOCKS) and (number is None or type(number) in (int, float))
-                    },
-                )
+        for record in foreign.metrics(folder):
+            for tag, number in record.items():
+                is_clock = tag == "step" or tag.startswith(CLOCKS)
+                if not is_clock and (number is None or type(number) in (int, float)):
+                    found[record["step"], tag] = number
     except OSError as error:
         raise UserError(f"{folder}/metrics.jsonl: can't be read: {error.strerror}.") from error
+    return found

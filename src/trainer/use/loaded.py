@@ -1,6 +1,6 @@
 """A finished run's model as an object of Python: raw samples in, and what the run says of itself."""
 
-import json
+import contextlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -105,13 +105,9 @@ class Loaded(nn.Module):
     def history(self) -> History:
         """The run's `metrics.jsonl` as arrays."""
         rows = []
-        try:
-            for line in foreign.lines(self.folder / "metrics.jsonl"):
-                row = json.loads(line)
-                if isinstance(row, dict) and isinstance(row.get("step"), int):
-                    rows.append({str(tag): n for tag, n in row.items() if isinstance(n, int | float)})
-        except (OSError, ValueError, RecursionError):
-            pass  # a line that is being written
+        with contextlib.suppress(OSError):
+            for record in foreign.metrics(self.folder):
+                rows.append({tag: n for tag, n in record.items() if isinstance(n, int | float)})
         tags = dict.fromkeys(tag for row in rows for tag in row)
         return History({tag: np.array([row.get(tag, np.nan) for row in rows], np.float64) for tag in tags})
 
