@@ -191,7 +191,7 @@ class TestResult:
     def test_that_is_missing_or_cut_is_none(self, tmp_path, content):
         if content is not None:
             (tmp_path / "result.json").write_bytes(content)
-        assert read_result(tmp_path) is None
+        assert read_result(tmp_path) == {}
 
 
 @pytest.mark.parametrize(

@@ -525,7 +525,7 @@ def test_jobs_have_the_samples_that_their_seeds_draw(by: str, tmp_path: Path, mo
     runs = [(*words, "monitor=off", f"seed={seed}", f"name=run{seed}") for seed in (0, 1)]
     if by == "none":
         together(runs)
-        assert read_result(Path("runs/run1")) is not None
+        assert read_result(Path("runs/run1"))
     else:
         with pytest.raises(UserError, match="together: the seed decides which samples there are"):
             together(runs)
@@ -662,7 +662,7 @@ def test_jobs_that_train_together_open_no_more_files_than_they_may(tmp_path: Pat
     assert done.returncode == 0, done.stdout + done.stderr
     found = results(tmp_path / "runs/s")
     assert {row["status"] for row in found.values()} == {"finished"}
-    told = {read_result(tmp_path / "runs/s" / name)["computed"] for name in found}  # type: ignore[index]
+    told = {read_result(tmp_path / "runs/s" / name)["computed"] for name in found}
     assert told < {f"a stack of {count} runs" for count in range(2, 24)}
 
 

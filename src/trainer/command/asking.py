@@ -96,7 +96,7 @@ def _remedy(verb: str, word: str, options: Mapping[str, str], signals: Signals) 
     from trainer.use.again import folder_of
     from trainer.use.remedy import candidates, diagnosed, remedy
 
-    said = diagnosed(read_result(folder_of(request)) or {})
+    said = diagnosed(read_result(folder_of(request)))
     varied = {" ".join(words): stored(word, options, words) for words in candidates(as_stored(request), said)}
     command = ["remedy", word, *(f"{key}={value}" for key, value in options.items())]
     return remedy(request, varied, signals, command, budget)

@@ -268,13 +268,13 @@ def keep_ends(folder: Path, config: Mapping[str, Any]) -> None:
         write_text(folder / "config.yaml", as_yaml({**stored, **{key: config[key] for key in ENDS}}))
 
 
-def read_result(folder: Path) -> dict[str, Any] | None:
-    """`result.json`, None where the run has not ended."""
+def read_result(folder: Path) -> dict[str, Any]:
+    """`result.json`, which says how many `steps` were made; empty where the run has not ended."""
     try:
         result = json.loads(foreign.text(folder / "result.json"))
     except (OSError, ValueError, RecursionError):
-        return None
-    return result if isinstance(result, dict) and isinstance(result.get("steps"), int) else None
+        return {}
+    return result if isinstance(result, dict) and isinstance(result.get("steps"), int) else {}
 
 
 def write_result(folder: Path, result: Mapping[str, Any]) -> None:

@@ -48,7 +48,7 @@ class MedianRule:
             other = path.parent
             if other in self._finished or other.name == self.folder.name:
                 continue
-            if (read_result(other) or {}).get("status") == "finished":
+            if read_result(other).get("status") == "finished":
                 self._finished[other] = values_by_step(other / "metrics.jsonl", self.metric)
         values = [values[step] for values in self._finished.values() if step in values]
         if len(self._finished) < self.num_first or not values:

@@ -128,8 +128,7 @@ def find_folder(settings: Settings) -> Path:
     config = settings.config
     if config["resume"] == "auto" and config["name"] is None and config["run_dir"] is None:
         for folder in sorted(Path("runs", label).glob("*/"), reverse=True):
-            result = folders.read_result(folder)
-            if result is None or result.get("status") != "finished":
+            if folders.read_result(folder).get("status") != "finished":
                 with contextlib.suppress(UserError):
                     is_run = folders.read_config(folder) is not None
                     if is_run and holder(folder) is None:
@@ -183,7 +182,7 @@ def merged(request: Request, stored: Config) -> Config:
 def finished(folder: Path, parts: Parts) -> Config | None:
     """The result of a run that has nothing left to do; says so."""
     result = folders.read_result(folder)
-    if result is None or result.get("status") != "finished":
+    if result.get("status") != "finished":
         return None
     is_short = result.get("steps", 0) < parts.length.max_steps
     if is_short and result.get("ended_by") not in ends_of(parts):

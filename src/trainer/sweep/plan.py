@@ -209,8 +209,7 @@ def read_told(folder: Path) -> tuple[list[str] | None, list[str]]:
 
 def is_finished(job: Job) -> bool:
     """Whether there is nothing left to do, whatever the length that is asked for now."""
-    result = folders.read_result(job.folder)
-    return result is not None and result.get("status") in ("finished", "pruned") and not _is_longer(job)
+    return folders.read_result(job.folder).get("status") in ("finished", "pruned") and not _is_longer(job)
 
 
 def _is_longer(job: Job) -> bool:
@@ -221,7 +220,7 @@ def _is_longer(job: Job) -> bool:
 
 def refuse_shorter(job: Job, config: Config) -> None:
     """Raises UserError where the job was trained for longer: in a mean it would stand beside jobs of this length."""
-    if (folders.read_result(job.folder) or {}).get("status") != "finished":
+    if folders.read_result(job.folder).get("status") != "finished":
         return
     there = folders.read_config(job.folder) or {}
     for key in ("max_steps", "max_epochs"):

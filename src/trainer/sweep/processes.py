@@ -264,7 +264,7 @@ def reason(job: Job, code: int) -> str:
     """Why a job has no good end, in a line; empty where it has one."""
     if code < 0:
         return f"was killed by signal {-code} ({signal.strsignal(-code)})"
-    status = (read_result(job.folder) or {}).get("status")
+    status = read_result(job.folder).get("status")
     if (code, status) in ((0, "finished"), (UNKNOWN, "finished"), (RunStopped.exit_code, "pruned")):
         return ""
     if code == UNKNOWN:

@@ -70,7 +70,7 @@ class Progress:
         if outcome.reason:
             self._say(f"error: {job.name}: {outcome.reason} Log: {job.folder / LOG}", is_error=True)
             return
-        result = read_result(job.folder) or {}
+        result = read_result(job.folder)
         numbers = " ".join(f"{tag}={short(result[tag])}" for tag in TAGS if isinstance(result.get(tag), float))
         if result.get("status") == "pruned":
             numbers = f"pruned after step {result['steps']:,}, {numbers}"

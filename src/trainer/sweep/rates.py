@@ -94,7 +94,7 @@ def one_by_one(requests: Sequence[Request], logs: Sequence[Path], signals: Signa
 def loss_of(folder: Path) -> float:
     """The mean training loss of the last quarter of the steps; infinite for a run that has not come to its end."""
     try:
-        if (read_result(folder) or {}).get("status") != "finished":
+        if read_result(folder).get("status") != "finished":
             return math.inf
         losses = [record["train/loss"] for record in foreign.metrics(folder) if "train/loss" in record]
     except OSError:

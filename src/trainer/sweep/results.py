@@ -55,7 +55,7 @@ class Row:
 
 def row(job: Job, failures: dict[str, dict[str, str]]) -> Row:
     """What a job came to so far. `failures`: status and reason by the name of the job."""
-    result = read_result(job.folder) or {}
+    result = read_result(job.folder)
     failure = failures.get(job.name)
     if failure is not None:
         return Row(job, failure["status"], failure["reason"], result)
@@ -82,7 +82,7 @@ def come_to_since(folder: Path, record: Mapping[str, Any]) -> dict[str, Any] | N
     if name in (".", "..") or os.path.basename(name) != name:
         return None
     result = read_result(folder / name)
-    if result is None or not isinstance(result.get("status"), str):
+    if not isinstance(result.get("status"), str):
         return None
     texts = {key for key, value in record.items() if isinstance(value, str)}
     was, now = ({k: v for k, v in of.items() if k not in texts and is_finite(v)} for of in (record, result))

@@ -219,7 +219,7 @@ def note(outcome: Outcome, failures: dict[str, dict[str, str]]) -> None:
     """Keeps why a job failed, and says so at once. An interrupted one has not failed: it goes on the next time."""
     if not outcome.reason or outcome.code in SIGNALLED:
         return
-    stopped = (read_result(outcome.job.folder) or {}).get("status") == "stopped"
+    stopped = read_result(outcome.job.folder).get("status") == "stopped"
     status = "stopped" if stopped else "killed" if outcome.code < 0 else "failed"
     failures[outcome.job.name] = {"status": status, "reason": outcome.reason}
 

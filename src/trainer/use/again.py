@@ -37,7 +37,7 @@ def folder_of(request: Request) -> Path:
 def read_ended(folder: Path) -> dict[str, Any]:
     """The `result.json` of a run that has stopped training for whatever reason; raises UserError where it goes on."""
     result = read_result(folder)
-    if result is None:
+    if not result:
         from trainer.finished.read import run_named
 
         found = run_named(str(folder)).result

@@ -93,7 +93,7 @@ def reusable(jobs: Sequence[Job], runs: Sequence[Path]) -> dict[Job, Path]:
     """The jobs that have no folder yet and that a finished run has made already: it has the same config."""
     found: dict[Job, Path] = {}
     for run in runs:
-        if (read_result(run) or {}).get("status") == "finished":
+        if read_result(run).get("status") == "finished":
             found |= {job: run for job in jobs if not job.folder.exists() and _is_same(job.request, run)}
     return found
 

@@ -67,7 +67,7 @@ def explain(
     planned = plan([*jobs.values()], folder)
     made = reusable(planned, folders)
     left = sum(not is_finished(one) and one not in made for one in planned)
-    seconds = sum(float((read_result(f) or {}).get("seconds") or 0.0) for f in folders) / 2
+    seconds = sum(float(read_result(f).get("seconds") or 0.0) for f in folders) / 2
     time = f", about {spoken(left * seconds)} one after the other" if left else ""
     print(f"{counted(len(planned), 'run')}, {left} to go{time}", flush=True)
     if left and is_asked and not _is_wanted():
@@ -102,7 +102,7 @@ def refuse_inexplicable(keys: Sequence[str], folders: Sequence[Path], metric: st
             f"{folders[0]} and {folders[1]}: no key differs that changes a number. train compare shows both."
         )
     if (other := next((key for key in keys if key == "loss" or key.startswith("loss.")), None)) is not None:
-        results = [read_result(folder) or {} for folder in folders]
+        results = [read_result(folder) for folder in folders]
         known = [tag for tag in ("val/accuracy", "val/mae", "val/r2") if all(tag in result for result in results)]
         if (metric or "val/loss").endswith("/loss") and (metric is not None or "val/accuracy" not in known):
             how = f"sweep.metric={known[0]}" if known else "sweep.metric= with another"
@@ -128,7 +128,7 @@ def _is_wanted() -> bool:
 
 def _number(run: Path, tag: str) -> float | None:
     """Of a metric, what a run came to."""
-    found = (read_result(run) or {}).get(tag)
+    found = read_result(run).get(tag)
     return float(found) if isinstance(found, int | float) and math.isfinite(found) else None
 
 

@@ -74,7 +74,7 @@ def find(word: str, wanted: str | None = None) -> Found:
 
 
 def _found(folder: Path, wanted: str | None) -> Found:
-    file, tested = checkpoint_of(folder, wanted), (read_result(folder) or {}).get("tested", "last")
+    file, tested = checkpoint_of(folder, wanted), read_result(folder).get("tested", "last")
     is_another = wanted is None and file.stem != tested
     note = f"{folder}: its checkpoints/{tested}.pt is missing; {file.name} is taken"
     return Found(folder, file, note if is_another else "", wanted == AVERAGE)
@@ -107,7 +107,7 @@ def checkpoint_of(folder: Path, wanted: str | None) -> Path:
         UserError: there is none of that name.
     """
     place = folder / "checkpoints"
-    result = read_result(folder) or {}
+    result = read_result(folder)
     if wanted == AVERAGE:  # of the last part there may be none yet in the best
         names = ["last"] if "test/average/loss" not in result else [str(result.get("tested", "last"))]
     else:

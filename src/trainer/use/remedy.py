@@ -132,7 +132,7 @@ def remedy(
         UserError: the data hold NaN, or there is no time.
     """
     run = folder_of(request)
-    result = read_result(run) or {}
+    result = read_result(run)
     if OF_GAPS in diagnosed(result):
         raise UserError(
             f"{run}: its data hold NaN or an infinity, and no key of a training mends that. Take such samples out "
@@ -191,8 +191,8 @@ def trained(
     sweep([*jobs.values()], folder, command, signals)
     found: dict[str, list[float]] = {}
     for (words, _), planned in zip(jobs, plan([*jobs.values()], folder), strict=True):
-        value = (read_result(planned.folder) or {}).get(TAG)
-        is_ended = (read_result(planned.folder) or {}).get("status") == "finished"
+        result = read_result(planned.folder)
+        value, is_ended = result.get(TAG), result.get("status") == "finished"
         found.setdefault(words, []).append(float(value) if is_ended and isinstance(value, int | float) else math.inf)
     return {words: sum(values) / len(values) for words, values in found.items()}
 

@@ -155,7 +155,7 @@ def open_run(found: Found, typed: Mapping[str, Any] | None = None, are_given: bo
         raise UserError(f"{found.checkpoint}: does not fit the model: {_reason(error)}.{hint}") from error
     model.eval()
     tell_forgotten(model, state)
-    result = folders.read_result(found.folder) or {}
+    result = folders.read_result(found.folder)
     return Trained(found, settings, about, model, device, dtype, autocast(settings, device), state, result)
 
 
