@@ -14,8 +14,7 @@ from trainer.command.help import help_text, show_help, version_line
 from trainer.command.imports import Own, importing
 from trainer.command.listed import VERBS
 from trainer.command.verbs import run_verb
-from trainer.command.words import Words, sorted_words
-from trainer.config.bounds import refuse_long_words
+from trainer.command.words import Words, refuse_long, sorted_words
 from trainer.errors import UserError, one_of
 from trainer.exits import exit_code, leave
 from trainer.signals import Signals
@@ -34,7 +33,7 @@ def main() -> NoReturn:
 
 def run_command(argv: list[str], signals: Signals | None = None) -> int:
     """What the words after `train` ask for. Returns the exit code; raises what `main` turns into one."""
-    refuse_long_words(argv)
+    refuse_long(argv)
     if "--help" in argv or "-h" in argv:
         print(help_text(config_folders(argv)))
         return 0

@@ -21,6 +21,8 @@ CHOICES = {
     **dict.fromkeys(("--cfg", "-c"), ("job", "hydra", "all")),
     **dict.fromkeys(("--info", "-i"), ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")),
 }
+# Characters. Hydra's parser takes some seconds for a list of 5,000 numbers, ten minutes for one of 40,000.
+MAX_WORD = 10_000
 _CURLY = str.maketrans(dict.fromkeys("“”„‟", '"') | dict.fromkeys("‘’‚‛", "'"))
 
 
@@ -89,6 +91,15 @@ def sorted_words(argv: list[str]) -> Words:
         else:
             raise no_word(word, found, rest, argv)
     return found
+
+
+def refuse_long(words: list[str]) -> None:
+    """Refuses words of more than `MAX_WORD` characters."""
+    if (word := next((word for word in words if len(word) > MAX_WORD), None)) is not None:
+        raise UserError(
+            f"{word[:40]}...: has {len(word):,} characters; a word has at most {MAX_WORD:,}. Write the value into "
+            "a config file: --config-dir=conf experiment=mine."
+        )
 
 
 def refuse_no_choice(flag: str, value: str) -> None:

@@ -1,7 +1,7 @@
 """What people of other tools type, and the right word here: first these tables, then the same letters in any case."""
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from functools import cache
 
 # Key to what it is called elsewhere, in any case and with `-` or nothing for `_`; a dotted word counts by its end, too.
@@ -241,17 +241,13 @@ def is_nothing(value: str) -> bool:
 
 @cache
 def _meant_keys() -> dict[str, list[str]]:
-    return _inverted((right, others) for right, others in _KEYS.items())
+    found: dict[str, list[str]] = {}
+    for right, others in _KEYS.items():
+        for word in others.split():
+            found.setdefault(letters(word), []).append(right)
+    return found
 
 
 @cache
 def _meant_words() -> dict[str, tuple[str, str]]:
     return {letters(word): words for others, words in _WORDS.items() for word in others.split()}
-
-
-def _inverted(table: Iterator[tuple[str, str]]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for right, others in table:
-        for word in others.split():
-            found.setdefault(letters(word), []).append(right)
-    return found
