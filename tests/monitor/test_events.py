@@ -29,7 +29,7 @@ from trainer.models.lenet import LeNet
 from trainer.models.resnet import resnet18
 from trainer.models.two_layer import TwoLayer
 from trainer.monitor import events, hparams
-from trainer.monitor.console import Silent
+from trainer.monitor.console import Display
 from trainer.monitor.events import EventFile, cut, event_files, records
 from trainer.monitor.graph import model_graph
 from trainer.monitor.histograms import histogram
@@ -176,7 +176,7 @@ def test_a_line_of_numbers_that_a_full_disk_takes_in_part_is_reported(tmp_path: 
     """Such a write fails only the next time, with another line behind the part."""
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    journal = Journal(tmp_path, None, Silent(), {})
+    journal = Journal(tmp_path, None, Display(), {})
     journal.write(1, {"loss": 1.0})
     resource.setrlimit(resource.RLIMIT_FSIZE, (30, hard))
     try:

@@ -5,14 +5,14 @@ step; `update` gets the numbers of a step, by their TensorBoard tags, whenever t
 """
 
 import contextlib
-import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import TYPE_CHECKING, TextIO
 
+from trainer.exits import fall_silent
 from trainer.monitor.panel import Panel, Points, belongs_in_a_line
 from trainer.monitor.readable import short
 from trainer.monitor.summary import Rows, coloured_table, encodable, plain_table
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 Curves = Callable[[], Mapping[str, Points]]
 
 
-class Display(Protocol):
-    """What the loop and the run know of a display."""
+class Display:
+    """What the loop and the run know of a display. This one shows nothing, as a process leaves speaking to another."""
 
     def start(self, title: Sequence[str]) -> None:
         """Show what is about to be trained, a string per line."""
@@ -67,21 +67,7 @@ def _in_a_line(tags: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(tag for tag in tags if belongs_in_a_line(tag))
 
 
-class Silent:
-    """The display of a process that leaves speaking to another."""
-
-    def start(self, title: Sequence[str]) -> None: ...
-
-    def tick(self, step: int) -> None: ...
-
-    def update(self, step: int, numbers: Mapping[str, float]) -> None: ...
-
-    def note(self, line: str) -> None: ...
-
-    def stop(self, rows: Rows = ()) -> None: ...
-
-
-class Lines:
+class Lines(Display):
     """A line per `every` steps, `step=500 train/loss=0.1234 lr=0.1000 ...`, and one for each evaluation.
 
     When stdout is closed under it (`train | head -3`), it falls silent and the training goes on.
@@ -103,9 +89,6 @@ class Lines:
         for line in title:
             self.note(line)
 
-    def tick(self, step: int) -> None:
-        pass
-
     def update(self, step: int, numbers: Mapping[str, float]) -> None:
         is_due = self._every > 0 and (step // self._every > self._last // self._every or step == self._max_steps)
         tags = _in_a_line(tuple(numbers))
@@ -122,7 +105,9 @@ class Lines:
         try:
             print(encodable(line, self._stream), file=self._stream, flush=True)
         except (OSError, ValueError):  # nobody reads on; ValueError: the stream was closed on our side
-            self._fall_silent()
+            if self._stream is sys.stdout:
+                fall_silent(self._stream)
+            self._stream = None
 
     def stop(self, rows: Rows = ()) -> None:
         if not self._is_stopped:
@@ -130,15 +115,8 @@ class Lines:
             for line in plain_table(rows):
                 self.note(line)
 
-    def _fall_silent(self) -> None:
-        stream, self._stream = self._stream, None
-        if stream is sys.stdout:
-            # Python flushes stdout once more when it exits, and would turn exit code 0 into 120.
-            with contextlib.suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
-
-class Terminal:
+class Terminal(Display):
     """A panel that is drawn again up to ten times a second: progress, loss curve, last numbers, gradients per layer.
 
     A thread of its own draws it, from numbers that are on the host already. It rests 40 times as long as drawing took,

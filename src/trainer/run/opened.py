@@ -14,7 +14,7 @@ from trainer.errors import Interrupted, NonFinite, Pruned, RunStopped, UserError
 from trainer.finished.read import Course, read_course
 from trainer.monitor.board import Board
 from trainer.monitor.classes import cells
-from trainer.monitor.console import Display, Lines, Silent, open_display
+from trainer.monitor.console import Display, Lines, open_display
 from trainer.monitor.events import EventFile
 from trainer.monitor.hparams import flat, group_of, session_end, session_start
 from trainer.monitor.journal import Journal
@@ -133,7 +133,7 @@ def open_journal(training: Training, is_fresh: bool) -> Journal:
     """Where the numbers go; nowhere in a process that leaves writing to another."""
     parts, state = training.parts, training.parts.state
     if not parts.world.is_main:
-        return Journal(None, None, Silent(), state.last)
+        return Journal(None, None, Display(), state.last)
     length, settings = parts.length, parts.settings
     every = settings.console.every or settings.monitor.every or length.max_steps
     if training.log is not None:
