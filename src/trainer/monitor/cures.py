@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from trainer.errors import one_of
 from trainer.monitor.facts import Facts
 
 TO_THE_WEIGHTS = 1e-3  # |update| / |weights|: Karpathy, CS231n, "Neural Networks Part 3", "Ratio of weights:updates"
@@ -10,8 +11,7 @@ TO_THE_WEIGHTS = 1e-3  # |update| / |weights|: Karpathy, CS231n, "Neural Network
 
 def attempt(words: Sequence[str]) -> str:
     """`Try a, b or c.`"""
-    *rest, last = words
-    return f"Try {', '.join(rest)} or {last}." if rest else f"Try {last}."
+    return f"Try {one_of(words)}."
 
 
 def largest_lr(facts: Facts) -> tuple[str, float] | None:

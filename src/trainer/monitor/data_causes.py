@@ -5,8 +5,7 @@ from statistics import median, quantiles
 
 from trainer.monitor.cures import attempt
 from trainer.monitor.finding import Sighting
-from trainer.monitor.seen import Seen
-from trainer.monitor.standing import GROWN, SHRUNK, is_settled, losses
+from trainer.monitor.seen import GROWN, SHRUNK, Seen
 from trainer.monitor.symptoms import SMALLEST_UPDATE
 
 LARGE_INPUTS, SMALL_INPUTS, LARGE_COLUMN = 30.0, 0.02, 100.0
@@ -43,7 +42,7 @@ def targets_out_of_reach(seen: Seen) -> Sighting | None:
         return None
     meaning = f"outputs are {seen.facts.outputs_are}, whatever the weights, and {share:.0%} of the targets are not"
     how = "Take the ReLU, sigmoid or softmax after the last layer out."
-    return Sighting(None, {"out_of_reach": share} | losses(seen), meaning, how)
+    return Sighting(None, {"out_of_reach": share} | seen.costs, meaning, how)
 
 
 def a_column_tells_the_target(seen: Seen) -> Sighting | None:
@@ -73,8 +72,8 @@ def labels_differ_between_the_splits(seen: Seen) -> Sighting | None:
     if is_inverted:
         meaning = "training is learnt, and validation is below a guess, so ones and zeros change their places there"
         how = "Look at how labels are read for validation."
-        return Sighting(None, losses(seen) | {"val/accuracy": accuracy}, meaning, how)
-    numbers = losses(seen) | {"val/accuracy": accuracy, "largest_share": facts.largest_share}
+        return Sighting(None, seen.costs | {"val/accuracy": accuracy}, meaning, how)
+    numbers = seen.costs | {"val/accuracy": accuracy, "largest_share": facts.largest_share}
     below = accuracy < facts.largest_share - 3 * seen.accuracy_error or accuracy < 0.5 / max(2, _num_classes(seen))
     what = "below a guess, so classes are numbered otherwise there" if below else "no better than a guess"
     meaning = f"training is learnt, and validation is {what}: its labels do not belong to its inputs as training's do"
@@ -86,7 +85,7 @@ def splits_differ(seen: Seen) -> Sighting | None:
 
     Source: J. Quinonero-Candela et al., "Dataset Shift in Machine Learning" (2009), chapter 1.
     """
-    if not _is_shifted(seen) or not is_settled(seen) or not seen.has_learnt or seen.numbers.get("val/loss") is None:
+    if not _is_shifted(seen) or not seen.is_settled or not seen.has_learnt or seen.numbers.get("val/loss") is None:
         return None
     if seen.numbers["val/loss"] < 2 * seen.now + 0.1:
         return None
@@ -139,7 +138,7 @@ def columns_without_content(seen: Seen) -> Sighting | None:
         return None
     which = ", ".join(map(str, empty[:5])) + (", ..." if len(empty) > 5 else "")
     meaning = f"columns {which} of the inputs are constant, or copies of others: there is little to learn from"
-    return Sighting(None, {"columns": len(empty)} | losses(seen), meaning, "Look at how the columns are read.")
+    return Sighting(None, {"columns": len(empty)} | seen.costs, meaning, "Look at how the columns are read.")
 
 
 def one_class_far_worse(seen: Seen) -> Sighting | None:
@@ -149,7 +148,7 @@ def one_class_far_worse(seen: Seen) -> Sighting | None:
     """
     rows = [row for row in seen.classes if row["support"] >= FEWEST_OF_CLASS]
     is_known = seen.chance is not None and seen.now < KNOWN * seen.chance
-    if len(rows) < 2 or seen.facts.largest_share > OUTNUMBERS or not is_known or not is_settled(seen):
+    if len(rows) < 2 or seen.facts.largest_share > OUTNUMBERS or not is_known or not seen.is_settled:
         return None
     worst = min(rows, key=lambda row: row["recall"])
     usual = median(row["recall"] for row in rows if row is not worst)
@@ -176,7 +175,7 @@ def one_class_nearly_alone(seen: Seen) -> Sighting | None:
     Source: H. He, E. Garcia, "Learning from Imbalanced Data" (2009), section 2.
     """
     facts = seen.facts
-    if not facts.largest_share > NEARLY_ALONE or not is_settled(seen) or seen.num_bad < 2:
+    if not facts.largest_share > NEARLY_ALONE or not seen.is_settled or seen.num_bad < 2:
         return None
     numbers = {"largest_share": facts.largest_share, "val/accuracy": seen.accuracy or 0.0}
     what = "places" if facts.are_places else "samples"
@@ -196,7 +195,7 @@ def labels_without_a_pattern(seen: Seen) -> Sighting | None:
     # A small network that learns slowly has the accuracy of a guess for long; its loss tells that it learns.
     is_below = seen.best is not None and math.isfinite(of_val) and seen.best < 0.98 * of_val
     is_guess = (seen.num_bad == seen.num_vals and not is_below) or (seen.best is not None and seen.best >= of_val)
-    if seen.num_vals < 2 or not is_guess or not is_settled(seen) or not seen.facts.num_val:
+    if seen.num_vals < 2 or not is_guess or not seen.is_settled or not seen.facts.num_val:
         return None
     if {*seen.reported} - {"loss not falling", "dead ReLUs", "nothing carries over"}:
         return None  # that may be why
@@ -207,7 +206,7 @@ def labels_without_a_pattern(seen: Seen) -> Sighting | None:
     if seen.loss > 1.3 * guess or (seen.growth or 1.0) > GROWN or (seen.growth or 1.0) < SHRUNK:
         return None
     meaning = "validation was never better than a guess, and training is at best learnt by heart"
-    return Sighting(None, losses(seen), meaning, "Look whether inputs and labels are still in the same order.")
+    return Sighting(None, seen.costs, meaning, "Look whether inputs and labels are still in the same order.")
 
 
 def inputs_not_scaled(seen: Seen) -> Sighting | None:
@@ -239,7 +238,7 @@ def targets_not_scaled(seen: Seen) -> Sighting | None:
     is_far = deviation > FAR_TARGETS or 0 < deviation < max(SMALL_TARGETS, mean / FAR_TARGETS)
     if not is_far or not (validated or seen.is_ill or (seen.is_over and not seen.has_learnt)):
         return None
-    numbers = {"target_mean": facts.target_mean, "target_deviation": deviation} | losses(seen)
+    numbers = {"target_mean": facts.target_mean, "target_deviation": deviation} | seen.costs
     meaning = "the targets are far from what a network gives at first, and it has not come there"
     words = ["data.standardize=true"] if facts.settings.get("data.standardize") is False else []
     return Sighting(None, numbers, meaning, attempt([*words, "targets minus their mean, divided by their deviation"]))
@@ -258,7 +257,7 @@ def too_few_samples(seen: Seen) -> Sighting | None:
     meaning = "training samples are known by heart, and what was learnt from them does not carry over"
     words = ["more samples", f"max_steps={seen.best_step}"]
     return Sighting(
-        None, {"val/loss": val, "num_samples": seen.facts.num_samples} | losses(seen), meaning, attempt(words)
+        None, {"val/loss": val, "num_samples": seen.facts.num_samples} | seen.costs, meaning, attempt(words)
     )
 
 
@@ -269,7 +268,7 @@ def _num_classes(seen: Seen) -> int:
 def _is_lost_in_validation(seen: Seen) -> bool:
     """Whether training was learnt at once, and the last two validations are no better than a guess."""
     guess = seen.chance
-    if seen.num_bad < 2 or guess is None or seen.early is None or not is_settled(seen):
+    if seen.num_bad < 2 or guess is None or seen.early is None or not seen.is_settled:
         return False
     is_learnt = seen.has_learnt and seen.early < 0.75 * guess
     return is_learnt and seen.numbers.get("val/loss", math.inf) > guess and not seen.facts.largest_share > NEARLY_ALONE
@@ -277,7 +276,7 @@ def _is_lost_in_validation(seen: Seen) -> bool:
 
 def _are_labels_inverted(seen: Seen) -> bool:
     """Whether most zeros and ones of validation are taken for each other: no guess comes below a half but by chance."""
-    if not seen.facts.are_labels or seen.accuracy is None or not seen.has_fallen or not is_settled(seen):
+    if not seen.facts.are_labels or seen.accuracy is None or not seen.has_fallen or not seen.is_settled:
         return False
     return seen.accuracy < 0.5 - 3 * 0.5 / math.sqrt(max(1, seen.facts.num_val))
 
@@ -288,4 +287,4 @@ def _is_shifted(seen: Seen) -> bool:
 
 def _is_poor(seen: Seen) -> bool:
     """Whether a run is at its end, and what was learnt is little."""
-    return seen.is_over and not seen.has_learnt and is_settled(seen)
+    return seen.is_over and not seen.has_learnt and seen.is_settled

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from trainer.monitor.facts import Facts
+from trainer.monitor.facts import LONG_STEPS, Facts
 from trainer.monitor.record import Record
 
 FALLEN = 0.02  # by this share of where it began, or nobody can tell it from noise
@@ -15,6 +15,7 @@ RECENT = 5  # records over which the training loss is averaged, as that of a sin
 EARLY_EPOCHS = 5  # in which little can be learnt by heart
 MUCH = 0.15  # of a guess: a loss below it by this share is no noise
 ENDED = 0.02  # of the largest learning rate: a schedule has come to its end
+SHRUNK, GROWN = 0.3, 10.0  # the weights' norm over that at the start
 # What may come of something else that is wrong.
 SYMPTOMS = {"dead ReLUs", "saturated outputs", "exploding gradient", "first update too large", "loss not falling"}
 
@@ -185,6 +186,17 @@ class Seen:
     def now(self) -> float:
         """The training loss of the last two records."""
         return sum(self.losses[-2:]) / len(self.losses[-2:]) if self.losses else math.nan
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether there was time enough to learn: what has not been learnt by now is no matter of patience."""
+        return self.step >= (LONG_STEPS if self.is_over else self.facts.long)
+
+    @property
+    def costs(self) -> dict[str, float]:
+        """What the network costs now, and what a guess would."""
+        found = {"train/loss": self.loss} if self.losses else {}
+        return found | ({"chance": self.chance} if self.chance is not None else {})
 
     @property
     def is_ill(self) -> bool:

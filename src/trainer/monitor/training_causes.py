@@ -5,8 +5,7 @@ from statistics import median
 
 from trainer.monitor.cures import attempt, better_start, calmer, larger_rate, lr_times
 from trainer.monitor.finding import Sighting
-from trainer.monitor.seen import ENDED, FALLEN, Seen
-from trainer.monitor.standing import GROWN, SHRUNK, is_settled, losses
+from trainer.monitor.seen import ENDED, FALLEN, GROWN, SHRUNK, Seen
 from trainer.monitor.symptoms import LARGEST_UPDATE, SMALLEST_UPDATE
 
 THROTTLED = 30.0  # the gradient over the norm that it is clipped to; healthy runs have up to 3
@@ -29,7 +28,7 @@ def probabilities_into_a_loss_of_logits(seen: Seen) -> Sighting | None:
     how = "Take the last softmax or sigmoid out"
     loss = seen.facts.takes_probabilities
     how += f'; or write gives = "probabilities" into the class, and type {loss}.' if loss else "."
-    return Sighting(None, losses(seen), meaning, how)
+    return Sighting(None, seen.costs, meaning, how)
 
 
 def no_non_linearity(seen: Seen) -> Sighting | None:
@@ -38,10 +37,10 @@ def no_non_linearity(seen: Seen) -> Sighting | None:
     Source: "Deep Learning" (2016), section 6.1, "Learning XOR".
     """
     guess = seen.chance or seen.facts.near.get("train/loss")
-    if not seen.facts.is_linear or guess is None or seen.loss < 0.1 * guess or not is_settled(seen):
+    if not seen.facts.is_linear or guess is None or seen.loss < 0.1 * guess or not seen.is_settled:
         return None
     meaning = "the model is linear: all its layers together can do no more than one"
-    return Sighting(None, losses(seen), meaning, attempt(["a ReLU after each layer but the last"]))
+    return Sighting(None, seen.costs, meaning, attempt(["a ReLU after each layer but the last"]))
 
 
 def units_start_equal(seen: Seen) -> Sighting | None:
@@ -54,7 +53,7 @@ def units_start_equal(seen: Seen) -> Sighting | None:
     layers = seen.facts.equal_units
     meaning = "all units of the layer start with the same weights, and so stay alike for ever"
     words = better_start(seen.facts) or ["weights that are drawn"]
-    return Sighting(", ".join(layers[:5]), {"layers": len(layers)} | losses(seen), meaning, attempt(words))
+    return Sighting(", ".join(layers[:5]), {"layers": len(layers)} | seen.costs, meaning, attempt(words))
 
 
 def dead_units_from_the_start(seen: Seen) -> Sighting | None:
@@ -67,7 +66,7 @@ def dead_units_from_the_start(seen: Seen) -> Sighting | None:
         return None
     meaning = "no sample gets through its ReLUs from the first step on, so that nothing before it learns"
     words = better_start(seen.facts) or ["biases of 0, and weights around 0"]
-    return Sighting(", ".join(dead[:5]), {"layers": len(dead)} | losses(seen), meaning, attempt(words))
+    return Sighting(", ".join(dead[:5]), {"layers": len(dead)} | seen.costs, meaning, attempt(words))
 
 
 def initialisation_too_large(seen: Seen) -> Sighting | None:
@@ -76,12 +75,12 @@ def initialisation_too_large(seen: Seen) -> Sighting | None:
     Source: as for `loss_far_from_chance`.
     """
     chance = seen.chance
-    if chance is None or seen.first_loss is None or seen.first_loss < 3 * chance or not is_settled(seen):
+    if chance is None or seen.first_loss is None or seen.first_loss < 3 * chance or not seen.is_settled:
         return None
     if seen.has_learnt or "loss far from chance" in seen.reported:
         return None
     meaning = "untrained, the network was sure of wrong answers, and has not got over that"
-    return Sighting(None, {"first_loss": seen.first_loss} | losses(seen), meaning, attempt(_starts(seen)))
+    return Sighting(None, {"first_loss": seen.first_loss} | seen.costs, meaning, attempt(_starts(seen)))
 
 
 def momentum_too_high(seen: Seen) -> Sighting | None:
@@ -110,7 +109,7 @@ def warm_up_missing(seen: Seen) -> Sighting | None:
         return None
     meaning = "a network with attention was given large steps at once, which it does not get over"
     return Sighting(
-        None, _sizes(seen) | losses(seen), meaning, attempt(["scheduler=warmup_cosine", lr_times(seen.facts, 0.1)])
+        None, _sizes(seen) | seen.costs, meaning, attempt(["scheduler=warmup_cosine", lr_times(seen.facts, 0.1)])
     )
 
 
@@ -143,7 +142,7 @@ def weight_decay_shrinks_the_weights(seen: Seen) -> Sighting | None:
         return None
     meaning = "the weights have shrunk to next to nothing, since decay takes more than the gradient gives"
     words = [f"optimizer.weight_decay={0.01 * decay:.1g}", "optimizer.weight_decay=0"]
-    return Sighting(None, {"weight_decay": decay, "weights": seen.growth} | losses(seen), meaning, attempt(words))
+    return Sighting(None, {"weight_decay": decay, "weights": seen.growth} | seen.costs, meaning, attempt(words))
 
 
 def schedule_ended_early(seen: Seen) -> Sighting | None:
@@ -153,7 +152,7 @@ def schedule_ended_early(seen: Seen) -> Sighting | None:
     """
     if not seen.ended or seen.ended > 0.5 * seen.facts.max_steps or not seen.is_ill:
         return None
-    numbers = {"step": float(seen.ended), "of_largest_lr": ENDED} | losses(seen)
+    numbers = {"step": float(seen.ended), "of_largest_lr": ENDED} | seen.costs
     meaning = f"since step {seen.ended} the learning rate is below {ENDED:.0%} of its largest"
     return Sighting(None, numbers, meaning, attempt(["scheduler=cosine", "scheduler=constant"]))
 
@@ -169,7 +168,7 @@ def dropout_too_high(seen: Seen) -> Sighting | None:
         return None
     meaning = f"{dropout:.0%} of the units are left out in every step, too many for the rest to learn"
     words = ["model.dropout=0.2"] if "model.dropout" in facts.settings else ["a dropout of 0.2"]
-    return Sighting(None, {"dropout": dropout} | losses(seen), meaning, attempt(words))
+    return Sighting(None, {"dropout": dropout} | seen.costs, meaning, attempt(words))
 
 
 def batch_norm_of_small_batches(seen: Seen) -> Sighting | None:
@@ -179,13 +178,13 @@ def batch_norm_of_small_batches(seen: Seen) -> Sighting | None:
     samples, 23.6 % at 32.
     """
     facts = seen.facts
-    if not facts.has_batch_norm or facts.batch_size > SMALL_BATCH or not is_settled(seen):
+    if not facts.has_batch_norm or facts.batch_size > SMALL_BATCH or not seen.is_settled:
         return None
     val = seen.numbers.get("val/loss", 0.0)
     if seen.has_learnt and not val > 2 * seen.now + 0.2:
         return None
     meaning = f"batch norms take mean and deviation from {facts.batch_size} samples, which are noise"
-    return Sighting(None, {"batch_size": facts.batch_size} | losses(seen), meaning, attempt(["batch_size=32"]))
+    return Sighting(None, {"batch_size": facts.batch_size} | seen.costs, meaning, attempt(["batch_size=32"]))
 
 
 def learning_rate_too_large(seen: Seen) -> Sighting | None:
@@ -203,7 +202,7 @@ def learning_rate_too_large(seen: Seen) -> Sighting | None:
     meaning = "steps are too large for the weights, and the loss stays high"
     if seen.is_lost:
         meaning = "steps have thrown the network out of what it had learnt"
-    return Sighting(layer, _sizes(seen) | losses(seen), meaning, attempt(calmer(seen.facts)))
+    return Sighting(layer, _sizes(seen) | seen.costs, meaning, attempt(calmer(seen.facts)))
 
 
 def learning_rate_too_small(seen: Seen) -> Sighting | None:
@@ -212,7 +211,7 @@ def learning_rate_too_small(seen: Seen) -> Sighting | None:
     Source: A. Karpathy, CS231n, "Neural Networks Part 3", "Ratio of weights:updates" (should be about 1e-3).
     """
     is_slow = seen.moved is not None and 0 < seen.moved[1] < SMALLEST_UPDATE
-    if not is_settled(seen) or seen.has_learnt or not is_slow or seen.ended or seen.has_signal:
+    if not seen.is_settled or seen.has_learnt or not is_slow or seen.ended or seen.has_signal:
         return None
     assert seen.moved is not None
     meaning = "a step changes the weights by less than 1e-4 of themselves, and the loss is still high"
