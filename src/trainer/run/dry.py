@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from trainer.computation import Computation, ordinary
+from trainer.computation import Computation
 from trainer.config.request import Config
 from trainer.data.batches import Batch, batch_length
 from trainer.errors import UserError
 from trainer.monitor.summary import summary_table
 from trainer.monitor.texts import model_rows
 from trainer.run.optimizer import reevaluated
-from trainer.run.prepare import surroundings
+from trainer.run.prepare import chosen, surroundings
 from trainer.run.told import title
 from trainer.run.training import Training
 from trainer.trees import called, leaves
@@ -38,7 +38,8 @@ def dry_run(training: Training) -> Config:
         batches = training.batches(parts.splits.train)
         first = next(batches)
         kept = activations(training, first) if parts.world.size == 1 else None
-        computation = computed(training)
+        # As the run would, but for the features of a frozen backbone, which would be written down.
+        computation = chosen(training, None, True, print)
         set_mode(computation.network, True)
         step = stepping(training, computation, itertools.chain([first], batches))
         begun, *seconds = timed(step, parts.device)
@@ -52,16 +53,6 @@ def dry_run(training: Training) -> Config:
     if parts.world.is_main:
         show(training, first, computation, memory, found)
     return {**found, **{f"bytes_{what}": number for what, number in memory.items()}}
-
-
-def computed(training: Training) -> Computation:
-    """As the run would, but for the features of a frozen backbone, which would be written down."""
-    settings, work = training.parts.settings, training.work()
-    if not settings.fast and not settings.compile:
-        return ordinary(work)
-    from trainer.fast.choose import choose
-
-    return choose(work, None, settings.fast, settings.compile, settings.cuda_graphs, True, print)
 
 
 def activations(training: Training, batch: Batch) -> int | None:

@@ -39,13 +39,8 @@ def surroundings(training: Training, num_runs: int = 1) -> AbstractContextManage
     return products(training.work(), settings.compile, num_runs)
 
 
-def find_features(training: Training, run: Opened) -> "Features | None":
+def find_features(training: Training, note: Callable[[str], None]) -> "Features | None":
     """Of a frozen backbone, unless its layers are to be watched at work."""
-    return features_for(training, run.journal.display.note)
-
-
-def features_for(training: Training, note: Callable[[str], None]) -> "Features | None":
-    """The same for a training that is written nowhere."""
     settings = training.parts.settings
     if not settings.fast or settings.monitor.activations:
         return None

@@ -28,7 +28,7 @@ from trainer.run.training import Training
 def train(training: Training) -> Config:
     """Trains to the end, tests, and leaves the result in the run's folder."""
     with training.signals.deferred(), opened(training) as run, surroundings(training):
-        batches, computation = prepare(training, run, find_features(training, run))
+        batches, computation = prepare(training, run, find_features(training, run.journal.display.note))
         agreement = Agreement(training.parts.world)
         with warnings.catch_warnings():
             # A scaler that skips the first updates is no wrong order of calls.

@@ -172,7 +172,7 @@ def train_group(group: Sequence[tuple[Training, dict[str, object]]], signals: Si
                 runs.append((training, closing.enter_context(opened(training)), closing, random))  # noqa: B023
 
             ended(training, begin)
-        features = [find_features(training, run) for training, run, _, _ in runs]
+        features = [find_features(training, run.journal.display.note) for training, run, _, _ in runs]
         # All runs take the features of one, whose backbone is that of all; else none of them takes any.
         keys = {None if found is None else found.backbone_key for found in features}
         shared = features[0] if len(keys) == 1 else None

@@ -19,7 +19,7 @@ from trainer.run.memory import halving
 from trainer.run.optimizer import reevaluated
 from trainer.run.origin import as_trained
 from trainer.run.parts import build
-from trainer.run.prepare import chosen, features_for, surroundings
+from trainer.run.prepare import chosen, find_features, surroundings
 from trainer.run.training import Training
 from trainer.run.validation import validated
 from trainer.signals import Signals
@@ -141,7 +141,7 @@ def follow(training: Training, until: int, observer: Follower) -> NonFinite | No
             yield batch
 
     with signals.deferred(), surroundings(training):
-        computation = chosen(training, features_for(training, print), True, print)
+        computation = chosen(training, find_features(training, print), True, print)
         set_mode(computation.network, True)
         batches, per_epoch = training.batches(computation.train), training.parts.length.steps_per_epoch
         batches = announced(thawed(training.parts.settings, state.model, batches, begun + 1, per_epoch))
