@@ -1,7 +1,7 @@
 """Several runs in one process, as one program: from what is asked for to their results, each in its own folder."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TextIO
@@ -9,7 +9,6 @@ from typing import Any, TextIO
 import torch
 from torch import Tensor, nn
 
-from trainer.computation import Computation
 from trainer.config.request import Request
 from trainer.config.settings import settings_of
 from trainer.disk import folder as folders
@@ -167,11 +166,8 @@ def train_group(group: Sequence[tuple[Training, dict[str, object]]], signals: Si
         runs: list[tuple[Training, Opened, contextlib.ExitStack, dict[str, object]]] = []
         for training, random in group:
             closing = contextlib.ExitStack()
-
-            def begin(training: Training = training, closing: contextlib.ExitStack = closing) -> None:
-                runs.append((training, closing.enter_context(opened(training)), closing, random))  # noqa: B023
-
-            ended(training, begin)
+            with told(training):
+                runs.append((training, closing.enter_context(opened(training)), closing, random))
         features = [find_features(training, run.journal.display.note) for training, run, _, _ in runs]
         # All runs take the features of one, whose backbone is that of all; else none of them takes any.
         keys = {None if found is None else found.backbone_key for found in features}
@@ -194,27 +190,17 @@ def train_group(group: Sequence[tuple[Training, dict[str, object]]], signals: Si
         sample, part_size = sample_of(computation.val).inputs, first.parts.length.batch_size
         is_over = fit_stack(members, computation.train, computation.val, sample, first.plan(), part_size, asked)
         for (training, run, closing, _), one, computation in zip(runs, members, computations, strict=True):
-
-            def end(
-                training: Training = training,
-                run: Opened = run,
-                closing: contextlib.ExitStack = closing,
-                one: Member = one,
-                computation: Computation = computation,
-            ) -> None:
-                with closing, one.drawing():
-                    if one.error is not None:
-                        raise one.error
-                    finish(training, run, computation, is_over or one.state.is_over)
-
-            ended(training, end)
+            with told(training), closing, one.drawing():
+                if one.error is not None:
+                    raise one.error
+                finish(training, run, computation, is_over or one.state.is_over)
 
 
-def ended(training: Training, task: Callable[[], object]) -> bool:
-    """Whether a task has gone well; what has not stands in the run's log, as on the terminal of a run alone."""
+@contextlib.contextmanager
+def told(training: Training) -> Iterator[None]:
+    """Writes what ends a run within it into the run's log, as on the terminal of a run alone; the others go on."""
     try:
-        task()
-        return True
+        yield
     except (UserError, RunStopped) as error:
         print(f"error: {error}", file=training.log, flush=True)
     except Interrupted as error:
@@ -224,4 +210,3 @@ def ended(training: Training, task: Callable[[], object]) -> bool:
 
         traceback.print_exc(file=training.log)
         print(f"error: {type(error).__name__}: {error}", file=training.log, flush=True)
-    return False
