@@ -164,15 +164,6 @@ def refuse_too_many(parsed: list[Override]) -> None:
             )
 
 
-def composed(overrides: list[str], config_name: str) -> Request:
-    """What one job asks for.
-
-    Raises:
-        UserError: a name or a path refers to what is not there.
-    """
-    return _composed(overrides, config_name)[0]
-
-
 class Alike:
     """Composes jobs one after another.
 
@@ -185,7 +176,11 @@ class Alike:
         self._by_keys: dict[tuple[str, ...], Request] = {}  # words without numbers to the first such job
 
     def composed(self, overrides: list[str]) -> Request:
-        """As the function of that name."""
+        """What one job asks for.
+
+        Raises:
+            UserError: a name or a path refers to what is not there.
+        """
         numbers = {i: number for i, word in enumerate(overrides) if (number := _number(word)) is not None}
         keys = tuple(word.partition("=")[0] if i in numbers else f"{word}=" for i, word in enumerate(overrides))
         if (first := self._by_keys.get(keys)) is not None:
@@ -231,7 +226,7 @@ def _with_numbers(first: Request, words: list[str], numbers: dict[int, float]) -
 
 
 def _composed(overrides: list[str], config_name: str) -> tuple[Request, bool]:
-    """As `composed`; and whether something in it is an answer, which may be another one for other numbers."""
+    """What one job asks for; and whether something in it is an answer, which may be another one for other numbers."""
     config, choices = _by_hydra(config_name, without_null(as_chosen_before(overrides)))
     container: Any = OmegaConf.to_container(config)
     container.pop("hydra", None)

@@ -19,7 +19,7 @@ from hydra.errors import MissingConfigException
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from trainer.config.compose import Alike, combinations, composed, counted_in, without_null
+from trainer.config.compose import Alike, combinations, counted_in, without_null
 from trainer.config.grammar import written
 from trainer.config.request import Request, resolved
 from trainer.errors import UserError
@@ -67,7 +67,7 @@ class PluggedSweep:
             # Callbacks, logging, working folders: Hydra would call and write what nobody has checked.
             if not re.match(r"hydra[/.](launcher|sweeper)\b", key):
                 raise UserError(f"{key}: of Hydra's own a sweep takes hydra/launcher, hydra/sweeper and their keys.")
-        self.config_name = config_name
+        self.config_name, self.alike = config_name, Alike(config_name)
         self.config = self._hydra_config(of_hydra)
         self.is_search = not self.config.hydra.sweeper._target_.endswith(".BasicSweeper")
         self.requests: list[Request] = []
@@ -83,8 +83,7 @@ class PluggedSweep:
                 raise UserError(f"hydra/sweeper: there is nothing to search. Type an interval such as {example}.")
             self.requests = [self.request(trial) for trial in self.corners()]
         else:
-            alike = Alike(config_name)
-            self.requests = [alike.composed(words) for words in combinations(own)]
+            self.requests = [self.alike.composed(words) for words in combinations(own)]
 
     def run(self, folder: Path, argv: Sequence[str], signals: Signals) -> int:
         """Runs it in the folder of the sweep. Returns how many jobs have failed."""
@@ -134,7 +133,7 @@ class PluggedSweep:
         ]
 
     def request(self, trial: Trial) -> Request:
-        return composed([*self.fixed, *trial], self.config_name)
+        return self.alike.composed([*self.fixed, *trial])
 
     def drive(self, run: Callable[[Sequence[Trial]], list[float | None]], is_larger_better: bool) -> None:
         first = resolved(self.requests[0].config)
