@@ -2,9 +2,8 @@
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import get_type_hints
 
 from trainer.config import schema, trust
 from trainer.config.request import Config, Request, resolved
@@ -139,17 +138,6 @@ class Settings:
         return trust.belongs(str(self.group(group).get("_target_")), self.own)
 
 
-SECTIONS: Mapping[str, type] = {
-    "gradient": Gradient,
-    "checkpoint": Checkpoint,
-    "console": Console,
-    "average": Averages,
-    "early_stopping": EarlyStopping,
-    "monitor": Monitor,
-    "sweep": Sweep,
-}
-
-
 def settings_of(request: Request) -> Settings:
     """Resolves and checks a config, once for the run.
 
@@ -164,8 +152,9 @@ def settings_of(request: Request) -> Settings:
     trust.refuse_untyped({"trust": config["trust"]}, request.typed)
     for group in (*schema.GROUPS, "metric"):
         trust.check_names(group, config[group], own)
-    plain = {field.name: config[field.name] for field in fields(Settings) if field.name in config}
-    sections: dict[str, Any] = {name: section(**config[name]) for name, section in SECTIONS.items()}
+    kinds = get_type_hints(Settings)
+    found = {
+        name: kinds[name](**config[name]) if name in schema.SECTIONS else config[name] for name in kinds.keys() & config
+    }
     order_seed = config["seed"] if config["order_seed"] is None else config["order_seed"]
-    names = request.names
-    return Settings(request, config, own, names, **{**plain, **sections, "order_seed": order_seed})
+    return Settings(request, config, own, request.names, **{**found, "order_seed": order_seed})
