@@ -5,7 +5,7 @@ import difflib
 import math
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -442,11 +442,11 @@ _NEEDS_QUOTES = re.compile(r"""^['"]|[,“”„‘’\r\n]|\$\{|^\s|\s$|^(null)
 _HOLDERS = {key.rpartition(".")[0] for key in RULES} - {""}  # keys that hold keys
 
 
-def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every key that holds no mapping, dotted, with its value; lists count as values."""
+def leaves(config: Mapping[str, Any], prefix: str = "", whole: Container[str] = ()) -> Iterator[tuple[str, Any]]:
+    """Every key that holds no mapping, dotted, with its value; lists count as values, and so do mappings of `whole`."""
     for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            yield from leaves(value, f"{prefix}{key}.")
+        if isinstance(value, Mapping) and value and f"{prefix}{key}" not in whole:
+            yield from leaves(value, f"{prefix}{key}.", whole)
         else:
             yield f"{prefix}{key}", value
 
@@ -565,7 +565,7 @@ def check(config: Mapping[str, Any]) -> None:
     # `optimizer.: 3` of a file is below as `optimizer` with an empty name, which no rule knows.
     if (dotted := next((key for key in config if "." in key), None)) is not None:
         raise unknown_key(dotted, sorted(RULES, key=lambda k: k.split(".")[0] in GROUPS))
-    found = dict(_values(config))
+    found = dict(leaves(config, whole=RULES))  # a mapping where a rule wants something else counts as a value, too
     for key, rule in RULES.items():
         if key.split(".")[0] not in GROUPS and key not in found:
             raise UserError(f"{key}: is missing; it must be {rule.accepts}.{_hint(key, rule, None)}")
@@ -607,15 +607,6 @@ def refuse_value(key: str, value: Any, rule_of: str | None = None) -> None:
     rule = RULES.get(rule_of or key)
     if rule is not None and not rule.allows(value):
         raise UserError(f"{key}={shown(value)}: must be {rule.accepts}.{_hint(key, rule, value)}")
-
-
-def _values(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves; but a mapping where a rule wants something else counts as a value, too."""
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value and f"{prefix}{key}" not in RULES:
-            yield from _values(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def is_open(node: Any) -> bool:
