@@ -111,7 +111,7 @@ def load(
     scaling = None
     if standardize and arrays["train"].dtype.kind == "f":
         scaling = standardized(arrays["train"], arrays["val"], arrays["test"])
-    splits = {split: Samples(torch.from_numpy(array), labels[split]) for split, array in arrays.items()}
+    splits: dict[str, Any] = {s: Samples(torch.from_numpy(array), labels[s]) for s, array in arrays.items()}
 
     shape = "x".join(map(str, splits["train"].inputs.shape[1:]))
     numbers = "x".join(map(str, labels["train"].shape[1:]))
@@ -119,9 +119,7 @@ def load(
     if are_own or are_places:
         told = "its own targets" if are_own else "a class for each place"
     return Data(
-        splits["train"],
-        splits["val"],
-        splits["test"],
+        **splits,
         description=f"arrays: {file.name}, {sum(map(len, splits.values())):,} samples of {shape}, {told}",
         num_classes=meant.num_classes,
         class_names=meant.class_names,

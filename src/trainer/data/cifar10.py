@@ -70,14 +70,14 @@ def load(
         )
         unpack(archive)
     parts = [_read(folder / name) for name in TRAIN_FILES]
-    images, labels = torch.cat([part.inputs for part in parts]), torch.cat([part.targets for part in parts])
+    whole = Samples(torch.cat([part.inputs for part in parts]), torch.cat([part.targets for part in parts]))
     test = _read(folder / TEST_FILE)
-    rows = split_off(len(images), split_seed, val=val_fraction)
+    rows = split_off(len(whole), split_seed, val=val_fraction)
     return Data(
-        Samples(images[rows["train"]], labels[rows["train"]]),
-        Samples(images[rows["val"]], labels[rows["val"]]),
+        whole.take(rows["train"]),
+        whole.take(rows["val"]),
         test,
-        description=f"cifar10: photographs (Krizhevsky 2009), {len(images):,} images to train on and validate, "
+        description=f"cifar10: photographs (Krizhevsky 2009), {len(whole):,} images to train on and validate, "
         f"{len(test):,} to test, 32x32 colour, 10 classes",
         num_classes=10,
         class_names=CLASS_NAMES,

@@ -6,11 +6,12 @@ scikit-learn's `load_digits`; here stored as uint8 (0..16) in `digits.npz`.
 """
 
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
 import torch
 
-from trainer.data.source import Data, Samples, split_indices
+from trainer.data.source import SPLITS, Data, Samples, split_indices
 
 
 def load(split_seed: int = 0) -> Data:
@@ -22,12 +23,10 @@ def load(split_seed: int = 0) -> Data:
     with np.load(str(files("trainer.data") / "digits.npz"), allow_pickle=False) as stored:
         images = torch.from_numpy(stored["images"]).unsqueeze(1)
         labels = torch.from_numpy(stored["labels"]).long()
-    rows = dict(zip(("train", "val", "test"), split_indices(len(images), (0.7, 0.1), split_seed), strict=True))
-    train, val, test = (Samples(images[i], labels[i]) for i in rows.values())
+    rows = dict(zip(SPLITS, split_indices(len(images), (0.7, 0.1), split_seed), strict=True))
+    splits: dict[str, Any] = {split: Samples(images[i], labels[i]) for split, i in rows.items()}
     return Data(
-        train,
-        val,
-        test,
+        **splits,
         description=f"digits: {len(images):,} scans of handwritten digits, 8x8 grey, 10 classes (UCI, CC BY 4.0)",
         num_classes=10,
         class_names=tuple("0123456789"),

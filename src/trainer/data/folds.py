@@ -12,7 +12,7 @@ from torch import Tensor
 
 from trainer.data.source import Data, Samples, split_indices
 from trainer.errors import UserError
-from trainer.trees import joined, mapped
+from trainer.trees import joined
 
 
 @dataclass
@@ -154,15 +154,11 @@ def pooled(data: Data, asked: Asked | None, name: str, seed: int, is_standardize
         raise UserError(f"{key} has validation files of its own. Type data.folds=null data.fold=null.")
     if is_standardized:
         raise UserError(f"{key} standardises by the training samples that it brings. Type data.standardize=false.")
-    inputs, targets = joined((train.inputs, val.inputs)), joined((train.targets, val.targets))
+    whole = Samples(joined((train.inputs, val.inputs)), targets := joined((train.targets, val.targets)))
     is_labels = isinstance(targets, Tensor) and targets.dim() == 1 and not targets.is_floating_point()
-    in_train, in_val = fold_of(asked, len(train) + len(val), seed, targets if is_labels else None, None)
-
-    def of(rows: Tensor) -> Samples:
-        return Samples(*(mapped(lambda whole: whole[rows], part) for part in (inputs, targets)))
-
+    in_train, in_val = fold_of(asked, len(whole), seed, targets if is_labels else None, None)
     known = {split: rows for split, rows in data.rows.items() if split not in ("train", "val")}
     if {"train", "val"} <= data.rows.keys():
         of_file = torch.cat([data.rows["train"], data.rows["val"]])
         known |= {"train": of_file[in_train], "val": of_file[in_val]}
-    return replace(data, train=of(in_train), val=of(in_val), rows=known)
+    return replace(data, train=whole.take(in_train), val=whole.take(in_val), rows=known)

@@ -207,7 +207,7 @@ def of_folder(root: str | None, classes: Classes, background: str, split: str | 
 
 def all_images(data: Data) -> FolderImages:
     """Those of all splits."""
-    parts = [part for part in (data.train, data.val, data.test) if isinstance(part, FolderImages)]
+    parts = [part for part in data.splits.values() if isinstance(part, FolderImages)]
     paths = [path for part in parts for path in part.paths]
     return FolderImages(paths, torch.cat([part.targets for part in parts]), parts[0].background, key=parts[0].key)
 

@@ -18,14 +18,13 @@ from trainer.data.item_targets import Labels, Reading, are_one_hot, as_numbers
 from trainer.data.items import Items
 from trainer.data.loader import read
 from trainer.data.quoting import listed
-from trainer.data.source import Data, ImageFiles, Samples
+from trainer.data.source import SPLITS, Data, ImageFiles, Samples
 from trainer.data.split import split_rows, uneven
 from trainer.data.targets import meaning
 from trainer.errors import UserError, nearest
 from trainer.meaning import IGNORED, Classes, Numbers, Unread
-from trainer.trees import leaves, mapped
+from trainer.trees import leaves
 
-SPLITS = ("train", "val", "test")
 CALLED = {"valid": "val", "validation": "val", "dev": "val", "training": "train", "testing": "test"}
 AT_ONCE = 256  # items whose targets are looked at together
 
@@ -74,18 +73,17 @@ def as_data(made: Any, name: str, asked: Asked) -> Data:
     data = made if isinstance(made, Data) else Data(**_splits_of(made, name))
     names = data.class_names
     asked = replace(asked, task=data.as_task) if asked.task == "auto" else asked
-    parts: dict[str, Any] = {split: _split(getattr(data, split), split, data, name, asked) for split in SPLITS}
-    data = replace(data, **parts)
+    data = replace(data, **{split: _split(part, split, data, name, asked) for split, part in data.splits.items()})
     if asked.targets == "inputs":
         data = replace(data, are_own_targets=True)
     if isinstance(data.train, Items):
         data = _understood(data, name, asked)
     else:
-        _refuse_unused(asked, name, None not in (data.val, data.test), isinstance(data.train, ImageFiles))
+        _refuse_unused(asked, name, len(data.splits) == len(SPLITS), isinstance(data.train, ImageFiles))
         data = _reread(data, name, asked)
     data = _completed(_named(data, names, asked), name, asked)
     if not data.description:
-        sizes = ", ".join(f"{split} {len(getattr(data, split)):,}" for split in SPLITS)
+        sizes = ", ".join(f"{split} {len(part):,}" for split, part in data.splits.items())
         data = replace(data, description=f"{name}: {sizes}")
     return data
 
@@ -135,7 +133,7 @@ def _split(split: Any, which: str, data: Data, name: str, asked: Asked) -> Any:
     """One split as Samples, ImageFiles or Items."""
     if isinstance(split, Items):
         return replace(split, group=asked.group, reading=Reading(ignored=asked.ignored), fixed=asked.fixed)
-    if split is None or isinstance(split, ImageFiles):
+    if isinstance(split, ImageFiles):
         return split
     where = f"data={name}: the {which} split"
     if _is_pair_of_arrays(split):
@@ -220,7 +218,7 @@ def _reread(data: Data, name: str, asked: Asked) -> Data:
     if data.are_own_targets or not isinstance(targets, Tensor) or not isinstance(data.train, Samples):
         return data
     _refuse_complex_classes(targets, data, asked, name)
-    given = {split: getattr(data, split).targets for split in SPLITS if getattr(data, split) is not None}
+    given = {split: part.targets for split, part in data.splits.items()}
     if _is_column(targets, data, asked):
         given, targets = {split: part.flatten() for split, part in given.items()}, targets.flatten()
         data = _with_targets(data, given)
@@ -433,22 +431,20 @@ def _understood(data: Data, name: str, asked: Asked) -> Data:
 def _one_hot_classes(data: Data, shape: tuple[int, ...]) -> dict[str, Tensor] | None:
     """The classes of all items by split; None where the target of one is no row of this shape with a single 1."""
     found = {}
-    for split in SPLITS:
-        if (items := getattr(data, split)) is not None:
-            rows = _all_targets(items, data.num_workers)
-            are_alike = {np.shape(row) for row in rows} == {shape}
-            if not are_alike or not are_one_hot(targets := torch.from_numpy(np.stack(rows))):
-                return None
-            found[split] = targets.int().argmax(1)
+    for split, items in data.splits.items():
+        rows = _all_targets(items, data.num_workers)
+        are_alike = {np.shape(row) for row in rows} == {shape}
+        if not are_alike or not are_one_hot(targets := torch.from_numpy(np.stack(rows))):
+            return None
+        found[split] = targets.int().argmax(1)
     return found
 
 
 def _known(data: Data, name: str) -> Data:
     """With the labels that the data sets keep apart, where their classes are told."""
     parts: dict[str, Any] = {}
-    for split in SPLITS:
-        items = getattr(data, split)
-        if items is not None and (labels := labels_apart(items)) is not None:
+    for split, items in data.splits.items():
+        if (labels := labels_apart(items)) is not None:
             try:
                 parts[split] = replace(items, known=items.reading(labels))
             except UserError as error:
@@ -488,16 +484,13 @@ def _task(targets: Any, data: Data, asked: Asked, name: str) -> str:
 
 def _told(data: Data, **facts: Any) -> Data:
     """With what all splits of items are told."""
-    splits = {split: getattr(data, split) for split in SPLITS if getattr(data, split) is not None}
-    parts: dict[str, Any] = {
-        split: replace(items, reading=replace(items.reading, **facts)) for split, items in splits.items()
-    }
-    return replace(data, **parts)
+    splits = data.splits.items()
+    return replace(data, **{split: replace(its, reading=replace(its.reading, **facts)) for split, its in splits})
 
 
 def _counted(data: Data, name: str, asked: Asked, is_scalar: bool) -> Data:
     """Looks through the targets of all items for their classes."""
-    splits = {split: getattr(data, split) for split in SPLITS if getattr(data, split) is not None}
+    splits = data.splits
     raw = {split: _all_targets(items, data.num_workers) for split, items in splits.items()}
     for split, part in raw.items():
         if (row := next((row for row, target in enumerate(part) if target is None), None)) is not None:
@@ -552,7 +545,7 @@ def _all_targets(items: Items, num_workers: int) -> list[Any]:
 def _completed(data: Data, name: str, asked: Asked) -> Data:
     """With the splits that there are none of taken from the training split."""
     fractions = {"val": asked.val_fraction or 0.1, "test": asked.test_fraction or 0.2}
-    fractions = {split: part for split, part in fractions.items() if getattr(data, split) is None}
+    fractions = {split: part for split, part in fractions.items() if split not in data.splits}
     if not fractions:
         if asked.group is not None:
             raise UserError(f"data.group={asked.group}: there is nothing to split: data={name} has all its splits.")
@@ -570,7 +563,10 @@ def _completed(data: Data, name: str, asked: Asked) -> Data:
     rows = split_rows(len(train), asked.split_seed or 0, fractions, labels, groups)
     notes = [] if groups is None else uneven(rows, fractions, groups, "data.group")
     data = replace(data, notes=(*data.notes, *notes))
-    parts: dict[str, Any] = {split: _rows(train, index, split) for split, index in rows.items()}
+    parts: dict[str, Any] = {
+        split: train.take(index, split) if isinstance(train, Items) else train.take(index)
+        for split, index in rows.items()
+    }
     return replace(data, by_chance=(*data.by_chance, *fractions), rows={**data.rows, **rows}, **parts)
 
 
@@ -580,9 +576,3 @@ def _groups(items: Items, num_workers: int) -> NDArray[np.int64]:
     numbers: dict[str | int | float, int] = {}
     groups = itertools.chain.from_iterable(read(items.groups, keys, num_workers))
     return np.array([numbers.setdefault(group, len(numbers)) for group in groups])
-
-
-def _rows(train: Samples | Items, index: Tensor, split: str) -> Samples | Items:
-    if isinstance(train, Items):
-        return train.take(index, split)
-    return Samples(*(mapped(lambda tensor: tensor[index], tree) for tree in (train.inputs, train.targets)))

@@ -10,7 +10,7 @@ from trainer.data.given import CALLED
 from trainer.data.item_parts import TARGET_NAMES
 from trainer.data.items import Items
 from trainer.data.quoting import listed
-from trainer.data.source import Data, existing_path
+from trainer.data.source import SPLITS, Data, existing_path
 from trainer.disk.files import cache_folder, make_private
 from trainer.errors import UserError, nearest
 
@@ -55,14 +55,12 @@ def load(path: str | None, inputs: list[str] | str | None = None, targets: list[
     for which, part in found.items():
         used = its_inputs or tuple(name for name in columns if name not in (its_targets or ()))
         _refuse_gaps(part, which, used, its_targets or ())
-    items = {which: Items(part, which, None, its_inputs, its_targets) for which, part in found.items()}
+    items: dict[str, Any] = {which: Items(part, which, None, its_inputs, its_targets) for which, part in found.items()}
     feature = found["train"].features[target] if target is not None else None
     classes = tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else ()
     sizes = ", ".join(f"{which} {len(part):,}" for which, part in found.items())
     return Data(
-        items["train"],
-        items.get("val"),
-        items.get("test"),
+        **items,
         description=f"hf: {' + '.join(each.name for each in files)}, {sizes}",
         num_classes=len(classes) or None,
         class_names=classes,
@@ -144,7 +142,7 @@ def _splits(found: Any) -> tuple[dict[str, Any], list[str]]:
     if not isinstance(found, Mapping):
         return {"train": found}, []
     named = {CALLED.get(key, key): part for key, part in found.items()}
-    known: dict[str, Any] = {which: named[which] for which in ("train", "val", "test") if which in named}
+    known: dict[str, Any] = {which: named[which] for which in SPLITS if which in named}
     if "train" not in known:
         raise UserError(f"data.path: there is no train split, only {listed(found)}. Give one.")
     others = [key for key in found if CALLED.get(key, key) not in known]

@@ -95,8 +95,8 @@ def load(
         )
     rows = split_off(len(training), split_seed, val=val_fraction)
     return Data(
-        Samples(training.inputs[rows["train"]], training.targets[rows["train"]]),
-        Samples(training.inputs[rows["val"]], training.targets[rows["val"]]),
+        training.take(rows["train"]),
+        training.take(rows["val"]),
         test,
         description=f"{name}: {about}, {len(training):,} images to train on and validate, {len(test):,} to test, "
         f"{height}x{width} grey, {len(class_names)} classes",

@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -70,16 +71,14 @@ def load(
         *alike(class_names, "move all into one folder"),
     ]
     rows = torch.arange(len(together)).split([len(part) for part in parts.values()])
-    parts = {split: together.take(index) for split, index in zip(parts, rows, strict=True)}
+    splits: dict[str, Any] = {split: together.take(index) for split, index in zip(parts, rows, strict=True)}
     missing = {split: part for split, part in (("val", val_fraction), ("test", test_fraction)) if split not in parts}
     if missing:
-        whole = parts["train"]
+        whole = splits["train"]
         rows = split_rows(len(whole), split_seed, missing, whole.targets if stratify else None)
-        parts |= {split: whole.take(index) for split, index in rows.items()}
+        splits |= {split: whole.take(index) for split, index in rows.items()}
     return Data(
-        parts["train"],
-        parts["val"],
-        parts["test"],
+        **splits,
         description=f"image_folder: {folder}, {len(together):,} images, {len(class_names)} classes",
         num_classes=len(class_names),
         class_names=class_names,

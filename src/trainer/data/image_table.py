@@ -5,6 +5,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -86,10 +87,9 @@ def load(
     )
     notes += sizes_notes
     aims = f"{meant.num_classes} classes" if meant.num_classes else f"{files.targets.shape[1]} numbers as targets"
+    splits: dict[str, Any] = {split: files.take(index) for split, index in rows.items()}
     return Data(
-        files.take(rows["train"]),
-        files.take(rows["val"]),
-        files.take(rows["test"]),
+        **splits,
         description=f"image_table: {file.name}, {len(files):,} images, {aims}",
         num_classes=meant.num_classes,
         class_names=tuple(wanted.targets) if task == "multilabel" else meant.class_names,

@@ -18,8 +18,7 @@ def lost(data: Data, dtype: torch.dtype) -> list[str]:
     """
     found = []
     for what in ("inputs", "targets"):
-        for split in ("train", "val", "test"):
-            samples = getattr(data, split)
+        for split, samples in data.splits.items():
             numbers = getattr(samples, what, None) if isinstance(samples, Samples) else None
             if not isinstance(numbers, Tensor) or numbers.dtype != torch.float64 or dtype == torch.float64:
                 continue

@@ -16,7 +16,7 @@ from trainer.data.item_parts import Pictures
 from trainer.data.items import Items
 from trainer.data.leaks import Leak
 from trainer.data.precision import lost
-from trainer.data.source import Data, ImageFiles, Samples
+from trainer.data.source import SPLITS, Data, ImageFiles, Samples
 from trainer.disk.checkpoint import checksum
 from trainer.errors import UserError
 from trainer.meaning import Numbers
@@ -100,7 +100,7 @@ def check(data: Data, name: str) -> None:
     Raises:
         UserError: an empty split, inputs and targets of different lengths, labels outside the classes, NaN.
     """
-    for split in ("train", "val", "test"):
+    for split in SPLITS:
         samples = getattr(data, split)
         where = f"data={name}: the {split} split"
         kind = next((kind for kind in (Samples, Items, ImageFiles) if isinstance(data.train, kind)), ImageFiles)
@@ -122,7 +122,7 @@ def check(data: Data, name: str) -> None:
         if not data.are_own_targets and isinstance(samples.targets, Tensor):
             _refuse_wrong(data, samples.targets, where)
         if isinstance(samples, Samples):
-            _check_numbers(data, samples, where)
+            _check_numbers(data, split, where)
 
 
 def _check_trees(samples: Samples, where: str) -> None:
@@ -157,22 +157,20 @@ def _check_images(samples: Samples | ImageFiles, where: str) -> None:
         )
 
 
-def _check_numbers(data: Data, samples: Samples, where: str) -> None:
+def _check_numbers(data: Data, split: str, where: str) -> None:
     """Raises UserError for inputs that are not finite, or of another shape than those of the training split."""
+    samples, rows = data.splits[split], data.rows.get(split)
     for inputs in leaves(samples.inputs):
         has_nan = inputs.is_floating_point() or inputs.is_complex()
         bad = ~inputs.isfinite() if has_nan else inputs.new_zeros(0, dtype=torch.bool)
         if bool(bad.any()):
             first = bad.nonzero()[0].tolist()
-            rows = next(
-                (data.rows.get(split) for split in ("train", "val", "test") if getattr(data, split) is samples), None
-            )
             named = "" if rows is None else f" (row {int(rows[first[0]])} of the data)"
             told = f"{where} has {int(bad.sum())} inputs that are NaN or infinite"
             raise UserError(f"{told}, the first at {first}{named}.")
     for part in ("inputs", "targets"):
         shape, first = (
-            mapped(lambda tensor: list(tensor.shape[1:]), getattr(split, part)) for split in (samples, data.train)
+            mapped(lambda tensor: list(tensor.shape[1:]), getattr(each, part)) for each in (samples, data.train)
         )
         if shape != first:
             raise UserError(f"{where} has {part} of shape {shape}, the train split has {first}; they must be equal.")
@@ -263,7 +261,7 @@ def doubts(
     is_like_images = len(shape) == 3 and shape[-1] in (1, 3) and shape[0] not in (1, 2, 3, 4)
     if is_like_images and (data.is_images or shape[0] == shape[1]):
         found.append(f"warning: data={name}: the images have {shape[0]} channels and are {shape[-1]} wide. {_LAST}")
-    targets = {split: targets_of(getattr(data, split)) for split in ("train", "val", "test")}
+    targets = {name: targets_of(split) for name, split in data.splits.items()}
     if data.are_own_targets or not all(isinstance(part, Tensor) for part in targets.values()):
         return [*said, *found]
     return [*said, *found, *(f"warning: data={name}: {doubt}" for doubt in data.meaning.doubts(targets))]
@@ -280,7 +278,7 @@ def fingerprint(data: Data) -> dict[str, Fingerprint]:
     Sums are compared with some tolerance, for inputs that were standardised on another machine may differ in the last
     bit. Of files whose content is read while training, their `content` takes the place of the sums.
     """
-    return {split: _fingerprint(getattr(data, split)) for split in ("train", "val", "test")}
+    return {name: _fingerprint(split) for name, split in data.splits.items()}
 
 
 def _fingerprint(samples: Samples | ImageFiles | Items) -> Fingerprint:
@@ -328,13 +326,12 @@ def _sums(tensors: list[Tensor]) -> tuple[float, ...]:
 def detached(data: Data) -> Data:
     """The same numbers, without the computation that they may come from; what is no tensor is refused by `check`."""
     splits: dict[str, Any] = {}
-    for split in ("train", "val", "test"):
-        samples = getattr(data, split)
+    for split, samples in data.splits.items():
         if isinstance(samples, Samples):
             parts = (samples.inputs, samples.targets)
-            if any(leaf.requires_grad for part in parts for leaf in leaves(part)):
-                splits[split] = Samples(*(mapped(Tensor.detach, part) for part in parts))
-    return replace(data, **splits) if splits else data
+            if any(leaf.requires_grad for leaf in leaves(parts)):
+                splits[split] = Samples(*mapped(Tensor.detach, parts))
+    return replace(data, **splits)
 
 
 def limited(data: Data, limit: int | None) -> Data:
@@ -342,14 +339,13 @@ def limited(data: Data, limit: int | None) -> Data:
     if limit is None:
         return data
     splits: dict[str, Any] = {}
-    for split in ("train", "val", "test"):
-        samples = getattr(data, split)
+    for split, samples in data.splits.items():
         if isinstance(samples, ImageFiles):
             raise UserError(f"data.limit={limit}: image files are not limited. Type data.limit=null.")
         if isinstance(samples, Items):
             splits[split] = samples.take(torch.arange(min(limit, len(samples))), split)
         else:
-            splits[split] = Samples(*(mapped(lambda t: t[:limit], part) for part in (samples.inputs, samples.targets)))
+            splits[split] = samples.take(slice(limit))
     return replace(data, **splits)
 
 
@@ -374,14 +370,13 @@ def prepare(
     """
     num_outputs = data.meaning.num_outputs
     if not data.is_images:
-        train, val, test = (_batches(getattr(data, s), device, dtype, data) for s in ("train", "val", "test"))
+        train, val, test = (_batches(split, device, dtype, data) for split in data.splits.values())
         return Splits(data.sample_shape, num_outputs, train, val, test)
     if isinstance(data.train, Items):
         channels, size = _fit_pictures(data, channels, image_size)
     elif isinstance(data.train, ImageFiles):
         channels = _channels_of_pictures(channels) or 3
-        for files in (data.train, data.val, data.test):
-            assert isinstance(files, ImageFiles)
+        for files in data.splits.values():
             files.channels = channels
             files.image_size = image_size or files.image_size
         size = (data.train.image_size, data.train.image_size)
@@ -393,8 +388,8 @@ def prepare(
         transform.mean, transform.std = channel_statistics(_some_images(data.train), channels, data.scale)
     augment = None if augment is None else augment.of(transform, outside)
     train, val, test = (
-        _image_batches(getattr(data, split), device, transform, augment if split == "train" else None, data)
-        for split in ("train", "val", "test")
+        _image_batches(split, device, transform, augment if name == "train" else None, data)
+        for name, split in data.splits.items()
     )
     if data.are_own_targets:
         num_outputs = channels * math.prod(size)
@@ -415,7 +410,7 @@ def _fit_pictures(data: Data, channels: int | None, image_size: int | None) -> t
     """Tells items that are pictures what the model wants; what they then are."""
     if first_picture(data.train.raw_inputs(("first", [0]))[0]) is not None:
         channels = _channels_of_pictures(channels)
-    for items in (data.train, data.val, data.test):
+    for items in data.splits.values():
         items.pictures = Pictures(channels, image_size)
         vars(items).pop("sample", None)  # of another size
     shape = tuple(data.train.sample[0].shape[1:])

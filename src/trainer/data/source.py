@@ -17,7 +17,9 @@ from trainer.config.schema import shown
 from trainer.data.items import Items
 from trainer.errors import UserError, nearest
 from trainer.meaning import IGNORED, Classes, Meaning, Numbers, meaning_of
-from trainer.trees import Tree, num_samples
+from trainer.trees import Tree, mapped, num_samples
+
+SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,10 @@ class Samples:
 
     def __len__(self) -> int:
         return num_samples(self.inputs)
+
+    def take(self, rows: Tensor | slice) -> "Samples":
+        """Of these rows alone."""
+        return Samples(*(mapped(lambda tensor: tensor[rows], tree) for tree in (self.inputs, self.targets)))
 
 
 class ImageFiles(Dataset[tuple[Tensor, int]], Sized):
@@ -116,6 +122,11 @@ class Data:
     as_task: str = "auto"
     are_own_targets: bool = False
     ignored: int = IGNORED
+
+    @property
+    def splits(self) -> dict[str, Any]:
+        """Those that there are, by name."""
+        return {name: split for name in SPLITS if (split := getattr(self, name)) is not None}
 
     @property
     def example(self) -> tuple[Tree, Tree]:

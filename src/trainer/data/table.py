@@ -133,17 +133,14 @@ def load(
     notes += _total_notes(table, [*names, *wanted.targets]) + _empty_notes(table, names)
     notes += [*meant.notes, *sizes_notes]
     notes += _level_notes(columns, table, max_levels)
-    splits = {}
+    splits: dict[str, Any] = {}
     for split, rows in parts.items():
         said: list[str] = []
-        inputs: Any = recipe.apply(table.take(rows.numpy()), said)
-        splits[split] = Samples(inputs, labels[rows])
+        splits[split] = Samples(recipe.apply(table.take(rows.numpy()), said), labels[rows])
         notes += [f"the {split} split: {note}" for note in said]
     aims = f"{meant.num_classes} classes" if meant.num_classes else f"{labels.shape[1]} numbers as targets"
     return Data(
-        splits["train"],
-        splits["val"],
-        splits["test"],
+        **splits,
         description=f"table: {file.name}, {table.num_rows:,} samples of {num_inputs:,}, {aims}",
         num_classes=meant.num_classes,
         class_names=tuple(wanted.targets) if task == "multilabel" else meant.class_names,

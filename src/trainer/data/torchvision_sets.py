@@ -63,9 +63,7 @@ def load(name: str, root: str | None = None, download: bool = False, options: di
     first = splits["train"]
     classes = class_names(Items(first, "train")) if type(_target(first)) is int else ()
     return Data(
-        first,
-        splits.get("val"),
-        splits.get("test"),
+        **splits,
         description=f"torchvision: {name}, {', '.join(f'{split} {len(part):,}' for split, part in splits.items())}",
         num_classes=len(classes) or None,
         class_names=classes,

@@ -42,7 +42,7 @@ def build_data(settings: Settings) -> Data:
         data = pooled(detached(data), folds, name, seed if isinstance(seed, int) else 0, standardize is True)
     refuse_unread(settings, data)
     if settings.dry_run:
-        for split in (data.train, data.val, data.test):
+        for split in data.splits.values():
             if isinstance(split, ImageFiles):
                 split.keep(None)
     data = limited(data, keys.get("limit"))
@@ -63,8 +63,7 @@ def doubts_of_source(settings: Settings, data: Data, seconds: float) -> list[str
         data: what the source gave.
         seconds: which that took. One that takes long, or gives much, is not asked again.
     """
-    splits = {split: getattr(data, split) for split in ("train", "val", "test")}
-    inputs = [leaf for split in splits.values() if isinstance(split, Samples) for leaf in leaves(split.inputs)]
+    inputs = [leaf for split in data.splits.values() if isinstance(split, Samples) for leaf in leaves(split.inputs)]
     is_cheap = seconds < REBUILT and sum(leaf.nbytes for leaf in inputs) < BYTES_REBUILT
     if not settings.is_own("data") or not is_cheap:
         return []
@@ -77,7 +76,7 @@ def doubts_of_source(settings: Settings, data: Data, seconds: float) -> list[str
         return []
     finally:
         seed_all(settings.seed)
-    if not any(first[split].difference(second[split]) for split in splits):
+    if not any(first[split].difference(second[split]) for split in first):
         return []
     if fingerprint(data) != first:  # items that are others whenever they are read, which is told elsewhere
         return []

@@ -75,7 +75,7 @@ def build_loss(
     placed(loss_fn, device, torch.float64 if settings.dtype == "float64" else torch.float32)
     materialize(settings, loss_fn, model, sample, precision)
     note_differentiating(loss_fn, model, sample, precision)
-    for samples in (data.train, data.val, data.test):
+    for samples in data.splits.values():
         targets = sample.targets if data.are_own_targets else targets_of(samples)
         if targets is None and isinstance(samples, Items) and loss_fn.bounds_targets:
             targets = some_targets(samples)

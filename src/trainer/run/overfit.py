@@ -8,9 +8,8 @@ from torch import Tensor
 from trainer.config.settings import Settings
 from trainer.data.batches import permutation
 from trainer.data.items import Items
-from trainer.data.source import Data, ImageFiles, Samples
+from trainer.data.source import SPLITS, Data, ImageFiles, Samples
 from trainer.errors import RunStopped
-from trainer.trees import mapped
 
 # Steps, where no length is given.
 STEPS = 500
@@ -56,11 +55,11 @@ def few(settings: Settings, data: Data) -> Data:
     train = data.train
     samples: Samples | Items | ImageFiles
     if isinstance(train, Samples):
-        samples = Samples(*(mapped(lambda whole: whole[rows], part) for part in (train.inputs, train.targets)))
+        samples = train.take(rows)
     else:
         samples = train.take(rows, "train") if isinstance(train, Items) else Few(train, rows)
     of_file = None if "train" not in data.rows else data.rows["train"][rows]
-    known = {} if of_file is None else dict.fromkeys(("train", "val", "test"), of_file)
+    known = {} if of_file is None else dict.fromkeys(SPLITS, of_file)
     note = f"overfit={settings.overfit}: the same {len(rows)} samples are trained on, validated and tested"
     return replace(data, train=samples, val=samples, test=samples, rows=known, notes=(*data.notes, note))
 

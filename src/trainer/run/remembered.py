@@ -17,7 +17,7 @@ from trainer.config.request import Config
 from trainer.data.image_files import FolderImages
 from trainer.data.items import Items
 from trainer.data.preparation import preparation_of
-from trainer.data.source import Data
+from trainer.data.source import SPLITS, Data
 from trainer.disk.files import write_atomically, write_text
 from trainer.disk.folder import MODEL
 from trainer.losses.function import LossFunction
@@ -28,7 +28,6 @@ from trainer.run.parts import Parts
 from trainer.trees import Tree, mapped
 
 FORMAT = 1
-SPLITS = ("train", "val", "test")
 PREDICTIONS = "predictions.npz"
 MAX_NUMBERS = 4_000_000  # of all outputs of the test split: 16 MB; beyond that the largest of each sample are kept
 TOP = 5
