@@ -19,7 +19,7 @@ COMPARED = 16  # items whose own labels are compared with these
 
 def class_names(items: Items) -> tuple[str, ...]:
     """What a data set says its classes are called, as torchvision's and those of `datasets` do; empty: nothing."""
-    dataset = _inner(items)
+    dataset = items.inner
     if is_of_arrow(dataset):
         column = _column(items)
         found = None if column is None else getattr(dataset.features[column], "names", None)
@@ -35,7 +35,7 @@ def class_names(items: Items) -> tuple[str, ...]:
 
 def targets_apart(items: Items) -> list[Any] | None:
     """All targets of data sets of libraries that have them in a place of their own, and turn them into no others."""
-    dataset = _inner(items)
+    dataset = items.inner
     if items.collate_fn is not None:
         return None
     if type(dataset) is TensorDataset and len(dataset.tensors) == 2 and dataset.tensors[1].dim() == 1:
@@ -59,7 +59,7 @@ def labels_apart(items: Items) -> Tensor | None:
 
 def _column(items: Items) -> str | None:
     """The only column of targets of one of Hugging Face's data sets."""
-    names, columns = items.targets, _inner(items).column_names
+    names, columns = items.targets, items.inner.column_names
     if names is None:
         names = tuple(name for name in TARGET_NAMES if name in columns and name not in (items.inputs or ()))[:1]
     return names[0] if len(names) == 1 else None
@@ -71,15 +71,8 @@ def _is_of_torchvision(dataset: Any) -> bool:
 
 def _is_of_others(items: Items) -> bool:
     """Whether the labels that an attribute has are not those of the items."""
-    has_some = any(_labels(_inner(items), name) is not None for name in (*LABELS, *PAIRS))
+    has_some = any(_labels(items.inner, name) is not None for name in (*LABELS, *PAIRS))
     return has_some and _of_attribute(items) is None
-
-
-def _inner(items: Items) -> Any:
-    dataset = items.dataset
-    while type(dataset) is Subset:
-        dataset = dataset.dataset
-    return dataset
 
 
 def _of_rows(dataset: Any, whole: list[Any]) -> list[Any]:
@@ -92,7 +85,7 @@ def _of_rows(dataset: Any, whole: list[Any]) -> list[Any]:
 
 def _of_attribute(items: Items) -> list[int] | None:
     """Labels that an attribute has, if some items have the same: it may be of something else."""
-    dataset = _inner(items)
+    dataset = items.inner
     rows = np.unique(np.linspace(0, len(items) - 1, COMPARED).astype(int)).tolist()
     read = None
     for name in (*LABELS, *PAIRS):

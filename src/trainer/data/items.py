@@ -69,6 +69,14 @@ class Items:
         known = None if self.known is None else self.known[rows]
         return replace(self, dataset=Subset(self.dataset, rows.tolist()), name=name, known=known)
 
+    @property
+    def inner(self) -> Any:
+        """The user's data set, of which this may be a part."""
+        inner = self.dataset
+        while type(inner) is Subset:
+            inner = inner.dataset
+        return inner
+
     def number_of(self, row: int) -> int:
         """What the user's data set calls it, of which this may be a part."""
         inner = self.dataset
@@ -84,10 +92,7 @@ class Items:
     @cached_property
     def is_still(self) -> bool:
         """Whether its items are known to draw nothing at random, and are quickly read."""
-        inner = self.dataset
-        while type(inner) is Subset:
-            inner = inner.dataset
-        return self.collate_fn is None and is_plain(inner)
+        return self.collate_fn is None and is_plain(self.inner)
 
     @property
     def is_fixed(self) -> bool:
@@ -231,10 +236,7 @@ class Items:
 
     def _told(self, error: BaseException) -> str:
         """An error in one line, with its place in the user's own code."""
-        inner = self.dataset
-        while type(inner) is Subset:
-            inner = inner.dataset
-        owners = (inner, *([self.collate_fn] if self.collate_fn else []))
+        owners = (self.inner, *([self.collate_fn] if self.collate_fn else []))
         modules = [getattr(owner, "__module__", None) or type(owner).__module__ for owner in owners]
         return cut(trust.told(error, [module for module in modules if isinstance(module, str)]), 400)
 
