@@ -74,20 +74,8 @@ def load(
     """
     file = existing_path("data.path", path)
     if file.suffix.lower() in SUFFIXES:
-        try:
-            data = table.load(
-                path,
-                targets,
-                task,
-                num_classes,
-                standardize=standardize,
-                val_fraction=val_fraction,
-                test_fraction=test_fraction,
-                split_seed=split_seed,
-            )
-        except UserError as error:
-            raise UserError(_by_table(str(error))) from error
-        return replace(data, notes=tuple(map(_by_table, data.notes)))
+        fractions = {"val_fraction": val_fraction, "test_fraction": test_fraction}
+        return _of_table(path, targets, task, num_classes, standardize=standardize, **fractions, split_seed=split_seed)
     are_own = targets == "inputs"
     parts = read_pairs(file, targets)
     missing = {split: part for split, part in (("val", val_fraction), ("test", test_fraction)) if split not in parts}
@@ -96,8 +84,7 @@ def load(
     aims = {split: y for split, (_, y) in parts.items()}
     are_places = all(is_of_places(x, y, task) for x, y in parts.values())
     if are_places:  # their labels are counted once it is known which of them is left out
-        raw = {split: torch.from_numpy(y.astype(np.int64)) for split, y in aims.items()}
-        meant = Targets(raw, num_classes)
+        meant = Targets({split: torch.from_numpy(y.astype(np.int64)) for split, y in aims.items()}, num_classes)
     else:
         meant = meaning(aims, f"data.path={file}", task, num_classes)
     rows = folded(rows, split_seed, meant.splits["train"] if meant.num_classes else None, None)
@@ -108,9 +95,8 @@ def load(
     arrays |= {split: np.ascontiguousarray(inputs["train"][index.numpy()]) for split, index in rows.items()}
     del inputs
     labels = meant.splits | {split: meant.splits["train"][index] for split, index in rows.items()}
-    scaling = None
-    if standardize and arrays["train"].dtype.kind == "f":
-        scaling = standardized(arrays["train"], arrays["val"], arrays["test"])
+    is_scaled = standardize and arrays["train"].dtype.kind == "f"
+    scaling = standardized(arrays["train"], arrays["val"], arrays["test"]) if is_scaled else None
     splits: dict[str, Any] = {s: Samples(torch.from_numpy(array), labels[s]) for s, array in arrays.items()}
 
     shape = "x".join(map(str, splits["train"].inputs.shape[1:]))
@@ -171,18 +157,16 @@ def read_inputs(file: Path) -> Array:
     Raises:
         UserError: it is damaged, of another kind, or holds no such array or no number.
     """
-    with _refusing(file):
-        if file.suffix.lower() == ".npy":
-            with open(file, "rb") as stream:
-                array = _read_npy(stream, file.stat().st_size, f"{file}")
-        else:
-            with zipfile.ZipFile(file) as archive:
-                names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-                known = ("inputs", "test_inputs", *(names if len(names) == 1 else ()))
-                wanted = [name for name in known if name in names]
-                if not wanted:
-                    raise UserError(f"{file}: it holds {listed(names) or 'nothing'}. Call the array of samples inputs.")
-                array = _read_member(archive, wanted[0], file)
+    if file.suffix.lower() == ".npy":
+        array = _load_npy(f"{file}", file)
+    else:
+        with _opened(f"{file}", file) as archive:
+            names = _names(archive)
+            known = ("inputs", "test_inputs", *(names if len(names) == 1 else ()))
+            wanted = [name for name in known if name in names]
+            if not wanted:
+                raise UserError(f"{file}: it holds {listed(names) or 'nothing'}. Call the array of samples inputs.")
+            array = _read_member(archive, wanted[0], file)
     if array.ndim == 0 or not array.size:
         raise UserError(f"{file}: an array of shape {list(array.shape)} holds no samples. Give [N, ...].")
     return raw_inputs({"its": array}, file)["its"]
@@ -190,22 +174,8 @@ def read_inputs(file: Path) -> Array:
 
 def read_named(file: Path) -> dict[str, Array]:
     """All arrays of an `.npz`. Raises UserError: it is damaged."""
-    with _refusing(file), zipfile.ZipFile(file) as archive:
-        names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-        return {name: _read_member(archive, name, file) for name in names}
-
-
-@contextmanager
-def _refusing(file: Path) -> Iterator[None]:
-    """Raises UserError: a file is damaged, or can't be read."""
-    try:
-        refuse_no_file(file)
-        yield
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-        raise UserError(f"{file}: not a whole .npz ({error}). Write it with numpy.savez.") from error
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"{file}: it cannot be read ({reason}). Give a file that you may read.") from error
+    with _opened(f"{file}", file) as archive:
+        return {name: _read_member(archive, name, file) for name in _names(archive)}
 
 
 def raw_inputs(parts: Mapping[str, Array], file: Path) -> dict[str, Array]:
@@ -234,6 +204,15 @@ def _counting_notes(inputs: Array) -> list[str]:
     ]
 
 
+def _of_table(*args: Any, **keys: Any) -> Data:
+    """A table, as `data=table` reads it."""
+    try:
+        data = table.load(*args, **keys)
+    except UserError as error:
+        raise UserError(_by_table(str(error))) from error
+    return replace(data, notes=tuple(map(_by_table, data.notes)))
+
+
 def _by_table(text: str) -> str:
     """With `data=table` before what only that has: what a line proposes can be typed."""
     return _TABLE_KEYS.sub(r"data=table \1", text)
@@ -246,27 +225,38 @@ def _read_npz(path: Path, targets: object, needed: tuple[str, ...]) -> dict[str,
     if targets is not None:
         raise UserError(f"data.targets={shown(targets)}: an .npz holds its own, as an array `targets`. Leave it null.")
     parts = {}
+    with _opened(f"data.path={path}", path) as archive:
+        names = _names(archive)
+        for split, prefix in (("train", ""), ("val", "val_"), ("test", "test_")):
+            pair = [f"{prefix}{part}" for part in needed]
+            if split != "train" and not set(pair) & set(names):
+                continue
+            for name in pair:
+                if name not in names:
+                    raise UserError(
+                        f"data.path={path}: there is no array {name}; it holds {listed(names) or 'nothing'}."
+                        f"{nearest(name, names)} Write it with numpy.savez(file, inputs=..., targets=...)."
+                    )
+            found = [_read_member(archive, name, path) for name in pair]
+            parts[split] = found[0], found[1] if len(found) > 1 else np.zeros(len(found[0]))
+    return parts
+
+
+@contextmanager
+def _opened(where: str, path: Path) -> Iterator[zipfile.ZipFile]:
+    """An `.npz`. Raises UserError, which `where` begins: it is damaged, or can't be read."""
     try:
         refuse_no_file(path)
         with zipfile.ZipFile(path) as archive:
-            names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-            for split, prefix in (("train", ""), ("val", "val_"), ("test", "test_")):
-                pair = [f"{prefix}{part}" for part in needed]
-                if split != "train" and not set(pair) & set(names):
-                    continue
-                for name in pair:
-                    if name not in names:
-                        raise UserError(
-                            f"data.path={path}: there is no array {name}; it holds {listed(names) or 'nothing'}."
-                            f"{nearest(name, names)} Write it with numpy.savez(file, inputs=..., targets=...)."
-                        )
-                found = [_read_member(archive, name, path) for name in pair]
-                parts[split] = found[0], found[1] if len(found) > 1 else np.zeros(len(found[0]))
+            yield archive
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-        raise UserError(f"data.path={path}: not a whole .npz ({error}). Write it with numpy.savez.") from error
+        raise UserError(f"{where}: not a whole .npz ({error}). Write it with numpy.savez.") from error
     except OSError as error:
-        raise _unreadable("data.path", path, error) from error
-    return parts
+        raise _unreadable(where, error) from error
+
+
+def _names(archive: zipfile.ZipFile) -> list[str]:
+    return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
 
 
 def _read_member(archive: zipfile.ZipFile, name: str, path: Path) -> Array:
@@ -286,26 +276,23 @@ def _copy_bytes(dtype: np.dtype[Any], num_dimensions: int) -> int:
 
 def _read_npy_pair(path: Path, targets: object) -> Pair:
     if targets == "inputs":
-        try:
-            refuse_no_file(path)
-            with open(path, "rb") as stream:
-                inputs = _read_npy(stream, path.stat().st_size, f"data.path={path}")
-        except OSError as error:
-            raise _unreadable("data.path", path, error) from error
+        inputs = _load_npy(f"data.path={path}", path)
         return inputs, np.zeros(len(inputs) if inputs.ndim else 0)
     if not isinstance(targets, str) or not targets.endswith(".npy"):
         raise UserError(
             f"data.targets={shown(targets)}: inputs in an .npy need targets in one. Type data.targets=<file>.npy."
         )
-    arrays = []
-    for key, file in (("data.path", path), ("data.targets", existing_path("data.targets", targets))):
-        try:
-            refuse_no_file(file)
-            with open(file, "rb") as stream:
-                arrays.append(_read_npy(stream, file.stat().st_size, f"{key}={file}"))
-        except OSError as error:
-            raise _unreadable(key, file, error) from error
-    return arrays[0], arrays[1]
+    other = existing_path("data.targets", targets)
+    return _load_npy(f"data.path={path}", path), _load_npy(f"data.targets={other}", other)
+
+
+def _load_npy(where: str, path: Path) -> Array:
+    try:
+        refuse_no_file(path)
+        with open(path, "rb") as stream:
+            return _read_npy(stream, path.stat().st_size, where)
+    except OSError as error:
+        raise _unreadable(where, error) from error
 
 
 def _read_npy(file: IO[bytes], size: int, where: str, packed: int | None = None) -> Array:
@@ -344,8 +331,8 @@ def _read_npy(file: IO[bytes], size: int, where: str, packed: int | None = None)
     return array
 
 
-def _unreadable(key: str, path: Path, error: OSError) -> UserError:
-    return UserError(f"{key}={path}: it cannot be read ({error.strerror or error}). Give a file that you may read.")
+def _unreadable(where: str, error: OSError) -> UserError:
+    return UserError(f"{where}: it cannot be read ({error.strerror or error}). Give a file that you may read.")
 
 
 # --- inputs --------------------------------------------------------------------------------------------------------
@@ -369,12 +356,8 @@ def _to_inputs(parts: Mapping[str, Array], file: Path, standardize: bool) -> dic
         kind = np.float32
     elif not standardize and kinds <= {"i", "u"}:
         kind = np.int64  # of tokens, say: they stay what they are
-    return {
-        split: array.astype(kind, copy=False).reshape(len(array), -1)
-        if array.ndim == 1
-        else array.astype(kind, copy=False)
-        for split, array in parts.items()
-    }
+    numbers = {split: array.astype(kind, copy=False) for split, array in parts.items()}
+    return {split: array[:, None] if array.ndim == 1 else array for split, array in numbers.items()}
 
 
 def _to_images(array: Array, file: Path) -> Array:
