@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainer.data.luma import LUMA
-from trainer.data.pixels import by_policy, erased, jittered
+from trainer.data.pixels import by_policy, erased, jittered, luma
 from trainer.errors import UserError
 
 
@@ -20,8 +19,7 @@ def to_channels(images: Tensor, channels: int) -> Tensor:
         return images
     if images.shape[1] == 1:
         return images.expand(-1, channels, -1, -1)
-    luma = torch.tensor(LUMA, dtype=images.dtype, device=images.device).view(1, 3, 1, 1)
-    return (images * luma).sum(1, keepdim=True).expand(-1, channels, -1, -1)
+    return luma(images).expand(-1, channels, -1, -1)
 
 
 @dataclass

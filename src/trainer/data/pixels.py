@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from trainer.data.luma import LUMA
 from trainer.errors import UserError
 
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, what Pillow's `convert("L")` uses
 # Random erasing: share of the image's area, and height by width.
 # Source: Z. Zhong et al., "Random Erasing Data Augmentation", AAAI 2020, section 4.
 ERASED, ERASED_RATIO = (0.02, 0.33), (0.3, 3.3)
@@ -33,8 +33,11 @@ def blended(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
 
 def grey(images: Tensor) -> Tensor:
     """`[N, C, H, W]` to `[N, 1, H, W]`."""
-    if images.shape[1] != 3:
-        return images[:, :1]
+    return luma(images) if images.shape[1] == 3 else images[:, :1]
+
+
+def luma(images: Tensor) -> Tensor:
+    """How bright colours are, `[N, 3, H, W]` to `[N, 1, H, W]`."""
     weights = torch.tensor(LUMA, dtype=images.dtype, device=images.device).view(1, 3, 1, 1)
     return (images * weights).sum(1, keepdim=True)
 
