@@ -109,15 +109,15 @@ def fold_of(
     if groups is not None:
         places = _by_groups(asked.num_folds, groups[order.numpy()])
     else:
-        dealt = np.arange(num_samples) if labels is None else _shares(labels[order].numpy())
+        dealt = np.arange(num_samples) if labels is None else dealt_by_class(labels[order].numpy())
         places = np.empty(num_samples, np.int64)
         places[dealt] = np.arange(num_samples) * asked.num_folds // num_samples
     is_val = torch.from_numpy(places == asked.fold)
     return order[~is_val], order[is_val]
 
 
-def _shares(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The samples in an order of which every stretch has a share of each class."""
+def dealt_by_class(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The samples in an order of which every stretch has a share of each class: by their ranks as fractions of it."""
     _, of_class, counts = np.unique(labels, return_inverse=True, return_counts=True)
     by_class = np.argsort(of_class, kind="stable")
     rank = np.empty(len(labels), np.int64)

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.data.folds import folded, shares
+from trainer.data.folds import dealt_by_class, folded, shares
 from trainer.data.source import split_indices, split_off
 from trainer.errors import UserError
 
@@ -89,14 +89,7 @@ def uneven(parts: Mapping[str, Tensor], fractions: Mapping[str, float], keys: ND
 
 
 def _by_classes(order: Tensor, sizes: dict[str, int], labels: Tensor) -> dict[str, Tensor]:
-    """Every sample gets its rank in its class, as a fraction of the class: a stretch of these has a share of each."""
-    shuffled = labels[order].numpy()
-    _, of_class, counts = np.unique(shuffled, return_inverse=True, return_counts=True)
-    by_class = np.argsort(of_class, kind="stable")
-    rank = np.empty(len(shuffled), np.int64)
-    rank[by_class] = np.arange(len(shuffled)) - np.repeat(np.cumsum(counts) - counts, counts)
-    dealt = np.argsort((rank + 0.5) / counts[of_class], kind="stable")
-    found, start = {}, 0
+    dealt, found, start = dealt_by_class(labels[order].numpy()), {}, 0
     for split, size in (*sizes.items(), ("train", len(order) - sum(sizes.values()))):
         found[split] = order[torch.from_numpy(np.sort(dealt[start : start + size]))]  # in the shuffled order again
         start += size
