@@ -8,6 +8,7 @@ import threading
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,41 +44,34 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _is_mapping(value: object) -> bool:
-    return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
-def _is_best(value: object) -> bool:
-    """See `trainer.state.TrainingState.best`."""
-    if not isinstance(value, Mapping) or value.keys() not in (set(), {"metric", "step", "value"}):
-        return False
-    return not value or (isinstance(value["metric"], str) and _is_count(value["step"]) and _is_number(value["value"]))
+def _is_mapping(value: object, kind: Callable[[Any], bool] = lambda value: True) -> bool:
+    """Of names to what is of a kind."""
+    return isinstance(value, Mapping) and all(map(_is_text, value)) and all(map(kind, value.values()))
 
 
-def _is_average(value: object) -> bool:
-    """See `trainer.state.TrainingState.averaged`."""
-    if not isinstance(value, Mapping) or value.keys() != {"updates", "begins", "model", "loss"}:
-        return False
-    return all(map(_is_count, (value["updates"], value["begins"]))) and all(
-        map(_is_mapping, (value["model"], value["loss"]))
+def _record(**kinds: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Tells a mapping that has these names and no others, each for what is of its kind."""
+    return lambda value: (
+        isinstance(value, Mapping) and value.keys() == kinds.keys() and all(kinds[key](value[key]) for key in kinds)
     )
-
-
-def _is_patience(value: object) -> bool:
-    """See `trainer.patience.Patience.state_dict`."""
-    if not isinstance(value, Mapping) or value.keys() != {"metric", "min_delta", "best", "count"}:
-        return False
-    is_best = value["best"] is None or _is_number(value["best"])
-    return isinstance(value["metric"], str) and _is_number(value["min_delta"]) and is_best and _is_count(value["count"])
 
 
 def _is_fingerprint(value: object) -> bool:
     """See `trainer.data.prepare.Fingerprint`; of an older release a text."""
     if not isinstance(value, tuple | list):
-        return isinstance(value, str)
-    return len(value) == 2 and isinstance(value[0], str) and all(map(_is_number, value[1]))
+        return _is_text(value)
+    return len(value) == 2 and _is_text(value[0]) and all(map(_is_number, value[1]))
 
 
+_is_best = _record(metric=_is_text, step=_is_count, value=_is_number)
+_is_average = _record(updates=_is_count, begins=_is_count, model=_is_mapping, loss=_is_mapping)
+_is_patience = _record(
+    metric=_is_text, min_delta=_is_number, best=lambda value: value is None or _is_number(value), count=_is_count
+)
 # What each part of a state is, where it's there. Files may be anybody's, and of an older release.
 _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "model": ("mapping of names", _is_mapping),
@@ -85,10 +79,10 @@ _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "schedule": ("mapping of names", _is_mapping),
     "scaler": ("mapping of names", _is_mapping),
     "random": ("list", lambda value: isinstance(value, list)),
-    "last": ("mapping of tags to numbers", lambda value: _is_mapping(value) and all(map(_is_number, value.values()))),
-    "data": ("mapping of fingerprints", lambda value: _is_mapping(value) and all(map(_is_fingerprint, value.values()))),
-    "plain": ("mapping of names to numbers", lambda value: _is_mapping(value) and all(map(_is_number, value.values()))),
-    "best": ("mapping with metric, step and value", _is_best),
+    "last": ("mapping of tags to numbers", partial(_is_mapping, kind=_is_number)),
+    "data": ("mapping of fingerprints", partial(_is_mapping, kind=_is_fingerprint)),
+    "plain": ("mapping of names to numbers", partial(_is_mapping, kind=_is_number)),
+    "best": ("mapping with metric, step and value", lambda value: value == {} or _is_best(value)),
     "patience": ("mapping with metric, min_delta, best and count", _is_patience),
     "average": ("mapping with updates, begins, model and loss", _is_average),
     "seconds": ("finite number", lambda value: _is_number(value) and 0 <= value < math.inf),
