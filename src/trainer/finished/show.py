@@ -18,18 +18,10 @@ from trainer.finished.runs import STATUS, cell, spent
 from trainer.finished.table import Column, open_console, print_lines, table
 from trainer.system import shell
 
-_OF_ALL = (
-    "status",
-    "steps",
-    "seconds",
-    "num_parameters",
-    "num_trainable",
-    "computed",
-    "ended",
-    "ended_by",
-    "tested",
-    "best_step",
-)  # of a result; the rest are tags
+_OF_ALL = {  # of a result; the rest are tags
+    *("status", "steps", "seconds", "num_parameters", "num_trainable"),
+    *("computed", "ended", "ended_by", "tested", "best_step"),
+}
 _INDENT = 2
 
 

@@ -8,21 +8,10 @@ from torch import Tensor
 # Their update of a number depends on that number, its gradient and its own state alone, so one flat tensor gives what
 # many small ones give, at the price of one. Any other optimizer gets the parameters as they are.
 ELEMENTWISE = frozenset(
-    [
-        "ManualSGD",
-        "SGD",
-        "RMSprop",
-        "Adagrad",
-        "Adadelta",
-        "Adam",
-        "AdamW",
-        "Adamax",
-        "NAdam",
-        "RAdam",
-        "ASGD",
-        "Rprop",
-        "Lion",
-    ],
+    {
+        *("ManualSGD", "SGD", "ASGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam"),
+        *("RMSprop", "Rprop", "Adagrad", "Adadelta", "Lion"),
+    }
 )
 
 

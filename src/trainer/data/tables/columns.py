@@ -15,25 +15,10 @@ from trainer.errors import UserError, nearest
 
 # What people and programs write where a value is missing, in small letters.
 MISSING = frozenset(
-    [
-        "",
-        "na",
-        "n/a",
-        "#n/a",
-        "#na",
-        "<na>",
-        "nan",
-        "-nan",
-        "null",
-        "none",
-        "nil",
-        "nat",
-        "?",
-        "-",
-        "--",
-        ".",
-        "missing",
-    ]
+    {
+        *("", "na", "n/a", "#n/a", "#na", "<na>", "nan", "-nan", "nat"),
+        *("null", "none", "nil", "missing", "?", "-", "--", "."),
+    }
 )
 INTEGER = re.compile(r"[+-]?\d{1,18}")  # fits into int64
 PADDED = re.compile(r"0\d+(?:[eE]\d+)?")  # zeros in front: 00123, 001e1
