@@ -38,11 +38,6 @@ class Classes(Named):
     def num_outputs(self) -> int:
         return self.num_classes
 
-    @property
-    def decisive(self) -> str:
-        """The number that tells the better of two runs."""
-        return "accuracy"
-
     def read_as(self, gives: str, compared_with: str) -> Self:
         """The same classes, for the outputs of a model and the loss that they go into."""
         return replace(self, gives=gives, compared_with=compared_with)
@@ -111,10 +106,6 @@ class Classes(Named):
     def concluded(self, sums: dict[str, Any], num_samples: int) -> dict[str, float]:
         """The metrics of a split, from what `judged` gave added up over it, among other sums that stay."""
         return {name: total / num_samples if name in self.metrics else total for name, total in sums.items()}
-
-    def fitted(self, outputs: Tree, targets: Tree) -> Self:
-        """The same meaning, once it is known what a model gives for some samples."""
-        return self
 
     def scores(self, outputs: Tensor) -> Tensor:
         """A number in 0..1 for each class, `[N, num_classes]`.

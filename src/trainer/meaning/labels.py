@@ -32,10 +32,7 @@ class Labels(Named):
     metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
     told: ClassVar[str] = "several labels for a sample"
     loss_to_type: ClassVar[str] = "bce_with_logits"
-
-    @property
-    def decisive(self) -> str:
-        return "loss"
+    decisive: ClassVar[str] = "loss"
 
     def read_as(self, gives: str, compared_with: str) -> Self:
         return replace(self, gives=gives, compared_with=compared_with)
@@ -66,8 +63,7 @@ class Labels(Named):
         scores = self.scores_of(outputs)
         if scores is None or scores.shape != targets.shape:
             return {}
-        is_logit = self.gives == "logits" and self.compared_with != "values"
-        return {"accuracy": ((scores > (0.0 if is_logit else 0.5)) == (targets > 0.5)).sum()}
+        return {"accuracy": ((scores > (0.0 if self.is_logit else 0.5)) == (targets > 0.5)).sum()}
 
     @property
     def facts(self) -> dict[str, int]:
@@ -76,22 +72,20 @@ class Labels(Named):
     def measured(self, outputs: Tree, targets: Tensor) -> tuple[Tensor, Tensor] | None:
         """Scores `[N, num_outputs]` in 0..1 and whole labels of that shape."""
         found = self.scores_of(outputs)
-        if found is None:
-            return None
-        return self.scores(found), targets.long()
+        return None if found is None else (self.scores(found), targets.long())
 
     def scores(self, outputs: Tensor) -> Tensor:
         """A number in 0..1 for each label, `[N, num_outputs]`."""
-        is_logit = self.gives == "logits" and self.compared_with != "values"
-        return single(outputs).sigmoid() if is_logit else single(outputs)
+        return single(outputs).sigmoid() if self.is_logit else single(outputs)
+
+    @property
+    def is_logit(self) -> bool:
+        return self.gives == "logits" and self.compared_with != "values"
 
     def concluded(self, sums: dict[str, Any], num_samples: int) -> dict[str, float]:
         """The share of all labels, of all samples, that are right."""
         shares = {"accuracy": sums["accuracy"] / (num_samples * self.num_outputs)} if "accuracy" in sums else {}
         return sums | shares
-
-    def fitted(self, outputs: Tree, targets: Tree) -> Self:
-        return self
 
     def caption(self, target: Tensor) -> str:
         found = target.nonzero().flatten().tolist()

@@ -45,10 +45,6 @@ class Places(Named):
     def num_outputs(self) -> int:
         return self.num_classes
 
-    @property
-    def decisive(self) -> str:
-        return "accuracy"
-
     def read_as(self, gives: str, compared_with: str) -> Self:
         return replace(self, gives=gives)
 
