@@ -16,16 +16,15 @@ from trainer.data.image_folder import find_images, split_folders
 from trainer.data.look import look
 from trainer.data.quoting import cut, listed
 from trainer.data.source import Data, ImageFiles, Samples, existing_path
-from trainer.data.table import Wanted, refuse_problems
+from trainer.data.table import Wanted, read_for, refuse_problems
 from trainer.data.tables.columns import INTEGER, Table, Words, is_missing, number
 from trainer.data.tables.columns import Numbers as NumberColumn
-from trainer.data.tables.read import JSONS, PARQUETS, read
+from trainer.data.tables.read import HOW, JSONS, PARQUETS
 from trainer.data.tables.recipe import Inputs, Recipe, as_words
 from trainer.errors import UserError
 from trainer.meaning import Classes, Meaning, Numbers, Places
 
 Array = NDArray[Any]
-HOW = ("delimiter", "decimal", "encoding", "header")  # what a table is read by
 
 
 def refuse_no_text(paths: Sequence[str], typed: Mapping[str, Any]) -> None:
@@ -46,7 +45,7 @@ def of_table(
     """All rows of a table that has the columns which the model was trained with, its targets among them.
 
     Args:
-        how: of `HOW`, as for `trainer.data.tables.delimited.read`.
+        how: see `trainer.data.table.read_for`.
         notes: gets what its user should know.
 
     Raises:
@@ -55,20 +54,9 @@ def of_table(
     file = existing_path("data.path", path)
     aims: list[Any] = [name if recipe.has_names else int(name) for name in recipe.targets]
     task = "classification" if isinstance(meaning, Classes) else "regression"
-    wanted = Wanted(file, aims, task)
-    used = [column.name for column in recipe.columns]
-
-    def choose(names: Sequence[str], has_names: bool) -> Mapping[str, str]:
-        kept = {*used, *recipe.targets}
-        uses = {name: "words" if name in recipe.words else "auto" if name in kept else "none" for name in names}
-        uses = uses | dict(wanted.choose(names, has_names)) | {n: uses[n] for n in names if n not in recipe.targets}
-        if any(map(is_missing, recipe.class_names)):  # a class that is called NA or None
-            uses |= dict.fromkeys(wanted.targets, "names")
-        return uses
-
-    known = {key: str(how.get(key, "auto")).lower() for key in HOW}
-    known["header"] = known["header"] if known["header"] != "auto" or recipe.has_names else "false"
-    table = read(file, choose, **known, called=[*used, *recipe.targets] if recipe.has_names else ())
+    has_missing = any(map(is_missing, recipe.class_names))  # a class that is called NA or None
+    wanted = Wanted(file, aims, task, categorical=aims if has_missing else "auto")
+    table = read_for(path, recipe, how, wanted)
     notes += table.notes
     refuse_problems(table, [], wanted)
     inputs = recipe.apply(table, notes)

@@ -34,7 +34,7 @@ from trainer.data.tables.columns import (
     number,
     time_of,
 )
-from trainer.data.tables.read import read
+from trainer.data.tables.read import HOW, read
 from trainer.data.tables.recipe import Inputs, Recipe, fit
 from trainer.data.targets import Targets, meaning, of_words
 from trainer.errors import UserError
@@ -153,53 +153,43 @@ def load(
 
 
 def inputs_of(
-    path: str,
-    recipe: Recipe,
-    delimiter: str = "auto",
-    decimal: str = "auto",
-    encoding: str = "auto",
-    header: str | bool = "auto",
-    notes: list[str] | None = None,
+    path: str, recipe: Recipe, how: Mapping[str, Any] | None = None, notes: list[str] | None = None
 ) -> Inputs:
     """The inputs of a new table, as a run's `recipe` makes them: its columns are found by their names.
 
     Args:
-        delimiter, decimal, encoding, header: as for `load`.
+        how: see `read_for`.
         notes: gets what its user should know.
 
     Raises:
         UserError: the file can't be read, lacks a column, or has words where the model was trained with numbers.
     """
-    table = read_for(path, recipe, delimiter, decimal, encoding, header)
+    table = read_for(path, recipe, how or {})
     if notes is not None:
         notes += table.notes
     return recipe.apply(table, notes)
 
 
-def read_for(
-    path: str,
-    recipe: Recipe,
-    delimiter: str = "auto",
-    decimal: str = "auto",
-    encoding: str = "auto",
-    header: str | bool = "auto",
-) -> Table:
-    """A table with the columns of a run's recipe, which are found by their names. Raises what `inputs_of` does."""
+def read_for(path: str | None, recipe: Recipe, how: Mapping[str, Any], wanted: "Wanted | None" = None) -> Table:
+    """A table with the columns of a run's recipe, which are found by their names. Raises what `inputs_of` does.
+
+    Args:
+        how: of `trainer.data.tables.read.HOW`, as they were typed.
+        wanted: with the recipe's targets, where the table is to have them.
+    """
     used = [column.name for column in recipe.columns]
 
     def choose(names: Sequence[str], has_names: bool) -> dict[str, str]:
-        return {name: "words" if name in recipe.words else "auto" if name in used else "none" for name in names}
+        uses = {name: "words" if name in recipe.words else "auto" if name in used else "none" for name in names}
+        if wanted is None:
+            return uses
+        return uses | dict.fromkeys(recipe.targets, "auto") | dict(wanted.choose(names, has_names))
 
-    header = header if header != "auto" or recipe.has_names else "false"
-    return read(
-        existing_path("data.path", path),
-        choose,
-        delimiter=delimiter,
-        decimal=decimal,
-        encoding=encoding,
-        header=str(header).lower(),
-        called=used if recipe.has_names else (),
-    )
+    words = {key: str(how.get(key, "auto")).lower() for key in HOW}
+    if words["header"] == "auto" and not recipe.has_names:
+        words["header"] = "false"
+    called = [*used, *(recipe.targets if wanted else ())] if recipe.has_names else ()
+    return read(existing_path("data.path", path), choose, **words, called=called)
 
 
 class Wanted:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from trainer.data import arrays, fresh
+from trainer.data import arrays
 from trainer.data.items import Items
 from trainer.data.preparation import Pictures, Rows, Scaled
 from trainer.data.source import Data, ImageFiles, existing_path
@@ -37,8 +37,7 @@ def _whole(trained: Trained, data: Data) -> NDArray[Any]:
     inputs, config = trained.about.inputs, trained.settings.group("data")
     rows = data.rows.get("test")
     if isinstance(inputs, Rows) and rows is not None:
-        how = {key: config[key] for key in fresh.HOW if key in config}
-        return coded(inputs.recipe, read_for(str(config.get("path")), inputs.recipe, **how))[rows.numpy()]
+        return coded(inputs.recipe, read_for(config.get("path"), inputs.recipe, config))[rows.numpy()]
     if isinstance(inputs, Scaled):
         if config.get("_target_") != "trainer.data.arrays.load":
             name = trained.settings.names["data"]

@@ -111,8 +111,7 @@ def new(trained: Trained, split: str) -> Labelled:
         if not str(path).lower().endswith(SUFFIXES):
             what = "data" if path is None else f"data.path={path}"
             raise UserError(f"{what}: the model was trained with a table. Type data.path=<a table>.")
-        how = {key: config[key] for key in fresh.HOW if key in config}
-        raw, targets = fresh.of_table(path, inputs.recipe, outputs, how, notes)
+        raw, targets = fresh.of_table(path, inputs.recipe, outputs, config, notes)
         return _resident(trained, raw, targets, f"{path}", notes)
     if target == "trainer.data.arrays.load":
         raw, targets = fresh.of_arrays(path, config.get("targets"), outputs, split)

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.data import fresh
 from trainer.data.arrays import read_inputs, read_named
 from trainer.data.image_files import SUFFIXES as PICTURES
 from trainer.data.image_files import read_picture
@@ -145,8 +144,7 @@ def of_file(inputs: Preparation, path: Path, size: int, how: Mapping[str, Any], 
     part = Part([], None, inputs)
     try:
         if isinstance(inputs, Rows) and suffix in TABLES:
-            options = {key: str(how[key]).lower() for key in fresh.HOW if key in how}
-            raw = inputs_of(str(path), inputs.recipe, notes=part.notes, **options)
+            raw = inputs_of(str(path), inputs.recipe, how, part.notes)
         elif isinstance(inputs, Theirs) and inputs.tensors and suffix == ".npz":
             raw = of_samples(inputs, read_named(path), f"{path}")
         elif not isinstance(inputs, Rows | Theirs) and suffix in ARRAYS:

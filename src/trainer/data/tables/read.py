@@ -12,6 +12,7 @@ TEXTS = (".csv", ".tsv", ".tab", ".txt", ".data", ".dat")
 JSONS = (".jsonl", ".ndjson", ".json")
 PARQUETS = (".parquet", ".pq")
 SUFFIXES = (*TEXTS, *JSONS, *PARQUETS)
+HOW = ("delimiter", "decimal", "encoding", "header")  # the keys of data that say how a text is read
 
 
 def read(
