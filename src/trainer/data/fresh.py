@@ -187,17 +187,14 @@ def of_folder(root: str | None, classes: Classes, background: str, split: str | 
         raise UserError(
             f"data.root={root}: {error.filename}: {error.strerror}. Give a folder that you may read."
         ) from error
-    paths = [path for part in parts for path in part.paths]
-    files = FolderImages(paths, torch.cat([part.targets for part in parts]), background)
+    files = FolderImages.joined(parts)
     notes += look(files)
     return files
 
 
 def all_images(data: Data) -> FolderImages:
     """Those of all splits."""
-    parts = [part for part in data.splits.values() if isinstance(part, FolderImages)]
-    paths = [path for part in parts for path in part.paths]
-    return FolderImages(paths, torch.cat([part.targets for part in parts]), parts[0].background, key=parts[0].key)
+    return FolderImages.joined([part for part in data.splits.values() if isinstance(part, FolderImages)])
 
 
 def renumbered(data: Data, split: str, meaning: Meaning) -> Samples | ImageFiles:

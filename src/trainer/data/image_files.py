@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import PIL
@@ -18,15 +18,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from trainer.data.kept import KeptPictures
 from trainer.data.quoting import cut, listed
 from trainer.data.source import ImageFiles
 from trainer.data.upright import in_8_bit, scale_clear_level
 from trainer.disk.cache import num_bytes
 from trainer.disk.foreign import flags, refuse_no_file
 from trainer.errors import UserError
-
-if TYPE_CHECKING:
-    from trainer.data.kept import KeptPictures
 
 # What Pillow may take a file for, and by which names files count as images. Not all that it knows: EPS, for one,
 # starts another program.
@@ -67,7 +65,7 @@ class FolderImages(ImageFiles):
 
     channels: int = 3
     image_size: int = 224
-    kept: "KeptPictures | None" = None
+    kept: KeptPictures | None = None
 
     def __init__(
         self,
@@ -81,12 +79,16 @@ class FolderImages(ImageFiles):
         if sums is not None:
             self.sums = sums
 
+    @classmethod
+    def joined(cls, parts: Sequence["FolderImages"]) -> "FolderImages":
+        """Those of several, one behind the other."""
+        paths = [path for part in parts for path in part.paths]
+        return cls(paths, torch.cat([part.targets for part in parts]), parts[0].background, parts[0].key)
+
     def keep(self, limit: str | int | None) -> None:
         """Keeps decoded pictures on the disk, in no more than this: `20GB`. None or 0: keeps none."""
         self.kept = None
         if limit is not None and num_bytes(limit):
-            from trainer.data.kept import KeptPictures
-
             self.kept = KeptPictures(self.paths, self.background, num_bytes(limit))
 
     @property

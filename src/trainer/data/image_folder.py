@@ -59,11 +59,7 @@ def load(
             f"data.root={root}: {error.filename}: {error.strerror}. Give a folder of folders that you may read."
         ) from error
 
-    together = FolderImages(
-        [path for part in parts.values() for path in part.paths],
-        torch.cat([part.targets for part in parts.values()]),
-        background,
-    )
+    together = FolderImages.joined([*parts.values()])
     together.keep(cache)
     notes = [
         *look(together, num_workers),
