@@ -23,7 +23,7 @@ from trainer.optim import held
 from trainer.optim.average import Average
 from trainer.optim.patience import Patience
 from trainer.optim.schedulers import Schedule
-from trainer.trials import DRAWING, is_others, state_of_draws
+from trainer.trials import DRAWING, OF_ALL, is_others, state_of_draws
 
 
 class Store:
@@ -208,9 +208,6 @@ def take_unrounded(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
                 loaded[name] = value.to(loaded[name].device)
 
 
-_OF_TORCH = frozenset(vars(nn.Module()))  # attributes of every module
-
-
 _HOLDING = (list, tuple, deque, dict)
 MOST_HELD = 1000  # the last values of a list that are looked at
 
@@ -235,7 +232,7 @@ def plain_numbers(is_deep: bool = True, **roots: nn.Module) -> dict[str, float]:
             for name, value in {**vars(module), **unsaved}.items():
                 if isinstance(value, Tensor):
                     value = norm_of(value)
-                if name in _OF_TORCH:
+                if name in OF_ALL:
                     continue
                 if is_deep and isinstance(value, (*_HOLDING, *DRAWING, np.ndarray)):
                     value = number_of(value)

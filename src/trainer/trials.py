@@ -145,12 +145,12 @@ def put_draws_back(generator: Any, state: Any) -> None:
         generator.set_state(state)
 
 
-_OF_ALL = frozenset(vars(nn.Module()))  # attributes of every module
+OF_ALL = frozenset(vars(nn.Module()))  # attributes of every module
 
 
 def _attributes(module: nn.Module) -> Callable[[], None]:
     """Puts back what a module's attributes and the names of its buffers stand for now."""
-    kept = {name: value for name, value in vars(module).items() if name not in _OF_ALL}
+    kept = {name: value for name, value in vars(module).items() if name not in OF_ALL}
     lists = [(value, value.copy()) for value in kept.values() if type(value) in (list, dict, set, deque, defaultdict)]
     held = [x for _, now in lists for x in (now.values() if isinstance(now, dict) else now)]
     tensors = [(x, version_of(x), x.detach().clone()) for x in (*kept.values(), *held) if isinstance(x, Tensor)]
@@ -160,7 +160,7 @@ def _attributes(module: nn.Module) -> Callable[[], None]:
 
     def put_back() -> None:
         own = vars(module)
-        for name in own.keys() - kept.keys() - _OF_ALL:
+        for name in own.keys() - kept.keys() - OF_ALL:
             del own[name]
         own.update(kept)
         module._buffers.update(buffers)

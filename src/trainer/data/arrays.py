@@ -80,7 +80,7 @@ def load(
     parts = read_pairs(file, targets)
     missing = {split: part for split, part in (("val", val_fraction), ("test", test_fraction)) if split not in parts}
     rows = split_off(len(parts["train"][0]), split_seed, **missing) if missing else {}
-    inputs = _to_inputs({split: x for split, (x, _) in parts.items()}, file, standardize)
+    inputs = as_inputs({split: x for split, (x, _) in parts.items()}, file, standardize)
     aims = {split: y for split, (_, y) in parts.items()}
     are_places = all(is_of_places(x, y, task) for x, y in parts.values())
     if are_places:  # their labels are counted once it is known which of them is left out
@@ -169,18 +169,13 @@ def read_inputs(file: Path) -> Array:
             array = _read_member(archive, wanted[0], file)
     if array.ndim == 0 or not array.size:
         raise UserError(f"{file}: an array of shape {list(array.shape)} holds no samples. Give [N, ...].")
-    return raw_inputs({"its": array}, file)["its"]
+    return as_inputs({"its": array}, file)["its"]
 
 
 def read_named(file: Path) -> dict[str, Array]:
     """All arrays of an `.npz`. Raises UserError: it is damaged."""
     with _opened(f"{file}", file) as archive:
         return {name: _read_member(archive, name, file) for name in _names(archive)}
-
-
-def raw_inputs(parts: Mapping[str, Array], file: Path) -> dict[str, Array]:
-    """Inputs that are not to be standardised: images as uint8 `[N, C, H, W]`, whole numbers as int64, floats."""
-    return _to_inputs(parts, file, standardize=False)
 
 
 def is_of_places(inputs: Array, targets: Array, task: str) -> bool:
@@ -338,8 +333,12 @@ def _unreadable(where: str, error: OSError) -> UserError:
 # --- inputs --------------------------------------------------------------------------------------------------------
 
 
-def _to_inputs(parts: Mapping[str, Array], file: Path, standardize: bool) -> dict[str, Array]:
-    """Images as uint8 `[N, C, H, W]`, all else as numbers `[N, D]` or `[N, ...]` that no digit has been lost of."""
+def as_inputs(parts: Mapping[str, Array], file: Path, standardize: bool = False) -> dict[str, Array]:
+    """Images as uint8 `[N, C, H, W]`, all else as numbers `[N, D]` or `[N, ...]` that no digit has been lost of.
+
+    Args:
+        standardize: whole numbers are to be standardised; else they stay whole.
+    """
     shapes = {split: array.shape[1:] for split, array in parts.items()}
     if len(set(shapes.values())) > 1:
         found = ", ".join(f"{split} {list(shape)}" for split, shape in shapes.items())

@@ -145,7 +145,7 @@ def of_arrays(path: str | None, targets: object, meaning: Meaning, split: str | 
     chosen = parts if len(parts) == 1 or split == "all" else {s: pair for s, pair in parts.items() if s == split}
     if not chosen:
         raise UserError(f"split={split}: {file} has {', '.join(parts)}. Type split=all for all of them.")
-    inputs = arrays.raw_inputs({name: x for name, (x, _) in chosen.items()}, file)
+    inputs = arrays.as_inputs({name: x for name, (x, _) in chosen.items()}, file)
     x = torch.from_numpy(np.ascontiguousarray(np.concatenate(list(inputs.values()))))
     y = np.concatenate([y for _, y in chosen.values()])
     if isinstance(meaning, Classes):

@@ -161,7 +161,7 @@ class Pictures:
         """
         if parts[0] is None and all(part is None for part in parts):
             return None
-        if is_word(parts[0]):
+        if isinstance(parts[0], str):
             return list(parts)
         if type(parts[0]) in (int, float, bool):
             return self.inputs(parts)
@@ -196,11 +196,6 @@ def _tensor(numbers: list[Any]) -> Tensor:
             f"data: an item has a list that is no array of numbers, {told}. Make numbers of its words and fill its "
             "gaps before: token ids of one length, or for several labels 0 and 1 for each."
         ) from error
-
-
-def is_word(target: Any) -> bool:
-    """Whether it is the label of a class, in letters."""
-    return isinstance(target, str)
 
 
 def plain(target: Any) -> Any:

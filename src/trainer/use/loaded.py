@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from trainer.data.arrays import raw_inputs
+from trainer.data.arrays import as_inputs
 from trainer.data.image_files import of_picture
 from trainer.data.preparation import Pictures, Rows, Theirs
 from trainer.disk import foreign
@@ -201,7 +201,7 @@ class Loaded(nn.Module):
             raise UserError(f"predict: one number; the model takes {told_form(inputs)}. Give [N, ...].")
         is_other = tuple(raw.shape[1:]) != inputs.raw_shape and raw.dim() in (3, 4) and len(raw) > 0
         if isinstance(inputs, Pictures) and raw.dtype == torch.uint8 and is_other:
-            return torch.from_numpy(raw_inputs({"predict": raw.cpu().numpy()}, Path("predict"))["predict"])
+            return torch.from_numpy(as_inputs({"predict": raw.cpu().numpy()}, Path("predict"))["predict"])
         return raw
 
     def evaluate(

@@ -43,7 +43,7 @@ def _whole(trained: Trained, data: Data) -> NDArray[Any]:
             name = trained.settings.names["data"]
             raise UserError(f"data={name}: its raw samples are not known. Type preprocessing=false.")
         pairs = arrays.read_pairs(existing_path("data.path", config.get("path")), config.get("targets"))
-        raw = arrays.raw_inputs({split: x for split, (x, _) in pairs.items()}, Path(str(config.get("path"))))
+        raw = arrays.as_inputs({split: x for split, (x, _) in pairs.items()}, Path(str(config.get("path"))))
         return raw["test"] if "test" in raw else raw["train"][rows.numpy() if rows is not None else slice(None)]
     assert not isinstance(data.test, ImageFiles)
     if isinstance(data.test, Items):  # of pictures: all others are as they are

@@ -163,7 +163,7 @@ def _blocks(dialect: Dialect, encoding: str) -> Iterator[tuple[Plain | Cells, Se
         text = iter(partial(file.readline, MOST_LINE_BYTES), "")
         rows = _Rows(dialect, islice(text, dialect.num_skipped, None), dialect.num_skipped)
         if dialect.has_names:
-            rows.skip_names()
+            next(rows.reader)
         yield from islice(rows.blocks(), 1)
         line, chunk = rows.line, ""
         while chunk := file.read(PLAIN_LETTERS) + file.readline(MOST_LINE_BYTES):
@@ -187,9 +187,6 @@ class _Rows:
     @property
     def line(self) -> int:
         return self.before + int(self.reader.line_num)
-
-    def skip_names(self) -> None:
-        next(self.reader)
 
     def blocks(self) -> Iterator[tuple[Cells, Sequence[int]]]:
         """`BLOCK_ROWS` rows at a time."""

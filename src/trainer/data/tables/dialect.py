@@ -47,7 +47,7 @@ class Dialect:
         self.num_skipped = self._skip_preamble(sample)
         blank = next((i for i, line in enumerate(sample) if line.strip(" \t\r\n,;|")), None)
         if blank is None:
-            raise self._error("the file is empty. Give one with a row per sample.")
+            raise UserError(f"data.path={path}: the file is empty. Give one with a row per sample.")
         self.num_skipped += blank
         self.sample = sample[blank:]
         num_titles = self._num_titles(called)
@@ -151,9 +151,6 @@ class Dialect:
                 "data.header=false."
             )
         return different(first)
-
-    def _error(self, what: str) -> UserError:
-        return UserError(f"data.path={self.path}: {what}")
 
 
 _WRITTEN = {
