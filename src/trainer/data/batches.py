@@ -126,31 +126,40 @@ def share_size(num_rows: int, rank: int, world_size: int) -> int:
     return len(range(num_rows)[share(num_rows, rank, world_size)])
 
 
-def orders(
-    num_samples: int,
-    batch_size: int,
-    seed: int,
-    first_step: int,
-    rank: int,
-    world_size: int,
-    weights: Tensor | None = None,
-) -> Iterator[Tensor]:
-    """The samples of a rank from step `first_step` on, a tensor per epoch: its share of each batch in turn."""
-    size = share_size(batch_size, rank, world_size)  # of every batch but the last, whose share is not larger
-    epoch, index = divmod(first_step - 1, -(-num_samples // batch_size))
-    while True:
+class Steps(NamedTuple):
+    """Which batches a rank is given: those of `first_step` (from 1), the next one ... of a split of `num_samples`."""
+
+    num_samples: int
+    batch_size: int  # of all ranks together
+    seed: int
+    first_step: int
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def size(self) -> int:
+        """The rank's share of every batch but the last of an epoch, whose share is not larger."""
+        return share_size(min(self.batch_size, self.num_samples), self.rank, self.world_size)
+
+    def orders(self, weights: Tensor | None) -> Iterator[Tensor]:
+        """The samples of the rank, a tensor per epoch: its share of each batch in turn; `weights`: see `Batches`."""
+        epoch, index = divmod(self.first_step - 1, -(-self.num_samples // self.batch_size))
         # The order of a batch that is the whole split changes nothing but rounding.
-        is_drawn = batch_size < num_samples or weights is not None
-        order = permutation(seed, epoch, num_samples, weights) if is_drawn else torch.arange(num_samples)
-        if world_size > 1:
-            order = torch.cat([batch[share(len(batch), rank, world_size)] for batch in order.split(batch_size)])
-        yield order[index * size :]
-        epoch, index = epoch + 1, 0
+        is_drawn = self.batch_size < self.num_samples or weights is not None
+        while True:
+            order = (
+                permutation(self.seed, epoch, self.num_samples, weights) if is_drawn else torch.arange(self.num_samples)
+            )
+            if self.world_size > 1:
+                batches = order.split(self.batch_size)
+                order = torch.cat([batch[share(len(batch), self.rank, self.world_size)] for batch in batches])
+            yield order[index * self.size :]
+            epoch, index = epoch + 1, 0
 
 
 def samples_of(split: "Batches", batch_size: int, seed: int, step: int) -> Tensor:
     """Which samples of the training split make the batch of a step (from 1), all ranks' together, in its order."""
-    return next(orders(len(split), batch_size, seed, step, 0, 1, split.weights))[:batch_size]
+    return next(Steps(len(split), batch_size, seed, step).orders(split.weights))[:batch_size]
 
 
 class Batches(Protocol):
@@ -258,26 +267,27 @@ class ResidentBatches:
     def training(
         self, batch_size: int, seed: int, first_step: int, rank: int = 0, world_size: int = 1
     ) -> Iterator[Batch]:
-        batches = self._slices(batch_size, seed, first_step, rank, world_size)
+        steps = Steps(len(self), batch_size, seed, first_step, rank, world_size)
+        batches = self._slices(steps)
         if self.transform is None and not self.augment:
             return batches  # no work per batch: none of its cost either
         finished = (Batch(self._finished(inputs), targets) for inputs, targets in batches)
-        return augmented(finished, self.augment, len(self), batch_size, seed, first_step, rank, world_size)
+        return augmented(finished, self.augment, steps)
 
     def at(self, rows: Tensor) -> Batch:
         """The samples of these numbers."""
         found = Batch(self.inputs, self.targets).gathered(rows.to(leaves(self.inputs)[0].device))
         return Batch(self._finished(found.inputs), found.targets)
 
-    def _slices(self, batch_size: int, seed: int, first_step: int, rank: int, world_size: int) -> Iterator[Batch]:
+    def _slices(self, steps: Steps) -> Iterator[Batch]:
         of, whole = len(self), Batch(self.inputs, self.targets)
-        if batch_size >= of and self.weights is None:  # the whole split: its order changes nothing but rounding
-            return unspoilt(whole.rows(share(of, rank, world_size)), self.is_copied)
-        size, device = share_size(batch_size, rank, world_size), leaves(self.inputs)[0].device
+        if steps.batch_size >= of and self.weights is None:  # the whole split: its order changes nothing but rounding
+            return unspoilt(whole.rows(share(of, steps.rank, steps.world_size)), self.is_copied)
+        size, device = steps.size, leaves(self.inputs)[0].device
         # Some kernels round otherwise where a batch does not lie on a multiple of 16 bytes: so a step's batch has the
         # same place in a gather wherever the run begins.
-        early = (first_step - 1) % -(-of // batch_size) % BATCHES_PER_GATHER
-        found = orders(of, batch_size, seed, first_step - early, rank, world_size, self.weights)
+        early = (steps.first_step - 1) % -(-of // steps.batch_size) % BATCHES_PER_GATHER
+        found = steps._replace(first_step=steps.first_step - early).orders(self.weights)
         gathers = (rows for order in found for rows in order.to(device).split(size * BATCHES_PER_GATHER))
         slices = (batch for rows in gathers for batch in whole.gathered(rows).parts(size))
         return islice(slices, early, None)
@@ -359,11 +369,8 @@ class LoadedBatches:
     def training(
         self, batch_size: int, seed: int, first_step: int, rank: int = 0, world_size: int = 1
     ) -> Iterator[Batch]:
-        num_samples = len(self)
-        size = share_size(min(batch_size, num_samples), rank, world_size)
-        found = orders(num_samples, batch_size, seed, first_step, rank, world_size, self.weights)
-        batches = self._epochs(found, size)
-        return augmented(batches, self.augment, num_samples, batch_size, seed, first_step, rank, world_size)
+        steps = Steps(len(self), batch_size, seed, first_step, rank, world_size)
+        return augmented(self._epochs(steps.orders(self.weights), steps.size), self.augment, steps)
 
     def in_order(self, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
         rows = torch.arange(len(self))[share(len(self), rank, world_size)]
@@ -393,25 +400,16 @@ class _Images:
         return image
 
 
-def augmented(
-    batches: Iterator[Batch],
-    augment: Augmentation | None,
-    num_samples: int,
-    batch_size: int,
-    seed: int,
-    first_step: int,
-    rank: int,
-    world_size: int,
-) -> Iterator[Batch]:
-    """A rank's batches from `first_step` on, augmented: the draws of a whole batch are a function of (seed, step)."""
+def augmented(batches: Iterator[Batch], augment: Augmentation | None, steps: Steps) -> Iterator[Batch]:
+    """A rank's batches of these steps, augmented: the draws of a whole batch are a function of (seed, step)."""
     if not augment:
         yield from batches
         return
-    for step, batch in enumerate(batches, first_step):
+    for step, batch in enumerate(batches, steps.first_step):
         inputs, targets = batch
-        draws = derived_seed(seed, "augmentation", step)
-        of = batch_length(num_samples, batch_size, step)
-        mine = share(of, rank, world_size)
+        draws = derived_seed(steps.seed, "augmentation", step)
+        of = batch_length(steps.num_samples, steps.batch_size, step)
+        mine = share(of, steps.rank, steps.world_size)
 
         def moved(part: Tensor, draws: int = draws, of: int = of, mine: slice = mine) -> Tensor:
             return augment.masks(part, torch.Generator().manual_seed(draws), mine, of)

@@ -7,17 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from trainer.data.batches import (
-    EVALUATION_BATCH,
-    Batch,
-    Batches,
-    augmented,
-    batch_of,
-    orders,
-    share,
-    share_size,
-    with_masks,
-)
+from trainer.data.batches import EVALUATION_BATCH, Batch, Batches, Steps, augmented, batch_of, share, with_masks
 from trainer.data.images import Augmentation, resized_masks
 from trainer.data.items import Items, Key
 from trainer.data.loader import read
@@ -75,16 +65,13 @@ class ItemBatches:
     def training(
         self, batch_size: int, seed: int, first_step: int, rank: int = 0, world_size: int = 1
     ) -> Iterator[Batch]:
-        num_samples = len(self)
-        size = share_size(min(batch_size, num_samples), rank, world_size)
-        epochs = itertools.count((first_step - 1) // -(-num_samples // batch_size))
-        of_epochs = orders(num_samples, batch_size, seed, first_step, rank, world_size, self.weights)
-        found = zip(epochs, of_epochs, strict=False)
-        all_keys = ((f"{seed}/{epoch}", rows.tolist()) for epoch, order in found for rows in order.split(size))
+        steps = Steps(len(self), batch_size, seed, first_step, rank, world_size)
+        found = enumerate(steps.orders(self.weights), (first_step - 1) // -(-len(self) // batch_size))
+        all_keys = ((f"{seed}/{epoch}", rows.tolist()) for epoch, order in found for rows in order.split(steps.size))
         keys, again = itertools.tee(all_keys)
         numbers = (len(rows) for _, rows in again)
         batches = map(self._finished, read(self.items.load, keys, self.num_workers), numbers)
-        changed = augmented(batches, self.augment, num_samples, batch_size, seed, first_step, rank, world_size)
+        changed = augmented(batches, self.augment, steps)
         return map(as_own_targets, changed) if self.are_own_targets else changed
 
     def in_order(self, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
