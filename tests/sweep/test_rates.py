@@ -61,9 +61,28 @@ def test_what_does_not_stack_is_trained_one_by_one_and_a_rate_may_diverge(
         (["resume=runs/x"], "Leave resume= out."),
         (["model=lenett"], "Did you mean lenet"),
         (["model.hidden=3"], "model.hidden"),
+        (["scheduler=one_cycle", "scheduler.max_lr=0.01"], r"scheduler\.max_lr=0\.01: decides .* Leave it out: then"),
+        (["experiment=lenet_mnist"], r"scheduler\.max_lr=0\.005: decides .* Type scheduler\.max_lr=null: then"),
     ],
 )
 def test_what_has_no_place_is_refused(words: list[str], message: str, train: Train) -> None:
     with pytest.raises(UserError, match=message):
         cli.run_command(["find-lr", *words])
     assert not Path("runs").exists()
+
+
+def test_rates_that_make_no_difference_are_no_answer(
+    train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A schedule of one's own that sets the rate: all runs are the same, and none is the best."""
+    (tmp_path / "fixed_rate.py").write_text(
+        "from torch.optim.lr_scheduler import LambdaLR\n\n\n"
+        "def fixed(optimizer):\n"
+        "    return LambdaLR(optimizer, lambda step: 0.01 / optimizer.param_groups[0]['initial_lr'])\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(rates, "RATES", (0.25, 0.5))
+    own = ("scheduler._target_=fixed_rate.fixed", "trust=[fixed_rate]", "sweep.stack=never", "max_steps=4", "name=same")
+    with pytest.raises(UserError, match=r"^runs/same: all learning rates come to the same loss, .* scheduler=constant"):
+        cli.run_command(["find-lr", *WORDS, *own])

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.config.request import Request
+from trainer.config.schema import shown
 from trainer.disk import foreign
 from trainer.disk.folder import read_result
 from trainer.errors import Interrupted, RunStopped, UserError
@@ -34,7 +35,7 @@ def find_rate(request: Request, folder: Path, words: Sequence[str], signals: Sig
         words: as typed.
 
     Raises:
-        UserError: the run can't be built, or no rate gives a number.
+        UserError: the run can't be built, or no rate gives a number, or the rate makes no difference.
         Interrupted: a signal.
     """
     if request.config["batch_size"] == "auto":
@@ -42,6 +43,7 @@ def find_rate(request: Request, folder: Path, words: Sequence[str], signals: Sig
             "batch_size=auto: the best rate depends on the size. Type batch_size=64, or the size that train "
             "batch_size=auto dry_run=true finds."
         )
+    refuse_other_rate(request)
     requests = [with_rate(request, rate, folder / f"lr={rate:g}") for rate in RATES]
     logs = [folder / f"lr={rate:g}.log" for rate in RATES]
     print(f"{len(RATES)} learning rates, {steps_of(requests[0])} steps each, in {folder}", flush=True)
@@ -55,8 +57,27 @@ def find_rate(request: Request, folder: Path, words: Sequence[str], signals: Sig
     found = {rate: loss_of(folder / f"lr={rate:g}") for rate in RATES}
     if not any(map(math.isfinite, found.values())):
         raise UserError(f"{folder}: no learning rate from {RATES[0]:g} to {RATES[-1]:g} gives a finite loss.")
+    if len(RATES) > 1 and len(set(found.values())) == 1:
+        raise UserError(
+            f"{folder}: all learning rates come to the same loss, {found[RATES[0]]:.4g}: optimizer.lr decides nothing "
+            "here. Does the optimizer or the scheduler take another rate? Try scheduler=constant."
+        )
     show(found, folder, words)
     return 0
+
+
+def refuse_other_rate(request: Request) -> None:
+    """Raises UserError where the schedule goes to a rate of its own, which makes all runs the same."""
+    scheduler = request.config["scheduler"]
+    peak = scheduler.get("max_lr")
+    if peak is None or not str(scheduler.get("_target_")).startswith("torch.optim."):
+        return
+    is_typed = any(word.lstrip("+").startswith("scheduler.max_lr=") for word in request.overrides)
+    how = "Leave it out" if is_typed else "Type scheduler.max_lr=null"
+    raise UserError(
+        f"scheduler.max_lr={shown(peak)}: decides the learning rate, whatever optimizer.lr is. {how}: then it is ten "
+        "times optimizer.lr."
+    )
 
 
 def with_rate(request: Request, rate: float, folder: Path) -> Request:
