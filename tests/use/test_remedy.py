@@ -119,3 +119,23 @@ def test_steps_and_budget() -> None:
     assert [seconds(text) for text in ("90s", "5m", "1.5h")] == [90, 300, 5400]
     with pytest.raises(UserError, match="budget=5: must be a time such as 90s, 5m or 1h"):
         seconds("5")
+
+
+@pytest.mark.long
+def test_a_part_of_a_run_has_the_schedule_of_all_of_it(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    """A warm-up that is longer than the part was refused, and "as it is" was another run with a shorter schedule."""
+    schedule = ("scheduler=warmup_cosine", "scheduler.warmup_steps=250")
+    train(*SGD, *schedule, "max_steps=700", "monitor.every=50", "optimizer.lr=1e-5", "name=warm")
+    assert cli.run_command(["remedy", "warm"]) == 0
+    assert first_key(capsys.readouterr().out) == "optimizer.lr"
+    parts = [curve(run) for run in Path("runs/remedy-warm").glob("*lr=1e-05,*init=default*")]
+    whole = curve(Path("runs/warm"))
+    assert any(part == pytest.approx(whole[: len(part)], rel=1e-4) for part in parts)
+    assert remedy.as_laid_out({"T_max": None, "interval": "epoch"}, 700, 200) == {"T_max": None, "interval": "epoch"}
+    assert remedy.as_laid_out({"total_steps": None}, 100, 200) == {"total_steps": None}  # a part longer than the whole
+
+
+def curve(run: Path) -> list[float]:
+    """Learning rates and losses of training at its records."""
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [line[tag] for line in lines if "train/loss" in line for tag in ("lr", "train/loss")]

@@ -99,6 +99,24 @@ def length(result: Mapping[str, Any], num_runs: int, budget: float) -> int:
     return min(wanted, fitting)
 
 
+def length_of_all(origins: Sequence[Mapping[str, Any]]) -> int:
+    """The steps that the run was told to make; 0 where that is not known. Foreign numbers."""
+    found = origins[-1].get("max_steps") if origins else None
+    return found if type(found) is int else 0
+
+
+def as_laid_out(scheduler: Mapping[str, Any], whole: int, steps: int) -> dict[str, Any]:
+    """The keys of a scheduler that counts steps, which is laid out over the whole run, whatever part of it is made.
+
+    Args:
+        whole: steps of the run; 0 where nobody knows them.
+        steps: that are made.
+    """
+    counts_steps = scheduler.get("interval", "step") == "step"
+    lengths = [key for key in ("T_max", "total_steps") if key in scheduler and scheduler[key] is None]
+    return {**scheduler, **dict.fromkeys(lengths if counts_steps and whole > steps else (), whole)}
+
+
 def fell_ill(result: Mapping[str, Any]) -> int:
     """The step of the first finding; 0 where there is none, or only what was said when the run was over. Foreign."""
     found, last = result.get("diagnosis"), int(result.get("steps") or 0)
@@ -151,6 +169,7 @@ def remedy(
     if start is not None:  # weights that were trained need no other start
         requests = {words: one for words, one in requests.items() if not words.startswith("model.init=")}
     for one in requests.values():
+        one.config["scheduler"] = as_laid_out(one.config["scheduler"], length_of_all(entries), steps)
         one.config.update(max_steps=steps, max_epochs=None)
         if start is not None:
             one.config["model"] = {**one.config["model"], "init": "default", "weights": str(start.resolve())}
