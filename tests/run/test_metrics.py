@@ -328,6 +328,25 @@ def test_masks_of_0_and_1_are_of_two_classes(dtype: type, train: Train) -> None:
     assert {name: again[name] for name in expected} == pytest.approx(expected, rel=1e-5)
 
 
+def test_labels_of_0_and_1_are_no_masks(train: Train) -> None:
+    """Their F1 is a mean over labels, not over what is 0 and what is 1 of all of them together."""
+    draw = np.random.default_rng(0)
+    inputs = draw.normal(size=(80, 3)).astype(np.float32)
+    labels = (inputs + draw.normal(size=inputs.shape) > (0, 1, -1)).astype(np.float32)
+    np.savez("a.npz", inputs=inputs[:60], targets=labels[:60], test_inputs=inputs[60:], test_targets=labels[60:])
+    words = ("model=two_layer", "data=arrays", "data.path=a.npz", "loss=bce_with_logits", "max_steps=20", "monitor=off")
+    for name in ("f1", "accuracy", "balanced_accuracy", "auroc"):
+        with pytest.raises(UserError, match=rf"^metric={name}: is of classes; .* type data\.task=multilabel\.$"):
+            train(*words, f"metric=[{name}]")
+    words = (*words, "data.task=multilabel")  # what it says to type
+    with pytest.raises(UserError, match=r"Type metric=\[f1\] (metric\S+MultilabelF1Score)\.$") as refused:
+        train(*words, "metric=[f1]")
+    result = train(*words, *str(refused.value).split("Type ")[1].rstrip(".").split(), "name=run")
+    taken, there = load_run("run")(torch.tensor(inputs[60:])) > 0, torch.tensor(labels[60:]) > 0
+    f1 = [2 * int((t & w).sum()) / int(t.sum() + w.sum()) for t, w in zip(taken.T, there.T, strict=True)]
+    assert result["test/f1"] == pytest.approx(sum(f1) / 3)
+
+
 @pytest.mark.parametrize("is_last", [False, True])
 @pytest.mark.parametrize("gives", ["logits", "probabilities", "log_probabilities"])
 @pytest.mark.parametrize("shape", [(5,), (3,), (2, 4)])

@@ -37,7 +37,10 @@ def build_metrics(settings: Settings, loss_fn: LossFunction, model: nn.Module, s
     """
     meaning, made = loss_fn.meaning, {}
     device = next(model.parameters()).device
-    are_masks = are_0_and_1(loss_fn, sample)
+    are_masks, otherwise = are_0_and_1(loss_fn, sample), "Leave it out."
+    if are_masks and isinstance(sample.targets, Tensor) and sample.targets.dim() == 2 and sample.targets.shape[1] > 1:
+        # [N, K] are rather K labels, of which a mean over labels is meant.
+        are_masks, otherwise = False, "If its 0 and 1 say which labels a sample has, type data.task=multilabel."
     facts = {"num_classes": 2} if are_masks else dict(meaning.facts)
     for name, config in settings.config["metric"].items():
         refuse_name(name, config)
@@ -45,13 +48,13 @@ def build_metrics(settings: Settings, loss_fn: LossFunction, model: nn.Module, s
             config = {"_target_": "torchmetrics.classification.MulticlassAccuracy", "average": "micro"}
         if config.get("_target_") is None:
             if name not in meaning.metrics:
-                raise UserError(f"metric={name}: is of classes; data={settings.names['data']} has none. Leave it out.")
+                raise UserError(f"metric={name}: is of classes; data={settings.names['data']} has none. {otherwise}")
             continue
         if settings.fast and name in meaning.metrics and config == shipped(f"metric/{name}"):
             continue  # it is measured anyway, and torchmetrics' import takes seconds
         made[name] = quick(settings, config, meaning, device, world)
         if made[name] is None:
-            made[name] = built(settings, name, config, facts, device, world)
+            made[name] = built(settings, name, config, facts, device, world, otherwise)
             if are_masks and (_OF_CLASSES in config["_target_"] or config["_target_"] == _BALANCED):
                 made[name] = OfMasks(made[name])
     metrics = Metrics(made, meaning)
@@ -61,7 +64,7 @@ def build_metrics(settings: Settings, loss_fn: LossFunction, model: nn.Module, s
 
 
 def are_0_and_1(loss_fn: LossFunction, sample: Batch) -> bool:
-    """Whether the targets are masks, or single answers, of 0 and 1 with one output for each."""
+    """Whether the targets are masks, single answers or labels of 0 and 1, with one output for each."""
     term = next((term for term in loss_fn.terms if term.wants), None)
     if not isinstance(loss_fn.meaning, Numbers) or term is None or term.compared_with not in ("fractions", "masks"):
         return False
@@ -94,9 +97,20 @@ def refuse_name(name: str, config: Any) -> None:
 
 
 def built(
-    settings: Settings, name: str, config: Mapping[str, Any], facts: dict[str, int], device: torch.device, world: World
+    settings: Settings,
+    name: str,
+    config: Mapping[str, Any],
+    facts: dict[str, int],
+    device: torch.device,
+    world: World,
+    otherwise: str,
 ) -> Any:
-    """One metric. `facts`: of the data, given to a class that asks for them by name."""
+    """One metric.
+
+    Args:
+        facts: of the data, given to a class that asks for them by name.
+        otherwise: what to do where it is of classes and the data has none.
+    """
     key, target = f"metric.{name}", config["_target_"]
     is_torchmetrics = str(target).startswith("torchmetrics.")
     kind = nn.Module if is_torchmetrics else object
@@ -108,7 +122,7 @@ def built(
     is_needed = "num_classes" in takes and takes["num_classes"].default is inspect.Parameter.empty
     if (is_needed or (is_torchmetrics and _OF_CLASSES in target)) and "num_classes" not in given:
         has = "has several labels for a sample" if "num_labels" in facts else "has none"
-        instead = _of_labels(name, target, given) if "num_labels" in facts else "Leave it out."
+        instead = _of_labels(name, target, given) if "num_labels" in facts else otherwise
         raise UserError(f"metric={name}: is of classes; data={settings.names['data']} {has}. {instead}")
     num_classes, top_k = given.get("num_classes"), given.get("top_k")
     if isinstance(num_classes, int) and isinstance(top_k, int) and top_k > num_classes:
