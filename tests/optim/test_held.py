@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from torch.optim import lr_scheduler
 
 from exact import assert_same
 from trainer.disk import checkpoint
-from trainer.optim.held import held
+from trainer.optim.held import followers, held
+from trainer.optim.schedulers import Schedule, warmup_cosine
 
 HOLDING = """
 import torch
@@ -69,14 +72,56 @@ def test_what_an_optimizer_holds_goes_on_exactly(name: str, train: Callable[...,
     (tmp_path / "holding.py").write_text(HOLDING)
     words = ("model=two_layer", "data.limit=200", f"optimizer._target_=holding.{name}", "trust=[holding]")
     words = (*words, *(["batch_size=full"] if name == "Closed" else []))
-    words = (*words, "scheduler=exponential", "scheduler.gamma=0.5", "dtype=float64", "monitor=off", "max_steps=7")
+    words = (*words, "scheduler=exponential", "scheduler.gamma=0.5", "scheduler.interval=step")
+    words = (*words, "dtype=float64", "monitor=off", "max_steps=7")
     train(*words, "name=whole")
     train(*words, "max_steps=4", "name=parts")
     train(*words, "name=parts")
     whole, parts = (checkpoint.read(Path("runs", run, "checkpoints/last.pt")) for run in ("whole", "parts"))
     assert_same(whole["model"], parts["model"])
     assert_same(whole["optimizer"], parts["optimizer"])
-    assert [*parts["optimizer"]["held"]] == (["each.0", "each.1"] if name == "Two" else ["base"])
+    held = parts["optimizer"]["held"]
+    assert [*held] == (["each.0", "each.1"] if name == "Two" else ["base"])
+    # The rate that is logged is the one that each of them has.
+    assert [inner["param_groups"][0]["lr"] for inner in held.values()] == [pytest.approx(0.002 * 0.5**7)] * len(held)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda optimizer: lr_scheduler.CosineAnnealingLR(optimizer, 5),
+        lambda optimizer: lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 3),  # its rate is 0 once, and comes back
+        lambda optimizer: warmup_cosine(optimizer, 2, 8),  # begins with another rate than was typed
+    ],
+)
+def test_a_schedule_reaches_the_optimizers_that_one_holds(make: Callable[[torch.optim.Optimizer], Any]) -> None:
+    def gan() -> tuple[nn.Linear, nn.Linear, torch.optim.Optimizer, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        parts = nn.Linear(3, 4, dtype=torch.float64), nn.Linear(4, 1, dtype=torch.float64)
+        return *parts, torch.optim.SGD(parts[0].parameters(), lr=0.1), torch.optim.Adam(parts[1].parameters(), lr=0.4)
+
+    inputs = torch.randn(8, 10, 3, dtype=torch.float64)
+    *parts, first, second = gan()
+    schedulers = [make(first), make(second)]
+    for batch in inputs:
+        first.zero_grad(), second.zero_grad()
+        parts[1](parts[0](batch).tanh()).square().mean().backward()
+        first.step(), second.step()
+        for scheduler in schedulers:
+            scheduler.step()
+    *mine, first, second = gan()
+    outer = torch.optim.SGD([p for part in mine for p in part.parameters()], lr=0.2)
+    outer.each = {"first": first, "second": second}
+    following = followers(outer)
+    schedule = Schedule(make(outer), followers=following)
+    for step, batch in enumerate(inputs, 1):
+        outer.zero_grad()
+        mine[1](mine[0](batch).tanh()).square().mean().backward()
+        first.step(), second.step()
+        outer.zero_grad(), outer.step()  # torch warns of a schedule before the first step
+        schedule.step(step)
+    for part, its in zip(parts, mine, strict=True):
+        torch.testing.assert_close(its.weight, part.weight, rtol=1e-12, atol=0)
 
 
 def test_one_with_a_state_dict_of_its_own_says_what_it_keeps() -> None:
@@ -87,3 +132,4 @@ def test_one_with_a_state_dict_of_its_own_says_what_it_keeps() -> None:
     optimizer = Own([torch.nn.Parameter(torch.ones(2))])
     optimizer.inner = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))])
     assert held(optimizer) == {}
+    assert [*held(optimizer, is_to_be_kept=False)] == ["inner"]

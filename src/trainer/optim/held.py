@@ -1,8 +1,9 @@
 """Optimizers that an optimizer holds in its attributes, as one made of two does, or sharpness-aware minimization."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 _OWN = ("state", "param_groups", "defaults")  # attributes that every optimizer has
@@ -10,10 +11,11 @@ _MOST = 100  # entries of a list or dict that are looked at
 _DEPTH = 3  # lists or dicts that lie in each other
 
 
-def held(optimizer: Optimizer) -> dict[str, Optimizer]:
+def held(optimizer: Optimizer, is_to_be_kept: bool = True) -> dict[str, Optimizer]:
     """The optimizers in its attributes, and in theirs, by name: `base`, `each.0`.
 
-    None of one whose class has a `state_dict` of its own, which says what it keeps.
+    Args:
+        is_to_be_kept: none of one whose class has a `state_dict` of its own, which says what it keeps.
     """
     found: dict[str, Optimizer] = {}
     seen = {id(optimizer)}
@@ -29,12 +31,44 @@ def held(optimizer: Optimizer) -> dict[str, Optimizer]:
                 look(entry, f"{name}.{key}", depth - 1)
 
     def look_into(owner: Optimizer, prefix: str = "") -> None:
-        if type(owner).state_dict is Optimizer.state_dict:
+        if not is_to_be_kept or type(owner).state_dict is Optimizer.state_dict:
             for name, value in vars(owner).items():
                 if name not in _OWN:
                     look(value, f"{prefix}{name}")
 
     look_into(optimizer)
+    return found
+
+
+class Follower(NamedTuple):
+    """A group of an optimizer that another holds: its rate is that of a group of the outer one times `times`."""
+
+    group: dict[str, Any]
+    outer: dict[str, Any]
+    times: float
+
+    def follow(self) -> None:
+        """Takes the rate over that a schedule has given the outer group."""
+        rate = self.outer["lr"] * self.times
+        if isinstance(self.group["lr"], Tensor):
+            self.group["lr"].fill_(rate)
+        else:
+            self.group["lr"] = rate
+
+
+def followers(optimizer: Optimizer) -> list[Follower]:
+    """The groups that it holds, beside those of the outer groups that train the same parameters, as the rates are now.
+
+    A schedule changes the outer groups alone. None of groups that are shared, or that have no rate.
+    """
+    outer = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    shared = {id(group) for group in optimizer.param_groups}
+    found = []
+    for inner in held(optimizer, is_to_be_kept=False).values():
+        for group in inner.param_groups:
+            of = next((outer[id(p)] for p in group["params"] if id(p) in outer), None)
+            if id(group) not in shared and of is not None and "lr" in group and of.get("lr"):
+                found.append(Follower(group, of, float(group["lr"]) / float(of["lr"])))
     return found
 
 

@@ -8,6 +8,8 @@ from typing import Any, Literal
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
+from trainer.optim.held import Follower
+
 
 class OtherLength(ValueError):
     """A schedule was laid out over another length than the run has now, and would continue along another curve."""
@@ -49,6 +51,7 @@ class Schedule:
         length: how many intervals the scheduler was laid out over, where that came from the length of the run.
         times: factors of the optimizer's groups. The scheduler, which has a learning rate of its own to go to, is one
             for groups that are alike; what it gives a group is taken times its factor.
+        followers: groups of optimizers that the optimizer holds: their rates go along with its own.
     """
 
     def __init__(
@@ -59,11 +62,12 @@ class Schedule:
         length: int | None = None,
         metric: str = "val/loss",
         times: Sequence[float] | None = None,
+        followers: Sequence[Follower] = (),
     ) -> None:
         if isinstance(scheduler, ReduceLROnPlateau) and interval != "evaluation":
             raise ValueError(f"interval={interval}: a plateau is one of the validation loss; it takes evaluation")
         self.scheduler, self.length, self.metric = scheduler, length, metric
-        self.times = times
+        self.times, self.followers = times, followers
         self._scale()
         self.every = {"step": 1, "epoch": steps_per_epoch, "evaluation": None}[interval]
 
@@ -92,11 +96,18 @@ class Schedule:
         if self.times is not None and self.scheduler is not None:
             for group, times in zip(self.scheduler.optimizer.param_groups, self.times, strict=True):
                 group["lr"] *= times
+        for follower in self.followers:
+            follower.follow()
 
     def state_dict(self) -> dict[str, Any]:
         if self.scheduler is None:
             return {}
-        return {"scheduler": self.scheduler.state_dict(), "length": self.length, "is_scaled": self.times is not None}
+        return {
+            "scheduler": self.scheduler.state_dict(),
+            "length": self.length,
+            "is_scaled": self.times is not None,
+            "is_followed": bool(self.followers),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Raises OtherLength."""
@@ -106,3 +117,5 @@ class Schedule:
             self.scheduler.load_state_dict(state["scheduler"])
             if not state.get("is_scaled"):  # a checkpoint of an older release: its groups had rates of their own
                 self.times = None
+            if not state.get("is_followed"):  # the same: what its optimizer holds had rates that stayed
+                self.followers = ()

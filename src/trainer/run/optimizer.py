@@ -16,6 +16,7 @@ from trainer.data.batches import Batch
 from trainer.errors import UserError
 from trainer.loop import ForwardBackward
 from trainer.losses.function import Losses
+from trainer.optim import held
 from trainer.optim.closure import ByClosure
 from trainer.optim.groups import Group, grouped
 from trainer.optim.manual_sgd import ELEMENTWISE
@@ -214,6 +215,7 @@ def build_schedule(settings: Settings, optimizer: Optimizer, length: Length) -> 
     is_laid_out = bool(missing.keys() & {"T_max", "total_steps"})
 
     times = times_of(optimizer, settings, {**config, **missing})
+    followers = held.followers(optimizer.inner if isinstance(optimizer, ByClosure) else optimizer)
 
     def schedule(optimizer: Optimizer) -> Schedule:
         if times is not None:
@@ -224,7 +226,8 @@ def build_schedule(settings: Settings, optimizer: Optimizer, length: Length) -> 
             raise ValueError(
                 f"total_steps={scheduler.total_steps}: the run has {intervals}, and one cycle covers it all"
             )
-        return Schedule(scheduler, interval, length.steps_per_epoch, intervals if is_laid_out else None, metric, times)
+        laid_out = intervals if is_laid_out else None
+        return Schedule(scheduler, interval, length.steps_per_epoch, laid_out, metric, times, followers)
 
     return made(settings, "scheduler", schedule, optimizer)
 
