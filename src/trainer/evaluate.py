@@ -54,7 +54,7 @@ def evaluate(
     is_at_once = loss_fn.is_of_whole and not loss_fn.differentiates_inputs and not loss_fn.is_of_model
     is_at_once = may_be_at_once = is_at_once and len(batches) <= MOST_AT_ONCE
     kept: list[tuple[Tree, Tree, Tree]] = []
-    is_broken_off = False
+    is_broken_off, num_rows = False, 0
     of = whole_of(loss_fn, batches)
     if metrics is not None:
         metrics.reset()
@@ -77,6 +77,8 @@ def evaluate(
                 keep(inputs, outputs, targets)
             if metrics is not None:
                 metrics.update(outputs, targets)
+            # A collate_fn may give several rows for an item, as a graph's nodes, or none.
+            num_rows += len(targets) if isinstance(targets, Tensor) and targets.dim() else batch.num_samples
             numbers = named(losses) | loss_fn.meaning.judged(outputs, targets)
             for name, number in numbers.items():
                 number = number.float() if number.dtype in (torch.bfloat16, torch.float16) else number
@@ -87,13 +89,13 @@ def evaluate(
             # It is the same on all ranks, whose numbers are added up.
             sums |= found if world.is_main else {name: torch.zeros_like(number) for name, number in found.items()}
     wide = torch.float32 if device.type == "mps" else torch.float64  # holds losses and counts exactly
-    totals = [*sums.values(), sums["loss"].new_tensor(is_broken_off, dtype=wide)]
+    totals = [*sums.values(), *sums["loss"].new_tensor([num_rows, is_broken_off], dtype=wide)]
     told = torch.cat([total.to(wide).flatten() for total in totals])
-    *values, num_broken_off = world.sum(told).tolist()  # in one transfer
+    *values, all_rows, num_broken_off = world.sum(told).tolist()  # in one transfer
     if num_broken_off:
         return None
     parts = parted(values, {name: total.shape for name, total in sums.items()})
-    results = loss_fn.meaning.concluded(parts, len(batches))  # after whole numbers were added up: exact
+    results = loss_fn.meaning.concluded(parts, int(all_rows))  # after whole numbers were added up: exact
     return worth(results if metrics is None else results | metrics.compute(world))
 
 

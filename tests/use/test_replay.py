@@ -100,7 +100,7 @@ def test_gradients_of_samples_are_those_of_single_ones() -> None:
     parameters = [*model.parameters()]
     store = SimpleNamespace(parameters=parameters, values=torch.zeros(1, 39))
     run = SimpleNamespace(state=SimpleNamespace(store=store))  # what `gradients` asks of a run's parts
-    losses = looking.each_loss(loss_fn, model(inputs), targets, inputs, loss_fn.whole(7, targets))
+    losses = looking.each_loss(loss_fn, model(inputs), Batch(inputs, targets), inputs, loss_fn.whole(7, targets))
     assert losses is not None
     norms, products = looking.gradients(run, losses)  # type: ignore[arg-type]
     assert norms is not None

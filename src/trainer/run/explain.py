@@ -13,7 +13,7 @@ from trainer.monitor.diagnosis import STOPPED
 from trainer.monitor.nonfinite import first_non_finite
 from trainer.run.parts import Parts
 from trainer.run.training import Training
-from trainer.trees import Tree, called, leaves, num_samples
+from trainer.trees import called, leaves
 from trainer.trials import evaluating
 
 LARGE = 1000  # an output above it may overflow what is made of it
@@ -53,7 +53,7 @@ def _place_in(training: Training, split: str, batches: Iterable[Batch]) -> tuple
         place = first_non_finite(parts.model, batch.inputs, batch.targets, parts.precision)
         for part in OF_DATA:
             if place == f"the {part} of the batch":
-                return f"the {part} of {_item(training, split, first, getattr(batch, part))}", part
+                return f"the {part} of {_item(training, split, first, batch, part)}", part
         if place is not None:
             is_alone = split != "train" and place.startswith("output of ") and _is_finite_in_training(parts, batch)
             return (f"{place}, in evaluation mode alone", "evaluation") if is_alone else (place, None)
@@ -61,7 +61,7 @@ def _place_in(training: Training, split: str, batches: Iterable[Batch]) -> tuple
             outputs = list(leaves(called(parts.model, batch.inputs)))
         sizes = [float(x.abs().max()) for x in outputs if x.is_floating_point() and x.numel()]
         largest = max([largest, *sizes] if sizes else [math.inf])
-        first += num_samples(batch.inputs)
+        first += batch.num_samples
     return None, "loss" if largest < LARGE else None
 
 
@@ -72,15 +72,17 @@ def _is_finite_in_training(parts: Parts, batch: Batch) -> bool:
     return first_non_finite(parts.model, batch.inputs, batch.targets, parts.precision) is None
 
 
-def _item(training: Training, split: str, first: int, tree: Tree) -> str:
+def _item(training: Training, split: str, first: int, batch: Batch, part: str) -> str:
     """The first sample of a batch with a number that is not finite, by its number in the split where that is known.
 
     Args:
         first: the number of the batch's first sample in an evaluation.
+        part: of the batch: `inputs` or `targets`.
     """
     parts, of = training.parts, getattr(training.parts.splits, split)
-    bad = [(~leaf.isfinite()).flatten(1).any(1) for leaf in leaves(tree) if leaf.dim()]
-    if parts.world.size > 1 or (split == "train" and parts.mix is not None) or len({len(rows) for rows in bad}) != 1:
+    bad = [(~leaf.isfinite()).flatten(1).any(1) for leaf in leaves(getattr(batch, part)) if leaf.dim()]
+    is_told = {len(rows) for rows in bad} == {batch.num_samples}
+    if parts.world.size > 1 or (split == "train" and parts.mix is not None) or not is_told:
         return f"a batch of the {split} split"
     place = int(torch.stack(bad).any(0).nonzero()[0])
     row = first + place

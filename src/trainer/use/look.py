@@ -40,13 +40,17 @@ class Looks:
     shares: Tensor | None
 
 
-def each_loss(loss_fn: LossFunction, outputs: Any, targets: Any, inputs: Any, whole: Whole) -> Tensor | None:
-    """`[N]`: what each sample adds to the loss of the whole; differentiable. None where that is not known."""
-    found, inputs = trees.leaves(outputs), inputs if loss_fn.is_of_inputs else None
-    is_cut = bool(found and found[0].dim()) and trees.is_per_sample((outputs, targets, inputs), len(found[0]))
-    if loss_fn.is_of_whole or not is_cut:
+def each_loss(loss_fn: LossFunction, outputs: Any, batch: Batch, inputs: Any, whole: Whole) -> Tensor | None:
+    """`[N]`: what each sample adds to the loss of the whole; differentiable. None where that is not known.
+
+    Args:
+        inputs: those of the batch, as the model got them.
+    """
+    inputs = inputs if loss_fn.is_of_inputs else None
+    is_cut = trees.is_per_sample((outputs, batch.targets, inputs), batch.num_samples)
+    if loss_fn.is_of_whole or not trees.leaves(outputs) or not is_cut:
         return None
-    ones = zip(*(trees.parts(tree, 1) for tree in (outputs, targets, inputs)), strict=False)  # None has no end
+    ones = zip(*(trees.parts(tree, 1) for tree in (outputs, batch.targets, inputs)), strict=False)  # None has no end
     return torch.stack([loss_fn(*one, whole).total for one in ones])
 
 
@@ -70,10 +74,10 @@ def look(parts: Parts, batch: Batch, has_gradients: bool = True) -> tuple[Looks,
             inputs = differentiable(part.inputs) if loss_fn.differentiates_inputs else part.inputs
             with parts.precision():
                 outputs = called(model, inputs)
-                losses = each_loss(loss_fn, outputs, part.targets, inputs, whole) if has_gradients else None
+                losses = each_loss(loss_fn, outputs, part, inputs, whole) if has_gradients else None
             layers = layers or root_mean_squares(activations.numbers())
             norms, products = (None, None) if losses is None else gradients(parts, losses)
-            found.append(Looks(_read(loss_fn, outputs), _host(losses), norms, products))
+            found.append(Looks(_read(loss_fn, outputs, part.num_samples), _host(losses), norms, products))
     outputs, losses, norms, products = (
         None if any(getattr(one, name) is None for one in found) else torch.cat([getattr(one, name) for one in found])
         for name in ("outputs", "losses", "norms", "shares")
@@ -93,11 +97,11 @@ def _host(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.detach().double().cpu()
 
 
-def _read(loss_fn: LossFunction, outputs: Any) -> Tensor | None:
-    """The tensor among the outputs that is shown."""
+def _read(loss_fn: LossFunction, outputs: Any, num_samples: int) -> Tensor | None:
+    """The tensor among the outputs that is shown; None without a row for each sample."""
     meaning = loss_fn.meaning
     found = meaning.scores_of(outputs) if isinstance(meaning, Classes) else next(iter(leaves(outputs)), None)
-    return None if found is None else found.detach().float().cpu()
+    return found.detach().float().cpu() if found is not None and trees.is_per_sample(found, num_samples) else None
 
 
 def root_mean_squares(numbers: dict[str, float]) -> dict[str, float]:
@@ -166,9 +170,9 @@ def losses_in_order(parts: Parts, split: str) -> tuple[list[Tensor], list[Tensor
         for batch in batches.in_order():
             with parts.precision():
                 given = called(parts.model, batch.inputs)
-                found = each_loss(parts.loss_fn, given, batch.targets, batch.inputs, whole)
+                found = each_loss(parts.loss_fn, given, batch, batch.inputs, whole)
             if found is None:
                 return [], []
             losses.append(found.detach().double().cpu() * _times(parts.loss_fn, whole.num_samples))
-            outputs.append(_read(parts.loss_fn, given))
+            outputs.append(_read(parts.loss_fn, given, batch.num_samples))
     return losses, outputs

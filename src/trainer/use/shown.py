@@ -139,7 +139,7 @@ def _loss_of(sample: Sample) -> str:
 
 def drawn(inputs: Any, found: Sequence[Sample], title: str, has_losses: bool = True) -> Pixels | None:
     """The samples by their loss; None where they are nothing that can be drawn."""
-    if not isinstance(inputs, Tensor) or inputs.dim() < 2:
+    if not isinstance(inputs, Tensor) or inputs.dim() < 2 or len(inputs) != len(found):
         return None
     order = {id(sample): i for i, sample in enumerate(found)}
     shown = by_loss(found)[:MAX_TILES]

@@ -16,6 +16,7 @@ from trainer.monitor.readable import short
 from trainer.run.parts import Parts
 from trainer.run.remembered import id_of
 from trainer.run.training import Training
+from trainer.trees import is_per_sample
 from trainer.use.back import Follower
 from trainer.use.look import Looks, look
 
@@ -94,7 +95,8 @@ class Watcher(Follower):
         if step in self.wanted:
             of, seed = parts.length.samples_per_step, parts.settings.order_seed
             rows = samples_of(parts.splits.train, of, seed, step)
-            seen.samples = samples(parts, batch.targets, looks, rows.tolist())
+            targets = batch.targets if is_per_sample(batch.targets, batch.num_samples) else None
+            seen.samples = samples(parts, targets, looks, rows.tolist())
             seen.inputs, seen.targets = batch.inputs, batch.targets
 
     def before_update(self, step: int, losses: Losses) -> None:
@@ -128,7 +130,7 @@ def samples(
 ) -> list[Sample]:
     """
     Args:
-        targets, looks: of a batch.
+        targets, looks: of a batch; None where there is no row for each sample.
         rows: the places of its samples in the training split.
         places: of those in the batch that `rows` are of; None for all.
     """
