@@ -45,6 +45,29 @@ class Empty(Listed):
     def forward(self, x):
         return x.flatten(1)[:, :self.size]
 
+SHARED, SCALE = nn.Linear(8, 8), nn.Parameter(torch.zeros(()))
+
+class Outside(Listed):
+    def make(self, size):
+        return nn.Linear(size, 8)
+    def forward(self, x):
+        return self.head(SHARED(self.hidden(self.flat(x))))
+
+class Enclosed(Outside):
+    def make(self, size):
+        first, second = nn.Linear(size, 8), nn.Linear(8, 8)
+        self.inner = lambda x: second(x)
+        return nn.Sequential(first)
+    def forward(self, x):
+        return self.head(self.inner(self.hidden(self.flat(x))))
+
+class Anew(Outside):
+    def forward(self, x):
+        return self.head(nn.Linear(8, 8)(self.hidden(self.flat(x))))
+
+def scaled(outputs, targets):
+    return nn.functional.cross_entropy(outputs, targets) + (SCALE - 3).square()
+
 class Fine(nn.Module):
     def __init__(self, in_features, num_classes):
         super().__init__()
@@ -67,6 +90,7 @@ class Scaled(nn.Module):
         return nn.functional.cross_entropy(outputs * self.scale, targets)
 """
 APART = "has weights that are not among its parameters, and would be neither trained nor saved. Write nn.ModuleList"
+OUTSIDE = "that lie outside of it, in a variable, a function or an object, and would be neither trained nor saved. Make"
 
 
 @pytest.mark.parametrize(
@@ -78,6 +102,10 @@ APART = "has weights that are not among its parameters, and would be neither tra
         ("model._target_=apart.Inner", f"model=Inner: Listed.hidden {APART}"),
         ("model._target_=apart.Empty", "model=Empty: has no parameters; there is nothing to train."),
         ("model=two_layer loss._target_=apart.Scaled", f"loss=Scaled: Scaled.scale {APART}"),
+        ("model._target_=apart.Outside", f"model=Outside: takes weights [8, 8] {OUTSIDE}"),
+        ("model._target_=apart.Enclosed", f"model=Enclosed: takes weights [8, 8] {OUTSIDE}"),
+        ("model._target_=apart.Anew", f"model=Anew: takes weights [8, 8] {OUTSIDE}"),
+        ("model=two_layer loss._target_=apart.scaled", f"loss=scaled: takes weights [] {OUTSIDE}"),
     ],
 )
 def test_weights_that_no_optimizer_knows_are_a_line(words: str, says: str, train: Callable[..., Any]) -> None:

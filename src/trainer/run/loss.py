@@ -93,7 +93,7 @@ def build_loss(
         except UserError as error:
             raise UserError(f"{error}{sizes_to_type(settings, splits)}") from error
         total, loss_fn.term_names = tried_loss(settings, loss_fn, outputs, sample)
-        refuse_unregistered(settings, apart, total, model)
+        refuse_unregistered(settings, apart, total, outputs, model, loss_fn)
         refuse_other_weights(settings, loss_fn)
         for term in loss_fn.terms:
             if term.wants is None:

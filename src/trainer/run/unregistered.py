@@ -9,6 +9,7 @@ from trainer.config.settings import Settings
 from trainer.config.trust import belongs
 from trainer.errors import UserError
 from trainer.losses.function import LossFunction
+from trainer.trees import leaves
 
 
 def unregistered(model: nn.Module, loss_fn: LossFunction) -> list[tuple[str, str, Tensor]]:
@@ -26,17 +27,24 @@ def unregistered(model: nn.Module, loss_fn: LossFunction) -> list[tuple[str, str
 
 
 def refuse_unregistered(
-    settings: Settings, found: list[tuple[str, str, Tensor]], total: Tensor, model: nn.Module
+    settings: Settings,
+    found: list[tuple[str, str, Tensor]],
+    total: Tensor,
+    outputs: Any,
+    model: nn.Module,
+    loss_fn: LossFunction,
 ) -> None:
     """
     Args:
         found: by `unregistered`, before the forward pass: what that makes anew each time is not meant.
         total: the loss of some samples, with its graph.
+        outputs: of the model for these samples, with theirs.
 
     Raises:
-        UserError: the loss leads to some of them: they would be neither trained nor saved; or nothing is to be trained.
+        UserError: the loss leads to weights that would be neither trained nor saved, wherever they lie; or nothing is
+            to be trained.
     """
-    used = {id(leaf) for leaf in leaves_of_graph(total)} if found else set()
+    used = {id(leaf): leaf for leaf in leaves_of_graph(total)}
     for group, where, tensor in found:
         if id(tensor) in used:
             raise UserError(
@@ -44,6 +52,17 @@ def refuse_unregistered(
                 "neither trained nor saved. Write nn.ModuleList for a list of layers, nn.ModuleDict for a dict of "
                 "them, nn.Parameter for a tensor."
             )
+    # Of a variable of a file, a lambda or an object nobody knows a name. A tensor that is no parameter may be an input.
+    known = {id(parameter) for module in (model, loss_fn) for parameter in module.parameters()}
+    apart = [leaf for leaf in used.values() if isinstance(leaf, nn.Parameter) and id(leaf) not in known]
+    if apart:
+        of_model = {id(leaf) for output in leaves(outputs) for leaf in leaves_of_graph(output)}
+        group = "model" if id(apart[0]) in of_model else "loss"
+        raise UserError(
+            f"{group}={settings.names[group]}: takes weights {list(apart[0].shape)} that lie outside of it, in a "
+            "variable, a function or an object, and would be neither trained nor saved. Make them in __init__ of a "
+            "module (self.head = nn.Linear(...)), or call .requires_grad_(False) if they are not to be trained."
+        )
     if next(model.parameters(), None) is None:
         raise UserError(f"model={settings.names['model']}: has no parameters; there is nothing to train.")
 
