@@ -96,8 +96,41 @@ def build_splits(settings: Settings, data: Data, device: torch.device, dtype: to
     Raises:
         UserError: the model wants images, or images of a size, that the data does not have.
     """
-    config, model, names = ours(settings, "data"), settings.group("model"), settings.names
-    size, wanted = config.get("image_size"), model.get("image_size")
+    refuse_other_inputs(settings, data)
+    config, model = ours(settings, "data"), settings.group("model")
+    leaves_out = isinstance(data.meaning, Places) and "ignore_index" in settings.group("loss")
+    splits = prepare(
+        data,
+        device,
+        dtype,
+        channels=model.get("in_channels"),
+        image_size=model.get("image_size") or config.get("image_size"),
+        normalize=config.get("normalize", True),
+        augment=augmentation(settings, data) or None,
+        outside=data.ignored if leaves_out else 0,  # nobody knows what is there
+    )
+    balance(settings, data, splits.train)
+    largest = largest_token(splits)
+    return splits if largest is None else replace(splits, vocab_size=largest + 1)
+
+
+def augmentation(settings: Settings, data: Data) -> Augmentation:
+    """Raises UserError: there are no images to augment, or torchvision is missing."""
+    found = ours(settings, "data").get("augment") or {}
+    asked = {key: value for key, value in found.items() if key not in ("mixup", "cutmix")}
+    trust.check_keys("data.augment", asked, Augmentation)
+    augment = Augmentation(**asked)
+    if augment.policy is not None:
+        refuse_missing_torchvision(augment.policy)
+    if augment and not data.is_images:
+        raise UserError(f"data.augment: data={settings.names['data']} has no images to augment.")
+    return augment
+
+
+def refuse_other_inputs(settings: Settings, data: Data) -> None:
+    """Raises UserError: the model wants images, images of a size, or one tensor, and the data has something else."""
+    model, names = settings.group("model"), settings.names
+    size, wanted = ours(settings, "data").get("image_size"), model.get("image_size")
     if size and wanted and size != wanted:
         raise UserError(
             f"data.image_size={size}: model={names['model']} wants images of {wanted}. "
@@ -125,27 +158,6 @@ def build_splits(settings: Settings, data: Data, device: torch.device, dtype: to
             f"model={names['model']}: an item of data={names['data']} is a single number. "
             f"{as_table(settings).strip() or 'Give tensors, such as torch.tensor([number]).'}"
         )
-    asked = {k: value for k, value in (config.get("augment") or {}).items() if k not in ("mixup", "cutmix")}
-    trust.check_keys("data.augment", asked, Augmentation)
-    augment = Augmentation(**asked)
-    if augment.policy is not None:
-        refuse_missing_torchvision(augment.policy)
-    if augment and not data.is_images:
-        raise UserError(f"data.augment: data={names['data']} has no images to augment.")
-    leaves_out = isinstance(data.meaning, Places) and "ignore_index" in settings.group("loss")
-    splits = prepare(
-        data,
-        device,
-        dtype,
-        channels=model.get("in_channels"),
-        image_size=wanted or size,
-        normalize=config.get("normalize", True),
-        augment=augment or None,
-        outside=data.ignored if leaves_out else 0,  # nobody knows what is there
-    )
-    balance(settings, data, splits.train)
-    largest = largest_token(splits)
-    return splits if largest is None else replace(splits, vocab_size=largest + 1)
 
 
 def as_table(settings: Settings) -> str:
