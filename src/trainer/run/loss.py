@@ -4,6 +4,7 @@ import contextlib
 import math
 import re
 import warnings
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import repeat
 from typing import Any
@@ -195,27 +196,59 @@ def kind_of(term: Term, loss_fn: LossFunction, model: nn.Module, outputs: Any, t
     """
     is_anew = loss_fn.differentiates_inputs or loss_fn.is_of_model
     is_anew = is_anew or not trees.is_per_sample(outputs, sample.num_samples)
+    trial = Trial(term, loss_fn, model, is_anew)
+    try:
+        sample, outputs = trial.unlike_samples(train, sample, outputs)
+        if (kind := trial.kind(sample, outputs)) is not None:
+            return kind
+        is_crossed = False
+        if may_be_turned(outputs, sample.targets):
+            targets = sample.targets.unsqueeze(1) if sample.targets.dim() == 1 else sample.targets.flatten()
+            with contextlib.suppress(Exception):  # it takes no such targets
+                is_crossed = trial.kind(sample.like(sample.inputs, targets), outputs) is not None
+    except Exception:  # it wants to see several samples
+        return "whole"
+    if is_crossed:
+        refuse_crossed(term.names["loss"], outputs, sample.targets)
+    return "weighted mean" if not is_anew and is_weighted_mean(term, outputs, sample.targets) else "whole"
 
-    def given(batch: Batch) -> Any:
-        return called(model, loss_fn.given(batch.inputs, batch.targets))
 
-    singles: list[Batch] = []  # of a sample that can't be cut
+@dataclass
+class Trial:
+    """How the losses of samples come to that of all of them.
 
-    def loss(batch: Batch, outputs: Any) -> float:
-        inputs = differentiable(batch.inputs) if loss_fn.differentiates_inputs else batch.inputs
-        batch = batch.like(inputs, batch.targets)
-        return loss_fn.of_term(term, given(batch) if is_anew else outputs, *reversed(batch)).item()
+    Args:
+        is_anew: outputs are computed for each sample, as they can't be cut, or are differentiated.
+        singles: batches of one sample each, of samples that can't be cut.
+    """
 
-    def values(sample: Batch, outputs: Any, factor: float) -> tuple[float, float, list[float]]:
-        """Of all samples, twice, and of each; the outputs of every second one times a factor."""
-        scaled = None if is_anew else trees.mapped(partial(with_every_second, factor=factor), outputs)
-        rows = repeat(None) if is_anew else trees.parts(scaled, 1)
-        return loss(sample, scaled), loss(sample, scaled), list(map(loss, singles or sample.parts(1), rows))
+    term: Term
+    loss_fn: LossFunction
+    model: nn.Module
+    is_anew: bool
+    singles: list[Batch] = field(default_factory=list)
 
-    def tried(sample: Batch, outputs: Any) -> Kind | None:
+    def unlike_samples(self, train: Batches, sample: Batch, outputs: Any) -> tuple[Batch, Any]:
+        """Samples that are unlike each other, and what the model gives for them."""
+        are_known = isinstance(train.targets, Tensor)
+        if not (self.is_anew or self.loss_fn.is_of_inputs or not are_known or not isinstance(outputs, Tensor)):
+            rows = unlike(train.targets)
+            outputs = trees.mapped(lambda x: x[torch.arange(len(rows)) % len(x)], outputs)
+            return Batch(None, train.targets[rows].to(sample.targets)), outputs
+        rows = spread(train)
+        if are_known and not self.is_anew:
+            rows = torch.cat([rows, unlike(train.targets).cpu()])
+        rows = rows.unique()
+        sample = some_samples(train, rows)
+        if isinstance(sample, Uneven):
+            self.singles = [some_samples(train, row) for row in rows.split(1)]
+        return sample, None if self.is_anew else self.given(sample)
+
+    def kind(self, sample: Batch, outputs: Any) -> Kind | None:
+        """A mean or a sum over these samples; None where the loss is neither."""
         # Samples of different losses: the mean of equal ones is also the root of the mean of their squares. And as they
         # are: beside large losses, a small term would not be seen.
-        tries = [values(sample, outputs, factor) for factor in ((1,) if is_anew else (100, 1))]
+        tries = [self.values(sample, outputs, factor) for factor in ((1,) if self.is_anew else (100, 1))]
         tries = [numbers for numbers in tries if math.isfinite(sum([numbers[0], *numbers[2]]))] or tries[-1:]
         is_rough = any(of_all != again for of_all, again, _ in tries)
         is_rough = is_rough or any(x.dtype in (torch.bfloat16, torch.float16) for x in leaves(outputs))
@@ -223,43 +256,36 @@ def kind_of(term: Term, loss_fn: LossFunction, model: nn.Module, outputs: Any, t
         is_mean = all(close(of_all, sum(each) / len(each)) for of_all, _, each in tries)
         is_sum = all(close(of_all, sum(each)) for of_all, _, each in tries)
         if is_mean or is_sum:
-            return term.kind if is_mean and is_sum else "mean" if is_mean else "sum"
+            return self.term.kind if is_mean and is_sum else "mean" if is_mean else "sum"
         return None
 
-    try:
-        are_known = isinstance(train.targets, Tensor)
-        if is_anew or loss_fn.is_of_inputs or not are_known or not isinstance(outputs, Tensor):
-            rows = spread(train)
-            if are_known and not is_anew:
-                rows = torch.cat([rows, unlike(train.targets).cpu()])
-            rows = rows.unique()
-            sample = some_samples(train, rows)
-            if isinstance(sample, Uneven):
-                singles = [some_samples(train, row) for row in rows.split(1)]
-            outputs = None if is_anew else given(sample)
-        else:
-            rows = unlike(train.targets)
-            outputs = trees.mapped(lambda x: x[torch.arange(len(rows)) % len(x)], outputs)
-            sample = Batch(None, train.targets[rows].to(sample.targets))
-        if (kind := tried(sample, outputs)) is not None:
-            return kind
-        is_crossed = False
-        if may_be_turned(outputs, sample.targets):
-            targets = sample.targets.unsqueeze(1) if sample.targets.dim() == 1 else sample.targets.flatten()
-            with contextlib.suppress(Exception):  # it takes no such targets
-                is_crossed = tried(sample.like(sample.inputs, targets), outputs) is not None
-    except Exception:  # it wants to see several samples
-        return "whole"
-    if is_crossed:
-        shape, other = ("[N]", "[N, 1]") if sample.targets.dim() == 1 else ("[N, 1]", "[N]")
-        more, how = f"outputs {other} and ", "outputs = outputs.reshape(targets.shape)"
-        if not (isinstance(outputs, Tensor) and outputs.numel() == sample.targets.numel()):
-            more, how = "", f"targets = targets.{'unsqueeze(1)' if shape == '[N]' else 'flatten()'}"
-        raise UserError(
-            f"loss={term.names['loss']}: is given {more}targets {shape}, and compares each sample with each. Write "
-            f"{how} into it."
-        )
-    return "weighted mean" if not is_anew and is_weighted_mean(term, outputs, sample.targets) else "whole"
+    def values(self, sample: Batch, outputs: Any, factor: float) -> tuple[float, float, list[float]]:
+        """Of all samples, twice, and of each; the outputs of every second one times a factor."""
+        scaled = None if self.is_anew else trees.mapped(partial(with_every_second, factor=factor), outputs)
+        rows = repeat(None) if self.is_anew else trees.parts(scaled, 1)
+        parts = self.singles or sample.parts(1)
+        return self.loss(sample, scaled), self.loss(sample, scaled), list(map(self.loss, parts, rows))
+
+    def loss(self, batch: Batch, outputs: Any) -> float:
+        """Of these samples; `outputs`: of the model, unless they are computed anew."""
+        inputs = differentiable(batch.inputs) if self.loss_fn.differentiates_inputs else batch.inputs
+        batch = batch.like(inputs, batch.targets)
+        outputs = self.given(batch) if self.is_anew else outputs
+        return self.loss_fn.of_term(self.term, outputs, *reversed(batch)).item()
+
+    def given(self, batch: Batch) -> Any:
+        return called(self.model, self.loss_fn.given(batch.inputs, batch.targets))
+
+
+def refuse_crossed(name: str, outputs: Any, targets: Tensor) -> None:
+    """Raises UserError: outputs and targets make `[N, N]`."""
+    shape, other = ("[N]", "[N, 1]") if targets.dim() == 1 else ("[N, 1]", "[N]")
+    more, how = f"outputs {other} and ", "outputs = outputs.reshape(targets.shape)"
+    if not (isinstance(outputs, Tensor) and outputs.numel() == targets.numel()):
+        more, how = "", f"targets = targets.{'unsqueeze(1)' if shape == '[N]' else 'flatten()'}"
+    raise UserError(
+        f"loss={name}: is given {more}targets {shape}, and compares each sample with each. Write {how} into it."
+    )
 
 
 def may_be_turned(outputs: Any, targets: Any) -> bool:
