@@ -349,27 +349,53 @@ def unlike(targets: Tensor) -> Tensor:
 
 def doubts_of_loss(settings: Settings, loss_fn: LossFunction, model: nn.Module, sample: Batch) -> list[str]:
     """What may be meant but seldom is, a warning each."""
-    names, found = settings.names, []
+    names = settings.names
     with undisturbed(model, sample_device(sample)):
         outputs = called(model, loss_fn.given(sample.inputs, sample.targets))
-    for term in loss_fn.terms:
-        is_of_logits = term.wants is not None and "probabilities" not in term.wants.outputs
-        is_asked = settings.dry_run and is_of_logits  # a run is told by the diagnosis
-        if is_asked and isinstance(outputs, Tensor) and outputs.dim() == 2 and outputs.shape[1] > 1:
-            sums = outputs.sum(1)
-            if bool((outputs >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
-                found.append(
-                    f"warning: model={names['model']}: its outputs look like probabilities, which loss={names['loss']} "
-                    'does not take. Leave the softmax out; or write gives = "probabilities" into the class, and type '
-                    f"{loss_instead(term.criterion, 'probabilities', loss_fn.meaning)}."
-                )
+    found = doubts_of_softmax(settings, loss_fn, outputs)
     found += doubts_of_probabilities(settings, loss_fn, model, outputs)
     if unread := [name for name in ("training_step", "configure_optimizers") if hasattr(model, name)]:
         found.append(
             f"warning: model={names['model']}: nothing calls its {' and '.join(unread)}; the loss is "
             f"loss={names['loss']}, the optimizer optimizer={names['optimizer']}."
         )
-    meaning = loss_fn.meaning
+    found += doubts_of_targets(settings, loss_fn, sample.targets)
+    found += doubts_of_sums(settings, loss_fn)
+    if isinstance(sample, Uneven) and settings.gradient.accumulate > 1:
+        found.append(
+            f"warning: gradient.accumulate={settings.gradient.accumulate}: batches of this collate_fn have no row for "
+            "each sample: they go through the model whole."
+        )
+    totals = [name for name in loss_fn.term_names if name in TOTALS and loss_fn.weight_of.get(name, 1)]
+    if totals and loss_fn.names == [""] and not loss_fn.is_of_model and len(loss_fn.term_names) > 1:
+        found.append(
+            f"warning: loss={names['loss']}: its terms {', '.join(loss_fn.term_names)} are added up. If {totals[0]} is "
+            "their sum already, leave it out of the dict."
+        )
+    return found
+
+
+def doubts_of_softmax(settings: Settings, loss_fn: LossFunction, outputs: Any) -> list[str]:
+    """A line for each term that takes logits, where outputs look like probabilities; a run is told by the diagnosis."""
+    names = settings.names
+    terms = [term for term in loss_fn.terms if term.wants is not None and "probabilities" not in term.wants.outputs]
+    is_asked = settings.dry_run and terms and isinstance(outputs, Tensor)
+    if not is_asked or outputs.dim() != 2 or outputs.shape[1] < 2:
+        return []
+    sums = outputs.sum(1)
+    if not bool((outputs >= 0).all()) or not torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
+        return []
+    return [
+        f"warning: model={names['model']}: its outputs look like probabilities, which loss={names['loss']} "
+        'does not take. Leave the softmax out; or write gives = "probabilities" into the class, and type '
+        f"{loss_instead(term.criterion, 'probabilities', loss_fn.meaning)}."
+        for term in terms
+    ]
+
+
+def doubts_of_targets(settings: Settings, loss_fn: LossFunction, targets: Any) -> list[str]:
+    """Whether they are meant as what they are taken for, and all of them are meant to count."""
+    names, meaning, found = settings.names, loss_fn.meaning, []
     if are_taken_for_classes(settings, meaning) and getattr(meaning, "compared_with", "") == "values":
         found.append(
             f"loss={names['loss']}: the targets are taken for {meaning.num_outputs} classes, and it compares an output "
@@ -383,29 +409,24 @@ def doubts_of_loss(settings: Settings, loss_fn: LossFunction, model: nn.Module, 
                 "the loss, and the accuracy counts them. Take them out of the data if they have no class."
             )
     is_of_shares = isinstance(meaning, Numbers) and any(term.compared_with == "shares" for term in loss_fn.terms)
-    if is_of_shares and bool(((sample.targets == 0) | (sample.targets == 1)).all()):
+    if is_of_shares and bool(((targets == 0) | (targets == 1)).all()):
         found.append("the targets look one-hot. Type data.task=classification to have an accuracy.")
+    return found
+
+
+def doubts_of_sums(settings: Settings, loss_fn: LossFunction) -> list[str]:
+    """A line where the loss is no mean over samples."""
+    name = settings.names["loss"]
     if any(term.kind == "whole" for term in loss_fn.terms):
         is_at_once = not loss_fn.differentiates_inputs and not loss_fn.is_of_model
         how = f"take it over the whole split, up to {MOST_AT_ONCE:,} samples at once" if is_at_once else "take the mean"
-        found.append(
-            f"warning: loss={names['loss']}: is no mean and no sum over samples. Validation and test {how}; parts of a "
+        return [
+            f"warning: loss={name}: is no mean and no sum over samples. Validation and test {how}; parts of a "
             "batch count by their samples."
-        )
-    elif any(term.kind == "sum" and term.wants is None for term in loss_fn.terms):
-        found.append(f"loss={names['loss']}: is a sum over samples")
-    if isinstance(sample, Uneven) and settings.gradient.accumulate > 1:
-        found.append(
-            f"warning: gradient.accumulate={settings.gradient.accumulate}: batches of this collate_fn have no row for "
-            "each sample: they go through the model whole."
-        )
-    totals = [name for name in loss_fn.term_names if name in TOTALS and loss_fn.weight_of.get(name, 1)]
-    if totals and loss_fn.names == [""] and not loss_fn.is_of_model and len(loss_fn.term_names) > 1:
-        found.append(
-            f"warning: loss={names['loss']}: its terms {', '.join(loss_fn.term_names)} are added up. If {totals[0]} is "
-            "their sum already, leave it out of the dict."
-        )
-    return found
+        ]
+    if any(term.kind == "sum" and term.wants is None for term in loss_fn.terms):
+        return [f"loss={name}: is a sum over samples"]
+    return []
 
 
 def doubts_of_probabilities(settings: Settings, loss_fn: LossFunction, model: nn.Module, outputs: Any) -> list[str]:
