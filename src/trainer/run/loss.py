@@ -76,12 +76,7 @@ def build_loss(
     placed(loss_fn, device, torch.float64 if settings.dtype == "float64" else torch.float32)
     materialize(settings, loss_fn, model, sample, precision)
     note_differentiating(loss_fn, model, sample, precision)
-    for samples in data.splits.values():
-        targets = sample.targets if data.are_own_targets else targets_of(samples)
-        if targets is None and isinstance(samples, Items) and loss_fn.bounds_targets:
-            targets = some_targets(samples)
-        if isinstance(targets, Tensor):
-            loss_fn.check_targets(targets)
+    check_targets(data, loss_fn, sample)
     # With gradients, to see that there is one.
     with undisturbed(model, device, loss=loss_fn), precision(), torch.enable_grad():
         if loss_fn.differentiates_inputs:
@@ -102,18 +97,34 @@ def build_loss(
         loss_fn.find_weighted()
         if isinstance(loss_fn.meaning, Numbers) and isinstance(splits.train.targets, Tensor):
             loss_fn.meaning = loss_fn.meaning.around(splits.train.targets)
-        if isinstance(loss_fn.meaning, Classes) and loss_fn.meaning.scores_of(outputs) is None:
-            loss_fn.meaning = Unread(loss_fn.meaning.num_outputs)
-        # Which of several outputs would be compared with targets that the loss does not look at?
-        is_named = isinstance(outputs, Tensor) or "logits" in trees.fields_of(outputs)
-        if isinstance(loss_fn.meaning, Classes | Labels | Places) and not (loss_fn.is_of_targets or is_named):
-            loss_fn.meaning = Unread(loss_fn.meaning.num_outputs)
-        if isinstance(loss_fn.meaning, Places | Labels) and not loss_fn.meaning.judged(outputs, sample.targets):
+        if is_unread(loss_fn, outputs, sample.targets):
             loss_fn.meaning = Unread(loss_fn.meaning.num_outputs)
     if not total.requires_grad and any(parameter.requires_grad for parameter in model.parameters()):
         group = "loss" if any(output.requires_grad for output in leaves(outputs)) else "model"
         raise UserError(f"{group}={settings.names[group]}: no gradient leads through it; nothing would be learnt.")
     return loss_fn
+
+
+def check_targets(data: Data, loss_fn: LossFunction, sample: Batch) -> None:
+    """Looks at the targets of all splits, or at some of those that are read while it trains. Raises UserError."""
+    for samples in data.splits.values():
+        targets = sample.targets if data.are_own_targets else targets_of(samples)
+        if targets is None and isinstance(samples, Items) and loss_fn.bounds_targets:
+            targets = some_targets(samples)
+        if isinstance(targets, Tensor):
+            loss_fn.check_targets(targets)
+
+
+def is_unread(loss_fn: LossFunction, outputs: Any, targets: Any) -> bool:
+    """Whether nobody but the loss knows which of the outputs stands for the classes or labels of the targets."""
+    meaning = loss_fn.meaning
+    if isinstance(meaning, Numbers | Unread):
+        return False
+    # Which of several outputs would be compared with targets that the loss does not look at?
+    is_named = isinstance(outputs, Tensor) or "logits" in trees.fields_of(outputs)
+    if not (loss_fn.is_of_targets or is_named):
+        return True
+    return meaning.scores_of(outputs) is None if isinstance(meaning, Classes) else not meaning.judged(outputs, targets)
 
 
 def materialize(
