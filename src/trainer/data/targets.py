@@ -1,5 +1,6 @@
 """What targets mean: classes, and how they are called, or numbers."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,21 +57,13 @@ def meaning(
     Raises:
         UserError: they are no classes, or no numbers, though the task wants them.
     """
+    _refuse_unlike(parts, where, task)
     kinds = {array.dtype.kind for array in parts.values()}
-    shapes = {split: array.shape[1:] for split, array in parts.items()}
-    widths = {int(np.prod(shape)) for shape in shapes.values()}
-    has_more = any(len(shape) > 1 for shape in shapes.values())
-    are_numbers = "U" not in kinds and (task == "regression" or (task == "auto" and "f" in kinds))
-    if len(widths) > 1 or (has_more and not (are_numbers and len(set(shapes.values())) == 1)):
-        found = ", ".join(f"{split} [N{''.join(f', {size}' for size in shape)}]" for split, shape in shapes.items())
-        more = "" if are_numbers or "U" in kinds else ", with data.task=regression also [N, ...]"
-        raise UserError(f"{where}: targets of shape {found}; accepted are [N] or [N, D]{more}, alike in all splits.")
-    if "U" in kinds and len(kinds) > 1:
-        found = ", ".join(f"{split} {'words' if a.dtype.kind == 'U' else 'numbers'}" for split, a in parts.items())
-        raise UserError(f"{where}: targets are words in one split and numbers in another ({found}). Write all alike.")
+    widths = {math.prod(array.shape[1:]) for array in parts.values()}
     notes: list[str] = []
     if task == "auto":
-        task = "classification" if widths == {1} and "f" not in kinds and not has_more else "regression"
+        is_single = widths == {1} and all(array.ndim < 3 for array in parts.values())
+        task = "classification" if is_single and "f" not in kinds else "regression"
         if task == "regression" and is_text and num_classes is None and widths == {1} and _are_few(parts):
             task = "classification"
             notes.append(
@@ -106,6 +99,24 @@ def meaning(
         labels = {split: np.searchsorted(names, column) for split, column in columns.items()}
         return of_words(labels, tuple(names.tolist()), where, num_classes)
     return _of_numbers(columns, where, num_classes, notes)
+
+
+def _refuse_unlike(parts: Mapping[str, Array], where: str, task: str) -> None:
+    """Raises UserError: splits have targets of different shapes or kinds, or more dimensions than numbers may have."""
+    shapes = {split: array.shape[1:] for split, array in parts.items()}
+    are_words = {split: array.dtype.kind == "U" for split, array in parts.items()}
+    has_floats = any(array.dtype.kind == "f" for array in parts.values())
+    may_have_more = not any(are_words.values()) and (task == "regression" or (task == "auto" and has_floats))
+    is_larger = any(len(shape) > 1 for shape in shapes.values())
+    if len(set(map(math.prod, shapes.values()))) > 1 or (
+        is_larger and not (may_have_more and len(set(shapes.values())) == 1)
+    ):
+        found = ", ".join(f"{split} [N{''.join(f', {size}' for size in shape)}]" for split, shape in shapes.items())
+        more = "" if may_have_more or any(are_words.values()) else ", with data.task=regression also [N, ...]"
+        raise UserError(f"{where}: targets of shape {found}; accepted are [N] or [N, D]{more}, alike in all splits.")
+    if len(set(are_words.values())) > 1:
+        found = ", ".join(f"{split} {'words' if is_word else 'numbers'}" for split, is_word in are_words.items())
+        raise UserError(f"{where}: targets are words in one split and numbers in another ({found}). Write all alike.")
 
 
 def of_words(parts: Mapping[str, Array], names: tuple[str, ...], where: str, num_classes: int | None = None) -> Targets:
