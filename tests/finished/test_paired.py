@@ -29,7 +29,7 @@ def judged(name: str, right: np.ndarray, loss: np.ndarray | None = None) -> Judg
 
 def test_mcnemar_is_a_fair_coin() -> None:
     assert mcnemar(10, 2) == mcnemar(2, 10) == pytest.approx(2 * (1 + 12 + 66) / 2**12)
-    assert mcnemar(0, 0) == mcnemar(7, 7) == 1
+    assert mcnemar(0, 0) == mcnemar(7, 7) == mcnemar(1001, 1001) == 1
     assert mcnemar(1100, 1000) == pytest.approx(math.erfc(99 / math.sqrt(4200)), rel=1e-9)
     assert mcnemar(1050, 950) == pytest.approx(2 * 0.01342, rel=0.02)  # a binomial of 2,000
 

@@ -125,7 +125,7 @@ def mcnemar(only_a: int, only_b: int) -> float:
     if not number:
         return 1.0
     if number > 2000:  # then the normal distribution is the same to three digits
-        return math.erfc((abs(only_a - only_b) - 1) / math.sqrt(2 * number))
+        return math.erfc(max(0, abs(only_a - only_b) - 1) / math.sqrt(2 * number))
     tail = sum(math.comb(number, k) for k in range(min(only_a, only_b) + 1))
     return min(1.0, 2 * tail / 2**number)
 
