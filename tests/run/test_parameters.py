@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from plain import cut_loose, losses, parts_of, plain_losses, weights
+from trainer import load as load_run
 from trainer.errors import UserError
 from trainer.models.finetune import Finetune
 from trainer.models.lenet import LeNet
@@ -114,6 +116,43 @@ def test_a_part_is_unfrozen_with_its_epoch(fast: str, train: Train) -> None:
     assert_near("it", model)
 
 
+NESTED = """
+from torch import nn
+
+
+def net():
+    inner = nn.Sequential(nn.BatchNorm1d(64), nn.Linear(64, 8))
+    return nn.Sequential(nn.Flatten(), inner, nn.ReLU(), nn.Linear(8, 10))
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "norm", "linear"),
+    [
+        (["model.unfreeze_at={'1':1,'1.1':2}"], 1, 2),  # the linear layer was trained with the rest of its part
+        (["model.freeze=['1.1']", "model.unfreeze_at={'1':1}"], 1, 9),  # as if it were not frozen
+        (["model.freeze=['1']", "model.unfreeze_at={'1.1':1}"], 9, 1),
+        (["model.unfreeze_at={'1.1':2,'1*':1}"], 1, 2),
+        (["model.freeze=['1*']", "model.unfreeze_at={'1.0*':2}"], 2, 9),
+        (["model.freeze=['1']", "model.unfreeze_at={'1':2}"], 2, 2),
+    ],
+)
+def test_of_parts_within_parts_the_innermost_decides(
+    words: list[str], norm: int, linear: int, train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The epoch from which each trains, by what has moved at the end of it; of a norm its statistics, too."""
+    (tmp_path / "nested_parts.py").write_text(NESTED)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = ("model._target_=nested_parts.net", "trust=[nested_parts]", "data.limit=8", "batch_size=8", "optimizer=sgd")
+    train(*WORDS, *own, *words, "max_steps=3", "checkpoint.every=1", "checkpoint.keep=5", "name=it")
+    paths = [f"runs/it/checkpoints/step_{step:08d}.pt" for step in (1, 2, 3)]
+    states = [load_run(path, trust=["nested_parts"]).network.state_dict() for path in paths]
+    epochs = {"1.0.weight": norm, "1.0.running_mean": norm, "1.1.weight": linear, "3.weight": 0}
+    for name, epoch in epochs.items():
+        moved = [not torch.equal(before[name], after[name]) for before, after in pairwise(states)]
+        assert moved == [epoch <= 1, epoch <= 2], name
+
+
 def test_a_part_may_be_called_by_its_place(train: Train) -> None:
     layers = "{_target_:torch.nn.Flatten},{_target_:torch.nn.Linear,in_features:64,out_features:8}"
     words = (
@@ -174,6 +213,10 @@ def test_a_name_that_is_read_as_a_number_is_one_part() -> None:
         (["optimizer=manual_sgd", "optimizer.decay=weights"], "manual_sgd has no weight_decay. Try optimizer=adamw."),
         (["optimizer._target_=torch.optim.SparseAdam"], "takes sparse gradients alone, .* Type optimizer=adam."),
         (["model.unfreeze_at={conv1:1}", "compile=true"], "Type compile=false."),
+        (
+            ["model.freeze=[layer1.*]", "model.unfreeze_at={layer1:1}", "model=resnet18"],
+            r"^model\.unfreeze_at=\{layer1:1\}: other words of model\.freeze .* Leave one of them out\.$",
+        ),
         (["model.unfreeze_at={conv1:0}"], "must be names with a whole number >= 1 each"),
     ],
 )
