@@ -157,6 +157,20 @@ def test_what_cannot_be_drawn_is_said_and_left_out(tmp_path: Path) -> None:
     }
 
 
+def test_outputs_that_are_no_tensor_leave_the_filters(tmp_path: Path) -> None:
+    """As of a VAE: there is nothing to say which class, and the first layer is drawn at the end all the same."""
+    events, notes, model = EventFile(tmp_path), [], nn.Conv2d(1, 2, 3)
+    wanted = Monitor(**{**dict.fromkeys((field.name for field in fields(Monitor)), True), "every": 1})
+    board = Board(tmp_path, events, wanted, notes.append, model, meaning_of(None), (1, 8, 8))
+    with board.watching(4) as keep:
+        assert keep is not None
+        keep(torch.zeros(4, 1, 8, 8), {"images": torch.zeros(4, 2, 6, 6)}, torch.zeros(4))
+    board.end(5)
+    events.close()
+    assert notes == ["TensorBoard shows no predictions: outputs or targets are not one tensor"]
+    assert written(tmp_path) == {FILTERS: [5]}
+
+
 def test_a_run_has_about_twenty_histograms_of_each_parameter(train: Train) -> None:
     """Between the records of the other numbers, too; the step and its gradients are those that trained."""
     train("name=run", "max_steps=60", "monitor.every=50", "monitor.curves=false", "monitor.projector=false")

@@ -81,7 +81,13 @@ class Board:
 
     def end(self, step: int) -> None:
         """After the last step: the first layer, and what the model makes of the test split."""
-        if self._collector is not None and not self._collector.is_of_trees:  # that was said at the beginning
+        if self.wanted.images:
+            self._try("filters", lambda: self._filters(step))
+        if self._collector is None or self._collector.is_of_trees:  # that was said at the beginning
+            return
+        if self._collector.is_empty:
+            self.note("TensorBoard shows no predictions: outputs or targets are not one tensor")
+        else:
             self._try("predictions", lambda: self._end(step))
 
     def _try(self, what: str, fill: Callable[[], None]) -> None:
@@ -97,7 +103,6 @@ class Board:
         assert self._collector is not None
         predictions = self._collector.predictions()
         if self.wanted.images:
-            self._try("filters", lambda: self._filters(step))
             self._try("pictures", lambda: self._pictures(step, predictions))
         if self.wanted.curves:
             self._try("PR curves", lambda: self._curves(step, predictions))

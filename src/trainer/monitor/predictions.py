@@ -116,6 +116,11 @@ class Collector:
         for handle in self._handles:
             handle.remove()
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether all batches were passed over."""
+        return not self._outputs
+
     def _note(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         given = args[0] if args else None
         self._given = None if isinstance(given, Tensor) and is_passing(given) else given
@@ -157,13 +162,7 @@ class Collector:
         self._wrong = found
 
     def predictions(self) -> Predictions:
-        """What was kept, on the host.
-
-        Raises:
-            ValueError: nothing was added.
-        """
-        if not self._outputs:
-            raise ValueError("inputs or outputs are not one tensor")
+        """What was kept, on the host; something was, see `is_empty`."""
         outputs, targets = torch.cat(self._outputs).cpu(), torch.cat(self._targets).cpu()
         inputs = torch.cat(self._inputs).cpu()
         features = torch.cat(self._features).cpu() if self._features else None
