@@ -460,6 +460,8 @@ NO_PULL = {"grad_norm/b.weight": 1e-9, "grad_norm/b.bias": 1e-9}
         ({}, {}, {"train/loss": 2.0, **updates(0.5)}, {"learning rate too large"}),
         ({}, {}, {"train/loss": 0.2, **updates(0.5)}, set()),
         ({}, updates(2.0), {"train/loss": 0.2}, {"first update too large", "learning rate too large"}),
+        ({"searches": True}, updates(2.0), {"train/loss": 0.2}, set()),  # a step of L-BFGS is many
+        ({"searches": True}, updates(2.0), {"train/loss": 2.0, **updates(0.5)}, {"learning rate too large"}),
         ({}, {}, {"train/loss": 0.2, **updates(2.0)}, set()),
         # units without a gradient
         ({}, {}, {"train/loss": 0.2, "grad_zeros/a.bias": 0.9}, {"dead ReLUs"}),

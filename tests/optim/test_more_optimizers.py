@@ -59,7 +59,7 @@ def test_muon_has_the_matrices_and_adamw_the_rest(fast: str, train: Train) -> No
 @pytest.mark.parametrize("fast", ["true", "false"])
 def test_lbfgs_gets_its_closure(fast: str, train: Train) -> None:
     words = (*WORDS, "optimizer=lbfgs", "batch_size=full", "max_steps=3", "optimizer.max_iter=4", "dtype=float64")
-    train(*words, f"fast={fast}", "name=it")
+    assert train(*words, f"fast={fast}", "name=it")["diagnosis"] == []  # the first step is five times the weights
     parts = parts_of(*words)
     model, split = cut_loose(parts), parts.splits.train
     options = {"lr": 1.0, "max_iter": 4, "history_size": 10, "line_search_fn": "strong_wolfe"}

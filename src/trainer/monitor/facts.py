@@ -35,6 +35,7 @@ class Facts:
         gives: what the model's outputs are: logits, probabilities or log_probabilities.
         is_pretrained: whether some of the weights were trained before.
         is_scaled: whether a gradient scaler looks for its scale by letting gradients overflow.
+        searches: whether a step of the optimizer evaluates the loss several times and looks how far to go, as L-BFGS.
         batch_size: samples that go through the model at once.
         steps_per_epoch: of the training split.
 
@@ -78,6 +79,7 @@ class Facts:
     gives: str = "logits"
     is_pretrained: bool = False
     is_scaled: bool = False
+    searches: bool = False
     batch_size: int = 0
     steps_per_epoch: int = 1
     dropout: float = 0.0
@@ -180,6 +182,7 @@ def facts_of(
     num_samples: int,
     samples_per_step: int,
     is_scaled: bool,
+    searches: bool,
     targets: tuple[Any, Any],
     batch_size: int = 0,
     seen: Mapping[str, Any] | None = None,
@@ -221,6 +224,7 @@ def facts_of(
         gives=getattr(model, "gives", "logits"),
         is_pretrained=any(getattr(module, "is_pretrained", False) for module in model.modules()),
         is_scaled=is_scaled,
+        searches=searches,
         batch_size=batch_size or samples_per_step,
         steps_per_epoch=-(-num_samples // samples_per_step),
         **(seen or {}),

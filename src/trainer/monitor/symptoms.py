@@ -164,10 +164,11 @@ def first_update_too_large(seen: Seen) -> Sighting | None:
     """The first update is larger than the weights: what they were initialised to be is lost.
 
     Optimizers that divide by the gradient's size make first steps of the learning rate's size whatever the gradient is.
+    A step of one that searches is many, and may go as far as it likes.
 
     Source: as for `learning_rate_too_large`; D. Kingma, J. Ba, "Adam" (ICLR 2015), section 2.1 (the size of a step).
     """
-    if seen.step != 1 or seen.record.update is None or seen.record.update[1] <= 1:
+    if seen.step != 1 or seen.facts.searches or seen.record.update is None or seen.record.update[1] <= 1:
         return None
     layer, ratio = seen.record.update
     meaning = "the first step was larger than the weights themselves, so that their initialisation is lost"

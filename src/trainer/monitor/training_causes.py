@@ -242,7 +242,7 @@ def _is_thrown(seen: Seen) -> bool:
     if seen.has_learnt or ((not seen.is_ill or seen.step == 1) and not is_overflown):
         return False
     has_grown = seen.growth is not None and (seen.growth > GROWN or not math.isfinite(seen.growth))
-    was_large = seen.first_update is not None and seen.first_update > LARGE_FIRST_UPDATE
+    was_large = seen.first_update is not None and seen.first_update > LARGE_FIRST_UPDATE and not seen.facts.searches
     return has_grown or was_large or is_overflown
 
 

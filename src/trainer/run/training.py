@@ -16,6 +16,7 @@ from trainer.monitor.causes import RULES
 from trainer.monitor.diagnosis import Diagnosis
 from trainer.monitor.evidence import evidence
 from trainer.monitor.facts import facts_of
+from trainer.optim.closure import ByClosure
 from trainer.run.freeze import epochs
 from trainer.run.parts import Parts
 from trainer.signals import Signals
@@ -57,6 +58,7 @@ class Training:
             len(parts.splits.train),
             length.samples_per_step,
             parts.state.scaler.is_enabled(),
+            isinstance(parts.state.optimizer, ByClosure),
             (parts.splits.train.targets, parts.splits.val.targets),
             length.batch_size,
             evidence(parts.model, parts.loss_fn, parts.splits, parts.leak),
