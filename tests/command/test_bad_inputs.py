@@ -349,6 +349,12 @@ MISTAKES: list[Row] = [
     Row("batch_size = 64", "batch_size: is neither KEY=VALUE nor a flag. Type batch_size=64 without spaces."),
     Row("batch_size:64", "batch_size:64: is neither KEY=VALUE nor a flag."),
     Row("'a b'", "a b: is neither KEY=VALUE nor a flag."),
+    Row("optimizer.betas=[0.9, 0.99]", "0.99]: is neither ... blanks. Type 'optimizer.betas=[0.9, 0.99]'."),
+    Row("loss.weights={kl: 0.1, b: 2} seed=1", "0.1,: is neither ... blanks. Type 'loss.weights={kl: 0.1, b: 2}'."),
+    Row(  # as a shell gives optimizer.lr_times={conv1:0.1,*.bias:2}
+        "optimizer.lr_times=conv1:0.1 optimizer.lr_times=*.bias:2",
+        "has no braces; a shell takes them away. Type 'optimizer.lr_times={conv1:0.1,*.bias:2}'.",
+    ),
     Row("=3", "=3: is neither KEY=VALUE nor a flag."),
     Row("run", "run: a run has no verb. Type train."),
     Row("'batch_size=64;ls'", "batch_size=64;ls: must be a whole number >= 1, full or auto. Try batch_size=64."),

@@ -250,6 +250,21 @@ def without_numbers(text: str) -> str:
     return re.sub(r"\d+(\.\d+)?(e[+-]?\d+)?", "#", text)
 
 
+def test_a_shell_takes_no_command_of_a_page_apart(tmp_path: Path) -> None:
+    """Braces with a comma in them, stars and brackets stand in quotes where bash would read them."""
+    lines = []
+    for page in PAGES.values():
+        found = list(blocks(page))
+        lines += [line for block in found if block.language == "sh" for line in commands(block.text)]
+        shown = "".join(block.text for block in found if not block.language)
+        lines += [line.removeprefix("$ ") for line in shown.splitlines() if line.startswith("$ ")]
+    lines = [line for line in lines if not re.search(r"[|&]|\$\(", line)]
+    script = "".join(f"printf '%s\\n' {line.partition(' #')[0]}\necho\n" for line in lines)
+    said = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    for line, words in zip(lines, said.removesuffix("\n\n").split("\n\n"), strict=True):
+        assert words.split("\n") == shlex.split(line, comments=True), line
+
+
 # --- the pages themselves --------------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from trainer.command.advice import Advice, is_a_key
 from trainer.command.listed import VERBS
 from trainer.config import synonyms
-from trainer.config.schema import GROUPS, RULES, is_as_typed
+from trainer.config.schema import GROUPS, RULES, MapOf, is_as_typed
 from trainer.errors import UserError, nearest, one_of
 from trainer.system import shell
 
@@ -90,6 +90,7 @@ def sorted_words(argv: list[str]) -> Words:
             found.flags.append(word)
         else:
             raise no_word(word, found, rest, argv)
+    refuse_lost_braces(found.overrides)
     return found
 
 
@@ -162,6 +163,8 @@ def no_word(word: str, before: Words, rest: list[str], argv: list[str]) -> UserE
         typed = " ".join(map(advice.word if are_keys and verb in ("", "--multirun") else shell.quote, rest))
         said = f"is called {verb} here" if verb else "a run has no verb"
         return UserError(f"{word}: {said}. Type {f'train {verb}'.strip()} {typed}".rstrip() + ".")
+    if (whole := _cut_in_brackets(word, before, rest)) is not None:
+        return UserError(f"{line} A shell cuts words at blanks. Type {shell.quote(whole)}.")
     if (found := _spaced(word, before, rest)) is not None:
         key, value, how = found
         return UserError(f"{line} Type {advice.words(key, value) or f'{key}={value}'}{how}.")
@@ -170,6 +173,32 @@ def no_word(word: str, before: Words, rest: list[str], argv: list[str]) -> UserE
     if (option := advice.option_named(word)) is not None:
         return UserError(f"{line} Did you mean {option}?")
     return UserError(f"{line}{nearest(word, (*VERBS, 'find-lr', 'help'))} Type train --help.")
+
+
+def _cut_in_brackets(word: str, before: Words, rest: list[str]) -> str | None:
+    """What a shell has cut at the blanks between its brackets: `optimizer.betas=[0.9, 0.99]`; None of anything else."""
+    whole = before.overrides[-1] if before.overrides else ""
+    for part in (word, *rest):
+        if not _is_open(whole):
+            break
+        whole += f" {part}"
+    return whole if whole.endswith(("]", "}", ")")) and " " in whole and not _is_open(whole) else None
+
+
+def _is_open(word: str) -> bool:
+    return sum(map(word.count, "[{(")) > sum(map(word.count, "]})"))
+
+
+def refuse_lost_braces(overrides: list[str]) -> None:
+    """Refuses `loss.weights=a:1 loss.weights=b:2`: a shell has taken `loss.weights={a:1,b:2}` apart."""
+    found: dict[str, list[str]] = {}
+    for word in overrides:
+        key, _, value = word.partition("=")
+        found.setdefault(key, []).append(value)
+    for key, values in found.items():
+        if isinstance(RULES.get(key), MapOf) and all(re.fullmatch(r"[^{}:]+:[^{}:]+", value) for value in values):
+            typed, meant = " ".join(f"{key}={value}" for value in values), f"{key}={{{','.join(values)}}}"
+            raise UserError(f"{typed}: has no braces; a shell takes them away. Type {shell.quote(meant)}.")
 
 
 def _spaced(word: str, before: Words, rest: list[str]) -> tuple[str, str, str] | None:

@@ -347,7 +347,7 @@ RULES: dict[str, Rule] = {
     "loss.class_weights": Either(
         (Choice(("balanced",)), ListOf(_NOT_NEGATIVE, optional=True, example="[1,2]")), example="balanced"
     ),
-    "loss.weights": MapOf(Number(), example="{kl: 0.1}"),
+    "loss.weights": MapOf(Number(), example="{kl:0.1}"),
     "loss.teacher": Text("the path of a run's folder, or null", optional=True, example="runs/big", as_typed=True),
     "loss.temperature": _POSITIVE_OR_NULL,
     "loss.teacher_weight": Number(at_least=0, optional=True, example="1"),
