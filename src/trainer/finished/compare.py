@@ -64,9 +64,7 @@ def _section(title: str, rows: Rows, console: Console) -> list[Text]:
         cells = [values[i] for _, values in rows]
         styles = {row: "bold" for row, text in enumerate(cells) if text.startswith("*")}
         columns.append(Column(SIGNS[i], cells, is_number=True, styles=styles, rank=0 if i < 2 else 1))
-    lines, left_out = table(columns, console)
-    no_room = [Text(f"no room for {', '.join(left_out)} in this terminal", style="dim")] if left_out else []
-    return [Text(), *lines, *no_room]
+    return [Text(), *table(columns, console, more=" in this terminal")]
 
 
 def _is_metric(tag: str) -> bool:

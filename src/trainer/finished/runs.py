@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from rich.text import Text
-
 from trainer.config.schema import GROUPS, is_larger_better, shown
 from trainer.errors import UserError, printable
 from trainer.finished.query import conditions, in_order, refuse_unknown
@@ -159,10 +157,7 @@ def _print_table(runs: Sequence[Run], asked: Sequence[str]) -> None:
     ]
     columns[-1].styles = {i: STATUS.get(status, "red") for i, status in enumerate(statuses)}
     console = open_console()
-    lines, left_out = table(columns, console)
-    if left_out:
-        lines.append(Text(f"no room for {', '.join(left_out)}: train runs --csv has it all", style="dim"))
-    print_lines(lines, console)
+    print_lines(table(columns, console, more=": train runs --csv has it all"), console)
 
 
 def spent(run: Run) -> str:

@@ -50,7 +50,7 @@ def show(word: str) -> int:
         last = [cell(result[tag]) for tag in tags]
         top = [cell(result[f"best/{tag}"]) if f"best/{tag}" in result else "" for tag in tags]
         columns = [Column("", tags), Column("last", last, True), Column("best", top, True)]
-        lines += _section("results", table(columns, console, _INDENT)[0])
+        lines += _section("results", table(columns, console, _INDENT))
     if (which := _tested(result)) is not None:
         lines += _section("tested", [Text(which)])
     if result.get("ended"):
@@ -59,13 +59,13 @@ def show(word: str) -> int:
         names = [Column("", [row["name"] for row in run.per_class])]
         keys = ("precision", "recall", "F1", "support")
         names += [Column(key, [cell(row[key]) for row in run.per_class], is_number=True) for key in keys]
-        lines += _section("classes of the test split", table(names, console, _INDENT)[0])
+        lines += _section("classes of the test split", table(names, console, _INDENT))
     if result.get("computed"):
         lines += _section("computed by", [Text(shown(result["computed"]))])
     if run.diagnosis:
         lines += _section("diagnosis", [Text(sentence(finding)) for finding in run.diagnosis])
 
-    lines += _section("files", table(_files(run.folder), console, _INDENT)[0])
+    lines += _section("files", table(_files(run.folder), console, _INDENT))
     lines += _section("to go on", [text for line in _going_on(run, status) for text in _with_warning(line)])
     if all(map(os.path.isfile, (run.folder / "model.json", run.folder / "checkpoints/last.pt"))):
         lines += _section("to use it", [text for line in _using(run) for text in _with_warning(line)])

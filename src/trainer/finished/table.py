@@ -42,11 +42,12 @@ def cut(text: str, width: int, console: Console) -> str:
     return ellipsis + text[len(text) - width + len(ellipsis) :]
 
 
-def table(columns: Sequence[Column], console: Console, indent: int = 0) -> tuple[list[Text], list[str]]:
-    """The lines of a table, and the headings of the columns that had no room.
+def table(columns: Sequence[Column], console: Console, indent: int = 0, more: str = "") -> list[Text]:
+    """The lines of a table; the last names the columns that had no room.
 
     Args:
         indent: what will stand before each line, in columns.
+        more: what else that line says.
     """
     columns, left_out = list(columns), []
     if console.is_terminal:
@@ -83,7 +84,9 @@ def table(columns: Sequence[Column], console: Console, indent: int = 0) -> tuple
     )
     for row, texts in enumerate(zip(*shown, strict=True)):
         lines.append(line(texts, [column.styles.get(row, "") for column in columns]))
-    return lines, left_out[::-1]
+    if left_out:
+        lines.append(Text(f"no room for {', '.join(left_out[::-1])}{more}", style="dim"))
+    return lines
 
 
 def _two_lines(heading: str) -> tuple[str, str]:

@@ -244,9 +244,7 @@ def print_table(rows: Sequence[Row], metric: str) -> None:
         if any(counts):
             columns.append(Column(word, [str(n) if n else "" for n in counts], is_number=True))
     console = open_console()
-    lines, left_out = table(columns, console)
-    if left_out:
-        lines.append(Text(f"no room for {', '.join(left_out)}", style="dim"))
+    lines = table(columns, console)
     if metric.endswith("/loss") and (other := next((k for k in keys if k == "loss" or k.startswith("loss.")), None)):
         known = next((tag for tag in ("val/accuracy", "val/mae") if any(s.values(f"best/{tag}") for s in found)), "...")
         note = f"{other} makes {metric} another number, so this is no order. Type sweep.metric={known}"

@@ -270,13 +270,13 @@ def print_evaluation(done: Evaluation) -> None:
     if done.expected:
         told = ["as in result.json" if done.is_as_expected(n) else _other(done, n) for n in names]
         columns.append(Column("", told))
-    lines += table(columns, console)[0]
+    lines += table(columns, console)
     if done.classes:
         shown = done.classes
         if len(shown) > MOST_CLASSES:
             shown = sorted(shown, key=lambda row: (row["support"] == 0, row["F1"]))[:MOST_CLASSES]
             lines += [Text(), Text(f"the {MOST_CLASSES} of {len(done.classes):,} classes that are known worst")]
-        lines += [Text(), *table(_of_classes([*shown, mean(done.classes)], counted(shown)), console)[0]]
+        lines += [Text(), *table(_of_classes([*shown, mean(done.classes)], counted(shown)), console)]
     print_lines(lines, console)
 
 

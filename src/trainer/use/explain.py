@@ -116,7 +116,7 @@ def print_differing(keys: Sequence[str], a: Request, b: Request) -> None:
     console = open_console()
     told = Text(f"{len(keys)} keys differ" if len(keys) > 1 else "1 key differs", style="bold")
     columns = [Column("", [*keys]), *(Column(x, [shown(r, k) for k in keys]) for x, r in (("A", a), ("B", b)))]
-    print_lines([told, *table(columns, console)[0]], console)
+    print_lines([told, *table(columns, console)], console)
 
 
 def _is_wanted() -> bool:
@@ -153,7 +153,7 @@ def tell(found: Sequence[Part], of_seeds: Sequence[Mapping[Corner, float]], tag:
     if before == after:
         lines = [Text(f"{tag}: {short(before)} of both, means of {seeds}", style="bold")]
     lines.append(Text(f"what each key adds to {tag}"))
-    print_lines([*lines, *table(columns, console)[0], *map(Text, sentences(found))], console)
+    print_lines([*lines, *table(columns, console), *map(Text, sentences(found))], console)
 
 
 def _signed(number: float, spread: float = math.nan) -> str:
@@ -222,5 +222,5 @@ def explain_sweep(folder: Path, metric: str | None) -> int:
     if ranges:
         cells = [f"{percent(low)} to {percent(high)}" for low, high in ranges]
         columns.append(Column("95 % of draws", [*cells, ""], is_number=True))
-    print_lines(table(columns, console)[0], console)
+    print_lines(table(columns, console), console)
     return 0

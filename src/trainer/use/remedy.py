@@ -243,7 +243,7 @@ def tell(run: Path, numbers: Mapping[str, float], steps: str, result: Mapping[st
     ]
     console = open_console()
     print()
-    print_lines(table(columns, console)[0], console)
+    print_lines(table(columns, console), console)
     best = ranked[0]
     if best and (plain == math.inf or plain - numbers[best] > HELPS * abs(plain)):
         print(f"\ntype the same command with {shlex.join(best.split())}, in a run with another name=")

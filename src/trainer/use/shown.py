@@ -53,7 +53,7 @@ def sample_table(found: Sequence[Sample], console: Console, has_losses: bool = T
         shares = ["" if s.share is None else percent(s.share) for s in found]
         sizes = ["" if s.gradient_norm is None else short(s.gradient_norm) for s in found]
         columns += [Column("of gradient", shares, is_number=True), Column("norm", sizes, is_number=True, rank=1)]
-    return [Text("  ").append_text(line) for line in table(columns, console, 2)[0]]
+    return [Text("  ").append_text(line) for line in table(columns, console, 2)]
 
 
 def layer_table(step: Step, around: Sequence[Step], console: Console) -> list[Text]:
@@ -67,7 +67,7 @@ def layer_table(step: Step, around: Sequence[Step], console: Console) -> list[Te
             medians.append(short(median) if kind in of and not math.isnan(median) else "")
         rank = 1 if kind == "activation" else 0  # the first to go where there is little room
         columns += [Column(title, x, is_number=True, rank=rank) for title, x in ((kind, cells), ("median", medians))]
-    return [Text("  ").append_text(line) for line in table(columns, console, 2)[0]]
+    return [Text("  ").append_text(line) for line in table(columns, console, 2)]
 
 
 def steps_table(wanted: Sequence[Step], console: Console) -> list[Text]:
@@ -78,7 +78,7 @@ def steps_table(wanted: Sequence[Step], console: Console) -> list[Text]:
         Column("gradient", [short(step.norm) for step in wanted], is_number=True),
         Column("largest part from", [f"sample {top.id}: {top.share:.0%}" if top and top.share else "" for top in tops]),
     ]
-    return [Text("  ").append_text(line) for line in table(columns, console, 2)[0]]
+    return [Text("  ").append_text(line) for line in table(columns, console, 2)]
 
 
 def top_share(found: Sequence[Sample]) -> Sample | None:
