@@ -72,11 +72,12 @@ def content(path: Path, max_bytes: int | None = None) -> bytes:
     return found
 
 
-def end(path: Path, num_bytes: int) -> bytes:
-    """The last bytes of a plain file; raises as `opened`."""
-    with opened(path) as file:
+def last_lines(path: Path, num_bytes: int) -> list[str]:
+    """The lines in the last bytes of a plain file, the first of them perhaps cut; none where it can't be read."""
+    with contextlib.suppress(OSError), opened(path) as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - num_bytes))
-        return file.read(num_bytes)
+        return file.read(num_bytes).decode(errors="replace").splitlines()
+    return []
 
 
 def lines(path: Path) -> Iterator[bytes]:

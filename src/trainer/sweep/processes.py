@@ -269,15 +269,9 @@ def reason(job: Job, code: int) -> str:
         return ""
     if code == UNKNOWN:
         return f"ended without a word (exit code {UNKNOWN}, or the server that would know was killed)"
-    lines = _last_lines(job.folder / LOG)
+    lines = foreign.last_lines(job.folder / LOG, 10_000)
     if code == 1 and len(lines) > 1:  # the last line says that it is our fault; the one before it, what happened
         return lines[-2]
     if lines and (lines[-1].startswith("error: ") or code in SIGNALLED):  # it says how far it came
         return lines[-1].removeprefix("error: ")
     return f"ended without a result (exit code {code})"
-
-
-def _last_lines(path: Path) -> list[str]:
-    with contextlib.suppress(OSError):
-        return foreign.end(path, 10_000).decode(errors="replace").splitlines()
-    return []

@@ -4,7 +4,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -93,14 +93,9 @@ class Progress:
 
 def last_numbers(job: Job) -> str:
     """The last line of a job's metrics."""
-    for line in _last_lines(job):
+    for line in reversed(foreign.last_lines(job.folder / "metrics.jsonl", 4096)):
         with contextlib.suppress(ValueError, TypeError, KeyError):
             record = json.loads(line)
             tags = [tag for tag in ("train/loss", *TAGS) if isinstance(record.get(tag), float)]
             return f"step {record['step']:,} " + " ".join(f"{tag}={short(record[tag])}" for tag in tags)
     return "starting"
-
-
-def _last_lines(job: Job) -> Iterator[str]:
-    with contextlib.suppress(OSError):
-        yield from reversed(foreign.end(job.folder / "metrics.jsonl", 4096).decode(errors="replace").splitlines())
