@@ -11,6 +11,7 @@ import pytest
 
 from trainer.command import main as cli
 from trainer.errors import RunStopped, UserError
+from trainer.use.again import as_long
 
 Train = Callable[..., dict[str, Any]]
 QUICK = ("monitor=off", "monitor.every=5")
@@ -114,3 +115,8 @@ def test_mistakes_are_a_line(words: list[str], message: str, train: Train) -> No
     with pytest.raises(UserError, match=message.replace(".", r"\.")):
         cli.run_command(["reproduce", *words])
     assert not Path("runs").exists()
+
+
+def test_a_length_in_a_folder_of_a_stranger_is_a_number_or_none() -> None:
+    assert as_long([{"max_steps": 100}, {"max_steps": 200}]) == {"max_steps": 200, "max_epochs": None}
+    assert as_long([{"max_steps": 100}, {"max_steps": [200]}]) == as_long([{"max_steps": {}}]) == as_long([]) == {}

@@ -1,5 +1,6 @@
 """A run once more: its config as it is stored, with another folder, and what was recorded of it."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,17 @@ def again(request: Request, folder: Path | None, **changes: Any) -> Request:
     words = [word for word in stored.overrides if not word.startswith("resume=")]
     words += [] if folder is None else [f"run_dir={folder}"]
     return Request({**config, **changes}, stored.choices, words)
+
+
+def as_long(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The length that a run was told last, where it continued with another one; for `again`.
+
+    Args:
+        entries: of its `origin.json`. Foreign text.
+    """
+    lengths = [entry.get("max_steps") for entry in entries]
+    is_another = len(set(map(str, lengths))) > 1 and isinstance(lengths[-1], int)
+    return {"max_steps": lengths[-1], "max_epochs": None} if is_another else {}
 
 
 def folder_of(request: Request) -> Path:

@@ -24,7 +24,7 @@ from trainer.run.training import Training
 from trainer.run.validation import validated
 from trainer.signals import Signals
 from trainer.trials import set_mode
-from trainer.use.again import Numbers, again, folder_of
+from trainer.use.again import Numbers, again, as_long, folder_of
 
 
 def opened(request: Request, signals: Signals, step: int, is_made: bool) -> tuple[Training, str]:
@@ -43,9 +43,7 @@ def opened(request: Request, signals: Signals, step: int, is_made: bool) -> tupl
     entries = read_origin(folder)
     if entries and entries[-1].get("processes", 1) != 1:
         raise UserError(f"{folder}: was trained by {entries[-1]['processes']} processes, and this takes it up in one.")
-    lengths = [entry.get("max_steps") for entry in entries]
-    longer = {"max_steps": lengths[-1], "max_epochs": None} if len(set(lengths)) > 1 else {}
-    settings = as_trained(settings_of(again(request, folder, **longer)), folder)
+    settings = as_trained(settings_of(again(request, folder, **as_long(entries))), folder)
     training = Training(build(settings), folder, signals)
     if step > training.parts.length.max_steps:
         most = training.parts.length.max_steps

@@ -15,7 +15,7 @@ from trainer.errors import Interrupted, RunStopped, UserError
 from trainer.run.origin import differences, threads_of
 from trainer.run.run import run
 from trainer.signals import Signals
-from trainer.use.again import Numbers, again, folder_of, numbers, read_ended
+from trainer.use.again import Numbers, again, as_long, folder_of, numbers, read_ended
 
 
 class Difference(NamedTuple):
@@ -54,7 +54,7 @@ def reproduce(request: Request, signals: Signals, steps: int | None, name: str |
         raise UserError(f"{old}: has recorded nothing yet that could be compared.")
     origins = read_origin(old)
     last = min(n for n in (steps, _length(result)) if n is not None)
-    wanted = again(request, None if name is None else Path("runs", name), **_as_long(origins))
+    wanted = again(request, None if name is None else Path("runs", name), **as_long(origins))
     new = locate(settings_of(wanted).config, "-".join(wanted.names[group] for group in ("model", "data")))
     if new.exists():
         raise UserError(f"name={name}: {new} is there already. Type another name=.")
@@ -69,14 +69,6 @@ def _length(result: Mapping[str, Any]) -> int:
     """The last step that the run has recorded; of one that a number stopped, the one that it did not make, too."""
     length = int(result["steps"]) + (result.get("status") == "stopped")
     return max(1, length)
-
-
-def _as_long(origins: list[dict[str, Any]]) -> dict[str, Any]:
-    """The length that the run was told last, where it continued with another one."""
-    lengths = [origin.get("max_steps") for origin in origins]
-    if len(set(lengths)) < 2 or not isinstance(lengths[-1], int):
-        return {}
-    return {"max_steps": lengths[-1], "max_epochs": None}
 
 
 def train_again(request: Request, signals: Signals, until: int) -> None:
@@ -131,7 +123,7 @@ def _notes(result: Mapping[str, Any], origins: list[dict[str, Any]], both: list[
     found = []
     if "stack" in str(result.get("computed", "")):
         found.append("the run was trained in a stack; alone its numbers differ in the last digits")
-    if len({str(origin.get("max_steps")) for origin in origins}) > 1:
+    if as_long(origins):
         found.append("the run continued with another length than it began with, and a schedule may ask for that")
     if any("cuda" in origin.get("versions", {}) for origin in origins):
         found.append("on a GPU the bits of a run are its own unless it has deterministic=true")
