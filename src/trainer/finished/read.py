@@ -142,9 +142,14 @@ def run_named(word: str) -> Run:
                 f"{word}: is a sweep of {len(jobs)} runs. Type train compare {shell.quote(word)}; or name one of them, "
                 f"such as {one}."
             )
+    raise no_run(word)
+
+
+def no_run(word: str) -> UserError:
+    """The line for a word that names no run."""
     known = [folder.as_posix() for folder in run_folders(Path("runs"))]
     hint = nearest(word, [*known, *(name.removeprefix("runs/") for name in known)])
-    raise UserError(f"{word}: there is no run.{hint} train runs lists them.")
+    return UserError(f"{word}: there is no run.{hint} train runs lists them.")
 
 
 def read_run(folder: Path, name: str) -> Run:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from trainer.config.schema import is_larger_better
 from trainer.disk.folder import read_result
 from trainer.errors import UserError, nearest
-from trainer.finished.read import run_folders
+from trainer.finished.read import no_run, run_folders
 
 WORDS = ("best", "last")
 AVERAGE = "average"
@@ -68,7 +68,7 @@ def find(word: str, wanted: str | None = None) -> Found:
 
     sweep = sweep_folder(word)
     if sweep is None:
-        raise no_run(word)
+        raise no_whole_run(word)
     folder = best_of_sweep(sweep)
     return Found(folder, checkpoint_of(folder, wanted), f"{sweep}: its best run is {folder.name}", is_average)
 
@@ -80,8 +80,8 @@ def _found(folder: Path, wanted: str | None) -> Found:
     return Found(folder, file, note if is_another else "", wanted == AVERAGE)
 
 
-def no_run(word: str) -> UserError:
-    """The line where there is nothing of the kind."""
+def no_whole_run(word: str) -> UserError:
+    """The line where there is nothing that a model can be taken from."""
     path = Path(word).expanduser()
     for folder in (path, Path("runs", word)):
         if folder.is_dir() and folder in run_folders(folder):
@@ -91,9 +91,7 @@ def no_run(word: str) -> UserError:
         if below:
             return UserError(f"{word}: holds {len(below)} runs, and is no sweep. Type one of them, such as {below[0]}.")
         return UserError(f"{word}: holds no run (no config.yaml). train runs lists them.")
-    known = [folder.as_posix() for folder in run_folders(Path("runs"))]
-    hint = nearest(word, [*known, *(name.removeprefix("runs/") for name in known)])
-    return UserError(f"{word}: there is no run.{hint} train runs lists them.")
+    return no_run(word)
 
 
 def _as_typed(folder: Path) -> Path:
