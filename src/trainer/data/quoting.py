@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
+from trainer.config.grammar import quoted
 from trainer.system import shell
 
 MOST_LETTERS = 40
@@ -33,13 +34,8 @@ def typed(key: str, names: Sequence[str], are_numbers: bool = False) -> str:
     Args:
         are_numbers: columns without names are called by their numbers, which are typed bare.
     """
-    words = [name if are_numbers or _PLAIN.fullmatch(name) else _quoted(name) for name in names]
+    words = [name if are_numbers or _PLAIN.fullmatch(name) else quoted(name) for name in names]
     whole = f"{key}=[{','.join(words)}]"
     if len(whole) > 200 or not whole.isprintable() or "${" in whole:
         return f"{key}=[<their names>]"
     return whole if '"' not in whole else shell.quote(whole)
-
-
-def _quoted(name: str) -> str:
-    # A backslash counts in front of a quote alone.
-    return '"' + re.sub(r'(\\*)"', r'\1\1\\"', re.sub(r"(\\+)$", r"\1\1", name)) + '"'
