@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate, pairwise
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -246,13 +247,27 @@ def plain_numbers(is_deep: bool = True, **roots: nn.Module) -> dict[str, float]:
 def _numbers_of(owner: object) -> dict[str, float]:
     """Numbers in attributes of an object that is no module; of an optimizer also what tensors, lists and dicts hold.
 
-    A data set may hold itself in a list.
+    A data set may hold itself in a list. Of a file of Python, what its variables hold that is small.
     """
+    if isinstance(owner, ModuleType):
+        variables = {n: x for n, x in vars(owner).items() if not n.startswith("__") and _is_small(x)}
+        found = {n: math.nan if x is None else number_of(x) for n, x in variables.items()}
+        return {name: value for name, value in found.items() if value is not None}
     if not isinstance(owner, Optimizer):
         return {name: value for name, value in vars(owner).items() if type(value) in (int, float) and value == value}
     kept = {n: x for n, x in vars(owner).items() if n not in ("state", "param_groups", "defaults")}
     found = {n: math.nan if x is None else number_of(x) for n, x in kept.items() if not isinstance(x, bool)}
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _is_small(value: object) -> bool:
+    """Whether a variable of a file may count something, rather than hold data."""
+    if isinstance(value, _HOLDING):
+        items = value.values() if isinstance(value, dict) else value
+        return len(value) <= MOST_HELD and all(type(x) in (int, float) for x in items)
+    size = value.numel() if isinstance(value, Tensor) else value.size if isinstance(value, np.ndarray) else 0
+    is_number = value is None or type(value) in (int, float) or isinstance(value, (Tensor, np.ndarray, *DRAWING))
+    return is_number and size <= MOST_HELD
 
 
 def number_of(value: object, depth: int = 3) -> float | None:
@@ -306,7 +321,8 @@ class TrainingState:
         average: of the weights, beside them.
         is_over: it is to end here, before its last step.
         data: split to what tells it from another, see `trainer.data.prepare.fingerprint`.
-        others: objects of the user's that are no modules, by what they are called: an optimizer, a data set.
+        others: objects of the user's that are no modules of torch, by what they are called: an optimizer, a data set,
+            a file with its variables.
     """
 
     model: nn.Module

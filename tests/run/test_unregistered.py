@@ -1,5 +1,6 @@
 """Weights that are neither trained nor saved are a line; what a forward pass makes anew is not meant."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,22 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset
 
 
+SEEN, HISTORY, BEGAN, GIVEN, GENERATOR = 0, [], None, [1, 2], torch.Generator()
+
+
+def loss(outputs, targets):
+    global SEEN, BEGAN
+    SEEN += 1
+    BEGAN = outputs.detach()[0] if BEGAN is None else BEGAN
+    HISTORY.append(float(outputs.detach().mean()))
+    loss.calls = getattr(loss, "calls", 0) + 1
+    torch.rand(1, generator=GENERATOR)
+    return torch.nn.functional.cross_entropy(outputs, targets) / (1 + SEEN)
+
+
+loss.calls = 0
+
+
 class Opt(torch.optim.Optimizer):
     def __init__(self, params, lr=0.01):
         super().__init__(params, {"lr": lr})
@@ -179,3 +196,20 @@ def test_numbers_of_optimizers_and_data_sets_that_no_checkpoint_keeps_are_named(
     expected = ["optimizer.calls", "optimizer.means", "optimizer.last", "data.reads"]
     assert [line.split()[1] for line in lines] == expected
     assert "it goes on from 0, not 4. If the training depends on it, keep it in param_groups" in lines[0]
+
+
+def test_variables_of_files_that_count_and_are_in_no_checkpoint_are_named(
+    train: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file, as a new process has it: functions keep numbers in variables, since they have no attributes of theirs."""
+    (tmp_path / "variables.py").write_text(COUNTS)
+    for max_steps in (2, 4):
+        sys.modules.pop("variables", None)
+        words = ("model=two_layer", "trust=[variables]", "monitor=off", f"max_steps={max_steps}", "name=v")
+        train("loss._target_=variables.loss", *words, "eval_every=1000")
+        if max_steps == 2:
+            assert "no checkpoint keeps" not in capsys.readouterr().out
+    lines = [line for line in capsys.readouterr().out.splitlines() if "no checkpoint keeps it" in line]
+    expected = ["SEEN", "HISTORY", "GENERATOR", "loss.calls"]
+    assert [line.split()[1] for line in lines] == [f"variables.{name}" for name in expected]
+    assert "If the training depends on it, keep it in a module by register_buffer: train help resume" in lines[0]

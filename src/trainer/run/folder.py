@@ -298,7 +298,7 @@ def take_up(training: Training, state: Config) -> None:
             )
         parts.state.load_state_dict(state)
         for name, (now, then) in parts.state.not_taken_up(state).items():
-            how = KEPT_BY[name.partition(".")[0]]
+            how = KEPT_BY.get(name.partition(".")[0], "keep it in a module by register_buffer")
             here = "None" if now != now else f"{now:.6g}"
             training.warnings.append(
                 f"warning: {name} changes while it trains, and no checkpoint keeps it: it goes on from {here}, not "

@@ -47,7 +47,7 @@ from trainer.run.model import build_model, load_weights
 from trainer.run.optimizer import build_optimizer, build_schedule, keeps_average, refuse_astray
 from trainer.run.teacher import told_apart
 from trainer.run.threads import enough_threads
-from trainer.run.unregistered import own_objects
+from trainer.run.unregistered import own_files, own_objects
 from trainer.state import Store, TrainingState
 from trainer.trees import called, mapped
 from trainer.trials import undisturbed
@@ -154,7 +154,9 @@ def build(settings: Settings, world: World = ALONE, like: Parts | None = None, i
     schedule = build_schedule(settings, optimizer, length)
     scaler = GradScaler(device.type, enabled=settings.precision == "float16")
     told = fingerprint(data) | told_apart(settings)
-    others = own_objects(settings.own, optimizer=optimizer, scheduler=schedule, loss=loss_fn, data=splits)
+    others = own_files(settings.own) | own_objects(
+        settings.own, optimizer=optimizer, scheduler=schedule, loss=loss_fn, data=splits
+    )
     state = TrainingState(
         model, store, optimizer, schedule, scaler, loss=loss_fn, data=told, world=world, others=others
     )

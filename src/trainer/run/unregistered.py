@@ -1,6 +1,8 @@
 """What nobody would train or save: layers in a plain list, tensors that are no parameters, attributes of the user's."""
 
+import sys
 from collections.abc import Iterator, Sequence
+from types import FunctionType
 from typing import Any
 
 from torch import Tensor, nn
@@ -115,4 +117,22 @@ def own_objects(own: Sequence[str], depth: int = 5, **roots: object) -> dict[str
             found.setdefault(name, it)
         if left:
             ahead += [(f"{name}.{key}" if is_own else name, value, left - 1) for key, value in vars(it).items()]
+    return found
+
+
+def own_files(own: Sequence[str]) -> dict[str, object]:
+    """Python files of the user's that have been imported, and their functions and classes, by their dotted names.
+
+    A variable there, or an attribute of a function or a class, may count what no checkpoint keeps. What is installed is
+    left out: packages keep much in their variables that no number depends on.
+    """
+    found: dict[str, object] = {}
+    for name in sorted(name for name in sys.modules if belongs(name, own)):
+        file = sys.modules[name]
+        if "-packages" in (getattr(file, "__file__", None) or "-packages"):
+            continue
+        found[name] = file
+        for key, value in vars(file).items():
+            if isinstance(value, FunctionType | type) and value.__module__ == name:
+                found[f"{name}.{key}"] = value
     return found
