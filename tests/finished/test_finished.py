@@ -587,6 +587,21 @@ def test_compare_the_same_run(said: Said) -> None:
     assert "*" not in text.replace("(* best)", "")
 
 
+def test_compare_gives_no_star_where_samples_differ(said: Said) -> None:
+    """Accuracies on other test samples say nothing of which run is better."""
+    shutil.copytree(Path("runs/adam"), Path("runs/other"))
+    origin = json.loads(Path("runs/other/origin.json").read_text())
+    origin[-1]["data"]["test"][0] = "300 samples, targets 12345678"
+    Path("runs/other/origin.json").write_text(json.dumps(origin))
+    text = said("compare", "runs/other", "sgd/slow")
+    assert "*" not in re.search(r"^test/loss.*", text, re.MULTILINE)[0]  # type: ignore[index]
+    assert "*" in re.search(r"^val/loss.*", text, re.MULTILINE)[0]  # type: ignore[index]
+    assert "no star for test: these splits have other samples" in text
+    for damaged in ("[1]", '[{"data": {"test": 3}}]', '[{"data": {"test": [[1]], "val": []}}]', "[{}]"):
+        Path("runs/other/origin.json").write_text(damaged)
+        assert "*" in said("compare", "runs/other", "sgd/slow")
+
+
 def test_a_narrow_terminal_says_which_runs_have_no_room(said: Said, terminal: Callable[[int], None]) -> None:
     terminal(60)
     text = without_colours(said("compare", *["adam", "sgd/slow", "sgd/fast"] * 2))

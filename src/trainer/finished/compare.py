@@ -9,7 +9,7 @@ from rich.text import Text
 from trainer.config.schema import is_larger_better, shown
 from trainer.errors import UserError
 from trainer.finished.chart import COLOURS, SIGNS, chart, colour, draw_png
-from trainer.finished.read import Run, is_finite, number, read_course, run_named
+from trainer.finished.read import Run, is_finite, number, read_course, read_samples, run_named
 from trainer.finished.runs import PLACE, by_name, cell, differing, other_losses, spent
 from trainer.finished.table import Column, open_console, print_lines, table
 from trainer.monitor.readable import digits_apart, short
@@ -42,8 +42,11 @@ def compare(words: Sequence[str], png: str | None) -> int:
     heads = [Text(f"{SIGNS[i]}  {run.name}", style=colour(i)) for i, run in enumerate(runs)]
     lines = [*heads, *_section("what differs", _differences(runs), console)]
     others = other_losses(runs)
-    lines += _section("results (* best)", _results(runs, steps, others is None), console)
+    apart = _other_samples(runs)
+    lines += _section("results (* best)", _results(runs, steps, others is None, apart), console)
     lines += [] if others is None else [Text(others, style="dim")]
+    if apart:
+        lines.append(Text(f"no star for {', '.join(apart)}: these splits have other samples", style="dim"))
     # Dots have nothing but their colour to say whose they are.
     has_colours = console.is_terminal and console.color_system is not None and not console.no_color
     is_plain = not has_colours or console.options.ascii_only or len(runs) > len(COLOURS)
@@ -78,8 +81,19 @@ def _differences(runs: Sequence[Run]) -> Rows:
     ] or [("nothing", ["-"] * len(runs))]
 
 
-def _results(runs: Sequence[Run], steps: Sequence[dict[str, int]], is_one_loss: bool) -> Rows:
-    """The last and the best number of each metric, then what each run was and took."""
+def _other_samples(runs: Sequence[Run]) -> list[str]:
+    """The splits of which runs have other samples, by their number, targets and files, where all say what they have."""
+    told = [read_samples(run.folder) for run in runs]
+    known = [split for split in ("train", "val", "test") if all(split in of for of in told)]
+    return [split for split in known if any(of[split] != told[0][split] for of in told)]
+
+
+def _results(runs: Sequence[Run], steps: Sequence[dict[str, int]], is_one_loss: bool, apart: Sequence[str]) -> Rows:
+    """The last and the best number of each metric, then what each run was and took.
+
+    Args:
+        apart: splits of which none is the best.
+    """
     rows: Rows = []
     found = dict.fromkeys([*_METRICS, *(tag for run in runs for tag in run.result if _is_metric(tag))])
     for tag in (tag for metric in found for tag in (metric, f"best/{metric}")):
@@ -89,6 +103,7 @@ def _results(runs: Sequence[Run], steps: Sequence[dict[str, int]], is_one_loss: 
             continue
         top = (max if is_larger_better(tag, *(run.config for run in runs)) else min)(finite)
         is_judged = min(finite) < max(finite) and (is_one_loss or not tag.endswith("/loss"))
+        is_judged = is_judged and tag.removeprefix("best/").split("/")[0] not in apart
         digits = digits_apart(finite)  # or else the best would look like another
         texts = [short(n, digits) if isinstance(n, float) else cell(n) for n in numbers]
         cells = [f"{'*' if n == top and is_judged else ''}{text}" for n, text in zip(numbers, texts, strict=True)]

@@ -358,6 +358,15 @@ class Course:
         return {**self.last, "steps": self.steps, "seconds": self.seconds}
 
 
+def read_samples(folder: Path) -> dict[str, str]:
+    """Split to what is known of its samples, as `origin.json` has it of the last process. Empty: nothing is known."""
+    try:
+        data = json.loads(foreign.text(folder / "origin.json"))[-1]["data"]
+        return {split: found[0] for split, found in data.items() if found and isinstance(found[0], str)}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
 def read_course(folder: Path, tags: Sequence[str] = (), config: Mapping[str, Any] | None = None) -> Course:
     """The course of a run; lines that are torn are left out, as the last may be while it is written."""
     course = Course(tags, config or {})
