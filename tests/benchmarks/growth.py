@@ -99,7 +99,7 @@ def seconds_after(question: dict[str, Any]) -> float:
     """Per step of a run that stands at a step without having made the ones before it."""
     from trainer.command.folders import config_folders
     from trainer.command.reading import hydra_at
-    from trainer.config.compose import composed
+    from trainer.config.compose import Alike
     from trainer.config.settings import settings_of
     from trainer.run.folder import take_folder
     from trainer.run.parts import build
@@ -109,7 +109,7 @@ def seconds_after(question: dict[str, Any]) -> float:
 
     first, last = question["after"] + 50, question["after"] + 50 + question["steps"]
     with new_folder() as folder, hydra_at(config_folders([])):
-        request = composed([*TINY, f"max_steps={last + 50}"], "train")
+        request = Alike("train").composed([*TINY, f"max_steps={last + 50}"])
         parts = build(settings_of(request))
         parts.state.step = parts.state.evaluated = question["after"]
         training = Training(parts, folder / "run", Signals())

@@ -16,7 +16,7 @@ import bare
 from processes import answer_questions
 from trainer.command.folders import config_folders
 from trainer.command.reading import hydra_at
-from trainer.config.compose import composed
+from trainer.config.compose import Alike
 from trainer.config.settings import settings_of
 from trainer.draws import random_state
 from trainer.fast.choose import choose
@@ -59,7 +59,7 @@ def built(work: Work, num_steps: int, words: list[str]) -> list[Training]:
     with hydra_at(config_folders([])):
         typed = [word for word in work.words if not word.startswith("optimizer.lr=")]
         requests = [
-            composed([*typed, *words, f"max_steps={num_steps}", f"optimizer.lr={lr}", f"seed={seed}"], "train")
+            Alike("train").composed([*typed, *words, f"max_steps={num_steps}", f"optimizer.lr={lr}", f"seed={seed}"])
             for lr, seed in itertools.product(learning_rates(work), range(NUM_SEEDS))
         ]
     return [Training(build(settings_of(request)), Path("nowhere"), Signals()) for request in requests]

@@ -46,8 +46,8 @@ def test_weights_that_are_not_finite_are_not_saved_by_ctrl_c(command: Command, t
         "from torch import nn\n"
         "class Root(nn.Module):\n"
         "    def forward(self, outputs, targets):\n"
-        "        if outputs.requires_grad and len(outputs) > 2:\n"
-        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "        if outputs.requires_grad:  # which only a step goes back through\n"
+        "            outputs.register_hook(lambda slope: os.kill(os.getpid(), signal.SIGINT))\n"
         "        return (outputs - outputs.detach()).abs().sum().sqrt()\n"
     )
     words = ("model=two_layer", "loss._target_=root.Root", "trust=[root]", "max_steps=5", "eval_every=9", "name=root")

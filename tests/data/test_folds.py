@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from trainer.command.reading import hydra_at
-from trainer.config.compose import composed
+from trainer.config.compose import Alike
 from trainer.config.settings import settings_of
 from trainer.config.shipped import CONFIGS
 from trainer.data.source import Data
@@ -24,7 +24,7 @@ Train = Callable[..., dict[str, Any]]
 def data_of(*words: str) -> Data:
     free = [f"++{word}" if word.startswith("data.fold") else word for word in words]
     with hydra_at([CONFIGS]):
-        return build_data(settings_of(composed(free, "train")))
+        return build_data(settings_of(Alike("train").composed(free)))
 
 
 def keys(inputs: torch.Tensor) -> list[bytes]:

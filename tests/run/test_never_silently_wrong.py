@@ -19,7 +19,7 @@ from torch.testing import assert_close
 from trainer.command.composing import own_classes
 from trainer.command.folders import config_folders
 from trainer.command.reading import hydra_at
-from trainer.config.compose import composed
+from trainer.config.compose import Alike
 from trainer.config.settings import settings_of
 from trainer.data.batches import ResidentBatches
 from trainer.data.prepare import on_device
@@ -296,7 +296,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def parts_of(*words: str, is_alone: bool = True) -> Parts:
     """What the command is made of before its first step."""
     with hydra_at(config_folders([])):
-        return build(settings_of(composed(own_classes([*QUIET, *words]), "train")), is_alone=is_alone)
+        return build(settings_of(Alike("train").composed(own_classes([*QUIET, *words]))), is_alone=is_alone)
 
 
 def by_hand(*words: str, clip: float | None = None, **changed: Any) -> dict[str, Tensor]:
