@@ -68,12 +68,12 @@ def test_the_version_is_ours(capsys: Any) -> None:
         assert out.count("\n") == 1
 
 
-def test_on_a_terminal_a_page_is_drawn(tmp_path: Path) -> None:
-    """Headings and tables instead of Markdown's signs; no pictures."""
+def drawn(words: list[str], columns: int) -> str:
+    """What a terminal of so many columns is sent."""
     pty = pytest.importorskip("pty")
     leader, follower = pty.openpty()
-    env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "90"}
-    done = subprocess.Popen([sys.executable, "-m", "trainer", "help", "tensorboard"], stdout=follower, env=env)
+    env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": str(columns)}
+    done = subprocess.Popen([sys.executable, "-m", "trainer", *words], stdout=follower, env=env)
     os.close(follower)
     shown = b""
     while True:
@@ -85,10 +85,26 @@ def test_on_a_terminal_a_page_is_drawn(tmp_path: Path) -> None:
             break
         shown += part
     assert done.wait(timeout=30) == 0
-    text = shown.decode()
+    return shown.decode()
+
+
+def test_on_a_terminal_a_page_is_drawn() -> None:
+    """Headings and tables instead of Markdown's signs; no pictures."""
+    text = drawn(["help", "tensorboard"], 90)
     assert "\x1b[" in text
     assert "```" not in text
     assert "](" not in text
+
+
+def test_on_a_narrow_terminal_no_word_is_cut(capsys: Any) -> None:
+    """What is explained keeps its column; commands stay whole, to be copied."""
+    for words in (["help"], ["--help"]):
+        cli.run_command(words)
+        whole = capsys.readouterr().out
+        lines = drawn(words, 60).splitlines()
+        assert " ".join(" ".join(lines).split()) == " ".join(whole.split())
+        assert [line for line in lines if len(line) > 60 and not line.startswith("  train ")] == []
+    assert "    digits                The 1,797 8x8 scans of handwritten\n" + " " * 26 + "digits" in "\n".join(lines)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """What is printed for those who ask: `train --help`, `train --version`, and the manual of `train help TOPIC`."""
 
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +13,9 @@ from trainer.command.listed import ASKING, HELP, USES, USING, VERBS
 from trainer.config.schema import GROUPS
 from trainer.errors import UserError, nearest
 from trainer.system.terminal import is_terminal
+
+_NARROWEST = 24  # columns for what is explained; where there are fewer, it stands below the name
+_BELOW = " " * 8
 
 MANUAL = Path(__file__).parents[1] / "manual"
 
@@ -72,6 +77,34 @@ def help_text(folders: list[Path]) -> str:
     return "\n".join(lines)
 
 
+def fitted(text: str) -> str:
+    """On a terminal, lines that are longer than it is wide are cut at a blank; what is explained keeps its column.
+
+    A command is not cut: it can be copied whole.
+    """
+    if not is_terminal(sys.stdout):
+        return text
+    width = shutil.get_terminal_size().columns
+    lines: list[str] = []
+    for line in text.splitlines():
+        found = re.match(r"( +\S.*?  +)(\S.*)", line)  # a name, and what it is
+        if len(line) <= width or (found is None and line.lstrip().startswith("train ")):
+            lines.append(line)
+        elif found is None:
+            lines += _wrapped(line, width, "", "")
+        elif width - len(found[1]) < _NARROWEST:
+            lines += [found[1].rstrip(), *_wrapped(found[2], width, _BELOW, _BELOW)]
+        else:
+            lines += _wrapped(found[2], width, found[1], " " * len(found[1]))
+    return "\n".join(lines)
+
+
+def _wrapped(text: str, width: int, first: str, later: str) -> list[str]:
+    """Lines that begin with `first`, and all after the first one with `later`."""
+    wrapper = textwrap.TextWrapper(width, first, later, break_long_words=False, break_on_hyphens=False)
+    return wrapper.wrap(text)
+
+
 def topics() -> dict[str, str]:
     """Topic of the manual to what its first line says."""
     found = {}
@@ -91,7 +124,7 @@ def show_help(words: Sequence[str]) -> int:
     if not words:
         width = max(map(len, known))
         print("The manual. Type train help TOPIC:\n")
-        print("\n".join(f"  {topic:<{width}}  {about}" for topic, about in known.items()))
+        print(fitted("\n".join(f"  {topic:<{width}}  {about}" for topic, about in known.items())))
         print("\ntrain --help lists what can be chosen, with examples.")
         return 0
     of_verbs = {

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import trainer.system.limits  # noqa: F401 - reads which cores there are, before torch is imported
 from trainer.command.folders import config_folders, has_own_folder
-from trainer.command.help import help_text, show_help, version_line
+from trainer.command.help import fitted, help_text, show_help, version_line
 from trainer.command.imports import Own, importing
 from trainer.command.listed import VERBS
 from trainer.command.verbs import run_verb
@@ -35,7 +35,7 @@ def run_command(argv: list[str], signals: Signals | None = None) -> int:
     """What the words after `train` ask for. Returns the exit code; raises what `main` turns into one."""
     refuse_long(argv)
     if "--help" in argv or "-h" in argv:
-        print(help_text(config_folders(argv)))
+        print(fitted(help_text(config_folders(argv))))
         return 0
     if argv[:1] == ["help"]:
         return show_help(argv[1:])
