@@ -1,5 +1,6 @@
 """`from trainer import load, run, runs`: the same as the command, in a program or a notebook."""
 
+import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -153,6 +154,33 @@ def leaves_as_it_was(task: Callable[[], Any]) -> Any:
     return found
 
 
+def test_what_a_program_draws_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search at random in a notebook drew the same after each run: the run's seed was left in all generators."""
+    monkeypatch.chdir(tmp_path)
+
+    def drawn() -> tuple[float, float, float]:
+        return float(torch.rand(())), float(np.random.rand()), random.random()
+
+    def seed() -> None:
+        torch.manual_seed(7)
+        np.random.seed(7)
+        random.seed(7)
+
+    seed()
+    expected = [drawn() for _ in range(4)]
+    seed()
+    found = [drawn()]
+    model = trainer.run("model=two_layer", max_steps=2, monitor="off", device="cpu", name="a")
+    found.append(drawn())
+    with pytest.raises(UserError, match="seed=1"):
+        trainer.run("model=two_layer", max_steps=2, monitor="off", device="cpu", name="a", seed=1)  # refused
+    model.evaluate()
+    found.append(drawn())
+    trainer.load("a").predict(np.zeros((1, 1, 8, 8), np.uint8))
+    found.append(drawn())
+    assert found == expected
+
+
 def test_what_a_program_has_set_changes_no_number_and_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     words = ("model=lenet", "data.limit=64", "max_steps=3", "monitor=off", "device=cpu")
@@ -168,6 +196,9 @@ def test_what_a_program_has_set_changes_no_number_and_stays(tmp_path: Path, monk
         with torch.autograd.set_detect_anomaly(True), torch.autocast("cpu"), torch.no_grad():
             found = leaves_as_it_was(lambda: trainer.run(*words, name="odd"))
             again = leaves_as_it_was(lambda: trainer.load("plain"))
+            assert leaves_as_it_was(again.evaluate)["loss"] == expected["test/loss"]
+        with torch.inference_mode():  # was refused: "no gradient leads through it"
+            assert again.evaluate()["loss"] == expected["test/loss"]
         trainer.load("plain", threads=before + 2)
         assert torch.get_num_threads() == before + 2
     finally:

@@ -13,6 +13,7 @@ import torch
 from trainer.config.settings import Settings
 from trainer.disk.programs import keep_programs_private
 from trainer.distributed import ALONE, World
+from trainer.draws import random_state, set_random_state
 from trainer.errors import UserError
 from trainer.exits import is_out_of_memory
 from trainer.loop import Precision
@@ -43,7 +44,8 @@ def torch_as_new(keeps_threads: bool = False) -> Iterator[None]:
     """Within it torch is as in a new process, whatever a program has set; afterwards it is as the program has it.
 
     Or else a run in a notebook would have other numbers than the same words behind `train`: a default dtype of float64
-    draws other weights, say.
+    draws other weights, say. And what the program draws next, of torch, NumPy and `random`, would be a function of the
+    run's seed: a search at random would try the same again and again.
 
     Args:
         keeps_threads: their number stays as it was set within.
@@ -58,6 +60,8 @@ def torch_as_new(keeps_threads: bool = False) -> Iterator[None]:
     torch.set_default_device(None)
     if torch.get_default_device().type != "cpu":
         raise UserError(f"torch.device({str(device)!r}): run and load can't be called within it. Type device={device}.")
+    drawing = torch.device("cuda", gpu) if torch.cuda.is_initialized() else torch.device("cpu")
+    random = random_state(drawing)
     try:
         torch.set_default_dtype(torch.float32)
         torch.backends.mkldnn.enabled = True  # type: ignore[assignment]
@@ -85,6 +89,7 @@ def torch_as_new(keeps_threads: bool = False) -> Iterator[None]:
             torch.set_num_threads(threads)
         if torch.cuda.is_initialized():
             torch.cuda.set_device(gpu)
+        set_random_state(random, drawing)
         if device.type != "cpu":
             torch.set_default_device(device)
 

@@ -18,6 +18,7 @@ from trainer.data.preparation import Pictures, Rows, Theirs
 from trainer.disk import foreign
 from trainer.errors import UserError
 from trainer.meaning import Classes, class_names
+from trainer.run.environment import torch_as_new
 from trainer.trees import Tree, called, mapped, parts
 from trainer.use.evaluate import evaluation
 from trainer.use.find import find
@@ -207,14 +208,15 @@ class Loaded(nn.Module):
     def evaluate(
         self, split: str | None = None, keys: Mapping[str, Any] | None = None, batch_size: int | None = None
     ) -> dict[str, float]:
-        """What `train evaluate` prints: `loss`, `accuracy` ...
+        """What `train evaluate` prints: `loss`, `accuracy` ..., whatever a program has set in torch.
 
         Args:
             split: train, val or test (None).
             keys: dotted, such as `{"data.path": "new.csv"}`, for new data.
         """
-        trained = self._trained if not keys else open_run(self._trained.found, keys)
-        return evaluation(trained, split, keys, batch_size).numbers
+        with torch_as_new():
+            trained = self._trained if not keys else open_run(self._trained.found, keys)
+            return evaluation(trained, split, keys, batch_size).numbers
 
     def __repr__(self) -> str:
         return f"<{self._trained.name}: {self._trained.about.data}>"
