@@ -58,7 +58,9 @@ def export(
     usual = pack.with_suffix(suffix) if is_pack(pack) else found.folder / f"model{suffix}"
     path = usual if out is None else Path(out).expanduser()
     if path.suffix != suffix or path.is_dir() or not path.absolute().parent.is_dir():
-        raise UserError(f"out={out}: must be a file *{suffix} in a folder that is there. Type out=model{suffix}.")
+        other = next((name for name, ending in FORMATS.items() if ending == path.suffix and name != form), None)
+        how = f"Type out=model{suffix}" if other is None else f"Type format={other} for such a file"
+        raise UserError(f"out={out}: must be a file *{suffix} in a folder that is there. {how}.")
     if found.note:
         print(found.note, file=sys.stderr)
     precision = settings_for(found.folder, keys).precision
