@@ -89,6 +89,10 @@ def _read(path: Path) -> Samples:
     """The records of one file: uint8 `[N, 3, 32, 32]` and int64 `[N]`."""
     try:
         content = bytearray(foreign.content(path, MAX_FILE_BYTES))
+        if not content or len(content) % RECORD_BYTES:
+            raise ValueError(f"{len(content):,} bytes are no whole number of records of {RECORD_BYTES:,}")
+        if (highest := max(content[::RECORD_BYTES])) >= len(CLASS_NAMES):
+            raise ValueError(f"labels up to {highest}; CIFAR-10 has the classes 0 to 9")
     except OSError as error:
         raise UserError(f"data.root={path.parent.parent}: {path.name}: {error.strerror or error}.") from error
     except ValueError as error:
@@ -96,16 +100,6 @@ def _read(path: Path) -> Samples:
             f"data.root={path.parent.parent}: {path.name}: {error}. Put a whole one there, or delete {path.parent} to "
             "unpack it anew."
         ) from error
-    what = None
-    if not content or len(content) % RECORD_BYTES:
-        what = f"{len(content):,} bytes are no whole number of records of {RECORD_BYTES:,}"
-    elif max(content[::RECORD_BYTES]) >= len(CLASS_NAMES):
-        what = f"labels up to {max(content[::RECORD_BYTES])}; CIFAR-10 has the classes 0 to 9"
-    if what:
-        raise UserError(
-            f"data.root={path.parent.parent}: {path.name}: {what}. Put a whole one there, or delete {path.parent} "
-            f"to unpack it anew."
-        )
     records = torch.frombuffer(content, dtype=torch.uint8).view(-1, RECORD_BYTES)
     return Samples(records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0].long())
 

@@ -167,18 +167,15 @@ def fit_in(model: nn.Module, state: State, weights: str) -> list[str]:
     nn.Module.load_state_dict(model, {name: state[name] for name in fitting}, strict=False)
     endless = [n for n in fitting if state[n].is_floating_point() and not state[n].isfinite().all()]
     missing, spare = [name for name in own if name not in state], [name for name in state if name not in own]
-    found = []
-    if others:
-        found.append(f"of another size, left as they start: {_some(others)}")
-    if odd:
-        found.append(f"of another type, left as they start: {_some(odd)}")
-    if endless:
-        found.append(f"has numbers that are not finite: {_some(endless)}")
-    if missing:
-        found.append(f"not in the file, left as they start: {_some(missing)}")
-    if spare:
-        found.append(f"in the file, and nothing here: {_some(spare)}")
-    return [f"{len(fitting)} of {len(own)} tensors are taken from it", *found]
+    found = {
+        "of another size, left as they start": others,
+        "of another type, left as they start": odd,
+        "has numbers that are not finite": endless,
+        "not in the file, left as they start": missing,
+        "in the file, and nothing here": spare,
+    }
+    lines = [f"{what}: {_some(names)}" for what, names in found.items() if names]
+    return [f"{len(fitting)} of {len(own)} tensors are taken from it", *lines]
 
 
 def can_be(own: Tensor, found: Tensor) -> bool:
@@ -192,9 +189,8 @@ def can_be(own: Tensor, found: Tensor) -> bool:
     return torch.equal(found.to(own.dtype).to(found.dtype), found)
 
 
-def _some(names: Sequence[str], count: int = 3) -> str:
-    more = f" and {len(names) - count} more" if len(names) > count else ""
-    return f"{', '.join(names[:count])}{more}"
+def _some(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
 
 
 def fetched(url: str, said: str, instead: str) -> State:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -170,9 +170,9 @@ class Recipe:
             for column in found["columns"]:
                 values = dict(column)
                 kind = {"number": Number, "category": Category}[values.pop("kind")]
+                if kind is Category:
+                    values["levels"] = tuple(values["levels"])
                 made: Number | Category = kind(**values)
-                if isinstance(made, Category):
-                    made = Category(**{**values, "levels": tuple(values["levels"])})
                 _refuse_other_kinds(made)
                 columns.append(made)
             texts = [*found["targets"], *found["class_names"], *found["left_out"], *found["left_out"].values()]
@@ -190,16 +190,13 @@ class Recipe:
 
 
 def _refuse_other_kinds(column: Number | Category) -> None:
-    texts = [column.name, *(column.levels if isinstance(column, Category) else ())]
-    flags = (
-        [column.has_flag] if isinstance(column, Number) else [column.has_missing, column.has_other, column.is_embedded]
-    )
-    numbers = [column.mean, column.std, column.fill] if isinstance(column, Number) else []
-    if (
-        not all(isinstance(text, str) for text in texts)
-        or not all(isinstance(flag, bool) for flag in flags)
-        or not all(isinstance(n, int | float) and np.isfinite(n) for n in numbers)
-    ):
+    is_right = {
+        str: lambda value: isinstance(value, str),
+        bool: lambda value: isinstance(value, bool),
+        float: lambda value: isinstance(value, int | float) and np.isfinite(value),
+        tuple[str, ...]: lambda value: all(isinstance(text, str) for text in value),
+    }
+    if not all(is_right[field.type](getattr(column, field.name)) for field in fields(column)):  # type: ignore[index]
         raise TypeError(f"column {cut(str(column.name))}")
 
 
