@@ -27,13 +27,6 @@ class ReLU(Function):
 
 
 def two_layer(inputs: Tensor, w1: Tensor, w2: Tensor, b1: Tensor | None = None, b2: Tensor | None = None) -> Tensor:
-    """Y = relu(X W1 + b1) W2 + b2.
-
-    Shapes:
-        inputs: `[N, in]`, w1: `[in, hidden]`, w2: `[hidden, out]`, b1: `[hidden]`, b2: `[out]`.
-
-    Returns:
-        outputs `[N, out]`.
-    """
+    """Y = relu(X W1 + b1) W2 + b2; shapes as in `autograd.py`."""
     hidden = ReLU.apply(inputs @ w1 if b1 is None else torch.addmm(b1, inputs, w1))
     return hidden @ w2 if b2 is None else torch.addmm(b2, hidden, w2)

@@ -78,12 +78,7 @@ class TwoLayer(Function):
 def two_layer(inputs: Tensor, w1: Tensor, w2: Tensor, b1: Tensor | None = None, b2: Tensor | None = None) -> Tensor:
     """Y = relu(X W1 + b1) W2 + b2, differentiated by the formulas above.
 
-    Autocast has no say over NumPy: the dtype is that of the tensors, half precision widened to float32.
-
-    Shapes:
-        inputs: `[N, in]`, w1: `[in, hidden]`, w2: `[hidden, out]`, b1: `[hidden]`, b2: `[out]`.
-
-    Returns:
-        outputs `[N, out]`.
+    Autocast has no say over NumPy: the dtype is that of the tensors, half precision widened to float32. Shapes are
+    those of `autograd.py`.
     """
     return TwoLayer.apply(inputs, w1, w2, b1, b2)

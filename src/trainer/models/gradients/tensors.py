@@ -59,13 +59,8 @@ class TwoLayer(Function):
 def two_layer(inputs: Tensor, w1: Tensor, w2: Tensor, b1: Tensor | None = None, b2: Tensor | None = None) -> Tensor:
     """Y = relu(X W1 + b1) W2 + b2, differentiated by the formulas above.
 
-    Under autocast both passes are computed in autocast's dtype, as autograd would do it.
-
-    Shapes:
-        inputs: `[N, in]`, w1: `[in, hidden]`, w2: `[hidden, out]`, b1: `[hidden]`, b2: `[out]`.
-
-    Returns:
-        outputs `[N, out]`.
+    Under autocast both passes are computed in autocast's dtype, as autograd would do it. Shapes are those of
+    `autograd.py`.
     """
     tensors: tuple[Tensor | None, ...] = (inputs, w1, w2, b1, b2)
     if torch.is_autocast_enabled(inputs.device.type):
