@@ -7,7 +7,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -203,16 +203,16 @@ _CHOICES = {f"choices.{group}" for group in GROUPS}
 _UNREADABLE = (OSError, ValueError, RecursionError, YAMLError)
 
 
+def _once(read: Callable[[str], dict[str, Any]]) -> Callable[[str], dict[str, Any]]:
+    """Most of a config is the same in the next run's: each different part of it is read once, but for long ones, which
+    nobody's other runs have."""
+    known = lru_cache(maxsize=10_000)(read)
+    return lambda block: known(block) if len(block) < 4096 else read(block)
+
+
+@_once
 def _leaves(block: str) -> dict[str, Any]:
-    """The values of a key of the top level, dotted.
-
-    Most of a config is the same in the next run's: each different part of it is read once, but for those that nobody's
-    other runs have.
-    """
-    return _known_leaves(block) if len(block) < 4096 else _read_leaves(block)
-
-
-def _read_leaves(block: str) -> dict[str, Any]:
+    """The values of a key of the top level, dotted."""
     if (section := _SECTION.fullmatch(block)) is None:
         return _read(block)
     name, inner = section.groups()
@@ -220,14 +220,8 @@ def _read_leaves(block: str) -> dict[str, Any]:
     return {f"{name}.{key}": value for part in parts if part for key, value in _read(part).items()}
 
 
-_known_leaves = lru_cache(maxsize=10_000)(_read_leaves)
-
-
+@_once
 def _read(block: str) -> dict[str, Any]:
-    return _known(block) if len(block) < 4096 else _read_block(block)
-
-
-def _read_block(block: str) -> dict[str, Any]:
     if (plain := _PLAIN.fullmatch(block)) is not None:
         key, value = plain.groups()
         return {key: _WORDS[value] if value in _WORDS else float(value) if "." in value else int(value)}
@@ -235,9 +229,6 @@ def _read_block(block: str) -> dict[str, Any]:
     if not isinstance(config, dict | None):
         raise ValueError("it holds no config")
     return dict(leaves(config or {}))
-
-
-_known = lru_cache(maxsize=10_000)(_read_block)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
