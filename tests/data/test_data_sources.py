@@ -35,6 +35,7 @@ from trainer.data import table as tables
 from trainer.data.batches import LoadedBatches
 from trainer.data.source import Data, ImageFiles, Samples, existing_path, split_off
 from trainer.errors import UserError
+from trainer.meaning import Classes, Numbers
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "data"
 FITTING = {"image_size", "normalize", "augment", "limit", "targets"}  # keys that the run reads of what is fetched
@@ -205,7 +206,7 @@ def test_idx_files_come_back_as_they_were(tmp_path: Path, pack: Callable[[bytes]
     assert data.num_classes == 10
     assert data.test.inputs.dtype == torch.uint8
     assert "40 images to train on and validate, 7 to test, 6x5 grey, 10 classes" in data.description
-    assert data.task == "classification"
+    assert isinstance(data.meaning, Classes)
     assert data.is_images
 
 
@@ -517,7 +518,7 @@ def test_npz_classes(tmp_path: Path) -> None:
 def test_npz_regression(tmp_path: Path) -> None:
     data = arrays.load(npz(tmp_path, inputs=FEATURES, targets=NUMBERS), standardize=False)
     check_splits(data, torch.from_numpy(FEATURES), torch.from_numpy(NUMBERS))
-    assert data.task == "regression"
+    assert isinstance(data.meaning, Numbers)
     assert data.description == "arrays: data.npz, 50 samples of 4, 2 numbers as targets"
 
 

@@ -7,7 +7,7 @@ from abc import ABC
 from collections.abc import Mapping, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, IterableDataset
 from trainer.config.schema import shown
 from trainer.data.items import Items
 from trainer.errors import UserError, nearest
-from trainer.meaning import IGNORED, Classes, Meaning, Numbers, meaning_of
+from trainer.meaning import IGNORED, Meaning, Numbers, meaning_of
 from trainer.trees import Tree, mapped, num_samples
 
 SPLITS = ("train", "val", "test")
@@ -141,10 +141,6 @@ class Data:
         if self.are_own_targets:
             return Numbers(math.prod(self.sample_shape))
         return meaning_of(self.example[1], self.num_classes, self.class_names, self.is_multilabel, self.ignored)
-
-    @property
-    def task(self) -> Literal["classification", "regression"]:
-        return "classification" if isinstance(self.meaning, Classes) else "regression"
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
