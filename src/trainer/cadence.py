@@ -26,17 +26,15 @@ def is_for_history(step: int, count: int, last: int) -> bool:
     return step % max(history_period(step, count), history_period(last, count) // 4) == 0
 
 
-def drawing_period(
-    every: int | str | None, log_every: int | None, last: int, count: int = 20, at_least: int = 1
-) -> int | None:
-    """Steps from one histogram to the next: what was typed, or for "auto" so many that a run has about `count` of them.
+def drawing_period(every: int | str | None, log_every: int | None, last: int, at_least: int = 1) -> int | None:
+    """Steps from one histogram to the next: what was typed, or for "auto" so many that a run has about 20 of them.
 
     A short run has fewer, `at_least` so many steps apart. Where that is longer than `log_every`, it is a multiple of
     it: the device is waited for then anyway.
     """
     if not isinstance(every, str):
         return every
-    period = max(at_least, round(last / count))
+    period = max(at_least, round(last / 20))
     if log_every is not None and period > log_every:
         period = round(period / log_every) * log_every
     return period
@@ -50,11 +48,9 @@ def num_steps(max_steps: int | None, max_epochs: int | None, steps_per_epoch: in
     return min(limit for limit in limits if limit is not None)
 
 
-def evaluation_period(eval_every: int | None, steps_per_epoch: int, at_least: int = 50) -> int:
-    """Steps from one validation to the next: `eval_every`, or the whole epochs that make `at_least` steps.
+def evaluation_period(eval_every: int | None, steps_per_epoch: int) -> int:
+    """Steps from one validation to the next: `eval_every`, or the whole epochs that make 50 steps.
 
     Without the floor a training whose epoch is one full batch would validate at every step.
     """
-    if eval_every is not None:
-        return eval_every
-    return steps_per_epoch * -(-at_least // steps_per_epoch)
+    return steps_per_epoch * -(-50 // steps_per_epoch) if eval_every is None else eval_every

@@ -226,7 +226,7 @@ def test_a_title_is_told_from_rows(tmp_path: Path) -> None:
     assert found.lines is not None
     assert found.lines.tolist() == [4, 5]
     for rows in ("1,2,x\n3,4,kind\n5,6,z\n", "1,2,x\n1,b,kind\n5,6,z\n"):  # a word of a column called so
-        assert len(read(Path(wrote(tmp_path, rows)), called=["kind"]).columns["0"]) == 3
+        assert read(Path(wrote(tmp_path, rows)), called=["kind"]).num_rows == 3
 
 
 @pytest.mark.parametrize("title", ["kind\n", "kind,,\n", "The kind of it\n\n", "kind,2024,\n,,\n", "kind of a\n"])

@@ -23,7 +23,7 @@ from trainer.data.source import Data, Samples, existing_path, split_off
 from trainer.data.spread import standardized
 from trainer.data.tables.read import SUFFIXES
 from trainer.data.targets import Targets, meaning, place, refuse_non_finite
-from trainer.disk.foreign import refuse_no_file
+from trainer.disk import foreign
 from trainer.errors import UserError, nearest
 
 Array = NDArray[Any]
@@ -241,8 +241,7 @@ def _read_npz(path: Path, targets: object, needed: tuple[str, ...]) -> dict[str,
 def _opened(where: str, path: Path) -> Iterator[zipfile.ZipFile]:
     """An `.npz`. Raises UserError, which `where` begins: it is damaged, or can't be read."""
     try:
-        refuse_no_file(path)
-        with zipfile.ZipFile(path) as archive:
+        with foreign.opened(path) as file, zipfile.ZipFile(file) as archive:
             yield archive
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
         raise UserError(f"{where}: not a whole .npz ({error}). Write it with numpy.savez.") from error
@@ -283,8 +282,7 @@ def _read_npy_pair(path: Path, targets: object) -> Pair:
 
 def _load_npy(where: str, path: Path) -> Array:
     try:
-        refuse_no_file(path)
-        with open(path, "rb") as stream:
+        with foreign.opened(path) as stream:
             return _read_npy(stream, path.stat().st_size, where)
     except OSError as error:
         raise _unreadable(where, error) from error

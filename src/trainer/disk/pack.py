@@ -20,10 +20,10 @@ from trainer.disk.files import (
     cannot_write,
     link_or_copy,
     make_private,
-    put,
     shared_with,
     sync,
     sync_folder,
+    write_atomically,
 )
 from trainer.errors import UserError
 
@@ -112,17 +112,16 @@ def read_state(path: Path) -> Any:
 
 def pack(files: Mapping[str, Path], out: Path) -> None:
     """Writes a zip of files, by their names in it. Raises OSError."""
-    temporary = out.with_name(f".{out.name}.tmp")
-    try:
+
+    def write(temporary: Path) -> None:
         # A zip has times from 1980 to 2107. In a container's layers, and where a clock was wrong, files have others.
         with zipfile.ZipFile(temporary, "w", strict_timestamps=False) as archive:
             for name in (*TEXTS, *STORED):
                 if name in files:
                     kind = zipfile.ZIP_DEFLATED if name in TEXTS else zipfile.ZIP_STORED
                     archive.write(files[name], name, kind)
-        put(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+    write_atomically(out, write)
 
 
 def unpack(path: Path, folder: Path, instead: str = "") -> None:
@@ -215,18 +214,16 @@ def unpacked(path: Path) -> Path:
     Raises:
         UserError: it is no pack, or there is no such place.
     """
-    digest = hashlib.sha256()
     try:
         with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
         packs = cache_folder("packs")
         make_private(packs)
         if others := shared_with(packs):
             raise UserError(f"{path}: can't be unpacked in {packs}: {others}. Type XDG_CACHE_HOME=<a folder of yours>.")
     except (OSError, RuntimeError) as error:
         raise UserError(f"{path}: can't be read or unpacked: {error}.") from error
-    folder = packs / f"{path.stem[:40]}-{digest.hexdigest()[:16]}"
+    folder = packs / f"{path.stem[:40]}-{digest[:16]}"
     if not (folder / MARK).is_file():
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(folder)

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from trainer.disk.foreign import refuse_no_file
+from trainer.disk import foreign
 
 MAX_PICKLE_BYTES = 1 << 24  # what describes the tensors of a file: about 90 bytes each
 
@@ -55,8 +55,7 @@ def load_tensors(path: Path, may_be_old: bool = False) -> Any:
         pickle.UnpicklingError: it holds more than tensors and plain values.
         Exception: of any other kind: the file is damaged, or would take more memory than it has bytes.
     """
-    refuse_no_file(path)
-    with open(path, "rb") as file:
+    with foreign.opened(path) as file:
         is_old = may_be_old and file.read(4) != b"PK\x03\x04"  # as torch tells
         file.seek(0)
         # A mark, a version, the machine's kind, the state, the names of its records; then the records.

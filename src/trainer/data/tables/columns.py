@@ -64,9 +64,6 @@ class Numbers:
     is_whole: bool = False
     padded: str = ""
 
-    def __len__(self) -> int:
-        return len(self.values)
-
     @property
     def missing(self) -> NDArray[np.bool_]:
         return np.isnan(self.values)
@@ -83,9 +80,6 @@ class Words:
 
     codes: NDArray[np.int32]
     levels: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.codes)
 
     @property
     def missing(self) -> NDArray[np.bool_]:
