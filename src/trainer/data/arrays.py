@@ -24,6 +24,7 @@ from trainer.data.spread import standardized
 from trainer.data.tables.read import SUFFIXES
 from trainer.data.targets import Targets, meaning, place, refuse_non_finite
 from trainer.disk import foreign
+from trainer.disk.files import cannot_read
 from trainer.errors import UserError, nearest
 
 Array = NDArray[Any]
@@ -246,7 +247,7 @@ def _opened(where: str, path: Path) -> Iterator[zipfile.ZipFile]:
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
         raise UserError(f"{where}: not a whole .npz ({error}). Write it with numpy.savez.") from error
     except OSError as error:
-        raise _unreadable(where, error) from error
+        raise cannot_read(where, error) from error
 
 
 def _names(archive: zipfile.ZipFile) -> list[str]:
@@ -285,7 +286,7 @@ def _load_npy(where: str, path: Path) -> Array:
         with foreign.opened(path) as stream:
             return _read_npy(stream, path.stat().st_size, where)
     except OSError as error:
-        raise _unreadable(where, error) from error
+        raise cannot_read(where, error) from error
 
 
 def _read_npy(file: IO[bytes], size: int, where: str, packed: int | None = None) -> Array:
@@ -322,10 +323,6 @@ def _read_npy(file: IO[bytes], size: int, where: str, packed: int | None = None)
     except (ValueError, TypeError, OverflowError, MemoryError) as error:  # a shape that a file can promise and not have
         raise UserError(f"{where}: there is no array of shape {list(shape)} ({error}). Write it again.") from error
     return array
-
-
-def _unreadable(where: str, error: OSError) -> UserError:
-    return UserError(f"{where}: it cannot be read ({error.strerror or error}). Give a file that you may read.")
 
 
 # --- inputs --------------------------------------------------------------------------------------------------------

@@ -177,6 +177,11 @@ def remove_leftovers(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def cannot_read(where: str, error: OSError) -> UserError:
+    """The line for a file that can't be read; `where` begins it."""
+    return UserError(f"{where}: it cannot be read ({error.strerror or error}). Give a file that you may read.")
+
+
 def cannot_write(
     path: Path, error: Exception, needed: int | None = None, instead: str = "another name= or run_dir="
 ) -> UserError:

@@ -17,6 +17,7 @@ from trainer.data.quoting import cut
 from trainer.data.tables.columns import Choice, Gathering, Table
 from trainer.data.tables.dialect import Dialect
 from trainer.data.tables.plain import Plain, plain
+from trainer.disk.files import cannot_read
 from trainer.disk.foreign import refuse_no_file
 from trainer.errors import UserError
 
@@ -85,9 +86,7 @@ def read(
     except csv.Error as error:
         raise UserError(f"data.path={path}: not a CSV file ({error}). Export it as one, in UTF-8.") from error
     except OSError as error:
-        raise UserError(
-            f"data.path={path}: it cannot be read ({error.strerror or error}). Give a file that you may read."
-        ) from error
+        raise cannot_read(f"data.path={path}", error) from error
     raise AssertionError
 
 

@@ -14,6 +14,7 @@ from trainer.data.quoting import cut, typed
 from trainer.data.tables.columns import Choice, Gathering, Table
 from trainer.data.tables.delimited import BLOCK_ROWS, MOST_LINE_BYTES
 from trainer.data.tables.dialect import told_decimal
+from trainer.disk.files import cannot_read
 from trainer.disk.foreign import refuse_no_file
 from trainer.errors import UserError
 
@@ -40,9 +41,7 @@ def read(path: Path, choose: Choice, decimal: str = "auto") -> Table:
     except UnicodeError as error:
         raise UserError(f"data.path={path}: not a text in UTF-8 ({cut(str(error), 100)}). Save it as one.") from error
     except OSError as error:
-        raise UserError(
-            f"data.path={path}: it cannot be read ({error.strerror or error}). Give a file that you may read."
-        ) from error
+        raise cannot_read(f"data.path={path}", error) from error
 
 
 def _items(path: Path, file: Any, size: int) -> Iterator[tuple[int, Any]]:
