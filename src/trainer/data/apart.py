@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
 
 from trainer.data.fixed import is_of_arrow
-from trainer.data.item_parts import TARGET_NAMES, plain
+from trainer.data.item_parts import plain, target_among
 from trainer.data.items import Items
 
 LABELS = ("targets", "labels", "_labels", "y")  # what data sets call the labels of all items
@@ -59,9 +59,7 @@ def labels_apart(items: Items) -> Tensor | None:
 
 def _column(items: Items) -> str | None:
     """The only column of targets of one of Hugging Face's data sets."""
-    names, columns = items.targets, items.inner.column_names
-    if names is None:
-        names = tuple(name for name in TARGET_NAMES if name in columns and name not in (items.inputs or ()))[:1]
+    names = target_among(items.inner.column_names, items.inputs) if items.targets is None else items.targets
     return names[0] if len(names) == 1 else None
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.data.given import CALLED
-from trainer.data.item_parts import TARGET_NAMES
+from trainer.data.item_parts import target_among
 from trainer.data.items import Items
 from trainer.data.quoting import listed
 from trainer.data.source import SPLITS, Data, existing_path
@@ -47,7 +47,7 @@ def load(path: str | None, inputs: list[str] | str | None = None, targets: list[
                 raise UserError(f"{key}=[{name}]: {file} has {listed(columns)}.{nearest(name, columns)}")
     its_inputs, its_targets = names.values()
     if its_targets is None and not are_own:
-        its_targets = tuple(name for name in TARGET_NAMES if name in columns and name not in (its_inputs or ()))[:1]
+        its_targets = target_among(columns, its_inputs)
     target = its_targets[0] if its_targets and len(its_targets) == 1 else None
     if target is not None:
         found, more = _labelled(datasets, found, target)

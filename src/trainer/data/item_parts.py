@@ -1,6 +1,6 @@
 """What an item has: which of its parts are inputs and which targets, and these as tensors."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,11 @@ from trainer.errors import UserError
 TARGET_NAMES = ("targets", "target", "labels", "label")
 # What is a tensor, or becomes one together with those of other items.
 READY = {Tensor, int, float, bool, np.ndarray}
+
+
+def target_among(names: Container[str], inputs: Sequence[str] | None) -> tuple[str, ...]:
+    """The part that is called as targets are, unless it is one of the inputs; none or one."""
+    return tuple(name for name in TARGET_NAMES if name in names and name not in (inputs or ()))[:1]
 
 
 @dataclass(frozen=True)
@@ -78,10 +83,7 @@ class Parts:
             if missing := [name for name in wanted or () if name not in item]:
                 has = listed([str(name) for name in item])
                 raise UserError(f"{key}=[{missing[0]}]: items of the {self.split} split have {has}.")
-        targets = self.targets
-        if targets is None:
-            called_so = [name for name in TARGET_NAMES if name in item and name not in (self.inputs or ())]
-            targets = tuple(called_so[:1])
+        targets = target_among(item, self.inputs) if self.targets is None else self.targets
         return [self.inputs or tuple(name for name in item if name not in (*targets, self.group)), targets]
 
     def group_of(self, item: Any) -> str | int | float:
