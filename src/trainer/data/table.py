@@ -219,11 +219,7 @@ class Wanted:
         }
         self.called = [name for names in self.asked.values() for name in names if isinstance(name, str)]
         self._typed_targets = targets
-        self.targets: list[str] = []
-        self.drop: list[str] = []
-        self.keep: list[str] = []
-        self.categorical: list[str] = []
-        self.embed: list[str] = []
+        self.targets, self.drop, self.keep, self.categorical, self.embed = (list[str]() for _ in range(5))
         self.group: str | None = None
         self.time: str | None = None
         if len(self.asked["time"]) > 1:
@@ -242,9 +238,8 @@ class Wanted:
                 f"data.targets={shown(self._typed_targets)}: say which columns of {self.path} are targets; it has "
                 f"{known}. Try {typed('data.targets', [str(last)], not has_names)}."
             )
-        found: dict[str, list[str]] = {}
+        found: dict[str, list[str]] = {key: [] for key in self.asked}
         for key, asked in self.asked.items():
-            found[key] = []
             for one in asked:
                 name = find(f"data.{key}", one, names, self.path, has_names)
                 if name in found[key]:

@@ -181,18 +181,14 @@ def read_yaml(words: str, loader: Any = SafeLoader, slower: Any = yaml.SafeLoade
                 num_references = total.num_references - before.num_references
                 whole[anchor] = _Size(total.depth - len(waiting), total.num_values - before.num_values, num_references)
             total.depth = max(total.depth, before.depth)
-        if (
-            isinstance(event, yaml.ScalarEvent)
-            and (event.implicit[0] or event.tag)
-            and _LONG_WORD.fullmatch(event.value)
-        ):
-            raise ValueError(f"it holds a number of {len(event.value):,} digits")
-        if isinstance(event, yaml.ScalarEvent) and "${" in event.value:
-            total.num_references += event.value.count("${")
+        elif isinstance(event, yaml.ScalarEvent):
+            if (event.implicit[0] or event.tag) and _LONG_WORD.fullmatch(event.value):
+                raise ValueError(f"it holds a number of {len(event.value):,} digits")
             if _is_deep(event.value):
                 raise ValueError("it holds references in references")
-        if isinstance(event, yaml.ScalarEvent) and event.anchor:
-            whole[event.anchor] = _Size(0, 1, event.value.count("${"))
+            total.num_references += event.value.count("${")
+            if event.anchor:
+                whole[event.anchor] = _Size(0, 1, event.value.count("${"))
         if total.num_references > MAX_REFERENCES:
             raise ValueError("it holds too many references to other keys")
         if total.depth > MAX_DEPTH:
