@@ -20,7 +20,7 @@ from trainer.fast.hooks import Hooks, is_watched
 from trainer.loop import ForwardBackward
 from trainer.losses.function import Losses, LossFunction
 from trainer.state import Store
-from trainer.system.private import TorchDispatchMode, tensor_hooks
+from trainer.system.private import Watching, tensor_hooks
 from trainer.trials import undisturbed
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ class Call(NamedTuple):
     results: list[Tensor]
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(Watching):
     """Keeps the calls of torch's operations, below autograd.
 
     Args:
@@ -166,10 +166,6 @@ class Recorder(TorchDispatchMode):
         self.calls: list[Call] = []
         self._known = {id(tensor): tensor for tensor in known}
         self._num_bytes = 0
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # as in trainer.monitor.graph: torch's default imports a compiler
 
     def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

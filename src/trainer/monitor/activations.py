@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from trainer.system.private import TorchDispatchMode, has_dispatch_mode, is_passing
+from trainer.system.private import Watching, has_dispatch_mode, is_passing
 from trainer.trees import leaves
 
 _aten: Any = torch.ops.aten
@@ -79,7 +79,7 @@ class Activations:
         return numbers
 
 
-class _Pass(TorchDispatchMode):
+class _Pass(Watching):
     """Watches from the moment it is made to the end of the model's next forward pass."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -97,10 +97,6 @@ class _Pass(TorchDispatchMode):
         self._handles.append(model.register_forward_hook(self._end, always_call=True))  # after an error, too
         if "torch._dynamo" in sys.modules:  # or else nothing is compiled, and importing it takes a second
             torch.compiler.set_stance("force_eager")
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # torch's default wraps __torch_dispatch__ so that its first call imports torch._dynamo (0.9 s)
 
     def _begin(self, *_: Any) -> None:
         self.__enter__()

@@ -17,7 +17,7 @@ from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.versions_pb2 import VersionDef
 from torch import Tensor, nn
 
-from trainer.system.private import TorchDispatchMode
+from trainer.system.private import Watching
 from trainer.trees import Tree, called, leaves
 from trainer.trials import undisturbed
 
@@ -47,7 +47,7 @@ _ALIASES = {"detach", "alias", "lift_fresh"}
 _NO_NODES = _ALIASES | {"empty"}
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(Watching):
     """Turns what runs into nodes, named after the place where it ran: `layer1/0/conv1/convolution`."""
 
     def __init__(self, model: nn.Module, inputs: Tree) -> None:
@@ -60,10 +60,6 @@ class _Recorder(TorchDispatchMode):
         self._makers: dict[int, str] = {}  # id of a tensor: the node that made it, or that last wrote into it
         self._kept: list[Tensor] = []  # an id is a tensor's own only for as long as it lives
         self.add("input", "Input", [], leaves(inputs))
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # torch's default wraps __torch_dispatch__ so that its first call imports torch._dynamo (0.9 s)
 
     @contextmanager
     def hooks(self) -> Iterator[None]:

@@ -25,7 +25,7 @@ from torch import nn
 from trainer.data.batches import Batch
 from trainer.losses.function import LossFunction
 from trainer.run.environment import most_threads
-from trainer.system.private import TorchDispatchMode, flop_counts
+from trainer.system.private import Watching, flop_counts
 from trainer.system.waiting import is_spinning
 from trainer.trees import called
 from trainer.trials import undisturbed
@@ -61,17 +61,13 @@ def products(model: nn.Module, loss_fn: LossFunction, sample: Batch) -> list[int
     return [] if counted.is_unknown else counted.found
 
 
-class _Products(TorchDispatchMode):
+class _Products(Watching):
     """Counts the multiplications of products, convolutions and attention."""
 
     def __init__(self) -> None:
         super().__init__()
         self.found: list[int] = []
         self.is_unknown = False  # whether a recurrent layer runs as one operation, of which nobody knows how much
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # or the first call imports torch._dynamo, which takes a second
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         outputs = func(*args, **(kwargs or {}))
