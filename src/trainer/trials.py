@@ -119,6 +119,14 @@ def is_others(module: nn.Module) -> bool:
     return type(module).__module__.split(".")[0] not in ("torch", "trainer")
 
 
+def is_all_ours(*modules: nn.Module) -> bool:
+    """Whether nothing but classes of this tool's and of torch's take part.
+
+    They use all their parameters in every step, and write into no sample but where it is seen.
+    """
+    return not any(is_others(part) for module in modules for part in module.modules())
+
+
 def _built(modules: Sequence[nn.Module]) -> list[tuple[str, int]]:
     """The layers and parameters that there are."""
     return [(n, id(x)) for root in modules for n, x in (*root.named_modules(), *root.named_parameters())]

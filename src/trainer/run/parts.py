@@ -50,7 +50,7 @@ from trainer.run.threads import enough_threads
 from trainer.run.unregistered import own_files, own_objects
 from trainer.state import Store, TrainingState
 from trainer.trees import called, mapped
-from trainer.trials import undisturbed
+from trainer.trials import is_all_ours, undisturbed
 
 
 @dataclass(frozen=True)
@@ -183,15 +183,6 @@ def look_for_rebinding(model: nn.Module, sample: Batch, precision: Precision) ->
     device = next(model.parameters()).device
     with suppress(Exception), undisturbed(model, device, is_training=True), precision():
         called(model, sample.inputs)  # what is wrong with it is told elsewhere
-
-
-def is_all_ours(*modules: nn.Module) -> bool:
-    """Whether nothing but classes of this tool's and of torch's take part.
-
-    They use all their parameters in every step, and write into no sample but where it is seen.
-    """
-    parts = (part for module in modules for part in module.modules())
-    return all(type(part).__module__.split(".")[0] in ("trainer", "torch") for part in parts)
 
 
 def sample_of(split: Batches) -> Batch:

@@ -32,7 +32,7 @@ from trainer.run.model import build_model
 from trainer.run.origin import as_trained
 from trainer.state import changed_since, plain_numbers
 from trainer.trees import called
-from trainer.trials import is_others
+from trainer.trials import is_all_ours
 from trainer.use.find import Found
 
 FREE = ("device", "precision", "trust", "threads")  # what may be typed of a run's own keys, beside data
@@ -151,7 +151,7 @@ def open_run(found: Found, typed: Mapping[str, Any] | None = None, are_given: bo
         fill(model, state["model"], about, device, dtype)
     except Exception as error:  # of every kind: the file may be anybody's
         own = " Layers that a class makes when it is called first go into its __init__, as nn.LazyLinear."
-        hint = own if is_somebodys(model) and "Unexpected key" in str(error) else ""
+        hint = own if not is_all_ours(model) and "Unexpected key" in str(error) else ""
         raise UserError(f"{found.checkpoint}: does not fit the model: {_reason(error)}.{hint}") from error
     model.eval()
     tell_forgotten(model, state)
@@ -168,18 +168,13 @@ def fill(model: nn.Module, state: Mapping[str, Any], about: About, device: torch
     try:
         put_state(model, state)
     except Exception:
-        if not is_somebodys(model) or not about.input_shape:
+        if is_all_ours(model) or not about.input_shape:
             raise
         kind = getattr(torch, about.inputs.dtype) if isinstance(about.inputs, AsTheyAre) else dtype
         zeros = on_device(torch.zeros((), dtype=kind).expand(2, *about.input_shape), device, dtype)
         with torch.no_grad(), contextlib.suppress(Exception):  # what does not fit is told then
             called(model.eval(), zeros.clone())
         put_state(model, state)
-
-
-def is_somebodys(model: nn.Module) -> bool:
-    """Whether a class of somebody else takes part, which may do anything when it is called."""
-    return any(is_others(module) for module in model.modules())
 
 
 def tell_forgotten(model: nn.Module, state: Config) -> None:
