@@ -56,6 +56,7 @@ def test_a_run_and_what_it_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     (only,) = trainer.runs(where="val/loss<9", sort="-val/loss")
     assert (only["run"], only["optimizer.lr"]) == ("a_b", 0.01)
+    assert trainer.runs(where="val/loss<0", sort="-val/loss") == []
     assert trainer.runs().to_pandas().loc["a_b", "model"] == "lenet"
 
 

@@ -107,16 +107,8 @@ def runs(folder: str | Path = "runs", where: str = "", sort: str | None = None) 
         where: terms that must hold, as `val/accuracy>0.9 optimizer.lr<0.1`.
         sort: a key or a tag, with `-` before it the other way round; None: by name.
     """
-    from trainer.finished.query import conditions, in_order, refuse_unknown
     from trainer.finished.read import existing_folder, runs_below
-    from trainer.finished.runs import as_json, by_name
+    from trainer.finished.runs import as_json, by_name, chosen
 
     found = list(map(by_name, runs_below(existing_folder(str(folder)))[0]))
-    terms = conditions(where)
-    for term in terms:
-        refuse_unknown("where", term.key, found)
-    found = [one for one in found if all(term.holds(one) for term in terms)]
-    if sort is not None:
-        refuse_unknown("sort", sort.removeprefix("-"), found)
-        found = in_order(found, sort.removeprefix("-"), is_reversed=sort.startswith("-"))
-    return Runs(map(as_json, found))
+    return Runs(map(as_json, chosen(found, where, sort)))

@@ -38,14 +38,8 @@ def print_runs(word: str, where: str | None, sort: str | None, form: str) -> int
         print(f"warning: {printable(line)}; skipped.", file=sys.stderr)
     if not runs:
         raise UserError(f"{word}: holds no run of train. Type the folder that runs are in; a run makes runs/.")
-    terms = conditions(where or "")
-    for term in terms:
-        refuse_unknown("where", term.key, runs)
-    key = (sort or main_tag(runs)).removeprefix("-")
-    if sort is not None:
-        refuse_unknown("sort", key, runs)
-    shown_runs = [run for run in runs if all(term.holds(run) for term in terms)]
-    shown_runs = in_order(shown_runs, key, is_reversed=sort is not None and sort.startswith("-"))
+    main = main_tag(runs)
+    shown_runs = chosen(runs, where or "", sort, main)
     if not shown_runs:
         print(f"none of {len(runs)} runs has {where}", file=sys.stderr)
     if form == "json":
@@ -53,8 +47,27 @@ def print_runs(word: str, where: str | None, sort: str | None, form: str) -> int
     elif form == "csv":
         _print_csv(shown_runs)
     elif shown_runs:
-        _print_table(shown_runs, [key, *(term.key for term in terms)])
+        _print_table(shown_runs, [(sort or main).removeprefix("-"), *(term.key for term in conditions(where or ""))])
     return 0
+
+
+def chosen(runs: Sequence[Run], where: str, sort: str | None, usual: str | None = None) -> list[Run]:
+    """The runs of which all terms hold, in their order.
+
+    Args:
+        sort: with `-` before it the other way round.
+        usual: what they are sorted by where nothing was typed; None: they stay as they are.
+
+    Raises:
+        UserError: no run has a key of the terms, or the one to sort by.
+    """
+    terms = conditions(where)
+    for term in terms:
+        refuse_unknown("where", term.key, runs)
+    if sort:
+        refuse_unknown("sort", sort.removeprefix("-"), runs)
+    found, key = [run for run in runs if all(term.holds(run) for term in terms)], sort or usual or ""
+    return in_order(found, key.removeprefix("-"), is_reversed=key.startswith("-")) if key else found
 
 
 def differing(runs: Sequence[Run], hidden: Sequence[str]) -> list[str]:
