@@ -1,8 +1,6 @@
 """A model card: what a packed model is, what it was trained on, how good it is, and how to use it."""
 
 import statistics
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +13,7 @@ from trainer.finished.read import run_named
 from trainer.finished.show import sentence, typed
 from trainer.meaning import Classes
 from trainer.monitor.classes import PerClass, mean
+from trainer.monitor.texts import table
 from trainer.use.better import of_seeds
 from trainer.use.form import told_form
 from trainer.use.trained import Trained
@@ -98,7 +97,7 @@ def _metrics(trained: Trained) -> list[str]:
         return ["It has not been tested: the run had not ended."]
     has_spread = any(row[2] for row in rows)
     heads = ["", "this model", "over seeds"]
-    return [_table(heads if has_spread else heads[:2], [row if has_spread else row[:2] for row in rows])]
+    return [table(heads if has_spread else heads[:2], [row if has_spread else row[:2] for row in rows]).rstrip()]
 
 
 def _classes(trained: Trained) -> list[str]:
@@ -115,9 +114,4 @@ def _classes(trained: Trained) -> list[str]:
     shown = [*rows[:MOST_CLASSES], mean(rows)]
     cells = [[_line(r["name"]), *(f"{r[k]:.3f}" for k in KEYS), f"{r['support']:,}"] for r in shown]
     heads = ["class", *KEYS, "samples"]
-    return [f"Of each class, over {tested.num_samples:,} test samples:", _table(heads, cells)]
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(str(cell).replace('|', '/') for cell in line)} |" for line in lines)
+    return [f"Of each class, over {tested.num_samples:,} test samples:", table(heads, cells).rstrip()]
