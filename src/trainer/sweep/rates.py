@@ -140,5 +140,5 @@ def show(found: dict[float, float], folder: Path, words: Sequence[str]) -> None:
         print(f"{rate:8g}  {loss:9.4g}  {bar}{'  <- the lowest' if rate == best else ''}")
         events.scalars(i, {"find_lr/loss": loss, "find_lr/lr": rate})
     events.close()
-    typed = " ".join(map(shell.quote, [*words, f"optimizer.lr={best:g}"]))
+    typed = shell.join([*words, f"optimizer.lr={best:g}"])
     print(f"look at it    train board {shell.quote(str(folder))}\ntype          train {typed}")

@@ -1,7 +1,6 @@
 """`train remedy`: what may mend a run, each tried for a part of its length beside the run as it is."""
 
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from trainer.run.folder import as_stored
 from trainer.signals import Signals
 from trainer.sweep.plan import plan
 from trainer.sweep.sweep import sweep
+from trainer.system import shell
 from trainer.use.again import folder_of
 from trainer.use.changes import job
 
@@ -154,7 +154,7 @@ def remedy(
     if OF_GAPS in diagnosed(result):
         raise UserError(
             f"{run}: its data hold NaN or an infinity, and no key of a training mends that. Take such samples out "
-            f"of the data, or fill their gaps; train replay {shlex.quote(str(run))} shows where."
+            f"of the data, or fill their gaps; train replay {shell.quote(str(run))} shows where."
         )
     entries = read_origin(run)
     found = entries[-1].get("processes") if entries else 1
@@ -246,7 +246,7 @@ def tell(run: Path, numbers: Mapping[str, float], steps: str, result: Mapping[st
     print_lines(table(columns, console), console)
     best = ranked[0]
     if best and (plain == math.inf or plain - numbers[best] > HELPS * abs(plain)):
-        print(f"\ntype the same command with {shlex.join(best.split())}, in a run with another name=")
+        print(f"\ntype the same command with {shell.join(best.split())}, in a run with another name=")
         return 0
     if unseen:
         print(
@@ -256,7 +256,7 @@ def tell(run: Path, numbers: Mapping[str, float], steps: str, result: Mapping[st
         return 0
     of_data = [rule for rule in diagnosed(result) if rule in OF_DATA]
     print("\nnothing of this helps. The data may be the cause" + (f": {', '.join(of_data)}" if of_data else "."))
-    print(f"train replay {shlex.quote(str(run))} worst=20 shows the samples that cost most")
+    print(f"train replay {shell.quote(str(run))} worst=20 shows the samples that cost most")
     return 0
 
 
