@@ -100,16 +100,16 @@ def refuse_unstackable(trainings: Sequence[Training]) -> None:
     """Raises UserError where the runs can't be trained together; they are as they were."""
     parts = trainings[0].parts
     refuse_unmeasured(parts.settings.sweep.stack, parts.device)
-    if parts.settings.profile:
-        raise UserError("they can't be trained together: profile=true is for a run alone")
-    if parts.settings.gradient.checkpoint:
-        raise UserError("they can't be trained together: gradient.checkpoint is for a run alone")
-    if parts.model in REBINDING:
-        raise UserError("they can't be trained together: the forward pass gives parameters other memory (.data = ...)")
-    if parts.is_drawn and len({training.parts.settings.seed for training in trainings}) > 1:
-        raise UserError("they can't be trained together: the seed decides which samples there are")
-    if parts.mix is not None:
-        raise UserError("they can't be trained together: the samples of each are mixed")
+    has_seeds = len({training.parts.settings.seed for training in trainings}) > 1
+    hindrances = {
+        "profile=true is for a run alone": parts.settings.profile,
+        "gradient.checkpoint is for a run alone": parts.settings.gradient.checkpoint,
+        "the forward pass gives parameters other memory (.data = ...)": parts.model in REBINDING,
+        "the seed decides which samples there are": parts.is_drawn and has_seeds,
+        "the samples of each are mixed": parts.mix is not None,
+    }
+    if (why := next((why for why, is_so in hindrances.items() if is_so), None)) is not None:
+        raise UserError(f"they can't be trained together: {why}")
     members = [member(training, random_state(parts.device), training.parts.model) for training in trainings]
     try:
         for one in members:
