@@ -52,7 +52,7 @@ def table(columns: Sequence[Column], console: Console, indent: int = 0, more: st
     columns, left_out = list(columns), []
     if console.is_terminal:
         room = console.width - indent
-        heads = [_two_lines(column.heading) for column in columns]
+        heads = [two_lines(column.heading) for column in columns]
         widths = [max(map(len, [*head, *column.cells])) for head, column in zip(heads, columns, strict=True)]
         most = [max(_MOST, *map(len, head)) for head in heads]
         widths[1:] = map(min, widths[1:], most[1:])
@@ -89,7 +89,7 @@ def table(columns: Sequence[Column], console: Console, indent: int = 0, more: st
     return lines
 
 
-def _two_lines(heading: str) -> tuple[str, str]:
+def two_lines(heading: str) -> tuple[str, str]:
     """`optimizer.` above `lr`, `best/val/` above `loss`."""
     start = max(heading.rfind("."), heading.rfind("/")) + 1
     return heading[:start], heading[start:]

@@ -12,8 +12,9 @@ from trainer.config.schema import is_larger_better
 from trainer.errors import UserError
 from trainer.finished.chart import drawable, new_figure, refuse_no_picture, save_figure
 from trainer.finished.read import is_finite
+from trainer.finished.table import two_lines
 from trainer.monitor.readable import short
-from trainer.sweep.results import Row, Setting, heading_of, settings
+from trainer.sweep.results import Row, Setting, configs_of, heading_of, settings
 
 _LONGEST = 18  # characters of a value or a part of a key; of a longer one its end is shown, where names differ
 _MOST_VALUES = 12  # of a key of which each is named
@@ -121,7 +122,6 @@ def draw(path: Path, name: str, rows: Sequence[Row], metric: str) -> None:
     if len(found[0].swept) > _MOST_KEYS:
         raise UserError(f"--png {path}: {len(found[0].swept)} keys are swept; up to {_MOST_KEYS} can be drawn.")
     refuse_no_picture(path)
-    new_figure(path, 1, 1)  # or else what says that matplotlib is missing would come too late
     axes = [axis(key, [r.job.swept[key] for r in rows]) for key in found[0].swept]
     num_cells = math.prod(len(of_key.places) for of_key in axes)
     is_map = len(axes) == 2 and min(len(of_key.places) for of_key in axes) > 1 and num_cells <= 2 * len(found)
@@ -156,8 +156,7 @@ def _value(word: str) -> str:
 
 def _heading(key: str) -> str:
     """`optimizer.` above `lr`."""
-    start = max(key.rfind("."), key.rfind("/")) + 1
-    return "\n".join(drawable(_fitted(part)) for part in (key[:start], key[start:]))
+    return "\n".join(drawable(_fitted(part)) for part in two_lines(key))
 
 
 def _colours(found: Sequence[Setting], metric: str) -> tuple[Scale, Any]:
@@ -165,7 +164,7 @@ def _colours(found: Sequence[Setting], metric: str) -> tuple[Scale, Any]:
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap
 
-    configs = [r.job.request.config for setting in found for r in setting.rows]
+    configs = configs_of([r for setting in found for r in setting.rows])
     scale = Scale([number for setting in found if math.isfinite(number := setting.mean(metric))])
     shades = colormaps["YlGnBu"]([0.2 + 0.8 * i / 255 for i in range(256)])
     return scale, ListedColormap(shades if is_larger_better(metric, *configs) else shades[::-1])
