@@ -16,7 +16,7 @@ from trainer.config.settings import Averages, Settings
 from trainer.data.batches import Batch, Batches, ResidentBatches, derived_seed, first_samples
 from trainer.data.leaks import Leak, leaks
 from trainer.data.mix import Mix
-from trainer.data.prepare import Splits, doubts, fingerprint
+from trainer.data.prepare import Fingerprint, Splits, doubts, fingerprint
 from trainer.data.source import Data
 from trainer.distributed import ALONE, World
 from trainer.draws import has_drawn_since, seed_all
@@ -104,14 +104,7 @@ def build(settings: Settings, world: World = ALONE, like: Parts | None = None, i
     Raises:
         UserError: what does not fit, both sides named.
     """
-    set_up_torch(settings)
-    device = find_device(settings.device, world)
-    refuse_float64(settings, device)
-    name_fallbacks(device)
-    refuse_graphs(settings, device, world)
-    dtype = torch.float64 if settings.dtype == "float64" else torch.float32
-    precision = autocast(settings, device)
-    refuse_astray(settings)
+    device, dtype, precision = computing(settings, world)
     with fitting(device):
         began = time.monotonic()
         data = world.first_alone(lambda: build_data(settings)) if like is None else like.data
@@ -141,36 +134,16 @@ def build(settings: Settings, world: World = ALONE, like: Parts | None = None, i
         store = Store(model, loss_fn)
     except ValueError as error:
         raise UserError(f"model={settings.names['model']}: {error}.") from error
+    chance = []
     if not is_all_ours(model, loss_fn):
-        look_for_rebinding(model, given, precision)
-        if is_alone:
-            store.watch(world)
-        for split in (splits.train, splits.val, splits.test):
-            if isinstance(split, ResidentBatches):
-                split.is_copied = True
-    chance = [] if is_all_ours(model, loss_fn) else doubts_of_evaluation(settings, model, given, precision)
+        heed_others(model, store, splits, given, precision, world if is_alone else None)
+        chance = doubts_of_evaluation(settings, model, given, precision)
     hold(settings, model, store, world)
-    optimizer = build_optimizer(settings, model, store)
-    schedule = build_schedule(settings, optimizer, length)
-    scaler = GradScaler(device.type, enabled=settings.precision == "float16")
     told = fingerprint(data) | told_apart(settings)
-    others = own_files(settings.own) | own_objects(
-        settings.own, optimizer=optimizer, scheduler=schedule, loss=loss_fn, data=splits
-    )
-    state = TrainingState(
-        model, store, optimizer, schedule, scaler, loss=loss_fn, data=told, world=world, others=others
-    )
-    state.patience, state.average = patience_of(settings), average_of(settings, store, length, optimizer)
+    state = build_state(settings, model, loss_fn, store, splits, told, length, world)
     if world.rank > 0:  # each its own dropout
         seed_all(derived_seed(settings.seed, "rank", world.rank))
-    leak = None if like is None else like.leak
-    if like is None and settings.overfit is None:  # there the splits have the same samples on purpose
-        leak = leaks(data.train, data.val, data.test, data.rows)
-    warnings = (
-        doubts(data, settings.names["data"], dtype, leak, getattr(splits.train, "augment", None))
-        if like is None
-        else []
-    )
+    leak, warnings = leak_and_doubts(settings, data, splits, dtype) if like is None else (like.leak, [])
     warnings += unsteady + found + loaded + chance + doubts_of_loss(settings, loss_fn, model, sample_of(splits.val))
     warnings += doubts_of_patience(settings, length)
     mix = build_mix(settings, data, loss_fn, world)
@@ -178,11 +151,70 @@ def build(settings: Settings, world: World = ALONE, like: Parts | None = None, i
     return Parts(settings, world, device, precision, data, splits, model, loss_fn, length, state, *found_out)
 
 
-def look_for_rebinding(model: nn.Module, sample: Batch, precision: Precision) -> None:
-    """Finds out whether a forward pass in training gives parameters other memory, see `trainer.trials`."""
+def computing(settings: Settings, world: World) -> tuple[torch.device, torch.dtype, Precision]:
+    """What a run computes on, and in what. Raises UserError: it can't be had, or does not go with the rest."""
+    set_up_torch(settings)
+    device = find_device(settings.device, world)
+    refuse_float64(settings, device)
+    name_fallbacks(device)
+    refuse_graphs(settings, device, world)
+    precision = autocast(settings, device)
+    refuse_astray(settings)
+    return device, torch.float64 if settings.dtype == "float64" else torch.float32, precision
+
+
+def heed_others(
+    model: nn.Module, store: Store, splits: Splits, sample: Batch, precision: Precision, world: World | None
+) -> None:
+    """Has the run heed what classes of others may do in a step: rebind parameters, reach a part of them, write into
+    samples.
+
+    Args:
+        sample: as the model is called with it.
+        world: that looks which parameters a gradient reaches; None: nobody does.
+    """
     device = next(model.parameters()).device
+    # Whether a forward pass in training gives parameters other memory, see `trainer.trials`.
     with suppress(Exception), undisturbed(model, device, is_training=True), precision():
         called(model, sample.inputs)  # what is wrong with it is told elsewhere
+    if world is not None:
+        store.watch(world)
+    for split in (splits.train, splits.val, splits.test):
+        if isinstance(split, ResidentBatches):
+            split.is_copied = True
+
+
+def build_state(
+    settings: Settings,
+    model: nn.Module,
+    loss_fn: LossFunction,
+    store: Store,
+    splits: Splits,
+    told: dict[str, Fingerprint],
+    length: Length,
+    world: World,
+) -> TrainingState:
+    """What a step changes, as it is before the first."""
+    optimizer = build_optimizer(settings, model, store)
+    schedule = build_schedule(settings, optimizer, length)
+    scaler = GradScaler(store.values.device.type, enabled=settings.precision == "float16")
+    others = own_files(settings.own) | own_objects(
+        settings.own, optimizer=optimizer, scheduler=schedule, loss=loss_fn, data=splits
+    )
+    state = TrainingState(
+        model, store, optimizer, schedule, scaler, loss=loss_fn, data=told, world=world, others=others
+    )
+    state.patience, state.average = patience_of(settings), average_of(settings, store, length, optimizer)
+    return state
+
+
+def leak_and_doubts(
+    settings: Settings, data: Data, splits: Splits, dtype: torch.dtype
+) -> tuple[Leak | None, list[str]]:
+    """What the splits have in common, and what may be meant of the data but seldom is."""
+    # With overfit= the splits have the same samples on purpose.
+    leak = leaks(data.train, data.val, data.test, data.rows) if settings.overfit is None else None
+    return leak, doubts(data, settings.names["data"], dtype, leak, getattr(splits.train, "augment", None))
 
 
 def sample_of(split: Batches) -> Batch:
