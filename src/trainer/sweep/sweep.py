@@ -193,18 +193,9 @@ def run_all(
             if len(ended) > 1 and code in ENDS_OF_A_STACK:
                 together += ended
             elif len(ended) > 1:
-                rest = [job for job in ended if not is_finished(job)]
-                # A signal comes from outside, and each has its checkpoint: they go on as they were. Killed once more,
-                # or ended by an error, that may be the fault of one: they go on one by one.
-                was_killed = code < 0 or code == UNKNOWN
-                is_again = was_killed and not killed.intersection(rest)
-                killed.update(rest)
-                if rest:
-                    how = "together" if is_again else "one by one"
-                    how += " from their last checkpoints (the same but for rounding)" if was_killed else ""
-                    progress.note(f"{rest[0].name} and others go on {how}: {reason(rest[0], code)}")
-                waiting[:0] = [rest] if is_again and rest else [[job] for job in rest]
-                ended, code = [job for job in ended if job not in rest], 0
+                rest = rest_of_a_stack(ended, code, killed, progress)
+                waiting[:0] = rest
+                ended, code = [job for job in ended if not any(job in unit for unit in rest)], 0
             for job in ended:
                 to_go.discard(job)
                 outcome = Outcome(job, code, seconds, reason(job, code))
@@ -213,6 +204,26 @@ def run_all(
             table.refresh()
         progress.update([job for running in pool.running for job in running.jobs])
     return table.write()
+
+
+def rest_of_a_stack(jobs: Sequence[Job], code: int, killed: set[Job], progress: Progress) -> list[list[Job]]:
+    """Those of jobs that trained together which have not come to their ends, in units as they go on.
+
+    A signal comes from outside, and each has its checkpoint: they go on as they were. Killed once more, or ended by an
+    error, that may be the fault of one: they go on one by one.
+
+    Args:
+        killed: while they trained together; these are added.
+    """
+    rest = [job for job in jobs if not is_finished(job)]
+    was_killed = code < 0 or code == UNKNOWN
+    is_again = was_killed and not killed.intersection(rest)
+    killed.update(rest)
+    if rest:
+        how = "together" if is_again else "one by one"
+        how += " from their last checkpoints (the same but for rounding)" if was_killed else ""
+        progress.note(f"{rest[0].name} and others go on {how}: {reason(rest[0], code)}")
+    return [rest] if is_again and rest else [[job] for job in rest]
 
 
 def note(outcome: Outcome, failures: dict[str, dict[str, str]]) -> None:
