@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from trainer.config.request import Request, resolved
 from trainer.config.schema import is_larger_better
@@ -72,11 +72,7 @@ def search(space: Space, folder: Path, words: Sequence[str], signals: Signals, c
     if config["dry_run"]:
         print(f"a search of {space.num_trials} trials for the best {metric}, chosen as it goes")
         return 0
-    if settings["stack"] == "always" and settings["jobs"] == 1:
-        print("sweep.stack=always: a search tries one after the other. sweep.jobs=4 tries four together", flush=True)
-    if (key := next((key for key in keys_of(corners[0][0]) if key in AVERAGED), None)) is not None:
-        how = f"Type {key}=0, and then the best settings with --multirun {key}=0,1,2"
-        print(f"{key}: is searched, so the best is the luckiest of them, too. {how}", flush=True)
+    warn(settings, keys_of(corners[0][0]))
     jobs: dict[str, Job] = {}
     together: list[Job] = []
     failures = {} if settings["retry"] else read_failures(folder)
@@ -109,6 +105,15 @@ def search(space: Space, folder: Path, words: Sequence[str], signals: Signals, c
         rows = [row(job, failures) for job in jobs.values()]
         is_proved = bool(signals.received) or prove(rows, together, settings["verify"], folder, pool)
     return close(rows, space.num_trials, folder, settings, signals) + (not is_proved)
+
+
+def warn(settings: Mapping[str, Any], keys: Sequence[str]) -> None:
+    """Says what may be meant otherwise, with these keys searched."""
+    if settings["stack"] == "always" and settings["jobs"] == 1:
+        print("sweep.stack=always: a search tries one after the other. sweep.jobs=4 tries four together", flush=True)
+    if (key := next((key for key in keys if key in AVERAGED), None)) is not None:
+        how = f"Type {key}=0, and then the best settings with --multirun {key}=0,1,2"
+        print(f"{key}: is searched, so the best is the luckiest of them, too. {how}", flush=True)
 
 
 def job_of(request: Request, folder: Path, keys: Sequence[str], others: Mapping[str, Job]) -> Job:
