@@ -125,6 +125,11 @@ def test_of_several_labels_what_is_1_weighs_as_much_as_what_is_0(tmp_path: Path,
     ):
         with pytest.raises(UserError, match=line):
             train(*words, *more)
+    # Floats of 0 and 1 may be masks: what the line says to type is what they are told by.
+    np.savez(tmp_path / "labels.npz", inputs=labels[:, :3] + torch.rand(90, 3), targets=labels.float())
+    words.remove("data.task=multilabel")
+    with pytest.raises(UserError, match=r"weights of classes. Type data.task=multilabel if the targets are several"):
+        train(*words, "loss.class_weights=balanced")
 
 
 MASKS = """

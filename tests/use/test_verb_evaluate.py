@@ -91,7 +91,11 @@ def test_a_loss_that_is_not_finite_is_that_of_the_result(
 
 
 def test_new_rows_of_a_table_are_prepared_as_in_training(
-    train: Train, tmp_path: Path, sources: dict[str, tuple[str, ...]], capsys: pytest.CaptureFixture[str]
+    train: Train,
+    tmp_path: Path,
+    sources: dict[str, tuple[str, ...]],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     result = train("data=table", *sources["table"], "model=two_layer", *TINY)
     head, *lines = Path(sources["table"][0].partition("=")[2]).read_text().splitlines()
@@ -99,8 +103,11 @@ def test_new_rows_of_a_table_are_prepared_as_in_training(
         rows = stored["id"]
     Path("new.csv").write_text("\n".join([head, *(lines[row] for row in rows)]))
     capsys.readouterr()
-    assert cli.run_command(["evaluate", "x", "data.path=new.csv", "--json"]) == 0
+    monkeypatch.setenv("HERE", str(tmp_path))  # a variable counts as if its value had been typed, as in a run's words
+    assert cli.run_command(["evaluate", "x", "data.path=${oc.env:HERE}/new.csv", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
+    with pytest.raises(UserError, match=r"the environment has no such variable. Set it, or type its value."):
+        cli.run_command(["evaluate", "x", "data.path=${oc.env:NOWHERE_AT_ALL}/new.csv", "--json"])
     assert found["metrics"] == {"loss": result["test/loss"], "accuracy": result["test/accuracy"]}
     assert (found["samples"], found["split"], found["as_in_result"]) == (len(rows), None, None)
     assert [row["name"] for row in found["classes"]] == ["k0", "k1", "k2"]

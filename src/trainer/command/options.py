@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 from trainer.command.listed import KEYS, PLACES, USING
+from trainer.config.grammar import from_environment
 from trainer.config.schema import Number
 from trainer.errors import UserError, nearest
 
@@ -30,9 +31,12 @@ def places_and_options(verb: str, words: Sequence[str]) -> tuple[list[str], dict
                 raise UserError(f"{word}: takes no value. Type {name}, or leave it out.")
             options[name] = ""
         elif is_known and (sign or name.startswith("--")):
-            options[name] = value if sign else next(rest, "")
-            if not options[name]:
+            # As in the words of a run. What a file asks of this machine is refused.
+            options[name] = value = from_environment(value if sign else next(rest, ""))
+            if not value:
                 raise UserError(f"{name}: has no value. Type train help {verb} for what train {verb} takes.")
+            if "${oc.env:" in value:
+                raise UserError(f"{name}={value}: the environment has no such variable. Set it, or type its value.")
         elif word == "-" or is_place(word) or not (sign or is_known or word.startswith("-")):
             places.append(word)
         elif is_known:

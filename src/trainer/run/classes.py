@@ -47,7 +47,12 @@ def weigh_classes(settings: Settings, criterion: nn.Module, data: Data, train: B
         return
     taking = [part for part in parts if isinstance(part, WEIGHTED)]
     if not taking:
-        raise UserError(f"{key}: loss={settings.names['loss']} has no weights of classes. Try loss=cross_entropy.")
+        how = "Try loss=cross_entropy"
+        if any(isinstance(part, nn.BCEWithLogitsLoss) for part in parts):
+            how = "Type data.task=multilabel if the targets are several labels for a sample, or loss.pos_weight=[...]"
+        elif not isinstance(data.meaning, Classes | Places):
+            how = "Leave it out"
+        raise UserError(f"{key}: loss={settings.names['loss']} has no weights of classes. {how}.")
     if any(part.weight is not None for part in taking):
         raise UserError(f"{key}: the loss has weights already. Leave loss.weight out.")
     num_classes = _num_classes(key, settings, data)
