@@ -559,9 +559,12 @@ def check(config: Mapping[str, Any]) -> None:
     """
     for group in (*GROUPS, *SECTIONS, "metric"):
         if not isinstance(config.get(group), Mapping):
-            none = NONE.get(group) if config.get(group) in (None, False) else None
+            value = config.get(group)
+            none = NONE.get(group) if value in (None, False) else None
             how = "Type train --cfg job to see them" if none is None else f"For none type {group}={none}"
-            raise UserError(f"{group}={shown(config.get(group))}: holds keys of its own. {how}.")
+            if group in SECTIONS and group != "monitor":
+                how = _section_to_type(group, value)
+            raise UserError(f"{group}={shown(value)}: holds keys of its own. {how}.")
     # `optimizer.: 3` of a file is below as `optimizer` with an empty name, which no rule knows.
     if (dotted := next((key for key in config if "." in key), None)) is not None:
         raise unknown_key(dotted, sorted(RULES, key=lambda k: k.split(".")[0] in GROUPS))
@@ -587,6 +590,16 @@ def check(config: Mapping[str, Any]) -> None:
         part = re.fullmatch(r"loss\.terms\.([^.]+)\.criterion\.(\w+)", key)
         if part is not None and is_shipped(config["loss"]["terms"][part[1]]["criterion"]):
             refuse_value(key, value, f"loss.{part[2]}")  # as of a loss of its own
+
+
+def _section_to_type(section: str, value: Any) -> str:
+    """`early_stopping=5` to `early_stopping.patience=5`: the first key is what a section is for."""
+    first, *rest = (key for key in RULES if key.startswith(f"{section}."))
+    if value in (None, False) and RULES[first].allows(None):
+        return f"For none type {first}=null"
+    if isinstance(RULES[first], Number) and value not in (None, False) and RULES[first].allows(value):
+        return f"Type {first}={shown(value)}"
+    return f"They are {', '.join([first, *(key.removeprefix(section) for key in rest)])}"
 
 
 def refuse_terms(value: Any, found: Mapping[str, Any]) -> None:
