@@ -8,6 +8,7 @@ from trainer.data.prepare import targets_of
 from trainer.data.source import Data
 from trainer.distributed import World
 from trainer.errors import UserError
+from trainer.losses.distillation import Distillation
 from trainer.losses.function import LossFunction
 from trainer.losses.term import Term
 from trainer.meaning import Classes, Numbers
@@ -38,6 +39,8 @@ def build_mix(settings: Settings, data: Data, loss_fn: LossFunction, world: Worl
     if is_classes and bool((targets < 0).any()):
         raise UserError(f"{key}: some samples have no class to mix. Leave it out.")
     for term in loss_fn.terms if is_classes else []:
+        if isinstance(term.criterion, Distillation):  # of the mixed inputs, whatever the targets
+            continue
         is_of_labels = term.compared_with == "index" and not isinstance(term.criterion, nn.CrossEntropyLoss)
         if term.wants is None or is_of_labels:
             raise UserError(f"{key}: loss={settings.names['loss']} takes no shares of classes. Try loss=cross_entropy.")
