@@ -20,8 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from refusal import says
-from trainer.data import image_folder, image_table
-from trainer.data import known as known_module
+from trainer.data import image_folder, image_table, whole_files
 from trainer.data import look as look_module
 from trainer.data.batches import LoadedBatches
 from trainer.data.image_files import MAX_PIXELS, FolderImages, read_picture
@@ -397,7 +396,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
 
 def test_a_file_that_was_whole_is_not_opened_again(tmp_path: Path, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is kept of a first look gives the same; a file that was changed, of whatever times and size, is read."""
-    monkeypatch.setattr(known_module, "SETTLED", 0.0)
+    monkeypatch.setattr(whole_files, "SETTLED", 0.0)
     folder(tmp_path, count=8)
     noise().convert("RGBA").save(tmp_path / "cat" / "2.png")
     opened: list[str] = []
@@ -435,13 +434,13 @@ def test_whatever_its_time_a_whole_file_is_known(
     year: int, tmp_path: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """ext4 has times up to 2446, which take more than 64 bits in nanoseconds."""
-    monkeypatch.setattr(known_module, "SETTLED", 0.0)
+    monkeypatch.setattr(whole_files, "SETTLED", 0.0)
     seconds = round((year - 1970) * 365.2425 * 86_400)
     paths = sorted(folder(tmp_path, count=8).rglob("*.png"))
     for path in paths:
         os.utime(path, (seconds, seconds))
     load(tmp_path)
-    known = known_module.Known([*map(str, paths)])
+    known = whole_files.Known([*map(str, paths)])
     assert known.rows_of([path.stat() for path in paths])[1].all()
 
 
@@ -459,13 +458,13 @@ def test_files_without_numbers_are_never_known(tmp_path: Path, kept: Path) -> No
     for number in (0, about.st_ino):
         facts = {name: getattr(about, name) for name in ("st_dev", "st_size", "st_mtime_ns", "st_ctime_ns")}
         its: Any = SimpleNamespace(st_ino=number, **facts)
-        known = known_module.Known([str(path)])
+        known = whole_files.Known([str(path)])
         known.keep(known.rows_of([its])[0].tobytes())
-        assert known_module.Known([str(path)]).rows_of([its])[1].tolist() == [number > 0]
+        assert whole_files.Known([str(path)]).rows_of([its])[1].tolist() == [number > 0]
 
 
 def test_what_is_kept_of_a_look_may_be_damaged(tmp_path: Path, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known_module, "SETTLED", 0.0)
+    monkeypatch.setattr(whole_files, "SETTLED", 0.0)
     first = load(folder(tmp_path, count=8))
     (file,) = kept.glob("*.pt")
     for damage in (b"", b"no tensors", file.read_bytes()[:-200]):

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from ranks import ended, ranks
-from trainer.data import image_files, kept
+from trainer.data import image_files, kept_pictures
 from trainer.data.batches import LoadedBatches
 from trainer.data.image_files import FolderImages
 from trainer.disk.slots import ENDING
@@ -32,7 +32,7 @@ AUGMENTED = ("data.augment.crop_padding=2", "data.augment.horizontal_flip=true")
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Pictures of two classes, and a cache folder that nobody else uses."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(kept, "SETTLED", 0)
+    monkeypatch.setattr(kept_pictures, "SETTLED", 0)
     rng = np.random.default_rng(0)
     for i in range(COUNT):
         path = tmp_path / "pictures" / ("cat", "dog")[i % 2] / f"{i}.jpg"
@@ -163,7 +163,7 @@ def test_a_picture_that_has_just_been_written_is_not_kept(
     root: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may be written again within the same tick of the clock."""
-    monkeypatch.setattr(kept, "SETTLED", 1000)
+    monkeypatch.setattr(kept_pictures, "SETTLED", 1000)
     for _ in range(2):
         decoded.clear()
         pictures(files(root))

@@ -20,7 +20,7 @@ from trainer.data.folds import folded
 from trainer.data.memory import refuse_more
 from trainer.data.quoting import cut, listed
 from trainer.data.source import Data, Samples, existing_path, split_off
-from trainer.data.spread import standardized
+from trainer.data.standardize import standardized
 from trainer.data.tables.read import SUFFIXES
 from trainer.data.targets import Targets, meaning, place, refuse_non_finite
 from trainer.disk import foreign

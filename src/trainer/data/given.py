@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from trainer.data.apart import class_names, labels_apart, targets_apart
 from trainer.data.dense import are_words, as_targets, as_tensors, is_array
+from trainer.data.item_labels import class_names, labels_apart, targets_apart
 from trainer.data.item_targets import Labels, Reading, are_one_hot, as_numbers
 from trainer.data.items import Items
 from trainer.data.loader import read

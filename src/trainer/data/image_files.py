@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from trainer.data.kept import KeptPictures
+from trainer.data.kept_pictures import KeptPictures
 from trainer.data.quoting import cut, listed
 from trainer.data.source import ImageFiles
 from trainer.data.upright import in_8_bit, scale_clear_level

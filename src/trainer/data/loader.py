@@ -27,8 +27,8 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import DataLoader
 
-from trainer.data.handed import Handed, Hands, tidy
 from trainer.data.items import Items
+from trainer.data.shared_memory import Handed, Hands, tidy
 from trainer.distributed import die_with_parent
 from trainer.errors import UserError
 from trainer.signals import ENDING, blocked

@@ -22,10 +22,10 @@ from trainer.data.image_files import (
     reason_of,
     refuse_too_large,
 )
-from trainer.data.known import SUM_WIDTH, Known, is_settled
 from trainer.data.loader import METHOD, read
 from trainer.data.quoting import cut
 from trainer.data.upright import has_deep_greys, is_transparent
+from trainer.data.whole_files import SUM_WIDTH, Known, is_settled
 from trainer.errors import UserError
 
 # How a whole file ends, if it ends as most do.

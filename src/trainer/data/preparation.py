@@ -16,7 +16,7 @@ from trainer.data.images import ImageTransform
 from trainer.data.prepare import Splits, on_device
 from trainer.data.quoting import cut
 from trainer.data.source import Data, Samples
-from trainer.data.spread import Scaling
+from trainer.data.standardize import Scaling
 from trainer.data.tables.recipe import Recipe
 from trainer.data.upright import BACKGROUNDS
 from trainer.trees import Tree, mapped, named_leaves

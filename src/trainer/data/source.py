@@ -94,8 +94,8 @@ class Data:
         scale: what uint8 images are divided by to reach 0..1 (digits have 16 grey levels: 16).
         num_workers: for splits that are read while training: processes that read ahead.
         notes: what was decided in reading it that its user should know.
-        recipe: what the source has done to its inputs, see `trainer.data.preparation`: of tables a
-            `trainer.data.tables.recipe.Recipe`, of arrays a `trainer.data.spread.Scaling`; None where it is nothing.
+        recipe: what the source has done to its inputs: of tables a `trainer.data.tables.recipe.Recipe`, of arrays a
+            `trainer.data.standardize.Scaling`; None where it is nothing.
         rows: split to the rows of the source's file that it has, `[N]`; empty where that is not known.
         by_chance: the splits whose samples `data.split_seed` has chosen, or drawn.
         collate_fn: a list of items to a batch; None: torch's.

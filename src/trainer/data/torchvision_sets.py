@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config.schema import shown
-from trainer.data.apart import class_names
 from trainer.data.download import data_folder, refuse_unasked
+from trainer.data.item_labels import class_names
 from trainer.data.item_masks import is_picture
 from trainer.data.items import Items
 from trainer.data.quoting import cut, listed

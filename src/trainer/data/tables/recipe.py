@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.data.quoting import cut, listed
-from trainer.data.spread import spread
+from trainer.data.standardize import spread
 from trainer.data.tables.columns import EMPTY, Gathering, Mixed, Numbers, Table, Unused, Words, number, time_of
 from trainer.errors import UserError, nearest
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from trainer.data.image_files import SUM_BYTES
-from trainer.data.kept import SETTLED
+from trainer.data.kept_pictures import SETTLED
 from trainer.disk.cache import Cache
 from trainer.disk.files import cache_folder
 

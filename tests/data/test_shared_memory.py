@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer.data import handed
+from trainer.data import shared_memory
 from trainer.data.batches import Batch
-from trainer.data.handed import Hands
+from trainer.data.shared_memory import Hands
 from trainer.trees import leaves
 
 Pair = namedtuple("Pair", "left right")
@@ -92,7 +92,7 @@ def test_little_shared_memory_gives_fewer_pieces_or_none(monkeypatch: pytest.Mon
         return share(tensor)
 
     monkeypatch.setattr(Tensor, "share_memory_", limited)
-    monkeypatch.setattr(handed, "_MOMENT", 0.0)
+    monkeypatch.setattr(shared_memory, "_MOMENT", 0.0)
     for i in range(8):
         assert hands.take(hands.give(0, numbers(4) + i)).tolist() == [i, i + 1, i + 2, i + 3]
     none = Hands(1, 3)
