@@ -14,13 +14,13 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from trainer.data.dense import are_words, as_targets, as_tensors, is_array
 from trainer.data.item_labels import class_names, labels_apart, targets_apart
-from trainer.data.item_targets import Labels, Reading, are_one_hot, as_numbers
+from trainer.data.item_targets import Labels, Reading, as_numbers
 from trainer.data.items import Items
 from trainer.data.loader import read
 from trainer.data.quoting import listed
 from trainer.data.source import SPLITS, Data, ImageFiles, Samples
 from trainer.data.split import split_rows, uneven
-from trainer.data.targets import meaning
+from trainer.data.targets import are_one_hot, meaning
 from trainer.errors import UserError, nearest
 from trainer.meaning import IGNORED, Classes, Numbers, Unread
 from trainer.trees import leaves

@@ -8,15 +8,10 @@ import torch
 from torch import Tensor
 
 from trainer.data.quoting import listed
+from trainer.data.targets import are_one_hot
 from trainer.errors import UserError
 from trainer.meaning import IGNORED
 from trainer.trees import Tree
-
-
-def are_one_hot(targets: Tensor) -> bool:
-    """Whether they are rows `[N, K]` with a 1 in one place and else 0."""
-    is_row = targets.dim() == 2 and targets.shape[1] > 1 and bool(((targets == 0) | (targets == 1)).all())
-    return is_row and bool((targets.sum(1) == 1).all())
 
 
 def as_numbers(targets: Tensor) -> Tensor:

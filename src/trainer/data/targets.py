@@ -77,7 +77,7 @@ def meaning(
                 f"Try data.num_classes=null, or data.task=classification with whole numbers."
             )
         return Targets({split: _floats(array, f"{where}: {split} targets") for split, array in parts.items()})
-    if widths != {1} and "U" not in kinds and all(map(_is_one_hot, parts.values())):
+    if widths != {1} and "U" not in kinds and all(map(are_one_hot, parts.values())):
         (num_columns,) = widths
         if num_classes not in (None, num_columns):
             raise UserError(f"data.num_classes={num_classes}: the targets have {num_columns} columns. Leave it out.")
@@ -139,9 +139,10 @@ def alike(class_names: Sequence[str], advice: str) -> list[str]:
     return [f"{listed(names)} are classes of their own. If they are one, {advice}." for names in found]
 
 
-def _is_one_hot(array: Array) -> bool:
-    """Whether each row has a 1 in one place and else 0."""
-    return bool(((array == 0) | (array == 1)).all()) and bool((array.sum(1) == 1).all())
+def are_one_hot(targets: Array | Tensor) -> bool:
+    """Whether they are rows `[N, K]` with a 1 in one place and else 0."""
+    is_row = targets.ndim == 2 and targets.shape[1] > 1 and bool(((targets == 0) | (targets == 1)).all())
+    return is_row and bool((targets.sum(1) == 1).all())
 
 
 def _are_few(parts: Mapping[str, Array]) -> bool:
