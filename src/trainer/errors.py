@@ -1,6 +1,7 @@
 """What the user did wrong, and what stopped a run: exceptions that carry their exit code and print as one line."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -45,6 +46,18 @@ def cut(text: str, most: int = 2000) -> str:
     """The text without its middle where it's longer: it may quote a value or a header of any length."""
     half = (most - 5) // 2
     return text if len(text) <= most else f"{text[:half]} ... {text[-half:]}"
+
+
+def first_line(error: BaseException) -> str:
+    """Of what an error says, without a full stop; its kind where it says nothing."""
+    line = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    asked = re.search(r"DefaultCPUAllocator: .*tried to allocate (\d+) bytes", line)
+    return f"{int(asked[1]):,} bytes of memory are needed at once, more than there are" if asked else line
+
+
+def in_a_line(error: BaseException) -> str:
+    """What an error says in all its lines, in one of at most 300 characters, without a full stop."""
+    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
 
 
 class Pruned(RunStopped):

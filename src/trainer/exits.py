@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from io import TextIOWrapper
 from typing import Any, NoReturn, TextIO, cast
 
-from trainer.errors import Interrupted, RunStopped, UserError, printable
+from trainer.errors import Interrupted, RunStopped, UserError, first_line, printable
 from trainer.signals import ENDING, Signals
 
 # What Python, the loader, the C library, C++, torch, oneDNN and a GPU's libraries say.
@@ -89,7 +89,7 @@ def exit_code(task: Callable[[Signals], object]) -> int:
 def line_of(error: Exception) -> str | None:
     """What is wrong and what to type, where an error is the machine's or of what torch can't do; None: it is ours."""
     if is_out_of_memory(error):
-        reason = (str(error).splitlines() or [type(error).__name__])[0].partition(". GPU ")[0].rstrip(".")
+        reason = first_line(error).partition(". GPU ")[0].rstrip(".")
         return f"there is not enough memory ({reason}). End other programs, or type a smaller batch_size=."
     if is_of_the_system(error):
         return f"{error}. Free what is full, or ask for more of it, and type the same again."

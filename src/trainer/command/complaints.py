@@ -9,7 +9,7 @@ from trainer.command.folders import CONFIGS, config_folders
 from trainer.command.folders import options as options_in
 from trainer.command.words import sorted_words
 from trainer.config.schema import RULES, ListOf, Number, typed, yaml_problem
-from trainer.errors import UserError
+from trainer.errors import UserError, first_line
 from trainer.system import shell
 
 
@@ -31,7 +31,7 @@ def one_line(error: Exception, argv: list[str], as_typed: dict[str, str]) -> Use
     if isinstance(error, YAMLError):
         return UserError(f"a config file: no YAML: {yaml_problem(error)}.")
     if isinstance(error, InterpolationResolutionError):
-        return UserError(f"{error.full_key or '${...}'}: {str(error).splitlines()[0]}.")
+        return UserError(f"{error.full_key or '${...}'}: {first_line(error)}.")
     if isinstance(error, OSError) and error.strerror:
         return UserError(f"{error.filename or 'the folder that you are in'}: {error.strerror}.")
     if isinstance(error, RecursionError):

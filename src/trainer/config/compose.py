@@ -31,7 +31,7 @@ from trainer.config.schema import GROUPS, RULES, Choice, Text, is_as_typed
 from trainer.config.shipped import CONFIGS
 from trainer.config.trust import refuse_untyped
 from trainer.disk import foreign
-from trainer.errors import UserError
+from trainer.errors import UserError, first_line
 
 MAX_JOBS = 10_000
 _RESOLVER = re.compile(r"\$\{[^}]*:")  # `${oc.env:HOME}`, which asks this machine
@@ -401,7 +401,7 @@ def _answered(key: str, value: str, config: DictConfig) -> Any:
     try:
         answer = OmegaConf.select(config, key)
     except OmegaConfBaseException as error:
-        raise UserError(f"{key}: {str(error).splitlines()[0]}.") from error
+        raise UserError(f"{key}: {first_line(error)}.") from error
     if OmegaConf.is_config(answer):
         answer = OmegaConf.to_container(answer)
     if "${" in str(answer):  # escaped: it stays as it was typed, or else it would be resolved twice

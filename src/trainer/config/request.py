@@ -9,7 +9,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from trainer.config import schema
 from trainer.config.references import refuse_endless
-from trainer.errors import UserError
+from trainer.errors import UserError, first_line
 
 Config = dict[str, Any]
 
@@ -57,7 +57,7 @@ def resolved(config: Config) -> Config:
     except MissingMandatoryValue as error:
         raise UserError(f"{error.full_key}=???: is missing. Type {error.full_key}=...") from error
     except OmegaConfBaseException as error:
-        raise UserError(f"{getattr(error, 'full_key', None) or 'config'}: {str(error).splitlines()[0]}.") from error
+        raise UserError(f"{getattr(error, 'full_key', None) or 'config'}: {first_line(error)}.") from error
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
 

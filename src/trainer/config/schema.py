@@ -12,7 +12,7 @@ from typing import Any
 
 from trainer.config import synonyms
 from trainer.config.grammar import written
-from trainer.errors import UserError, nearest, one_of
+from trainer.errors import UserError, first_line, nearest, one_of
 from trainer.system import shell
 
 
@@ -545,7 +545,7 @@ def key_meant(key: str, known: Iterable[str]) -> str | None:
 def yaml_problem(error: Exception) -> str:
     """What is wrong with a YAML file, as one line with its place: `line 2, column 1: found duplicate key a`."""
     mark = getattr(error, "problem_mark", None)
-    text = getattr(error, "problem", None) or (str(error).splitlines() or [type(error).__name__])[0]
+    text = getattr(error, "problem", None) or first_line(error)
     return f"line {mark.line + 1}, column {mark.column + 1}: {text}" if mark else text
 
 

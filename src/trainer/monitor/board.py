@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.config.settings import Monitor
-from trainer.errors import UserError
+from trainer.errors import UserError, first_line
 from trainer.meaning import Classes, Meaning
 from trainer.monitor.events import EventFile
 from trainer.monitor.predictions import Collector, Predictions
@@ -96,8 +96,7 @@ class Board:
         except UserError:  # the event file can't be written
             raise
         except Exception as error:
-            reason = (str(error).splitlines() or [""])[0]
-            self.note(f"warning: no {what} for TensorBoard: {type(error).__name__}: {reason}")
+            self.note(f"warning: no {what} for TensorBoard: {type(error).__name__}: {first_line(error)}")
 
     def _end(self, step: int) -> None:
         assert self._collector is not None

@@ -14,7 +14,7 @@ from trainer.config.settings import Settings
 from trainer.disk.programs import keep_programs_private
 from trainer.distributed import ALONE, World
 from trainer.draws import random_state, set_random_state
-from trainer.errors import UserError
+from trainer.errors import UserError, first_line
 from trainer.exits import is_out_of_memory
 from trainer.loop import Precision
 from trainer.system.limits import num_cores
@@ -199,13 +199,6 @@ def autocast(settings: Settings, device: torch.device) -> Precision:
         raise UserError(f"precision={precision}: does not go with dtype=float64. Type precision=float32.")
     dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
     return lambda: torch.autocast(device.type, dtype)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of a message, without a full stop."""
-    line = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-    asked = re.search(r"DefaultCPUAllocator: .*tried to allocate (\d+) bytes", line)
-    return f"{int(asked[1]):,} bytes of memory are needed at once, more than there are" if asked else line
 
 
 @contextlib.contextmanager

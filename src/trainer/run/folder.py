@@ -20,7 +20,7 @@ from trainer.disk.checkpoint import Checkpoints, num_bytes, refuse_other_kinds
 from trainer.disk.files import cannot_write, remove_leftovers
 from trainer.disk.lock import holder, locked
 from trainer.distributed import ALONE, TIMEOUT, World
-from trainer.errors import UserError, nearest
+from trainer.errors import UserError, in_a_line, nearest
 from trainer.kept import state_of
 from trainer.monitor.journal import cut_metrics
 from trainer.optim import held
@@ -217,7 +217,7 @@ def does_not_fit(folder: Path, error: Exception, data: Data | None = None) -> Us
     Args:
         data: that of the run, where it may be split otherwise than an older release did.
     """
-    what = " ".join(str(error).split())[:300].rstrip(".")  # torch says in further lines what does not fit
+    what = in_a_line(error)  # torch says in further lines what does not fit
     how = "If a class of yours or the data has changed since, type another name= for a new run."
     if isinstance(error, OtherLength):
         how = "Type max_steps= or max_epochs= as it was begun with, or another name= for a new run."

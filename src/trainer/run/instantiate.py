@@ -14,9 +14,8 @@ from trainer.config import schema, trust
 from trainer.config.request import Config, resolved
 from trainer.config.settings import Settings
 from trainer.data.source import Source
-from trainer.errors import UserError
+from trainer.errors import UserError, first_line
 from trainer.losses.criteria import Focal
-from trainer.run.environment import first_line
 
 # What the class in a group must be.
 KINDS: dict[str, type] = {

@@ -15,11 +15,10 @@ from trainer.config.settings import Settings
 from trainer.config.shipped import shipped
 from trainer.data.batches import Batch
 from trainer.distributed import World
-from trainer.errors import UserError
+from trainer.errors import UserError, first_line
 from trainer.losses.function import LossFunction
 from trainer.meaning import Meaning, Numbers
 from trainer.metrics import AREAS, MeanOfThere, Metrics, OfAll, OfMasks, OfRanks, placed
-from trainer.run.environment import first_line
 from trainer.trees import called
 from trainer.trials import undisturbed
 

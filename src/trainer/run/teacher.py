@@ -14,7 +14,7 @@ from trainer.data.source import Data
 from trainer.disk import checkpoint
 from trainer.disk import folder as folders
 from trainer.draws import random_state, set_random_state
-from trainer.errors import UserError
+from trainer.errors import UserError, first_line
 from trainer.kept import put_state
 from trainer.losses.criteria import Composite
 from trainer.losses.distillation import Distillation
@@ -90,7 +90,7 @@ def _term(
         with torch.no_grad():
             shapes = [list(called(network.eval(), inputs).shape) for network in (teacher, model)]
     except (RuntimeError, TypeError, AttributeError) as error:
-        raise UserError(f"{key}: does not take the place of a teacher: {str(error).splitlines()[0]}.") from error
+        raise UserError(f"{key}: does not take the place of a teacher: {first_line(error)}.") from error
     set_mode(model, True)
     if shapes[0] != shapes[1] or "probabilities" in {getattr(network, "gives", "") for network in (teacher, model)}:
         raise UserError(f"{key}: gives {shapes[0]}, and model={settings.names['model']} {shapes[1]}; both give logits.")

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from trainer.errors import first_line
 from trainer.models.finetune import Finetune
 from trainer.models.lenet import LeNet
 from trainer.stack.batches import of_each
@@ -44,7 +45,7 @@ def stacked_network(
         network = network or differentiated(by_vmap(models, store, sample), store, sample)
         refuse_other_outputs(network, models, sample)
     except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:  # of torch.func
-        reason = "draws random numbers" if "random operation" in str(error) else str(error).splitlines()[0]
+        reason = "draws random numbers" if "random operation" in str(error) else first_line(error)
         raise CannotStack(f"{type(models[0]).__name__}: {reason}") from error
     return network
 

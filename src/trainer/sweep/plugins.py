@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from trainer.config.compose import Alike, combinations, counted_in, without_null
 from trainer.config.grammar import written
 from trainer.config.request import Request, resolved
-from trainer.errors import UserError
+from trainer.errors import UserError, first_line
 from trainer.signals import Signals
 from trainer.sweep.cluster import Cluster, Errand
 from trainer.sweep.search import Trial, search
@@ -156,7 +156,7 @@ class PluggedSweep:
             sweeper.sweep([override.input_line for override in self.swept])
         except ValueError as error:
             if not trials.values:
-                raise UserError(f"hydra/sweeper: {str(error).splitlines()[0]}") from error
+                raise UserError(f"hydra/sweeper: {first_line(error)}") from error
             if any(value is not None for value in trials.values):
                 raise
             # or else it says that no trial is the best

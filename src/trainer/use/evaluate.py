@@ -18,7 +18,7 @@ from torch import Tensor
 from trainer.data.batches import Batch, Batches
 from trainer.disk.files import cannot_write, write_atomically
 from trainer.distributed import ALONE
-from trainer.errors import UserError, nearest
+from trainer.errors import UserError, in_a_line, nearest
 from trainer.evaluate import evaluate
 from trainer.finished.table import Column, open_console, print_lines, table
 from trainer.kept import put_state
@@ -172,8 +172,7 @@ def load_loss(trained: Trained, loss_fn: LossFunction) -> None:
     try:
         put_state(loss_fn, trained.state.get("loss", {}))
     except Exception as error:  # of every kind: the file may be anybody's
-        reason = " ".join(str(error).split())[:300].rstrip(".")
-        raise UserError(f"{trained.found.checkpoint}: does not fit the loss: {reason}.") from error
+        raise UserError(f"{trained.found.checkpoint}: does not fit the loss: {in_a_line(error)}.") from error
 
 
 class InParts:

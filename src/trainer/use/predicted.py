@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 from trainer.data.preparation import Preparation, Rows, Theirs
 from trainer.data.quoting import cut
-from trainer.errors import UserError
+from trainer.errors import UserError, first_line
 from trainer.meaning import Classes, Labels, Meaning, Numbers, Places, class_names
 from trainer.meaning.outputs import single
-from trainer.run.environment import first_line
 from trainer.trees import Tree, called, fields_of, leaves, mapped
 from trainer.trials import DIFFERENTIATING, evaluating
 from trainer.use.trained import Trained

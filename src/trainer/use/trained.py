@@ -23,10 +23,10 @@ from trainer.data.preparation import AsTheyAre, Preparation
 from trainer.data.prepare import Sizes, on_device
 from trainer.disk import checkpoint, foreign
 from trainer.disk import folder as folders
-from trainer.errors import UserError, nearest
+from trainer.errors import UserError, first_line, in_a_line, nearest
 from trainer.kept import put_state
 from trainer.meaning import Meaning
-from trainer.run.environment import autocast, find_device, first_line, set_up_torch
+from trainer.run.environment import autocast, find_device, set_up_torch
 from trainer.run.instantiate import ours
 from trainer.run.model import build_model
 from trainer.run.origin import as_trained
@@ -152,7 +152,7 @@ def open_run(found: Found, typed: Mapping[str, Any] | None = None, are_given: bo
     except Exception as error:  # of every kind: the file may be anybody's
         own = " Layers that a class makes when it is called first go into its __init__, as nn.LazyLinear."
         hint = own if not is_all_ours(model) and "Unexpected key" in str(error) else ""
-        raise UserError(f"{found.checkpoint}: does not fit the model: {_reason(error)}.{hint}") from error
+        raise UserError(f"{found.checkpoint}: does not fit the model: {in_a_line(error)}.{hint}") from error
     model.eval()
     tell_forgotten(model, state)
     result = folders.read_result(found.folder)
@@ -204,10 +204,6 @@ def average_of(state: Config, found: Found) -> Config:
             f"is of step {state['step']:,}. Leave checkpoint= out."
         )
     return {"model": average["model"], "loss": average["loss"]}
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
 
 
 def settings_for(folder: Path, typed: Mapping[str, Any]) -> Settings:
