@@ -6,6 +6,7 @@ All of them are uint8 `[height, width, channels]`, on white.
 import math
 from collections.abc import Sequence
 from functools import cache, lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -178,19 +179,26 @@ def confusion_matrix(predictions: Predictions, meaning: Meaning) -> Pixels | Non
             draw.text((left + middle, top - _GAP // 2), name, _BLACK, font, anchor="mb")
         else:
             _draw_turned(picture, name, (left + middle - _LINE // 2, top - _GAP), _BLACK, font)
-
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     colours = np.where(np.eye(num_classes, dtype=bool)[..., None], _shades(shares, _BLUE), _shades(shares, _RED))
     picture.paste(Image.fromarray(colours.repeat(cell, 0).repeat(cell, 1)), (left, top))
     draw.rectangle((left - 1, top - 1, left + side, top + side), outline="#c0c0c0")
-    sizes = [size for size in range(_FONT_SIZE, 7, -1) if _length(str(counts.max()), _font(size)) < cell]
-    number_font = _font(sizes[0] if sizes else 8)
-    for i, j in zip(*counts.nonzero(), strict=True) if is_readable else ():
-        number = str(counts[i, j])
-        if _length(number, number_font) <= cell:
-            place = (left + cell * j + cell / 2, top + cell * i + cell / 2)
-            draw.text(place, number, "white" if shares[i, j] > 0.3 else _BLACK, number_font, anchor="mm")
+    if is_readable:
+        _draw_counts(draw, counts, shares, cell, (left, top))
     return np.asarray(picture)
+
+
+def _draw_counts(
+    draw: ImageDraw.ImageDraw, counts: NDArray[Any], shares: NDArray[Any], cell: int, corner: tuple[int, int]
+) -> None:
+    """The numbers of a confusion matrix, as large as the largest fits into its cell; others than 0 that have room."""
+    sizes = [size for size in range(_FONT_SIZE, 7, -1) if _length(str(counts.max()), _font(size)) < cell]
+    font = _font(sizes[0] if sizes else 8)
+    for i, j in zip(*counts.nonzero(), strict=True):
+        number = str(counts[i, j])
+        if _length(number, font) <= cell:
+            place = (corner[0] + cell * j + cell / 2, corner[1] + cell * i + cell / 2)
+            draw.text(place, number, "white" if shares[i, j] > 0.3 else _BLACK, font, anchor="mm")
 
 
 def _of(predictions: Predictions, count: int, what: str) -> str:
