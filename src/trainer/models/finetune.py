@@ -6,6 +6,7 @@ from typing import Self
 from torch import Tensor, nn
 
 from trainer.errors import nearest, one_of
+from trainer.models.sizes import refuse_no_size
 from trainer.trees import fields_of
 
 
@@ -36,8 +37,7 @@ class Finetune(nn.Module):
 
     def __init__(self, backbone: nn.Module, num_classes: int, unfreeze: Iterable[str] = ()) -> None:
         super().__init__()
-        if not isinstance(num_classes, int) or num_classes < 1:
-            raise ValueError(f"num_classes={num_classes}: must be a whole number, 1 or more")
+        refuse_no_size(num_classes=num_classes)
         if not isinstance(backbone, nn.Module):  # what a function or a class of somebody's gives
             raise ValueError(f"backbone={type(backbone).__name__}: is no torch Module; a network is needed")
         linears = {name: module for name, module in backbone.named_modules() if name and isinstance(module, nn.Linear)}

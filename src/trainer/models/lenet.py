@@ -9,6 +9,8 @@ plain linear layer gives logits in place of the radial basis functions.
 from torch import Tensor, nn
 from torch.nn.functional import dropout, max_pool2d, relu
 
+from trainer.models.sizes import refuse_no_size
+
 
 class LeNet(nn.Module):
     """Two convolutions (6 and 16 maps), each pooled 2x2, then linear layers of 120, 84 and num_classes units.
@@ -36,11 +38,7 @@ class LeNet(nn.Module):
     ) -> None:
         super().__init__()
         self.dropout = dropout
-        sizes = {"num_classes": num_classes, "in_channels": in_channels}
-        sizes |= {"kernel_size": kernel_size, "image_size": image_size}
-        for name, size in sizes.items():
-            if not isinstance(size, int) or size < 1:
-                raise ValueError(f"{name}={size}: must be a whole number, 1 or more")
+        refuse_no_size(num_classes=num_classes, in_channels=in_channels, kernel_size=kernel_size, image_size=image_size)
         side = image_size
         for _ in range(2):  # an unpadded convolution takes kernel_size - 1 pixels off, the pool leaves half
             side = (side - kernel_size + 1) // 2

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from trainer.errors import UserError
+from trainer.models.sizes import refuse_no_size
 from trainer.models.weights import can_be, fetched, fit_in, read_weights, without_prefixes
 
 # The first eight digits of the file's SHA-256 stand in its name; torch.hub checks them.
@@ -106,9 +107,7 @@ class ResNet(nn.Module):
         in_channels: int = 3,
     ) -> None:
         super().__init__()
-        for name, size in {"num_classes": num_classes, "in_channels": in_channels}.items():
-            if not isinstance(size, int) or size < 1:
-                raise ValueError(f"{name}={size}: must be a whole number, 1 or more")
+        refuse_no_size(num_classes=num_classes, in_channels=in_channels)
 
         def stage(in_channels: int, channels: int, num: int, stride: int) -> nn.Sequential:
             inner = block.expansion * channels

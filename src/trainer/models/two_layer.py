@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from trainer.errors import nearest, one_of
 from trainer.models.gradients import autograd, custom_function, numpy, tensors
+from trainer.models.sizes import refuse_no_size
 
 GRADIENTS = {
     "autograd": autograd.two_layer,
@@ -43,10 +44,7 @@ class TwoLayer(nn.Module):
         gradient: str = "autograd",
     ) -> None:
         super().__init__()
-        sizes = {"in_features": in_features, "hidden_features": hidden_features, "out_features": out_features}
-        for name, size in sizes.items():
-            if not isinstance(size, int) or size < 1:
-                raise ValueError(f"{name}={size}: must be a whole number, 1 or more")
+        refuse_no_size(in_features=in_features, hidden_features=hidden_features, out_features=out_features)
         if gradient not in GRADIENTS:
             raise ValueError(f"gradient={gradient}: accepted are {one_of(GRADIENTS)}.{nearest(gradient, GRADIENTS)}")
         self.gradient = gradient
