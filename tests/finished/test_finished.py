@@ -19,6 +19,8 @@ from urllib.parse import parse_qs, urljoin, urlsplit
 
 import pytest
 from omegaconf import OmegaConf
+from rich.console import Console
+from rich.text import Text
 
 from trainer.command import main as cli
 from trainer.command.verbs import run_verb
@@ -27,7 +29,7 @@ from trainer.disk.lock import locked
 from trainer.errors import RunStopped, UserError
 from trainer.finished.chart import chart
 from trainer.finished.read import Broken, read_config, read_run, run_folders
-from trainer.finished.table import Column, open_console, table
+from trainer.finished.table import Column, open_console, print_lines, table
 from trainer.monitor.events import EventFile
 
 TINY = ("model=two_layer", "max_steps=5", "monitor.every=1", "eval_every=2")
@@ -100,6 +102,18 @@ def lines_of(name: str) -> list[dict[str, Any]]:
 
 
 # --- runs: what is in the table ---------------------------------------------------------------------------------------
+
+
+def test_a_long_line_is_cut_at_a_blank_unless_it_is_a_command() -> None:
+    lines = [
+        "  some words that are longer",
+        "  train resume=runs/a max_steps=3",
+        "runs/a/path/without/a/blank",
+        "short",
+    ]
+    shown = io.StringIO()
+    print_lines([*map(Text, lines)], Console(file=shown, force_terminal=True, width=16, color_system=None))
+    assert shown.getvalue().splitlines() == ["  some words", "  that are", "  longer", *lines[1:]]
 
 
 @pytest.mark.slow

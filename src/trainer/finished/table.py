@@ -96,15 +96,33 @@ def two_lines(heading: str) -> tuple[str, str]:
 
 
 def print_lines(lines: Sequence[Text], console: Console) -> None:
-    """Lines as they are: one that is too long the terminal wraps itself, so that it can be copied whole."""
+    """Lines as they are. On a terminal one that is too long is cut at a blank, unless it has a command in it: that the
+    terminal wraps itself, so that it can be copied whole.
+    """
     for line in lines:
         line.plain = printable(line.plain)
     if console.is_terminal:
-        console.print(Text("\n").join(lines), soft_wrap=True)
+        fitted = [part for line in lines for part in _cut_at_blanks(line, console.width)]
+        console.print(Text("\n").join(fitted), soft_wrap=True)
     else:
         # Not through rich: when nobody reads on, it would end the process with its own exit code.
         for line in lines:
             print(line.plain.rstrip())
+
+
+def _cut_at_blanks(line: Text, width: int) -> list[Text]:
+    """The line in parts that are no longer, each below the beginning of the first; a command is not cut."""
+    parts: list[Text] = []
+    indent = " " * (len(line.plain) - len(line.plain.lstrip()))
+    while len(line) > width and "train " not in line.plain:
+        end = line.plain.rfind(" ", len(indent) + 1, width + 1)
+        if end < 0:
+            break
+        head, rest = line.divide([end])
+        rest = rest[len(rest.plain) - len(rest.plain.lstrip()) :]
+        parts.append(head)
+        line = Text(indent).append_text(rest)
+    return [*parts, line]
 
 
 def open_console() -> Console:
