@@ -101,6 +101,23 @@ def test_what_differs_in_a_single_bit_is_no_leak() -> None:
     assert said(samples(train), samples(val), samples(torch.ones(1, 16, dtype=torch.float64))) is None
 
 
+@pytest.mark.parametrize("kind", [torch.float16, torch.float32, torch.float64, list, np.array])
+def test_a_zero_with_a_minus_is_a_zero(kind: Any) -> None:
+    """What is rounded has both: 78 samples of 200 that contradict each other were told as 30."""
+    x = torch.tensor([[0.0, 1.0], [-0.0, 1.0], [2.0, 3.0]])
+    rows: Any = list(x) if kind in (list, np.array) else x.to(kind)
+    if kind in (list, np.array):
+        rows = [kind(row.tolist()) for row in rows]
+        message = said(*items(train=Own(rows[:1]), val=Own(rows[1:2]), test=Own(rows[2:])))
+    else:
+        message = said(samples(rows[:1]), samples(rows[1:2]), samples(rows[2:]))
+        leak = leaks(Samples(rows, torch.tensor([0, 1, 0])), samples(rows[2:] + 1), samples(rows[2:] + 2))
+        assert leak is not None
+        assert leak.contradicted.startswith("2 of 3 training samples have the inputs of another one and another class")
+    assert message is not None
+    assert message.startswith("1 of 1 validation inputs are in the train split, too (row 0 of val = row 0 of train).")
+
+
 def test_validation_and_test_are_compared_too() -> None:
     x = torch.randn(30, 4, generator=DRAW)
     message = said(samples(x[:10]), samples(x[10:20]), samples(torch.cat([x[20:], x[15:16]])))

@@ -79,19 +79,28 @@ def _contents(part: Any) -> Iterator[bytes]:
     """What makes it what it is, as bytes. Raises TypeError for anything but numbers, words, pictures and their like."""
     if isinstance(part, Tensor):
         yield f"{part.dtype} {list(part.shape)}".encode()
-        yield part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        yield with_one_zero(part.detach().cpu()).contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
     elif isinstance(part, np.ndarray | np.generic) and part.dtype.kind != "O":
         yield f"{part.dtype} {part.shape}".encode()
-        yield part.tobytes()
+        yield (np.asarray(part) + 0 if part.dtype.kind == "f" else part).tobytes()
     elif isinstance(part, Mapping | list | tuple):
         values = [value for pair in part.items() for value in pair] if isinstance(part, Mapping) else part
         yield f"{len(values)} parts".encode()
         for value in values:
             yield from _contents(value)
     elif isinstance(part, str | int | float | None):
-        yield repr(part).encode()
+        yield repr(part + 0 if isinstance(part, float) else part).encode()
     elif is_picture(part):
         yield f"{part.mode} {part.size}".encode()
         yield part.tobytes()
     else:
         raise TypeError(type(part).__name__)
+
+
+def with_one_zero(x: Tensor) -> Tensor:
+    """The same numbers, -0.0 as 0.0, which a rounded number may be: they are equal, and their bytes are not."""
+    if not x.is_floating_point() or not x.numel() or x.element_size() == 1:
+        return x
+    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
+    # As a whole number -0.0 is the smallest one. To compare takes ten times as long as to look for that.
+    return x + 0 if int(x.view(bits).min()) == torch.iinfo(bits).min else x

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Subset
 
-from trainer.data.item_leaks import Looked, looked_at
+from trainer.data.item_leaks import Looked, looked_at, with_one_zero
 from trainer.data.items import Items
 from trainer.data.source import ImageFiles, Samples
 
@@ -200,7 +200,7 @@ def _same(first: "Split | _Rows | Looked", second: "Split | _Rows | Looked") -> 
 def _bytes(inputs: Any) -> NDArray[np.uint8]:
     """The inputs as bytes, `[N, B]`; those of a dict or a tuple side by side."""
     if isinstance(inputs, Tensor):
-        rows = inputs.detach().cpu().contiguous()
+        rows = with_one_zero(inputs.detach().cpu()).contiguous()
         if not rows.numel():
             return np.empty((len(rows), 0), np.uint8)
         return rows.reshape(len(rows), -1).view(torch.uint8).numpy()
