@@ -358,7 +358,9 @@ def test_a_users_own_class_gives_its_keys_a_meaning_of_its_own(key, value):
     check(config)
 
 
-@pytest.mark.parametrize(("key", "value"), [("model.init", "zeros"), ("data.limit", 0), ("data.augment.rotation", -1)])
+@pytest.mark.parametrize(
+    ("key", "value"), [("scheduler.interval", "zeros"), ("data.limit", 0), ("data.augment.rotation", -1)]
+)
 def test_what_the_run_reads_itself_is_checked_for_any_class(key, value):
     config = config_with(key, value)
     config[key.split(".")[0]]["_target_"] = "mypackage.Own"

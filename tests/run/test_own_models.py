@@ -1,6 +1,7 @@
 """Modules of every kind train as a plain loop trains them; they are told of the data, and start from any weights."""
 
 import copy
+import importlib
 import sys
 from argparse import Namespace
 from collections import defaultdict
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -642,3 +644,73 @@ def test_any_backbone_may_be_frozen(train: Train, capfd: pytest.CaptureFixture[s
         assert torch.equal(tensor, start[name]) == name.startswith("backbone."), name
     with pytest.raises(UserError, match=r"^model\.backbone\.widt: nothing reads this key. Did you mean"):
         train(*QUIET, *typed, "model.backbone.widt=5")
+
+
+NAMESAKES = """
+import torch
+from torch import nn
+
+GOT = {}
+
+
+class Net(nn.Linear):
+    def __init__(self, in_features, num_classes, init="orthogonal", init_std=0.02, weights="none"):
+        GOT["model"] = [init, init_std, weights]
+        super().__init__(in_features, num_classes)
+
+    def forward(self, images):
+        return super().forward(images.flatten(1))
+
+
+class Loss(nn.CrossEntropyLoss):
+    def __init__(self, weights=(1, 2), temperature=0.07):
+        GOT["loss"] = [weights, temperature]
+        super().__init__()
+
+
+class Steps(torch.optim.lr_scheduler.StepLR):
+    def __init__(self, optimizer, interval=3):
+        GOT["scheduler"] = interval
+        super().__init__(optimizer, interval)
+"""
+
+
+def test_arguments_that_are_called_like_keys_of_every_option_keep_their_own_values(
+    train: Callable[..., Any], tmp_path: Path
+) -> None:
+    """A network's `init_std=0.02` was 1.0, since the option for classes of the user's had a value for that key."""
+    (tmp_path / "namesakes.py").write_text(NAMESAKES)
+    words = ["model._target_=namesakes.Net", "loss._target_=namesakes.Loss", "scheduler._target_=namesakes.Steps"]
+    words += ["trust=[namesakes]", "monitor=off", "max_steps=1"]
+    train(*words)
+    got = importlib.import_module("namesakes").GOT
+    assert got == {"model": ["orthogonal", 0.02, "none"], "loss": [(1, 2), 0.07], "scheduler": 3}
+    typed = [
+        "model.init=sparse",
+        "model.init_std=1.0",
+        "model.weights=mine",
+        "loss.weights=[3]",
+        "loss.temperature=0.5",
+    ]
+    train(*words, *typed)
+    assert got == {"model": ["sparse", 1.0, "mine"], "loss": [[3], 0.5], "scheduler": 3}
+
+
+def test_a_run_whose_config_has_values_for_what_is_not_listed_any_more_continues(
+    train: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "listed.py").write_text(
+        NAMESAKES.replace(', init="orthogonal", init_std=0.02, weights="none"', "").replace(
+            "[init, init_std, weights]", "0"
+        )
+    )
+    words = ["model._target_=listed.Net", "trust=[listed]", "monitor=off", "name=x"]
+    train(*words, "max_steps=1")
+    path = Path("runs/x/config.yaml")
+    config = yaml.safe_load(path.read_text())
+    assert not {"init", "init_std", "weights"} & set(config["model"])
+    config["model"] |= {"init": "default", "init_std": 1.0, "weights": None}
+    path.write_text(yaml.safe_dump(config))
+    assert train(*words, "max_steps=2")["steps"] == 2
+    with pytest.raises(UserError, match=r"model.init=kaiming \(was default\)"):
+        train(*words, "max_steps=3", "model.init=kaiming")

@@ -412,21 +412,22 @@ LARGER_IS_BETTER = frozenset(
         *("pearson", "precision", "r2", "recall", "top5"),
     }
 )
-# Keys of a group that are off until they are typed: any option takes them, and none lists them.
+# Keys of a group that any option takes, whether it lists them or not; most are off until they are typed. Those of a
+# user's own class list none: a value there would take the place of what an argument of that name is in the class.
 UNLISTED: dict[str, tuple[str, ...]] = {
     "data": (
         *("balance", "fixed"),
         *(f"augment.{key}" for key in ("resized_crop", "policy", "color_jitter", "erase", "mixup", "cutmix")),
     ),
     "loss": ("class_weights", "weights", "teacher", "temperature", "teacher_weight"),
-    "model": ("freeze", "unfreeze_at"),
+    "model": ("init", "init_std", "weights", "freeze", "unfreeze_at"),
     "optimizer": ("decay", "layer_decay", "lr_times"),
 }
 # Options whose class takes more keys than their YAML lists.
 OPEN = {"model": ("own", "frozen", "timm", "torchvision", "hf")}
 # Keys that stand in a group but are read by the run, whatever the group's class: never given to it.
 READ_HERE: dict[str, tuple[str, ...]] = {
-    "model": ("init", "init_std", "weights", *UNLISTED["model"]),
+    "model": UNLISTED["model"],
     "data": (
         *("image_size", "normalize", "augment", "limit", "folds", "fold"),
         *("task", "inputs", "targets", "num_classes", "num_workers"),

@@ -166,6 +166,10 @@ def refuse_resolvers(folder: Path, stored: Any, config: Any, key: str = "") -> N
         raise UserError(f"{folder}/config.yaml: {key}={stored}: asks for more than another key. Type {key}=...")
 
 
+# What counts where these keys are missing: options for classes of the user's listed them once.
+UNSAID = {"model.init": "default", "model.init_std": 1.0, "loss.weights": {}, "scheduler.interval": "step"}
+
+
 def refuse_changes(folder: Path, stored: Mapping[str, Any], config: Mapping[str, Any], may_move: bool = False) -> None:
     """Refuses to continue with another model, data, loss or update than the run was started with.
 
@@ -175,7 +179,7 @@ def refuse_changes(folder: Path, stored: Mapping[str, Any], config: Mapping[str,
     Raises:
         UserError: lists each key that differs, with both values.
     """
-    old, new = dict(leaves(stored)), dict(leaves(config))
+    old, new = (UNSAID | dict(leaves(one)) for one in (stored, config))
     differing = [
         f"{key}={shown(new.get(key))} (was {shown(old.get(key))})"
         for key in {**old, **new}

@@ -48,5 +48,5 @@ def calmer(facts: Facts) -> list[str]:
 
 def better_start(facts: Facts) -> list[str]:
     """Another way for the weights to start, unless they were trained before."""
-    scheme = facts.settings.get("model.init", "kaiming")
+    scheme = facts.settings.get("model.init", "default")
     return [] if facts.is_pretrained or scheme == "kaiming" else ["model.init=kaiming"]

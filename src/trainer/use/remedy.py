@@ -69,13 +69,13 @@ def candidates(request: Request, said: Sequence[str] = ()) -> list[list[str]]:
     if number("batch_size") <= 4:
         found.append(["batch_size=32"])
     found += [[f"data.{key}=true"] for key in ("standardize", "normalize") if config.get(f"data.{key}") is False]
-    if config.get("model.init") not in (None, "kaiming") and config.get("model.weights") is None:
+    if config.get("model.init", "default") != "kaiming" and config.get("model.weights") is None:
         found.append(["model.init=kaiming"])
     key = "scheduler.max_lr" if number("scheduler.max_lr") > 0 else "optimizer.lr"
     factors = (10, 100, 1000, 0.1) if "learning rate too small" in said else (0.1, 10, 0.01, 100)
     rates = [[f"{key}={number(key) * factor:.3g}"] for factor in factors if number(key) > 0]
     rest = [["gradient.clip_norm=1"]] if config.get("gradient.clip_norm") is None else []
-    if config.get("model.init") == "default" and config.get("model.weights") is None:
+    if config.get("model.init", "default") == "default" and config.get("model.weights") is None:
         found.remove(["model.init=kaiming"])
         rest.append(["model.init=kaiming"])
     return [*found, *rates, *rest][:MOST]
