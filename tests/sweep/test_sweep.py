@@ -678,6 +678,18 @@ def test_a_job_is_of_the_length_that_it_was_last_trained_for(train: Callable[...
         says = rf"job 0 \(seed=0\): {words[0]}: the run in s/seed=0 has gone on to max_steps=4. Type max_steps=4, or"
         with composer([*argv, *words], sorted_words([*argv, *words])) as made, pytest.raises(UserError, match=says):
             plan(made.jobs(), Path("s"))
+    # Its best weights are not chosen anew: beside jobs that are judged otherwise its numbers would stand in one mean.
+    for word, begun in (
+        ("eval_every=3", "eval_every=null"),
+        ("checkpoint.metric=val/accuracy", "checkpoint.metric=val/loss"),
+    ):
+        says = rf"job 0 \(seed=0\): {word}: the run in s/seed=0 was finished with {begun}. Type {begun}, or "
+        words = [*argv, "max_steps=4", word]
+        with composer(words, sorted_words(words)) as made, pytest.raises(UserError, match=says):
+            plan(made.jobs(), Path("s"))
+        words = [*argv, "max_steps=4", begun]
+        with composer(words, sorted_words(words)) as made:
+            assert len(plan(made.jobs(), Path("s"))) == 2
 
 
 def test_words_in_another_order_are_the_same_jobs(tmp_path: Path) -> None:

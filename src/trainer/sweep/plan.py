@@ -160,6 +160,7 @@ def refuse(job: Job) -> None:
         stored.pop("choices", None)
         folders.refuse_changes(job.folder, resolved(stored), config)
         refuse_shorter(job, config)
+        refuse_otherwise_judged(job, resolved(stored), config)
 
 
 def refuse_another(folder: Path, jobs: Sequence[Job]) -> None:
@@ -228,6 +229,23 @@ def refuse_shorter(job: Job, config: Config) -> None:
             raise UserError(
                 f"{key}={config[key]}: the run in {job.folder} has gone on to {key}={there[key]}. "
                 f"Type {key}={there[key]}, or another name=."
+            )
+
+
+def refuse_otherwise_judged(job: Job, stored: Config, config: Config) -> None:
+    """Raises UserError where the job is done, and its best weights were chosen in another way than is asked for now.
+
+    It is left alone: in a mean it would stand beside jobs that are judged otherwise.
+    """
+    if (folders.read_result(job.folder) or {}).get("status") not in ("finished", "pruned"):
+        return
+    there, now = (dict(schema.leaves(found)) for found in (stored, config))
+    for key in ("checkpoint.metric", "eval_every"):
+        if there.get(key, now[key]) != now[key]:
+            typed = schema.typed(key, there[key])
+            raise UserError(
+                f"{schema.typed(key, now[key])}: the run in {job.folder} was finished with {typed}. Type {typed}, or "
+                "another name=."
             )
 
 
