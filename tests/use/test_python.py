@@ -4,6 +4,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,19 @@ def test_what_a_program_draws_is_its_own(tmp_path: Path, monkeypatch: pytest.Mon
     trainer.load("a").predict(np.zeros((1, 1, 8, 8), np.uint8))
     found.append(drawn())
     assert found == expected
+
+
+def test_runs_of_several_threads_do_not_draw_from_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They shared the generators of the process: the same seed gave another loss."""
+    monkeypatch.chdir(tmp_path)
+
+    def loss(name: str, seed: int) -> float:
+        words = ("model=lenet", "model.dropout=0.3", "data.limit=64", "max_steps=12", "monitor=off", "device=cpu")
+        return trainer.run(*words, name=name, seed=seed).metrics["test/loss"]
+
+    alone = [loss(f"alone{seed}", seed) for seed in (0, 1)]
+    with ThreadPoolExecutor(2) as pool:
+        assert [*pool.map(loss, ("a", "b"), (0, 1))] == alone
 
 
 def test_what_a_program_has_set_changes_no_number_and_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

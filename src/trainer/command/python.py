@@ -1,11 +1,16 @@
 """`from trainer import load, run, runs`: what the command does, for notebooks and services. Imports nothing heavy."""
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from trainer.command.words import Words
     from trainer.use.loaded import Loaded
+
+# A run seeds the generators of the whole process, and sets what torch is: one at a time.
+_RUNNING = threading.RLock()
 
 
 def load(
@@ -39,7 +44,7 @@ def run(*words: str, **keys: Any) -> "Loaded":
     """Trains as the command `train` does, into a folder below `runs/`, and gives the model.
 
     `run("model=lenet", "optimizer.lr=0.01", max_epochs=3)`. An interrupt ends the step and saves; the same call, with
-    `name=`, goes on from there.
+    `name=`, goes on from there. While another thread trains it waits: two runs at once would draw from each other.
 
     Args:
         words: as they are typed behind `train`.
@@ -50,13 +55,10 @@ def run(*words: str, **keys: Any) -> "Loaded":
         trainer.errors.RunStopped: the loss is not finite.
         KeyboardInterrupt: it was interrupted, and is saved.
     """
-    from trainer.command.composing import composer
     from trainer.command.listed import VERBS
     from trainer.command.main import refuse_hydra
     from trainer.command.words import sorted_words
-    from trainer.config.schema import typed
-    from trainer.errors import Interrupted, UserError
-    from trainer.signals import Signals
+    from trainer.errors import UserError
 
     argv = [*words, *(_word(key, value) for key, value in keys.items())]
     if argv and argv[0] in VERBS:
@@ -65,7 +67,17 @@ def run(*words: str, **keys: Any) -> "Loaded":
     refuse_hydra(argv, found)
     if found.is_sweep or found.is_question:
         raise UserError("trainer.run: trains one run. Type train --multirun in a shell, and trainer.load its folder.")
-    with composer(argv, found) as made:
+    with _RUNNING:
+        return _trained(argv, found)
+
+
+def _trained(argv: list[str], words: "Words") -> "Loaded":
+    from trainer.command.composing import composer
+    from trainer.config.schema import typed
+    from trainer.errors import Interrupted
+    from trainer.signals import Signals
+
+    with composer(argv, words) as made:
         request = made.request()
     from trainer.run.environment import torch_as_new  # torch comes with it
     from trainer.run.run import run as train
