@@ -101,7 +101,7 @@ def print_lines(lines: Sequence[Text], console: Console) -> None:
     """
     for line in lines:
         line.plain = printable(line.plain)
-    if console.is_terminal:
+    if console.is_terminal and lines:
         fitted = [part for line in lines for part in _cut_at_blanks(line, console.width)]
         console.print(Text("\n").join(fitted), soft_wrap=True)
     else:

@@ -51,8 +51,7 @@ def compare_sweep(folder: Path, metric: str | None, png: str | None, is_csv: boo
         print_csv(rows, tag)
         return 0
     print_table(rows, tag)
-    for line in left_out(folder, rows):
-        print(line)
+    print_lines([Text(line) for line in left_out(folder, rows)], open_console())
     failed = [Text(f"  {r.job.name} {r.status}: {r.reason}") for r in rows if r.has_failed]
     if failed:
         print_lines([Text(), Text(f"failed, see {LOG} in the folder of each", style="bold"), *failed], open_console())

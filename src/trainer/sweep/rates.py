@@ -20,7 +20,7 @@ from trainer.system import shell
 # Three to a power of ten.
 RATES = tuple(float(f"{10 ** (-5 + i / 3):.2g}") for i in range(16))
 STEPS = 100
-_WIDTH = 40  # of the longest bar
+_WIDTH = 38  # of the longest bar: a line has 59 columns then
 
 
 def find_rate(request: Request, folder: Path, words: Sequence[str], signals: Signals) -> int:
