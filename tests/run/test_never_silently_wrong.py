@@ -650,11 +650,21 @@ class TestWhatIsSaid:
         train(*QUIET, "model._target_=mine.Plain", "max_steps=1")
         assert "probabilities" not in capfd.readouterr().out
 
-    @pytest.mark.parametrize(("factor", "is_said"), [(1, False), (50, False), (1000, True), (-300_000, True)])
+    @pytest.mark.parametrize(
+        ("start", "factor", "said"),
+        [
+            (1, 1, ""),
+            (1, 50, ""),
+            (1, 1000, "Divide them by 10,000 in"),
+            (1, -300_000, "Divide them by 1,000,000 in"),
+            (2005, 1, "Subtract 2,005 from them in"),  # years: divided by 10,000 they would be 0.2005 and 0.2006
+            (500, 1000, "from them and divide them by 1,000 in"),
+        ],
+    )
     def test_targets_far_from_the_outputs(
-        self, factor: int, is_said: bool, train: Train, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+        self, start: int, factor: int, said: str, train: Train, tmp_path: Path, capfd: pytest.CaptureFixture[str]
     ) -> None:
-        rows = "".join(f"{i},{factor * (1 + i % 7 / 7)}\n" for i in range(60))
+        rows = "".join(f"{i},{factor * (start + i % 7 / 7)}\n" for i in range(60))
         (tmp_path / "t.csv").write_text("a,b\n" + rows)
         train(
             "monitor=off",
@@ -665,4 +675,6 @@ class TestWhatIsSaid:
             "loss=mse",
             "max_steps=1",
         )
-        assert ("the targets are large" in capfd.readouterr().out) is is_said
+        out = capfd.readouterr().out
+        assert ("the targets are large" in out) is bool(said)
+        assert said in out

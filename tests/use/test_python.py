@@ -86,6 +86,7 @@ def test_rows_of_a_table(train: Train, sources: Sources) -> None:
         (["show"], {}, "trainer.run trains"),
         (["modl=lenet"], {}, "modl"),
         ([], {"max_steps": 0}, "max_steps=0"),
+        ([], {"dry_run": True}, "^dry_run=true: leaves no run, whose model trainer.run would give. Type train dry_run"),
     ],
 )
 def test_a_mistake_is_one_line(words: list[str], keys: dict[str, Any], line: str) -> None:

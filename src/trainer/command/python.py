@@ -79,6 +79,11 @@ def _trained(argv: list[str], words: "Words") -> "Loaded":
 
     with composer(argv, words) as made:
         request = made.request()
+    if request.config["dry_run"] is True:
+        raise UserError(
+            "dry_run=true: leaves no run, whose model trainer.run would give. Type train dry_run=true in a shell, or "
+            "leave it out."
+        )
     from trainer.run.environment import torch_as_new  # torch comes with it
     from trainer.run.run import run as train
 

@@ -14,6 +14,7 @@ from trainer.trees import Tree
 
 # Targets further from 0 than this, in the mean or by their deviation, are far from what a network gives at first.
 FAR = 100.0
+CLOSE = 20.0  # deviations that their mean is from 0: years, temperatures in kelvin
 LINKS: dict[str, Callable[[Tensor], Tensor]] = {
     **dict.fromkeys(("identity", "none"), lambda outputs: outputs),
     **{"sigmoid": torch.sigmoid, "softmax": partial(torch.softmax, dim=-1), "exp": torch.exp},
@@ -105,10 +106,13 @@ class Numbers(NothingCounted):
         mean, deviation = train.mean().item(), train.std(correction=0).item()
         if max(abs(mean), deviation) <= FAR:
             return []
-        factor = 10 ** math.ceil(math.log10(max(abs(mean), deviation)))
+        how = f"Divide them by {10 ** math.ceil(math.log10(max(abs(mean), deviation))):,}"
+        if abs(mean) > CLOSE * deviation:  # divided, they would all be nearly the same number
+            how = f"Subtract {round(mean):,} from them"
+            how += f" and divide them by {10 ** math.ceil(math.log10(deviation)):,}" if deviation > FAR else ""
         return [
             f"the targets are large, mean {mean:.4g}, deviation {deviation:.4g}: a network begins near 0 and may never "
-            f"come there. Divide them by {factor:,} in the data."
+            f"come there. {how} in the data."
         ]
 
     def scores_of(self, outputs: Tree) -> Tensor | None:
