@@ -252,6 +252,11 @@ class Marked(Plain):
         self.marker = nn.Parameter(torch.empty(0))
 
 
+class Joined(Plain):
+    def forward(self, x):
+        return super().forward(x[:1] + x[1].expand(2, -1))
+
+
 class Turned(Plain):
     def forward(self, x):
         return super().forward(x).T
@@ -478,7 +483,17 @@ class TestLossesOfTheUsers:
     def test_samples_second_are_refused(self, loss: str, train: Train) -> None:
         """With two classes, two samples do not show it."""
         words = ("data._target_=mine.numbers", "model._target_=mine.Turned", f"loss={loss}")
-        with pytest.raises(UserError, match=r"^model=Turned: gives outputs of shape \[2, 1\] for one sample; "):
+        with pytest.raises(
+            UserError, match=r"^model=Turned: gives outputs of shape \[2, 3\] for three samples; .*movedim"
+        ):
+            train(*QUIET, *words)
+
+    def test_rows_that_are_no_samples_are_refused(self, train: Train) -> None:
+        """A model that takes the samples for parts of one met a single sample, which ended in a traceback."""
+        words = ("data._target_=mine.numbers", "model._target_=mine.Joined")
+        with pytest.raises(
+            UserError, match=r"gives outputs of shape \[2, 2\] for three samples; .*a row for each sample"
+        ):
             train(*QUIET, *words)
 
     def test_one_output_for_two_classes_is_of_another_loss(self, train: Train) -> None:

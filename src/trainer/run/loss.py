@@ -83,7 +83,7 @@ def build_loss(
             sample = sample.like(differentiable(sample.inputs), sample.targets)
         apart = unregistered(model, loss_fn)
         outputs = tried_outputs(settings, splits, model, loss_fn.given(sample.inputs, sample.targets))
-        refuse_turned(settings, loss_fn, model, sample, outputs)
+        refuse_turned(settings, splits, loss_fn, model, sample, outputs)
         try:
             loss_fn.check(outputs, sample.targets)
         except UserError as error:
@@ -493,18 +493,21 @@ def tried_outputs(settings: Settings, splits: Splits, model: nn.Module, inputs: 
         ) from error
 
 
-def refuse_turned(settings: Settings, loss_fn: LossFunction, model: nn.Module, sample: Batch, outputs: Any) -> None:
-    """Raises UserError for outputs `[C, N]`, which two samples of two classes do not show."""
+def refuse_turned(
+    settings: Settings, splits: Splits, loss_fn: LossFunction, model: nn.Module, sample: Batch, outputs: Any
+) -> None:
+    """Raises UserError for outputs without a row for each sample, which two samples of two classes do not show."""
     is_known = all(term.wants is not None for term in loss_fn.terms)
-    is_cut = isinstance(outputs, Tensor) and outputs.shape[:2] == (2, 2) and not isinstance(sample, Uneven)
-    if not is_known or not is_cut or sample.num_samples != 2:
+    is_hidden = isinstance(outputs, Tensor) and outputs.shape[:2] == (2, 2) and not isinstance(sample, Uneven)
+    if not is_known or not is_hidden or sample.num_samples != 2:
         return
-    first = next(sample.parts(1))
-    one = called(model, loss_fn.given(first.inputs, first.targets))
-    if isinstance(one, Tensor) and one.dim() == outputs.dim() and len(one) == 2:
+    three = sample.gathered(torch.tensor([0, 1, 0], device=outputs.device))
+    found = tried_outputs(settings, splits, model, loss_fn.given(three.inputs, three.targets))
+    if isinstance(found, Tensor) and found.dim() == outputs.dim() and len(found) != 3:
+        how = "outputs.movedim(1, 0)" if found.shape[:2] == (2, 3) else "a row for each sample"
         raise UserError(
-            f"model={settings.names['model']}: gives outputs of shape {list(one.shape)} for one sample; its first "
-            "dimension is that of the samples. Give outputs.movedim(1, 0)."
+            f"model={settings.names['model']}: gives outputs of shape {list(found.shape)} for three samples; the first "
+            f"dimension is that of the samples. Give {how}."
         )
 
 
