@@ -74,7 +74,7 @@ def run(*words: str, **keys: Any) -> "Loaded":
 def _trained(argv: list[str], words: "Words") -> "Loaded":
     from trainer.command.composing import composer
     from trainer.config.schema import typed
-    from trainer.errors import Interrupted
+    from trainer.errors import Interrupted, UserError
     from trainer.signals import Signals
 
     with composer(argv, words) as made:
