@@ -600,7 +600,7 @@ def test_what_a_loss_keeps_changes_in_steps_of_training_alone(train: Train, capf
     train(*words, "max_steps=2", "name=a")
     kept = state("a")
     assert kept["loss"] == {"parts.0.criterion.average": torch.tensor(1.1**2, dtype=torch.float64)}
-    assert kept["plain"] == {"loss.tensor": pytest.approx(1.1**2), "loss.number": 3}
+    assert kept["plain"] == {"loss.tensor": pytest.approx(1.1**2), "loss.number": 3, "loss.list": pytest.approx(3**0.5)}
     words = (*QUIET, "model._target_=own_losses.Plain", "optimizer.lr=1e-12", "eval_every=1")
     expected = train(*words, "max_steps=2", "name=b")["val/loss"]
     words = (*words, *of("Plain", "Counts"), "name=c")
