@@ -33,10 +33,11 @@ def load(
         trainer.errors.UserError: one line that says what is wrong, and what to do.
     """
     from trainer.run.environment import torch_as_new
-    from trainer.use.loaded import open_model
 
     typed = {**keys, **({"device": device} if device else {}), **({"trust": list(trust)} if trust else {})}
     with torch_as_new(keeps_threads="threads" in keys):  # for what is computed with the model
+        from trainer.use.loaded import open_model  # here, as rich draws a number from `random` when it is imported
+
         return open_model(str(place), None if checkpoint is None else str(checkpoint), typed)
 
 
