@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from trainer.disk import checkpoint
 from trainer.errors import RunStopped, UserError
-from trainer.run.loss import unlike
+from trainer.run.loss_kind import unlike
 
 Train = Callable[..., dict[str, Any]]
 MINE = '''

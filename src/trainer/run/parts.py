@@ -40,7 +40,8 @@ from trainer.run.environment import (
 )
 from trainer.run.freeze import hold
 from trainer.run.length import Length, length_of, refuse_empty_shares, refuse_lonely_sample
-from trainer.run.loss import build_loss, doubts_of_loss
+from trainer.run.loss import build_loss
+from trainer.run.loss_doubts import doubts_of_loss
 from trainer.run.metrics import build_metrics
 from trainer.run.mix import build_mix
 from trainer.run.model import build_model, load_weights
