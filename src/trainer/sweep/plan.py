@@ -237,7 +237,7 @@ def refuse_otherwise_judged(job: Job, stored: Config, config: Config) -> None:
 
     It is left alone: in a mean it would stand beside jobs that are judged otherwise.
     """
-    if (folders.read_result(job.folder) or {}).get("status") not in ("finished", "pruned"):
+    if folders.read_result(job.folder).get("status") not in ("finished", "pruned"):
         return
     there, now = (dict(schema.leaves(found)) for found in (stored, config))
     for key in ("checkpoint.metric", "eval_every"):
