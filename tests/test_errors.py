@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.errors import UserError
+from trainer.errors import UserError, first_line, in_a_line
 from trainer.exits import exit_code
 from trainer.signals import Signals
 
@@ -23,6 +23,11 @@ def test_a_line_keeps_its_beginning_and_what_to_type(quoted: str) -> None:
 
 def test_a_line_of_usual_length_is_whole() -> None:
     assert str(UserError("a" * 2000)) == "a" * 2000
+
+
+def test_an_error_that_says_nothing_is_called_by_its_kind() -> None:
+    assert first_line(ValueError()) == in_a_line(ValueError()) == "ValueError"
+    assert (first_line(ValueError("a b.\nc.")), in_a_line(ValueError("a  b\nc."))) == ("a b", "a b c")
 
 
 @pytest.mark.parametrize(

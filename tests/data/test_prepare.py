@@ -13,6 +13,7 @@ from trainer.data import digits, prepare, random_regression
 from trainer.data.images import Augmentation
 from trainer.data.source import Data, ImageFiles, Samples
 from trainer.errors import UserError
+from trainer.meaning import Classes, Numbers
 
 CPU = torch.device("cpu")
 
@@ -249,13 +250,13 @@ class TestDigits:
     def test_are_normalised_from_their_16_grey_levels(self):
         data = digits.load()
         assert whole(prepare.prepare(data, CPU, torch.float32, normalize=False).train)[0].max() == 1.0
-        assert (data.num_classes, data.sample_shape, data.task) == (10, (1, 8, 8), "classification")
+        assert (data.num_classes, data.sample_shape, type(data.meaning)) == (10, (1, 8, 8), Classes)
 
 
 class TestRandomRegression:
     def test_is_three_splits_of_standard_normals(self):
         data = random_regression.load()
-        assert (data.num_classes, data.task, data.is_images) == (None, "regression", False)
+        assert (data.num_classes, type(data.meaning), data.is_images) == (None, Numbers, False)
         parts = [data.train, data.val, data.test]
         assert [tuple(part.inputs.shape) for part in parts] == [(64, 1000)] * 3
         assert [tuple(part.targets.shape) for part in parts] == [(64, 10)] * 3

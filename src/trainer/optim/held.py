@@ -41,19 +41,24 @@ def held(optimizer: Optimizer, is_to_be_kept: bool = True) -> dict[str, Optimize
 
 
 class Follower(NamedTuple):
-    """A group of an optimizer that another holds: its rate is that of a group of the outer one times `times`."""
+    """Group `place` of an optimizer that another holds: its rate is that of group `of` of the outer one, `times` that.
 
-    group: dict[str, Any]
-    outer: dict[str, Any]
+    The groups are looked up each time: an optimizer that loads its state by itself has new ones then.
+    """
+
+    inner: Optimizer
+    place: int
+    outer: Optimizer
+    of: int
     times: float
 
     def follow(self) -> None:
         """Takes the rate over that a schedule has given the outer group."""
-        rate = self.outer["lr"] * self.times
-        if isinstance(self.group["lr"], Tensor):
-            self.group["lr"].fill_(rate)
+        group, rate = self.inner.param_groups[self.place], self.outer.param_groups[self.of]["lr"] * self.times
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
         else:
-            self.group["lr"] = rate
+            group["lr"] = rate
 
 
 def followers(optimizer: Optimizer) -> list[Follower]:
@@ -61,14 +66,16 @@ def followers(optimizer: Optimizer) -> list[Follower]:
 
     A schedule changes the outer groups alone. None of groups that are shared, or that have no rate.
     """
-    outer = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    outer = {id(p): i for i, group in enumerate(optimizer.param_groups) for p in group["params"]}
     shared = {id(group) for group in optimizer.param_groups}
     found = []
     for inner in held(optimizer, is_to_be_kept=False).values():
-        for group in inner.param_groups:
+        for place, group in enumerate(inner.param_groups):
             of = next((outer[id(p)] for p in group["params"] if id(p) in outer), None)
-            if id(group) not in shared and of is not None and "lr" in group and of.get("lr"):
-                found.append(Follower(group, of, float(group["lr"]) / float(of["lr"])))
+            if id(group) in shared or of is None or "lr" not in group or not optimizer.param_groups[of].get("lr"):
+                continue
+            times = float(group["lr"]) / float(optimizer.param_groups[of]["lr"])
+            found.append(Follower(inner, place, optimizer, of, times))
     return found
 
 
