@@ -91,7 +91,9 @@ def known_values(folders: list[Path], words: list[str]) -> dict[str, Any]:
     chosen = chosen_options(folders, words)
     for group in (*GROUPS, "monitor"):
         known |= values_of(folders, group, chosen[group])
-    everywhere = (key for key in RULES if key.split(".")[0] not in GROUPS or is_unlisted(key))
+    everywhere = [key for key in RULES if key.split(".")[0] not in GROUPS or is_unlisted(key)]
+    if "model.init" in known:  # a model that lists one of these lists all that are meant for it
+        everywhere = [key for key in everywhere if key not in ("model.init", "model.init_std", "model.weights")]
     return dict.fromkeys(everywhere, None) | known
 
 
