@@ -14,6 +14,7 @@ from trainer.data.batches import (
     ResidentBatches,
     batch_length,
     derived_seed,
+    first_samples,
     permutation,
     share,
     smallest_batch,
@@ -267,3 +268,10 @@ def test_the_parts_of_a_batch_are_the_batch(size):
     assert torch.cat([part.targets for part in parts]).equal(whole.targets)
     assert [len(part.inputs) for part in parts] == [len(part.targets) for part in parts]
     assert max(len(part.inputs) for part in parts) == min(size, 5)
+
+
+def test_the_first_samples_are_read_alone_and_in_this_process() -> None:
+    """Workers would read ahead what nobody asks for."""
+    batches = loaded(200, num_workers=2)
+    assert numbers(first_samples(batches, 2)) == batches.files.read == [0, 1]
+    assert numbers(first_samples(batches, 300)) == list(range(200))

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
+from trainer.fast import layout
 from trainer.fast.layout import in_blocks
 from trainer.models.finetune import Finetune
 from trainer.models.lenet import LeNet
@@ -31,8 +32,12 @@ def test_of_lenet(kernel_size: int, in_channels: int, image_size: int, num_sampl
     assert_close(*found, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("make", [resnet18, lambda num_classes: Finetune(resnet18(), num_classes, ["layer4"])])
-def test_of_resnet(make) -> None:
+RESNETS = [resnet18, lambda num_classes: Finetune(resnet18(), num_classes, ["layer4"])]
+
+
+@pytest.mark.parametrize("make", RESNETS)
+def test_of_resnet(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layout, "has_wide_vectors", lambda: True)
     torch.manual_seed(0)
     model = make(num_classes=10).eval()
     quick = in_blocks(model)
@@ -41,6 +46,13 @@ def test_of_resnet(make) -> None:
     inputs = torch.randn(4, 3, 40, 40)
     found = [loss_and_gradients(network, model, inputs) for network in (model, quick)]
     assert_close(*found, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", RESNETS)
+def test_narrow_vectors_gain_nothing_from_a_resnets_pool_in_blocks(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layout, "has_wide_vectors", lambda: False)
+    model = make(num_classes=10)
+    assert in_blocks(model) is model
 
 
 def test_dropout_draws_what_it_would() -> None:

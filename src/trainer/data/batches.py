@@ -195,8 +195,8 @@ class Batches(Protocol):
 
 def first_samples(batches: Batches, size: int) -> Batch:
     """The first samples of a split, as its batches are; all, where it has fewer."""
-    if (first := getattr(batches, "first", None)) is not None:  # no worker is started for them
-        found: Batch = first(size)
+    if (at := getattr(batches, "at", None)) is not None:  # no worker is started for them
+        found: Batch = at(torch.arange(min(size, len(batches))))
         return found
     taken: list[Batch] = []
     for batch in batches.in_order():

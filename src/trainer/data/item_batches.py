@@ -53,10 +53,6 @@ class ItemBatches:
         """None unless all of them have been looked at: see `trainer.evaluate.whole_of`."""
         return None if self.items.known is None else self.items.known.to(self.device)
 
-    def first(self, size: int) -> Batch:
-        """The first items, read in this process."""
-        return self.at(torch.arange(min(size, len(self))))
-
     def at(self, rows: Tensor) -> Batch:
         """The items of these numbers, read in this process."""
         found = self._finished(self.items.load(("evaluation", rows.tolist())), len(rows))
