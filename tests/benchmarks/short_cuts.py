@@ -19,10 +19,10 @@ from works import WORKS
 WARM_UP = 50
 
 
-def without_layout() -> None:
+def without_twins() -> None:
     from trainer.fast import choose
 
-    choose.in_blocks = lambda model: model
+    choose.twin = lambda model: model
 
 
 def without_recording() -> None:
@@ -53,7 +53,7 @@ def without_heap() -> None:
 
 
 SHORT_CUTS: dict[str, Callable[[], None]] = {
-    "layout": without_layout,
+    "layout": without_twins,
     "recorded": without_recording,
     "updates": without_updates,
     "products": without_products,

@@ -18,9 +18,9 @@ from trainer.disk.cache import Cache
 from trainer.disk.files import cache_folder
 from trainer.fast.compiled import CompiledPart, NotCompiled, compile_in_place
 from trainer.fast.features import Features
-from trainer.fast.layout import in_blocks
 from trainer.fast.products import fast_products
 from trainer.fast.recorded import NotRecorded, RecordedStep
+from trainer.fast.twins import twin
 from trainer.fast.windows import for_compiler
 from trainer.loop import ForwardBackward, InParts
 from trainer.models.finetune import Finetune
@@ -51,7 +51,7 @@ def choose(
     is_long = work.max_steps - work.state.step > work.steps_per_epoch
     feed = None if features is None else features.feed(is_worth=is_long)
     is_laid = is_fast and work.device.type == "cpu" and work.precision_name == "float32"
-    laid = in_blocks if is_laid else as_it_is
+    laid = twin if is_laid else as_it_is
     plain = model if feed is None else model.get_submodule("head")
     train, val = (work.train, work.val) if feed is None else feed
     lines = [] if feed is None else ["the head alone, on cached features of the frozen backbone"]
@@ -63,7 +63,7 @@ def choose(
 
     network = laid(plain)
     if network is not plain:
-        lines.append("maps in oneDNN's layout")
+        lines.append("a quicker twin of the model")
     forward_backward: ForwardBackward
     if is_compiled and work.state.world.size > 1:
         note("compile=true: of several processes the model alone is compiled, in the first steps")
@@ -188,4 +188,4 @@ def for_use(model: nn.Module, device: torch.device, num_samples: int) -> Iterato
         num_samples: that a step of its training had go through at once.
     """
     with fast_products(model, num_samples) if device.type == "cpu" else contextlib.nullcontext():
-        yield in_blocks(model)
+        yield twin(model)

@@ -25,7 +25,7 @@ from trainer.data.prepare import RESIDENT_BYTES
 from trainer.disk.cache import Cache
 from trainer.fast.feature_keys import backbone_key, digest, is_known, split_facts
 from trainer.fast.folding import folded, laid_in_blocks
-from trainer.fast.layout import in_blocks
+from trainer.fast.twins import twin
 from trainer.models.finetune import Finetune
 from trainer.trees import joined, mapped
 from trainer.trials import evaluating
@@ -178,7 +178,7 @@ class Features:
     def _compute(self) -> Callable[[Tensor], Tensor]:
         """The quickest way from inputs to features."""
 
-        model = in_blocks(self.model)
+        model = twin(self.model)
         assert isinstance(model, Finetune)
 
         def plain(inputs: Tensor) -> Tensor:

@@ -1,4 +1,6 @@
-"""Maps in oneDNN's layout: another way through memory, the same numbers; whoever looks gets plain tensors."""
+"""Quicker ways through a CPU: the same numbers; whoever looks gets plain tensors."""
+
+from collections import Counter
 
 import pytest
 import torch
@@ -6,11 +8,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
-from trainer.fast import layout
-from trainer.fast.layout import in_blocks
+from trainer.fast import twins
+from trainer.fast.twins import ConvOfOnePlace, twin, without_padding
 from trainer.models.finetune import Finetune
 from trainer.models.lenet import LeNet
-from trainer.models.resnet import resnet18
+from trainer.models.resnet import convolution, resnet18
 from trainer.models.two_layer import TwoLayer
 
 
@@ -26,7 +28,7 @@ def loss_and_gradients(network: nn.Module, model: nn.Module, inputs: Tensor) -> 
 def test_of_lenet(kernel_size: int, in_channels: int, image_size: int, num_samples: int) -> None:
     model = LeNet(num_classes=10, kernel_size=kernel_size, in_channels=in_channels, image_size=image_size)
     inputs = torch.randn(num_samples, in_channels, image_size, image_size)
-    quick = in_blocks(model)
+    quick = twin(model)
     assert quick is not model
     found = [loss_and_gradients(network, model, inputs) for network in (model, quick)]
     assert_close(*found, rtol=1e-5, atol=1e-7)
@@ -35,30 +37,55 @@ def test_of_lenet(kernel_size: int, in_channels: int, image_size: int, num_sampl
 RESNETS = [resnet18, lambda num_classes: Finetune(resnet18(), num_classes, ["layer4"])]
 
 
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (17, 33), (32, 32), (33, 20), (40, 40)])
+@pytest.mark.parametrize("has_wide_vectors", [True, False])
 @pytest.mark.parametrize("make", RESNETS)
-def test_of_resnet(make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layout, "has_wide_vectors", lambda: True)
+def test_of_resnet(make, has_wide_vectors: bool, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(twins, "has_wide_vectors", lambda: has_wide_vectors)
     torch.manual_seed(0)
     model = make(num_classes=10).eval()
-    quick = in_blocks(model)
+    quick = twin(model)
     assert quick is not model
     assert list(quick.state_dict()) == list(model.state_dict())
-    inputs = torch.randn(4, 3, 40, 40)
+    inputs = torch.randn(4, 3, *size)
     found = [loss_and_gradients(network, model, inputs) for network in (model, quick)]
     assert_close(*found, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("make", RESNETS)
-def test_narrow_vectors_gain_nothing_from_a_resnets_pool_in_blocks(make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layout, "has_wide_vectors", lambda: False)
-    model = make(num_classes=10)
-    assert in_blocks(model) is model
+@pytest.mark.parametrize(("kernel_size", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2), (7, 2), (5, 3)])
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (1, 2), (3, 2), (3, 3), (1, 6), (5, 5)])
+def test_a_convolution_with_one_output_is_a_linear_layer(size: tuple[int, int], kernel_size: int, stride: int) -> None:
+    plain = convolution(4, 6, kernel_size, stride)
+    quick = without_padding(plain)
+    assert type(quick) is ConvOfOnePlace
+    inputs = torch.randn(5, 4, *size, requires_grad=True)
+    found = [layer(inputs) for layer in (plain, quick)]
+    assert_close(*found, rtol=1e-5, atol=1e-6)
+    weights = torch.randn_like(found[0])
+    gradients = [torch.autograd.grad((maps * weights).sum(), [inputs, plain.weight]) for maps in found]
+    assert_close(*gradients, rtol=1e-5, atol=1e-6)
+
+
+def test_whoever_looks_at_a_resnets_convolution_sees_its_maps() -> None:
+    model, seen = resnet18(num_classes=10).eval(), []
+    model.layer4[1].conv2.register_forward_hook(lambda module, inputs, outputs: seen.append(outputs.shape))
+    inputs = torch.randn(2, 3, 32, 32)
+    assert_close(twin(model)(inputs), model(inputs), rtol=1e-4, atol=1e-6)
+    assert seen == [(2, 512, 1, 1)] * 2
+
+
+def test_a_resnet_of_small_pictures_has_no_convolution_in_its_last_stage() -> None:
+    network = twin(resnet18(num_classes=10).eval())
+    with torch.profiler.profile() as profile:
+        network(torch.randn(2, 3, 32, 32))
+    called = Counter(event.name for event in profile.events())
+    assert called["aten::conv2d"] == 20 - 5  # the last stage's: two in each block, and a shortcut
 
 
 def test_dropout_draws_what_it_would() -> None:
     model = LeNet(num_classes=10, dropout=0.5)
     outputs = []
-    for network in (model, in_blocks(model)):
+    for network in (model, twin(model)):
         torch.manual_seed(1)
         outputs.append(network.train()(torch.ones(4, 1, 32, 32)))
     assert_close(*outputs, rtol=1e-5, atol=1e-6)
@@ -66,7 +93,7 @@ def test_dropout_draws_what_it_would() -> None:
 
 def test_of_another_model_nothing_is_known() -> None:
     model = TwoLayer(in_features=3, out_features=2)
-    assert in_blocks(model) is model
+    assert twin(model) is model
 
 
 class Mine(LeNet):
@@ -75,12 +102,12 @@ class Mine(LeNet):
 
 def test_a_class_derived_from_ours_is_another() -> None:
     model = Mine(num_classes=10)
-    assert in_blocks(model) is model
+    assert twin(model) is model
 
 
 def test_whoever_looks_at_the_maps_gets_plain_tensors() -> None:
     model, seen = LeNet(num_classes=10), []
-    quick, inputs = in_blocks(model), torch.randn(4, 1, 32, 32)
+    quick, inputs = twin(model), torch.randn(4, 1, 32, 32)
     alone = quick(inputs)
     for module in (model, model.conv1):
         handle = module.register_forward_hook(lambda module, inputs, outputs: seen.append(outputs.mean()))
