@@ -10,18 +10,22 @@ up to the first stage take 1.12 with it, forward and backward.
 Convolutions whose output is one place, as the last stage of a ResNet has them for pictures of 32 pixels: most of their
 taps meet padding alone. What is left is a linear layer. The numbers may differ in the last digit.
 Gain: a step of ResNet-18 on pictures of 32 pixels, batch 64, takes 1.9 without it (2026-11-27, Zen 3, one thread).
+Where vectors are narrow, convolutions of few places and many channels are a matrix product of the unfolded map.
+Gain: a step on pictures of 64 pixels takes 1.15 without it (likewise).
 """
 
 import copy
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, max_pool2d, relu
+from torch.nn.functional import linear, max_pool2d, relu, unfold
 
 from trainer.fast.hooks import is_watched
 from trainer.models.finetune import Finetune
 from trainer.models.lenet import LeNet
 from trainer.models.resnet import ResNet
+
+CHANNELS_PER_PLACE = 32  # and more of them: few places for the size of the kernel
 
 
 def twin(model: nn.Module) -> nn.Module:
@@ -73,26 +77,36 @@ class PoolInBlocks(nn.Module):
         return pooled.to_dense()
 
 
-class ConvOfOnePlace(nn.Conv2d):
-    """A ResNet's convolution: with a stride and padding, without a bias, dilation or groups."""
+class ConvOfFewPlaces(nn.Conv2d):
+    """A ResNet's convolution: padded to half the kernel, with a stride, without a bias, dilation or groups."""
 
     def forward(self, maps: Tensor) -> Tensor:
-        height, width = maps.shape[-2:]
-        if max(height, width) > self.stride[0] or not is_plain(
-            maps
-        ):  # padded to half the kernel: of more than one place
-            return super().forward(maps)
-        above, left = self.kernel_size[0] // 2, self.kernel_size[1] // 2
-        taps = self.weight[:, :, above : above + height, left : left + width]
+        height, width = ((size - 1) // self.stride[0] + 1 for size in maps.shape[-2:])
+        if is_plain(maps) and height == width == 1:
+            return self._of_one_place(maps)
+        has_few = height * width * CHANNELS_PER_PLACE <= self.out_channels and self.kernel_size[0] > 1
+        if has_few and is_plain(maps) and not has_wide_vectors():
+            columns = unfold(maps, self.kernel_size, padding=self._half, stride=self.stride)
+            return (self.weight.flatten(1) @ columns).unflatten(2, (height, width))
+        return super().forward(maps)
+
+    @property
+    def _half(self) -> tuple[int, int]:
+        height, width = self.kernel_size
+        return height // 2, width // 2
+
+    def _of_one_place(self, maps: Tensor) -> Tensor:
+        above, left = self._half
+        taps = self.weight[:, :, above : above + maps.shape[2], left : left + maps.shape[3]]
         seen = maps[:, :, : taps.shape[2], : taps.shape[3]]  # a stride of 2 and a kernel of 1: not all of the map
         return linear(seen.flatten(1), taps.flatten(1))[:, :, None, None]
 
 
 def without_padding(model: nn.Module) -> nn.Module:
-    """The model with each convolution as a `ConvOfOnePlace`; its hooks, and all other layers, are the model's own."""
+    """The model with each convolution as a `ConvOfFewPlaces`; its hooks, and all other layers, are the model's own."""
     if type(model) is nn.Conv2d:
         quick = copy.copy(model)
-        quick.__class__ = ConvOfOnePlace
+        quick.__class__ = ConvOfFewPlaces
         return quick
     parts = {name: without_padding(part) for name, part in model.named_children()}
     return _with(model, **parts) if parts else model
