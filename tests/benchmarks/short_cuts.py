@@ -53,7 +53,7 @@ def without_heap() -> None:
 
 
 SHORT_CUTS: dict[str, Callable[[], None]] = {
-    "layout": without_twins,
+    "twins": without_twins,
     "recorded": without_recording,
     "updates": without_updates,
     "products": without_products,
