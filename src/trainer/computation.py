@@ -27,6 +27,7 @@ class Work:
         max_steps: the last step.
         is_ours: model, loss and optimizer are classes of this tool's or of torch's, and the same parameters train in
             every step.
+        channels_last: pictures lie in this layout.
         mix: of training batches.
     """
 
@@ -44,6 +45,7 @@ class Work:
     steps_per_epoch: int
     max_steps: int
     is_ours: bool
+    channels_last: bool = False
     mix: Mix | None = None
 
     @property

@@ -43,6 +43,7 @@ TABLE: dict[str, tuple[list[Any], list[Any]]] = {
     "dtype": (["float32", "float64"], ["float16", "double", None]),
     "compile": ([True, False], ["yes", 1, None]),
     "fast": ([True, False], ["no", 0, None]),
+    "channels_last": ([True, False], ["no", 1, None]),
     "cuda_graphs": ([True, False], ["no", 1, None]),
     "cache_limit": ([0, 1000, 1e9, "500MB", "1.5 GB"], ["4 gigabytes", "-1", -1, None, True, "1e9GB", [1]]),
     "deterministic": ([True, False], [0]),
@@ -92,6 +93,7 @@ TABLE: dict[str, tuple[list[Any], list[Any]]] = {
     "max_time": (["2h30m", "45m", "90s", "1d12h", None], ["0s", 90, "1.5h", "2m1h", ""]),
     "test": (["best", "last"], ["first", None, True]),
     "monitor.every": ([50, None], [0, "step"]),
+    "monitor.waiting": (["auto", "always", "never"], [True, None, "often"]),
     "monitor.histogram_every": ([500, "auto", None], [0, "often"]),
     **{
         f"monitor.{key}": ([True, False], ["on", None, 1])

@@ -366,8 +366,16 @@ def test_what_cannot_be_stacked_is_trained_one_by_one(command: Command, tmp_path
 
 def jobs_of(count: int, **changes: Any) -> list[Job]:
     """Of two_layer, with seeds of their own."""
-    base: dict[str, Any] = {"precision": "float32", "compile": False, "fast": True, "monitor": {"activations": False}}
-    base |= {"device": "auto", "cuda_graphs": False, "profile": False, "max_time": None, "gradient": {"checkpoint": 0}}
+    monitor = {"activations": False, "waiting": "auto"}
+    base: dict[str, Any] = {"precision": "float32", "compile": False, "fast": True, "monitor": monitor}
+    base |= {
+        "device": "auto",
+        "cuda_graphs": False,
+        "channels_last": False,
+        "profile": False,
+        "max_time": None,
+        "gradient": {"checkpoint": 0},
+    }
     base |= {"optimizer": {"lr": 0.1, "decay": "all"}, "model": {"_target_": "x"}, **changes}
     requests = [Request({**base, "seed": seed}, {"model": "two_layer"}, []) for seed in range(count)]
     return [Job(f"seed={seed}", Path(), {}, request) for seed, request in enumerate(requests)]
@@ -380,8 +388,10 @@ def jobs_of(count: int, **changes: Any) -> list[Job]:
         ({"precision": "bfloat16"}, "precision=bfloat16"),
         ({"compile": True}, "compile=true"),
         ({"cuda_graphs": True}, "cuda_graphs=true"),
+        ({"channels_last": True}, "channels_last=true"),
         ({"fast": False}, "fast=false"),
-        ({"monitor": {"activations": True}}, "monitor.activations=true"),
+        ({"monitor": {"activations": True, "waiting": "auto"}}, "monitor.activations=true"),
+        ({"monitor": {"activations": False, "waiting": "always"}}, "monitor.waiting=always"),
         ({"max_time": 1.0}, "max_time"),
         ({"optimizer": {"lr": 0.1, "lr_times": {"fc1": 0.1}}}, "optimizer.lr_times"),
         ({"optimizer": {"lr": 0.1, "decay": "weights"}}, "optimizer.decay=weights"),

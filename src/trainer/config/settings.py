@@ -52,6 +52,7 @@ class Monitor:
     histogram_every: int | str | None
     statistics: bool
     activations: bool
+    waiting: str
     histograms: bool
     graph: bool
     hparams: bool
@@ -105,6 +106,7 @@ class Settings:
     compile: bool
     fast: bool
     cuda_graphs: bool
+    channels_last: bool
     cache_limit: int | str
     deterministic: bool
     on_nan: str

@@ -31,6 +31,7 @@ _KEYS = {
     "deterministic": "cudnn_deterministic reproducible",
     "compile": "torch_compile compile_model use_compile",
     "cuda_graphs": "cuda_graph cudagraphs cudagraph use_cuda_graph use_cuda_graphs",
+    "channels_last": "memory_format nhwc use_channels_last",
     "name": "run_name exp_name experiment_name run_id",
     "run_dir": "output_dir output out out_dir save_dir log_dir logdir logging_dir work_dir workdir default_root_dir",
     "resume": "ckpt ckpt_path checkpoint_path load load_from resume_from resume_from_checkpoint resume_path restore",

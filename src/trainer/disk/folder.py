@@ -28,7 +28,8 @@ ORIGIN = "origin.json"  # what it was made with
 # What may change when a run goes on: it changes neither the numbers so far nor what they mean.
 FREE = (
     *("max_steps", "max_epochs", "max_time", "metric", "early_stopping", "eval_every", "on_nan", "test"),
-    *("device", "compile", "fast", "cuda_graphs", "cache_limit", "deterministic", "threads", "gradient.checkpoint"),
+    *("device", "compile", "fast", "cuda_graphs", "channels_last", "cache_limit", "deterministic", "threads"),
+    "gradient.checkpoint",
     *("name", "run_dir", "resume", "trust", "monitor", "checkpoint", "console", "sweep", "dry_run", "profile"),
     *("data.cache", "data.fixed", "data.num_workers"),  # samples come and draw the same with any number of workers
 )

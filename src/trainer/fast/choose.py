@@ -16,6 +16,7 @@ from trainer.data.item_batches import ItemBatches, OwnTargets
 from trainer.data.mix import as_mixed
 from trainer.disk.cache import Cache
 from trainer.disk.files import cache_folder
+from trainer.fast.channels_last import InChannelsLast
 from trainer.fast.compiled import CompiledPart, NotCompiled, compile_in_place
 from trainer.fast.features import Features
 from trainer.fast.products import fast_products
@@ -50,8 +51,7 @@ def choose(
     model = work.state.model
     is_long = work.max_steps - work.state.step > work.steps_per_epoch
     feed = None if features is None else features.feed(is_worth=is_long)
-    is_laid = is_fast and work.device.type == "cpu" and work.precision_name == "float32"
-    laid = twin if is_laid else as_it_is
+    laid = layout(work, is_fast)
     plain = model if feed is None else model.get_submodule("head")
     train, val = (work.train, work.val) if feed is None else feed
     lines = [] if feed is None else ["the head alone, on cached features of the frozen backbone"]
@@ -63,25 +63,33 @@ def choose(
 
     network = laid(plain)
     if network is not plain:
-        lines.append("a quicker twin of the model")
+        lines.append("pictures in channels_last" if work.channels_last else "a quicker twin of the model")
     forward_backward: ForwardBackward
     if is_compiled and work.state.world.size > 1:
         note("compile=true: of several processes the model alone is compiled, in the first steps")
         compiled_model = for_compiler(plain, work.device)
         try:
             compile_in_place(compiled_model)
-            network = compiled_model
+            network = InChannelsLast(compiled_model) if work.channels_last else compiled_model
         except NotCompiled as error:
             note(f"warning: compile=true: {error}; the run goes on uncompiled")
     ordinary = in_parts(work, spread(work, network))
     forward_backward, how = ordinary, "autograd"
     if is_compiled and work.state.world.size == 1:
-        forward_backward, how = compiled(work, ordinary, plain, train, is_graphed, note)
+        to_compile = network if work.channels_last else plain
+        forward_backward, how = compiled(work, ordinary, to_compile, train, is_graphed, note)
     elif is_fast and is_alone and not is_compiled and (is_graphed or work.device.type == "cpu"):
         forward_backward, how = recorded(work, ordinary, network, train)
     if is_graphed and forward_backward is ordinary:
         note(f"warning: cuda_graphs=true: no step is a CUDA graph; {how}")
     return Computation(forward_backward, network, plain, train, val, test, [*lines, how])
+
+
+def layout(work: Work, is_fast: bool) -> Callable[[nn.Module], nn.Module]:
+    """What a model becomes whose maps lie in memory in another way."""
+    if work.channels_last:
+        return InChannelsLast
+    return twin if is_fast and work.device.type == "cpu" and work.precision_name == "float32" else as_it_is
 
 
 def as_it_is(model: nn.Module) -> nn.Module:
@@ -158,6 +166,8 @@ def features_of(
 def why_not_fixed(work: Work) -> str:
     """Why a sample may be another one when it is read again, or be of a form that has no features; empty: it is not."""
     splits = (work.train, work.val, work.test)
+    if work.channels_last:
+        return "channels_last=true is of the whole network. Leave it out, and the backbone runs once"
     if any(isinstance(split, OwnTargets) or getattr(split, "are_own_targets", False) for split in splits):
         return "the targets are the inputs"
     batches = [split for split in splits if isinstance(split, ItemBatches)]
@@ -181,11 +191,13 @@ def products(work: Work, is_compiled: bool, num_runs: int = 1) -> AbstractContex
 
 
 @contextlib.contextmanager
-def for_use(model: nn.Module, device: torch.device, num_samples: int) -> Iterator[nn.Module]:
+def for_use(
+    model: nn.Module, device: torch.device, num_samples: int, is_fast: bool, channels_last: bool
+) -> Iterator[nn.Module]:
     """What gives a trained model's outputs, to the bits that it gave in the test of its run.
 
     Args:
         num_samples: that a step of its training had go through at once.
     """
-    with fast_products(model, num_samples) if device.type == "cpu" else contextlib.nullcontext():
-        yield twin(model)
+    with fast_products(model, num_samples) if is_fast and device.type == "cpu" else contextlib.nullcontext():
+        yield InChannelsLast(model) if channels_last else twin(model)

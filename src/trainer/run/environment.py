@@ -18,6 +18,7 @@ from trainer.errors import UserError, first_line
 from trainer.exits import is_out_of_memory
 from trainer.loop import Precision
 from trainer.system.limits import num_cores
+from trainer.trees import Tree, leaves
 
 TORCHS = torch.get_num_threads()  # before anybody has set it
 
@@ -188,6 +189,16 @@ def refuse_graphs(settings: Settings, device: torch.device, world: World) -> Non
         why = "fast=false with compile=false computes each step in the ordinary way"
     if why:
         raise UserError(f"cuda_graphs=true: {why}. Type cuda_graphs=false.")
+
+
+def refuse_channels_last(settings: Settings, inputs: Tree) -> None:
+    """Raises UserError where `channels_last=true` has no pictures `[N, C, H, W]` among the inputs."""
+    shapes = [list(leaf.shape[1:]) for leaf in leaves(inputs)]
+    if settings.channels_last and not any(len(shape) == 3 for shape in shapes):
+        raise UserError(
+            f"channels_last=true: is of pictures [C, H, W]; an input is {', '.join(map(str, shapes))}. "
+            "Type channels_last=false."
+        )
 
 
 def autocast(settings: Settings, device: torch.device) -> Precision:

@@ -21,6 +21,7 @@ from trainer.monitor.tags import shown_as
 from trainer.run.records import Records
 from trainer.run.training import Training
 from trainer.run.validation import better, validated
+from trainer.run.waiting import Waiting
 
 
 class RunObserver:
@@ -29,6 +30,7 @@ class RunObserver:
     Attributes:
         network, train, val: what is trained and validated, and on what: the model or its head, on inputs or on
             features.
+        waiting: how long the training waits for its batches; None where that is not measured.
         pruned_for: why the run is not worth its time, None as long as it may be.
     """
 
@@ -49,6 +51,7 @@ class RunObserver:
         self._max_seconds = settings.max_seconds
         self.rule = median_rule(training)
         self.pruned_for: str | None = None
+        self.waiting: Waiting | None = None
         self.tick = journal.display.tick
         self.records = Records(journal, training.diagnosis, self.statistics)
         self._numbers: dict[str, float] = {}
@@ -110,6 +113,8 @@ class RunObserver:
         self._logged_at, self._logged_step = now, step
         self._numbers["time/step_ms"] = 1000 * seconds / steps
         self._numbers["time/samples_per_second"] = (by_now - before) / seconds
+        if self.waiting is not None:
+            self._numbers["time/waiting"] = self.waiting.seconds() / seconds
         device = self.state.store.values.device
         if device.type == "cuda":  # what torch has allocated: a counter of its own, the device is not asked
             self._numbers["device/memory_mb"] = torch.cuda.memory_allocated(device) / 2**20

@@ -34,6 +34,7 @@ from trainer.run.environment import (
     find_device,
     fitting,
     name_fallbacks,
+    refuse_channels_last,
     refuse_float64,
     refuse_graphs,
     set_up_torch,
@@ -49,6 +50,7 @@ from trainer.run.optimizer import build_optimizer, build_schedule, keeps_average
 from trainer.run.teacher import told_apart
 from trainer.run.threads import enough_threads
 from trainer.run.unregistered import own_files, own_objects
+from trainer.run.waiting import refuse_unmeasured
 from trainer.state import Store, TrainingState
 from trainer.trees import called, mapped
 from trainer.trials import is_all_ours, undisturbed
@@ -130,6 +132,7 @@ def build(settings: Settings, world: World = ALONE, like: Parts | None = None, i
     refuse_empty_shares(settings, splits, length, world)
     sample = sample_of(splits.val)
     given = sample.like(loss_fn.given(sample.inputs, sample.targets), sample.targets)
+    refuse_channels_last(settings, given.inputs)
     refuse_lonely_sample(settings, model, given, len(splits.train), length, world, precision)
     try:
         store = Store(model, loss_fn)
@@ -159,6 +162,7 @@ def computing(settings: Settings, world: World) -> tuple[torch.device, torch.dty
     refuse_float64(settings, device)
     name_fallbacks(device)
     refuse_graphs(settings, device, world)
+    refuse_unmeasured(settings, device)
     precision = autocast(settings, device)
     refuse_astray(settings)
     return device, torch.float64 if settings.dtype == "float64" else torch.float32, precision

@@ -22,6 +22,7 @@ from trainer.run.freeze import thawed
 from trainer.run.opened import Opened
 from trainer.run.overfit import BEFORE
 from trainer.run.training import Training
+from trainer.run.waiting import waiting
 from trainer.system import shell
 from trainer.trials import set_mode
 
@@ -86,6 +87,8 @@ def prepare(
     set_mode(computation.network, True)
     if computation.train is not parts.splits.train:
         batches = training.batches(computation.train)
+    if is_alone and (found := waiting(parts.settings, parts.device, computation.train)) is not None:
+        run.observer.waiting, batches = found, found.watching(batches)
     per_epoch = parts.length.steps_per_epoch
     batches = thawed(parts.settings, parts.model, batches, state.step + 1, per_epoch)
     if parts.settings.profile and parts.world.is_main:
@@ -99,7 +102,7 @@ def prepare(
 def chosen(training: Training, features: "Features | None", is_alone: bool, note: Callable[[str], None]) -> Computation:
     """How the training is computed; `note` is told what takes its time."""
     settings, work = training.parts.settings, training.work()
-    if not settings.fast and not settings.compile:
+    if not (settings.fast or settings.compile or settings.channels_last):
         return ordinary(work)
     from trainer.fast.choose import choose
 

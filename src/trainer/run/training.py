@@ -85,6 +85,7 @@ class Training:
             samples_per_step=length.samples_per_step,
             steps_per_epoch=length.steps_per_epoch,
             max_steps=length.max_steps,
+            channels_last=settings.channels_last,
             mix=parts.mix,
             is_ours=not (epochs(settings) or any(map(settings.is_own, ("model", "loss", "optimizer")))),
         )

@@ -114,12 +114,13 @@ class Trained:
     @contextlib.contextmanager
     def quick(self) -> Iterator[nn.Module]:
         """What gives the same as the model, with the short cuts of the run's own test, so that bits are equal."""
-        if not self.settings.fast:
+        is_fast, channels_last = self.settings.fast, self.settings.channels_last
+        if not (is_fast or channels_last):
             yield self.model
             return
         from trainer.fast.choose import for_use
 
-        with for_use(self.model, self.device, self.batch_size) as network:
+        with for_use(self.model, self.device, self.batch_size, is_fast, channels_last) as network:
             yield network
 
     @property
