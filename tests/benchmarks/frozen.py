@@ -29,7 +29,7 @@ WORDS = (
 )
 
 
-def contests(is_short: bool) -> Iterator[Contest]:
+def contests(is_short: bool, device: str = "cpu") -> Iterator[Contest]:
     num_images = 128 if is_short else 512
     title = f"frozen_resnet, {num_images} images 3x{SIDE}x{SIDE}, {NUM_EPOCHS} epochs: in every epoch / "
     rows = [Row(f"{title}features once", "once", "every epoch", 10, is_gain=True)]
@@ -39,7 +39,8 @@ def contests(is_short: bool) -> Iterator[Contest]:
         for size in (num_images, FEW):
             write_images(folder / f"{size}.npz", size)
         ways = {"every epoch": ("fast=false",), "once": (), "bfloat16": ("precision=bfloat16",)}
-        yield Contest(rows, {way: partial(seconds, folder, num_images, words) for way, words in ways.items()})
+        found = {way: (*words, f"device={device}") for way, words in ways.items()}
+        yield Contest(rows, {way: partial(seconds, folder, num_images, words) for way, words in found.items()})
 
 
 def write_images(path: Path, num_images: int) -> None:

@@ -1,6 +1,7 @@
 """Everything is timed in processes of its own, as those who type it would have it."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -59,11 +60,15 @@ def run(
         began, start = time.time(), time.perf_counter()
         process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=errors, env=_environment(threads))
         ends = os.WEXITED | os.WNOHANG | os.WNOWAIT
-        while until is not None and os.waitid(os.P_PID, process.pid, ends) is None and not until():
-            time.sleep(0.001)
-        if until is not None:
+        try:
+            while until is not None and os.waitid(os.P_PID, process.pid, ends) is None and not until():
+                time.sleep(0.001)
+            if until is not None:
+                process.kill()
+            _, status, usage = os.wait4(process.pid, 0)
+        except BaseException:  # whoever measures is told to end
             process.kill()
-        _, status, usage = os.wait4(process.pid, 0)
+            raise
         seconds = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
         for file in (output, errors):
@@ -192,8 +197,11 @@ def seconds_per_step(
         if times := record_times(folder / "run"):
             return (times[warm_up + num_steps] - times[warm_up]) / num_steps
         # Nobody logs the time, but the cost of the steps between two lines.
-        lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
-        found = [json.loads(line) for line in lines]
-        steps = range(warm_up + 1, warm_up + num_steps + 1)
-        costs = [record["time/step_ms"] for record in found if "time/step_ms" in record and record["step"] in steps]
-        return sum(costs) / len(costs) / 1000
+        return logged(folder / "run", "time/step_ms", warm_up + 1, warm_up + num_steps) / 1000
+
+
+def logged(run_folder: Path, tag: str, first: int, last: int | None = None) -> float:
+    """The mean of what a run wrote of these steps into `metrics.jsonl`."""
+    records = map(json.loads, (run_folder / "metrics.jsonl").read_text().splitlines())
+    found = [record[tag] for record in records if tag in record and first <= record["step"] <= (last or math.inf)]
+    return sum(found) / len(found)

@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import frozen
-import gpu
 import growth
 import peers
 import pictures
@@ -43,7 +42,7 @@ UNITS = (("s", 1.0), ("ms", 1e-3), ("us", 1e-6))
 
 def all_contests(is_short: bool, only: str, mnist: Path | None) -> Iterator[Contest]:
     of_whole = partial(whole.contests, mnist=mnist)
-    others = [room.contests for room in (frozen, pictures, sweeps, growth, gpu)]
+    others = [room.contests for room in (frozen, pictures, sweeps, growth)]
     for contests in (steps.contests, startup.contests, of_whole, *others):
         for contest in contests(is_short):
             some = contest.of(only)

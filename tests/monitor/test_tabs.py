@@ -105,7 +105,8 @@ def test_every_kind_of_run_shows_what_has_a_meaning(
     if data in ("image_folder", "random_regression"):
         words = [word for word in words if not word.startswith("data.limit")]
     result = train("name=run", *words)
-    assert "warning" not in capsys.readouterr().out
+    warned = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
+    assert all(line.startswith("warning: precision=") for line in warned)  # which depends on the CPU
     folder = Path("runs/run")
     tags = written(folder)
     is_classified = kind != "regression"

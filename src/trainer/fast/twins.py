@@ -24,6 +24,7 @@ from trainer.fast.hooks import is_watched
 from trainer.models.finetune import Finetune
 from trainer.models.lenet import LeNet
 from trainer.models.resnet import ResNet
+from trainer.system.vectors import has_wide_vectors
 
 CHANNELS_PER_PLACE = 32  # and more of them: few places for the size of the kernel
 
@@ -38,10 +39,6 @@ def twin(model: nn.Module) -> nn.Module:
     if type(model) is Finetune and type(model.backbone) is ResNet:
         return _with(model, backbone=twin(model.backbone))
     return model
-
-
-def has_wide_vectors() -> bool:
-    return torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 class LeNetInBlocks(nn.Module):
@@ -87,7 +84,8 @@ class ConvOfFewPlaces(nn.Conv2d):
         has_few = height * width * CHANNELS_PER_PLACE <= self.out_channels and self.kernel_size[0] > 1
         if has_few and is_plain(maps) and not has_wide_vectors():
             columns = unfold(maps, self.kernel_size, padding=self._half, stride=self.stride)
-            return (self.weight.flatten(1) @ columns).unflatten(2, (height, width))
+            places = linear(columns.transpose(1, 2), self.weight.flatten(1))  # one product, not one for each sample
+            return places.transpose(1, 2).unflatten(2, (height, width))
         return super().forward(maps)
 
     @property
@@ -103,8 +101,11 @@ class ConvOfFewPlaces(nn.Conv2d):
 
 
 def without_padding(model: nn.Module) -> nn.Module:
-    """The model with each convolution as a `ConvOfFewPlaces`; its hooks, and all other layers, are the model's own."""
-    if type(model) is nn.Conv2d:
+    """The model with each convolution that trains as a `ConvOfFewPlaces`; hooks and all other layers are its own.
+
+    A frozen one stays torch's: the features of a frozen backbone have the bits of a step that computes them again.
+    """
+    if type(model) is nn.Conv2d and model.weight.requires_grad:
         quick = copy.copy(model)
         quick.__class__ = ConvOfFewPlaces
         return quick

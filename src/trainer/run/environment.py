@@ -18,6 +18,7 @@ from trainer.errors import UserError, first_line
 from trainer.exits import is_out_of_memory
 from trainer.loop import Precision
 from trainer.system.limits import num_cores
+from trainer.system.vectors import imitates_half
 from trainer.trees import Tree, leaves
 
 TORCHS = torch.get_num_threads()  # before anybody has set it
@@ -189,6 +190,16 @@ def refuse_graphs(settings: Settings, device: torch.device, world: World) -> Non
         why = "fast=false with compile=false computes each step in the ordinary way"
     if why:
         raise UserError(f"cuda_graphs=true: {why}. Type cuda_graphs=false.")
+
+
+def doubts_of_precision(settings: Settings, device: torch.device) -> list[str]:
+    """A line where half precision takes longer than float32."""
+    if settings.precision == "float32" or device.type != "cpu" or not imitates_half():
+        return []
+    return [
+        f"warning: precision={settings.precision}: this CPU has no instructions for it, so a step takes 4 to 40 times "
+        "as long. Type precision=float32."
+    ]
 
 
 def refuse_channels_last(settings: Settings, inputs: Tree) -> None:

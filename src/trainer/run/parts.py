@@ -31,6 +31,7 @@ from trainer.run.data import build_data, build_splits, doubts_of_source
 from trainer.run.environment import (
     Precision,
     autocast,
+    doubts_of_precision,
     find_device,
     fitting,
     name_fallbacks,
@@ -149,7 +150,7 @@ def build(settings: Settings, world: World = ALONE, like: Parts | None = None, i
         seed_all(derived_seed(settings.seed, "rank", world.rank))
     leak, warnings = leak_and_doubts(settings, data, splits, dtype) if like is None else (like.leak, [])
     warnings += unsteady + found + loaded + chance + doubts_of_loss(settings, loss_fn, model, sample_of(splits.val))
-    warnings += doubts_of_patience(settings, length)
+    warnings += doubts_of_patience(settings, length) + doubts_of_precision(settings, device)
     mix = build_mix(settings, data, loss_fn, world)
     found_out = metrics, mix, warnings, leak, is_drawn
     return Parts(settings, world, device, precision, data, splits, model, loss_fn, length, state, *found_out)
