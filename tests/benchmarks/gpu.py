@@ -58,7 +58,7 @@ class Size:
 
 
 FULL = Size(lenet=3000, stack=300, resnet=100, every=50, side=224, batch_size=128, files=2000, tests="")
-SHORT = Size(lenet=100, stack=20, resnet=4, every=2, side=32, batch_size=8, files=60, tests="is_near or features")
+SHORT = Size(lenet=100, stack=20, resnet=2, every=2, side=32, batch_size=4, files=40, tests="is_near or features")
 
 
 class TimeIsUp(BaseException):

@@ -186,6 +186,34 @@ def test_the_same_bits_after_a_kill(
     record_property("after a kill", "the same bits")
 
 
+def test_how_long_the_device_waits_for_its_batches(device: str, train: Train) -> None:
+    """Nearly all of the time where each sample takes 5 ms; hardly any where they lie in memory."""
+    if device == "mps":
+        pytest.skip("Apple's GPUs are not measured")
+    slow = OWN.replace("return self.rows[i],", "time.sleep(0.005); return self.rows[i],").replace(
+        "torch\n", "time, torch\n", 1
+    )
+    Path("mine.py").write_text(slow)
+    words = ("batch_size=8", "max_steps=30", "monitor.every=10", "monitor.waiting=always", f"device={device}")
+    train(*words, *RECIPES["own"], "name=slow")
+    train(*words, "name=quick")
+    slow_share, quick_share = (
+        [json.loads(line).get("time/waiting") for line in Path("runs", name, "metrics.jsonl").read_text().splitlines()]
+        for name in ("slow", "quick")
+    )
+    assert all(share is None or 0.5 < share <= 1 for share in slow_share[1:])  # a device begins slowly
+    assert all(share is None or 0 <= share < 0.5 for share in quick_share[1:])
+    assert sum(share is not None for share in slow_share) == 4
+
+
+def test_pictures_in_channels_last_have_the_same_numbers(device: str, train: Train) -> None:
+    words = ("data.limit=48", "batch_size=12", "max_steps=5", "monitor=off", "monitor.every=1", f"device={device}")
+    words += ("model=lenet", "dtype=float32" if device == "mps" else "dtype=float64")
+    train(*words, "name=plain")
+    train(*words, "channels_last=true", "name=turned")
+    assert_close("turned", "plain", 1e-2 if device == "mps" else 1e-6)
+
+
 def test_a_run_is_used_on_another_device(device: str, train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     """Trained there, evaluated here, continued here."""
     dtype = "dtype=float32" if device == "mps" else "dtype=float64"
