@@ -3,7 +3,7 @@
     python tests/benchmarks/gpu.py --json gpu.json
 
 How quick `train` is there, beside loops as they are written by hand; how long the GPU waits for pictures; whether a run
-that was killed goes on to the same bits; and the tests of tests/gpu. `--device cpu --short` does all that a CPU has a
+that was killed continues to the same bits; and the tests of tests/gpu. `--device cpu --short` does all that a CPU has a
 part in, to see that it works.
 Exits with 1 where a goal is missed, a test fails or something could not be measured.
 """

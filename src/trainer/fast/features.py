@@ -6,7 +6,7 @@ norms are folded into the convolutions: there the features differ from a trainin
 Where a CPU imitates bfloat16, float32 takes its place, as it is quicker: what it gives is rounded to bfloat16.
 
 Gain: ten epochs of a frozen ResNet-18 take 7.5 (7.2 to 9.7) times as long without them (2026-11-26, AMD EPYC Zen 4, 128
-images 3x64x64), 10.5 (10.4 to 13.8) on a Zen 5 (2026-11-22, 512 images).
+images 3x64x64), with 512 images 10.5 (10.4 to 13.8) on a Zen 5 (2026-11-22), 9.3 (6.3 to 17.9) on a Zen 3 (2026-11-28).
 """
 
 import contextlib
