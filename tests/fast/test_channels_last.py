@@ -63,10 +63,10 @@ def test_pictures_alone_are_turned() -> None:
     assert network(image, scale, name="x") == network(image=image, scale=scale, name="x") == turned
 
 
-@pytest.mark.parametrize("words", [("model=lenet",), ("model=resnet18", "max_steps=3"), ("model=lenet", "fast=false")])
-def test_a_run_has_the_same_numbers(words: tuple[str, ...], train: Train, capsys: pytest.CaptureFixture[str]) -> None:
-    plain = train(*WORDS, *words, "name=plain")
-    turned = train(*WORDS, *words, "channels_last=true", "name=turned")
+@pytest.mark.parametrize("fast", ["true", "false"])
+def test_a_run_has_the_same_numbers(fast: str, train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    words = (*WORDS, "model=lenet", f"fast={fast}")
+    plain, turned = train(*words, "name=plain"), train(*words, "channels_last=true", "name=turned")
     assert "pictures in channels_last" in turned["computed"]
     assert losses("turned") == pytest.approx(losses("plain"), rel=1e-8)
     assert turned["test/loss"] == pytest.approx(plain["test/loss"], rel=1e-6)

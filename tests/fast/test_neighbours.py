@@ -134,6 +134,7 @@ time.sleep(0.05)
 """)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("environment")
 def test_threads_sleep_beside_another_program_and_spin_again_without(busy_core: int) -> None:
     found = said(

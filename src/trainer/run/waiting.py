@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 
@@ -75,15 +74,11 @@ def waiting(settings: Settings, device: torch.device, train: Batches) -> Waiting
 
     `auto` measures where batches are read while the run trains. On a GPU it must be asked for: it was never run there.
     """
-    wanted, is_read = settings.monitor.waiting, isinstance(origin(train), LoadedBatches | ItemBatches)
+    read = train.batches if isinstance(train, OwnTargets) else train
+    wanted, is_read = settings.monitor.waiting, isinstance(read, LoadedBatches | ItemBatches)
     if wanted == "never" or (wanted == "auto" and (device.type != "cpu" or not is_read)):
         return None
     return WaitingOfGPU(device) if device.type == "cuda" else Waiting()
-
-
-def origin(batches: Batches) -> Any:
-    """What makes the batches whose inputs are their targets, too."""
-    return batches.batches if isinstance(batches, OwnTargets) else batches
 
 
 def refuse_unmeasured(settings: Settings, device: torch.device) -> None:
