@@ -12,6 +12,7 @@ from trainer.fast import twins
 from trainer.fast.twins import ConvOfFewPlaces, twin, without_padding
 from trainer.models.finetune import Finetune
 from trainer.models.lenet import LeNet
+from trainer.models.recompute import recompute
 from trainer.models.resnet import convolution, resnet18
 from trainer.models.two_layer import TwoLayer
 
@@ -132,3 +133,16 @@ def test_whoever_looks_at_the_maps_gets_plain_tensors() -> None:
         handle.remove()
     assert torch.equal(quick(inputs), alone)
     assert len(seen) == 2
+
+
+@pytest.mark.parametrize("name", ["layer4.0", "layer4.1.conv2"])
+def test_what_is_computed_again_is_the_twin_s(name: str) -> None:
+    """The same bits as without, by the same quick convolutions."""
+    found = []
+    for is_again in (False, True):
+        torch.manual_seed(0)
+        model = resnet18(num_classes=10)
+        if is_again:
+            recompute([model.get_submodule(name)])
+        found.append(loss_and_gradients(twin(model), model, torch.randn(4, 3, 32, 32)))
+    assert_close(*found, rtol=0, atol=0)

@@ -23,6 +23,7 @@ from torch.nn.functional import linear, max_pool2d, relu, unfold
 from trainer.fast.hooks import is_watched
 from trainer.models.finetune import Finetune
 from trainer.models.lenet import LeNet
+from trainer.models.recompute import recomputed_like
 from trainer.models.resnet import ResNet
 from trainer.system.vectors import has_wide_vectors
 
@@ -108,7 +109,7 @@ def without_padding(model: nn.Module) -> nn.Module:
     if type(model) is nn.Conv2d and model.weight.requires_grad:
         quick = copy.copy(model)
         quick.__class__ = ConvOfFewPlaces
-        return quick
+        return recomputed_like(quick)
     parts = {name: without_padding(part) for name, part in model.named_children()}
     return _with(model, **parts) if parts else model
 
@@ -129,4 +130,4 @@ def _with(model: nn.Module, **parts: nn.Module) -> nn.Module:
     """A twin: the same modules, parameters and hooks, with other modules in some places."""
     other = copy.copy(model)
     other._modules = {**model._modules, **parts}
-    return other
+    return recomputed_like(other)

@@ -3,10 +3,13 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+RECOMPUTED: WeakSet[Callable[..., Any]] = WeakSet()  # each the `forward` of a module that keeps its inputs alone
 
 
 def blocks_of(model: nn.Module) -> dict[str, nn.Module]:
@@ -41,6 +44,15 @@ def recompute(modules: Iterable[nn.Module]) -> None:
 
     for module in modules:
         module.forward = wrapped(module, module.forward)
+        RECOMPUTED.add(module.forward)
+
+
+def recomputed_like(copied: nn.Module) -> nn.Module:
+    """A copy of a module, which keeps its own inputs alone where the other does; it shares that one's `forward`."""
+    if vars(copied).get("forward") in RECOMPUTED:
+        del copied.forward
+        recompute([copied])
+    return copied
 
 
 @contextmanager
